@@ -1,0 +1,98 @@
+import { describe, expect, it } from 'vitest';
+import { UserError } from '../errors.ts';
+import { closestName } from './introspect.ts';
+import { parseRecipe } from './load.ts';
+
+const recipe = `task: dominoes
+model:
+  config: { model_type: qwen2_vl }
+  initSeed: 3
+latent:
+  maxLatentStage: 3
+  epochsPerStage: [2, 1, 1, 1]
+optimizer:
+  lr: 1e-3
+globalBatch: 32
+microBatch: 16
+numEpochs: 5
+data:
+  source: fresh
+  samplesPerEpoch: 960
+out: runs/x
+`;
+
+function failure(text: string, overrides: string[] = []): string {
+  try {
+    parseRecipe(text, 'r.yaml', overrides);
+  } catch (error) {
+    expect(error).toBeInstanceOf(UserError);
+    return (error as UserError).message;
+  }
+  throw new Error('expected a UserError');
+}
+
+describe('recipes', () => {
+  it('fills in the official defaults', () => {
+    const r = parseRecipe(recipe, 'r.yaml');
+    expect(r.optimizer).toEqual({ lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0.01, clip: null });
+    expect(r.latent.patches).toBe(32);
+    expect(r.latent.latentGradient).toBe('detached');
+    expect(r.latent.pickSupervision).toBe(0);
+    expect(r.mode).toBe('ivt-lr');
+    expect(r.model.initSeed).toBe(3);
+  });
+
+  it('reads overrides with the type of the setting', () => {
+    const r = parseRecipe(recipe, 'r.yaml', [
+      'optimizer.lr=2e-4',
+      'optimizer.betas=[0.9, 0.99]',
+      'out=123',
+      'checkpoint.stageModels=true',
+      'model=runs/a/models/stage-0',
+      'latent.epochsPerStage.0=7',
+      'pretrain=[]',
+    ]);
+    expect(r.optimizer.lr).toBe(2e-4);
+    expect(r.optimizer.betas).toEqual([0.9, 0.99]);
+    expect(r.out).toBe('123');
+    expect(r.checkpoint.stageModels).toBe(true);
+    expect(r.model).toEqual({ folder: 'runs/a/models/stage-0' });
+    expect(r.latent.epochsPerStage).toEqual([7, 1, 1, 1]);
+  });
+
+  it('places an unknown key and suggests the right one', () => {
+    expect(failure(recipe.replace('  lr:', '  lrr: 1\n  lr:'))).toBe(
+      'r.yaml:9:3: optimizer: unknown setting "lrr"; did you mean "lr"?',
+    );
+    expect(failure(recipe, ['optimiser.lr=1'])).toContain('did you mean "optimizer"?');
+    expect(failure(`${recipe}zebra: 1\n`)).toMatch(/^r\.yaml:17:1: unknown setting "zebra"; known are task, /);
+  });
+
+  it('places a wrong value, or names the override that gave it', () => {
+    expect(failure(recipe.replace('lr: 1e-3', 'lr: fast'))).toMatch(/^r\.yaml:9:7: optimizer\.lr: .*expected number/);
+    expect(failure(recipe, ['optimizer.lr=fast'])).toMatch(/^--set optimizer\.lr=fast: optimizer\.lr: /);
+    expect(failure(recipe.replace('task: dominoes\n', ''))).toContain('task: missing; expected string');
+  });
+
+  it('reports broken YAML with line and column', () => {
+    expect(failure(recipe.replace('lr: 1e-3', 'lr: [1'))).toMatch(/^r\.yaml:\d+:\d+: /);
+    expect(failure('- 1\n')).toContain('r.yaml:1:1');
+    expect(failure(`${recipe}task: again\n`)).toMatch(/r\.yaml:17:1: .*unique/);
+  });
+
+  it('refuses settings that contradict each other', () => {
+    expect(failure(recipe, ['microBatch=5'])).toContain('must divide globalBatch');
+    expect(failure(recipe, ['model.folder=x'])).toContain('exactly one of folder');
+    expect(failure(recipe, ['data.source=folder'])).toContain('needs folder');
+    expect(failure(recipe, ['mode=cot', 'latent.pickSupervision=0.2'])).toContain('no latent steps');
+    expect(failure(recipe, ['lr'])).toContain('write path=value');
+    expect(failure(recipe, ['task.x=1'])).toContain('unknown setting "x"');
+  });
+});
+
+describe('closestName', () => {
+  it('finds near names only', () => {
+    expect(closestName('microbatch', ['microBatch', 'globalBatch'])).toBe('microBatch');
+    expect(closestName('zzzzzz', ['microBatch'])).toBeUndefined();
+  });
+});

@@ -1,0 +1,138 @@
+/** Reads a recipe: YAML text, then `--set` overrides, then the schema. Every error names file, line and column (or the override). */
+import { existsSync, readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { type Document, isMap, isNode, isScalar, LineCounter, parse, parseDocument } from 'yaml';
+import type { z } from 'zod';
+import { UserError } from '../errors.ts';
+import { closestName, keysAt, schemaAt, wantsText } from './introspect.ts';
+import { type Recipe, recipeSchema } from './schema.ts';
+
+const bundledRecipes = fileURLToPath(new URL('../../recipes/', import.meta.url));
+
+/**
+ * Loads and checks a recipe.
+ * @param name a YAML file, or the bare name of a bundled recipe such as `dominoes`
+ * @param overrides `path=value` texts, later ones win
+ * @throws UserError listing every mistake with its place
+ */
+export function loadRecipe(name: string, overrides: readonly string[] = []): Recipe {
+  const path = findRecipe(name);
+  return parseRecipe(readFileSync(path, 'utf8'), path, overrides);
+}
+
+function findRecipe(name: string): string {
+  if (existsSync(name)) return name;
+  const bundled = `${bundledRecipes}${name.replace(/\.yaml$/, '')}.yaml`;
+  if (/^[\w-]+(\.yaml)?$/.test(name) && existsSync(bundled)) return bundled;
+  throw new UserError(`no recipe ${name}: give a YAML file or the name of a recipe in ${bundledRecipes}`);
+}
+
+/** As loadRecipe, for text at hand; `source` is the name that errors show. */
+export function parseRecipe(text: string, source: string, overrides: readonly string[] = []): Recipe {
+  const lines = new LineCounter();
+  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
+  const place = (offset: number | undefined) => {
+    if (offset === undefined) return `${source}:1:1`;
+    const { line, col } = lines.linePos(offset);
+    return `${source}:${line}:${col}`;
+  };
+  if (document.errors.length > 0) {
+    throw new UserError(document.errors.map((error) => `${place(error.pos[0])}: ${error.message}`).join('\n'));
+  }
+  if (!isMap(document.contents))
+    throw new UserError(`${place(0)}: a recipe is a map of settings such as "task: dominoes"`);
+  const overridden = overrides.map((override) => applyOverride(document, override));
+  const result = recipeSchema.safeParse(document.toJS());
+  if (result.success) return result.data;
+  const messages = result.error.issues.flatMap((issue) => describeIssue(issue, document, place, overridden));
+  throw new UserError(messages.join('\n'));
+}
+
+interface Override {
+  path: (string | number)[];
+  text: string;
+}
+
+/** Writes one `a.b=c` into the document; the value is read as YAML unless the schema wants text. */
+function applyOverride(document: Document, text: string): Override {
+  const equals = text.indexOf('=');
+  if (equals < 1) throw new UserError(`--set ${text}: write path=value, such as optimizer.lr=1e-4`);
+  const path = text
+    .slice(0, equals)
+    .split('.')
+    .map((key) => (/^\d+$/.test(key) ? Number(key) : key));
+  const raw = text.slice(equals + 1);
+  for (let depth = 1; depth <= path.length; depth++) {
+    if (schemaAt(recipeSchema, path.slice(0, depth))) continue;
+    const known = keysAt(recipeSchema, path.slice(0, depth - 1));
+    throw new UserError(`--set ${text}: ${unknownKey(String(path[depth - 1]), known)}`);
+  }
+  let value: unknown = raw;
+  if (!wantsText(recipeSchema, path)) {
+    try {
+      value = parse(raw);
+    } catch {
+      throw new UserError(`--set ${text}: the value is not valid YAML`);
+    }
+  }
+  try {
+    // A node of its own, so that later overrides can reach into it and errors find no line for it.
+    document.setIn(path, document.createNode(value));
+  } catch {
+    throw new UserError(
+      `--set ${text}: ${path.slice(0, -1).join('.')} holds a plain value in the recipe; set it as a whole`,
+    );
+  }
+  return { path, text };
+}
+
+function unknownKey(key: string, known: readonly string[]): string {
+  if (known.length === 0) return `unknown setting "${key}"`;
+  const close = closestName(key, known);
+  return close
+    ? `unknown setting "${key}"; did you mean "${close}"?`
+    : `unknown setting "${key}"; known are ${known.join(', ')}`;
+}
+
+/** One zod issue as lines `file:line:col: path: message`. */
+function describeIssue(
+  issue: z.core.$ZodIssue,
+  document: Document,
+  place: (offset?: number) => string,
+  overridden: readonly Override[],
+): string[] {
+  const where = (path: readonly PropertyKey[], offset?: number) => {
+    const override = overridden.findLast((o) => o.path.every((key, i) => String(path[i]) === String(key)));
+    const prefix = override ? `--set ${override.text}` : place(offset ?? offsetOf(document, path));
+    return path.length > 0 ? `${prefix}: ${path.join('.')}` : prefix;
+  };
+  if (issue.code === 'unrecognized_keys') {
+    return issue.keys.map((key) => {
+      const parent = document.getIn(issue.path as (string | number)[], true);
+      const pair = isMap(parent)
+        ? parent.items.find((item) => isScalar(item.key) && String(item.key.value) === key)
+        : undefined;
+      const offset = isNode(pair?.key) ? pair.key.range?.[0] : undefined;
+      return `${where(issue.path, offset)}: ${unknownKey(key, keysAt(recipeSchema, issue.path))}`;
+    });
+  }
+  if (issue.code === 'invalid_union') {
+    const branches = issue.errors.map((branch) =>
+      branch.map((inner) => inner.message.replace(/^Invalid input: /, '')).join(', '),
+    );
+    return [`${where(issue.path)}: fits none of the allowed forms (${branches.join('; or ')})`];
+  }
+  if (issue.code === 'invalid_type' && document.getIn(issue.path as (string | number)[]) === undefined) {
+    return [`${where(issue.path)}: missing; expected ${issue.expected}`];
+  }
+  return [`${where(issue.path)}: ${issue.message}`];
+}
+
+/** Where the value at `path` starts; for a missing one, where the nearest enclosing value starts. */
+function offsetOf(document: Document, path: readonly PropertyKey[]): number | undefined {
+  for (let depth = path.length; depth > 0; depth--) {
+    const node = document.getIn(path.slice(0, depth) as (string | number)[], true);
+    if (isNode(node) && node.range) return node.range[0];
+  }
+  return isNode(document.contents) ? document.contents.range?.[0] : undefined;
+}

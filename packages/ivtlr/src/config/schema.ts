@@ -1,0 +1,105 @@
+/** A recipe: one YAML file describes one complete run. Parts are declared beside the component that reads them and composed here. */
+import { z } from 'zod';
+import {
+  checkpointSchema,
+  dataSchema,
+  latentTrainingSchema,
+  optimizerSchema,
+  pretrainPhaseSchema,
+  scheduleSchema,
+} from '../train/options.ts';
+
+/**
+ * Which model to train: a Hugging Face folder (an earlier run's model folder too), or `config` (the contents of a config.json) for fresh
+ * weights drawn from `initSeed`. A plain string means the folder.
+ */
+export const modelSourceSchema = z.preprocess(
+  (value) => (typeof value === 'string' ? { folder: value } : value),
+  z
+    .strictObject({
+      folder: z.string().optional(),
+      config: z.record(z.string(), z.unknown()).optional(),
+      initSeed: z.int().min(0).optional(),
+    })
+    .superRefine((value, context) => {
+      if ((value.folder === undefined) === (value.config === undefined)) {
+        context.addIssue({
+          code: 'custom',
+          message: 'give exactly one of folder (existing weights) and config (fresh weights)',
+        });
+      }
+      if (value.folder !== undefined && value.initSeed !== undefined) {
+        context.addIssue({
+          code: 'custom',
+          path: ['initSeed'],
+          message: 'initSeed is for fresh weights; folder already has weights',
+        });
+      }
+    }),
+);
+
+/**
+ * `ivt-lr`: the latent curriculum. `coconut`: the same with latent text only, no picked patches. `cot`: stage 0 for ever (written
+ * reasoning). `no-cot`: the answer alone, no reasoning steps and no latent steps.
+ */
+export const trainModes = ['ivt-lr', 'coconut', 'cot', 'no-cot'] as const;
+
+export const recipeSchema = z
+  .strictObject({
+    task: z.string(),
+    mode: z.enum(trainModes).default('ivt-lr'),
+    model: modelSourceSchema,
+    profile: z.enum(['official', 'consistent']).default('consistent'),
+    /** Most pieces a rationale is cut into (official 3). */
+    maxSteps: z.int().positive().default(3),
+    seed: z.int().min(0).default(0),
+    threads: z.int().positive().optional(),
+    device: z
+      .string()
+      .regex(/^(cpu|cuda(:\d+)?)$/, 'must be cpu, cuda or cuda:N')
+      .default('cpu'),
+    dtype: z.enum(['float32', 'bfloat16', 'float16']).default('float32'),
+    latent: latentTrainingSchema,
+    optimizer: optimizerSchema,
+    schedule: scheduleSchema.prefault({}),
+    resetOptimizerAtStage: z.boolean().default(false),
+    globalBatch: z.int().positive(),
+    /** Rows that go through the model at once; gradients add up until `globalBatch` rows are seen. */
+    microBatch: z.int().positive(),
+    numEpochs: z.int().min(0),
+    data: dataSchema,
+    pretrain: z.array(pretrainPhaseSchema).default([]),
+    checkpoint: checkpointSchema.prefault({}),
+    out: z.string(),
+  })
+  .superRefine((recipe, context) => {
+    const issue = (path: (string | number)[], message: string) => context.addIssue({ code: 'custom', path, message });
+    if (recipe.globalBatch % recipe.microBatch !== 0) {
+      issue(
+        ['microBatch'],
+        `must divide globalBatch (${recipe.globalBatch}), so that the accumulation is a whole number`,
+      );
+    }
+    if (recipe.data.source === 'fresh' && recipe.data.samplesPerEpoch === undefined) {
+      issue(['data'], 'source fresh needs samplesPerEpoch, the number of samples drawn for one epoch');
+    }
+    if (recipe.data.source === 'fresh' && recipe.data.folder !== undefined) {
+      issue(['data', 'folder'], 'is read only with source folder');
+    }
+    if (recipe.data.source === 'folder' && recipe.data.folder === undefined) {
+      issue(['data'], 'source folder needs folder, the place of the Parquet files');
+    }
+    const perStage = recipe.latent.epochsPerStage;
+    if (Array.isArray(perStage) && perStage.length > recipe.latent.maxLatentStage + 2) {
+      issue(
+        ['latent', 'epochsPerStage'],
+        `lists more stages than maxLatentStage ${recipe.latent.maxLatentStage} allows`,
+      );
+    }
+    if (recipe.mode !== 'ivt-lr' && recipe.mode !== 'coconut' && recipe.latent.pickSupervision > 0) {
+      issue(['latent', 'pickSupervision'], `mode ${recipe.mode} has no latent steps to supervise; leave it 0`);
+    }
+  });
+
+export type Recipe = z.output<typeof recipeSchema>;
+export type TrainMode = Recipe['mode'];

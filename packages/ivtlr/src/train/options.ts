@@ -1,0 +1,98 @@
+/**
+ * The trainer's part of a recipe: each schema belongs to one component and is composed in config/schema.ts.
+ * Defaults are the official code's values wherever it has one (spec section 2), and "off" for what is ours alone.
+ */
+import { z } from 'zod';
+
+const count = z.int().positive();
+const fraction = z.number().min(0).max(1);
+
+/** AdamW and gradient clipping. `clip` is the largest allowed gradient norm; null leaves gradients alone. */
+export const optimizerSchema = z.strictObject({
+  lr: z.number().positive(),
+  betas: z.tuple([z.number().min(0).lt(1), z.number().min(0).lt(1)]).default([0.9, 0.999]),
+  eps: z.number().positive().default(1e-8),
+  weightDecay: z.number().min(0).default(0.01),
+  clip: z.number().positive().nullable().default(null),
+});
+
+/**
+ * Learning rate inside one phase (a latent stage or a pretrain phase) of `n` steps: a linear warm-up over `warmupSteps` whenever the
+ * optimiser starts fresh, then constant until `decayFrom * n`, then linear down to `decayTo * lr` at the phase's end.
+ */
+export const scheduleSchema = z.strictObject({
+  warmupSteps: z.int().min(0).default(0),
+  decayFrom: fraction.default(0),
+  decayTo: fraction.default(1),
+});
+
+/** The latent curriculum and what a latent step is during training (spec sections 1, 2 and 10). */
+export const latentTrainingSchema = z.strictObject({
+  /** K: image tokens picked at each latent step. */
+  patches: count.default(32),
+  maxLatentStage: z.int().min(0),
+  /** Epochs of every stage, or one number a stage (the last one lasts until the end). */
+  epochsPerStage: z.union([count, z.array(count).min(1)]),
+  padLatentToMax: z.boolean().default(true),
+  latentGradient: z.enum(['detached', 'through']).default('detached'),
+  positions: z.enum(['sequential', 'mrope']).default('sequential'),
+  pickOrder: z.enum(['kernel', 'score', 'position']).default('kernel'),
+  onExhausted: z.enum(['reuse', 'fewer', 'error']).default('error'),
+  /** Weight of -log of the normalised score of the known target patches; 0 is off. */
+  pickSupervision: z.number().min(0).default(0),
+  /** Mask the image tokens for the inserted latent rows. */
+  hideImageFromLatents: z.boolean().default(false),
+  /** Share of the micro-batches that train an earlier stage; stage 0 is never replayed. */
+  replay: fraction.default(0),
+});
+
+/** Held-out accuracy while training: answered greedily, after the checkpoint of the same moment is written. */
+export const validationSchema = z.strictObject({
+  samples: z.int().min(0).default(0),
+  everyEpochs: count.default(1),
+  batch: count.default(50),
+  maxNewTokens: count.default(512),
+});
+
+/** Where samples come from: `fresh` draws new ones from the task's generator, `folder` reads Parquet files. */
+export const dataSchema = z.strictObject({
+  source: z.enum(['fresh', 'folder']),
+  folder: z.string().optional(),
+  samplesPerEpoch: count.optional(),
+  validation: validationSchema.prefault({}),
+});
+
+/** Difficulty of generated samples rises linearly from `from` to `to` over the first `steps` steps of a pretrain phase. */
+export const rampSchema = z.strictObject({
+  from: z.int().min(0),
+  to: z.int().min(0),
+  steps: count,
+});
+
+/** One phase before stage 0. Every step adds up the weighted losses of all tasks in `mix`, `batch` rows each. */
+export const pretrainPhaseSchema = z.strictObject({
+  name: z.string(),
+  steps: count,
+  mix: z.array(z.strictObject({ task: z.string(), weight: z.number().positive().default(1), batch: count })).min(1),
+  ramp: rampSchema.optional(),
+  lr: z.number().positive(),
+  schedule: scheduleSchema.prefault({}),
+});
+
+/** When to write a resumable checkpoint. It is always written at the end and when the run is interrupted. */
+export const checkpointSchema = z.strictObject({
+  everySteps: count.nullable().default(null),
+  everyEpochs: count.nullable().default(null),
+  /** How many of the newest resumable checkpoints stay on disk. */
+  keep: count.default(1),
+  /** Also keep the bare model at the end of the pretrain phases and of each stage (models/pretrain, models/stage-0, ..). */
+  stageModels: z.boolean().default(false),
+});
+
+export type OptimizerOptions = z.output<typeof optimizerSchema>;
+export type ScheduleOptions = z.output<typeof scheduleSchema>;
+export type LatentTrainingOptions = z.output<typeof latentTrainingSchema>;
+export type DataOptions = z.output<typeof dataSchema>;
+export type RampOptions = z.output<typeof rampSchema>;
+export type PretrainPhaseOptions = z.output<typeof pretrainPhaseSchema>;
+export type CheckpointOptions = z.output<typeof checkpointSchema>;
