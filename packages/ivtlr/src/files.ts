@@ -1,0 +1,113 @@
+import { randomBytes } from 'node:crypto';
+import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { UserError } from './errors.ts';
+
+/** A file under construction: bytes go to `tempPath`, and only `commit` makes them visible under the final name. */
+export interface AtomicFile {
+  readonly path: string;
+  readonly tempPath: string;
+  /** Flushes the temporary file to disk and gives it its final name. The caller has closed its own handles before. */
+  commit(): void;
+  /** Removes the temporary file; the file under the final name, if any, stays as it was. */
+  abort(): void;
+}
+
+/**
+ * Starts an atomic write. The temporary name lies in the same folder as `path`, since a rename is only atomic within one file system;
+ * missing parent folders are made.
+ */
+export function beginAtomicWrite(path: string): AtomicFile {
+  const folder = dirname(path);
+  try {
+    mkdirSync(folder, { recursive: true });
+  } catch (error) {
+    throw new UserError(`cannot make the folder ${folder}: ${reason(error)}`);
+  }
+  const tempPath = join(folder, `.${randomBytes(6).toString('hex')}.tmp`);
+  return {
+    path,
+    tempPath,
+    commit() {
+      try {
+        syncPath(tempPath);
+        renameSync(tempPath, path);
+      } catch (error) {
+        rmSync(tempPath, { force: true });
+        throw new UserError(`cannot write ${path}: ${reason(error)}`);
+      }
+      syncPath(folder);
+    },
+    abort() {
+      rmSync(tempPath, { force: true });
+    },
+  };
+}
+
+/**
+ * Writes a whole file so that a reader, or a crash at any moment, sees either the old content or the new one, never a part.
+ * @throws UserError when the folder cannot be written.
+ */
+export function writeFileAtomic(path: string, data: string | Uint8Array): void {
+  const file = beginAtomicWrite(path);
+  try {
+    const handle = openSync(file.tempPath, 'wx');
+    try {
+      const bytes = typeof data === 'string' ? Buffer.from(data, 'utf8') : data;
+      // One write call moves at most 2 GiB, so a single call is not enough for large files.
+      for (let at = 0; at < bytes.length; ) at += writeSync(handle, bytes, at, Math.min(bytes.length - at, 1 << 30));
+    } finally {
+      closeSync(handle);
+    }
+  } catch (error) {
+    file.abort();
+    throw new UserError(`cannot write ${path}: ${reason(error)}`);
+  }
+  file.commit();
+}
+
+/**
+ * Reads a UTF-8 text file.
+ * @param what names the file's part in error messages, e.g. `tokenizer`.
+ * @throws UserError when the file is missing or unreadable.
+ */
+export function readText(path: string, what = 'file'): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === 'ENOENT') throw new UserError(`${what} not found: ${path}`);
+    if (code === 'EISDIR') throw new UserError(`${what} should be a file, but ${path} is a folder`);
+    throw new UserError(`cannot read ${what} ${path}: ${reason(error)}`);
+  }
+}
+
+/**
+ * Reads and parses a JSON file. The caller checks the shape.
+ * @throws UserError when the file is missing or is not JSON.
+ */
+export function readJson(path: string, what = 'file'): unknown {
+  const text = readText(path, what);
+  try {
+    // A byte order mark is legal for editors but not for JSON.parse.
+    return JSON.parse(text.charCodeAt(0) === 0xfeff ? text.slice(1) : text);
+  } catch (error) {
+    throw new UserError(`${what} ${path} is not valid JSON: ${reason(error)}`);
+  }
+}
+
+function syncPath(path: string): void {
+  const handle = openSync(path, 'r');
+  try {
+    fsyncSync(handle);
+  } catch (error) {
+    // Some file systems refuse to sync a folder; the rename itself has then still happened.
+    if (!['EINVAL', 'EPERM', 'ENOTSUP'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+  } finally {
+    closeSync(handle);
+  }
+}
+
+function reason(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
