@@ -1,0 +1,43 @@
+"""Writes the goldens of test/parity: expected numbers from Python references. See ../README.md for every format."""
+import argparse
+import os
+import sys
+import torch
+
+PARTS = ["forward", "generate", "train", "folders", "preprocess", "tokens"]
+
+
+def main():
+    here = os.path.dirname(os.path.abspath(__file__))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", default=os.path.join(here, "..", "goldens"), help="where the goldens go")
+    parser.add_argument("--official", help="checkout of the official IVT-LR code; without it its cases are skipped")
+    parser.add_argument("--tokenizer", help="folder with the Qwen2 tokenizer.json; without it tokens.json is skipped")
+    parser.add_argument("--only", help="comma-separated parts of: " + ", ".join(PARTS))
+    options = parser.parse_args()
+    parts = options.only.split(",") if options.only else PARTS
+    for part in parts:
+        if part not in PARTS:
+            sys.exit(f"unknown part {part}: choose from {', '.join(PARTS)}")
+    out = os.path.abspath(options.out)
+    torch.set_num_threads(2)
+    for part in parts:
+        if part in ("generate", "train"):
+            if not options.official:
+                print(f"SKIPPED official-{part}.json: no --official DIR was given, the committed file stays as it is")
+                continue
+            import official_cases
+            getattr(official_cases, f"make_{part}")(out, os.path.abspath(options.official))
+        elif part == "tokens":
+            if not options.tokenizer:
+                print("SKIPPED tokens.json: no --tokenizer DIR was given, the committed file stays as it is")
+                continue
+            import token_cases
+            token_cases.make(out, os.path.abspath(options.tokenizer))
+        else:
+            module = __import__({"forward": "forward_cases", "folders": "hf_folders", "preprocess": "preprocess_cases"}[part])
+            module.make(out)
+
+
+if __name__ == "__main__":
+    main()
