@@ -1,0 +1,49 @@
+import { describe, expect, it } from 'vitest';
+import { type EvalResult, formatTable, toReport, wilsonInterval } from './report.ts';
+
+describe('wilsonInterval', () => {
+  it('gives the published values', () => {
+    // Newcombe 1998, table I, method 3: 81/263, 15/148, 0/20, 1/29.
+    const cases: [number, number, number, number][] = [
+      [81, 263, 0.2553, 0.3662],
+      [15, 148, 0.0624, 0.1605],
+      [0, 20, 0, 0.1611],
+      [1, 29, 0.0061, 0.1718],
+    ];
+    for (const [correct, total, low, high] of cases) {
+      const [a, b] = wilsonInterval(correct, total);
+      expect(a).toBeCloseTo(low, 4);
+      expect(b).toBeCloseTo(high, 4);
+    }
+  });
+
+  it('says nothing about no samples', () => {
+    expect(wilsonInterval(0, 0)).toEqual([0, 1]);
+  });
+});
+
+describe('tables', () => {
+  const result: EvalResult = {
+    name: 'full',
+    samples: 200,
+    correctStrict: 199,
+    correctOfficial: 200,
+    latentSteps: 3,
+    generatedTokens: 11,
+    autoregressiveSteps: 14,
+    secondsPerSample: 0.0123,
+  };
+
+  it('shows accuracy beside steps', () => {
+    const text = formatTable([result, { ...result, name: 'zero latents', correctStrict: 50 }]);
+    expect(text).toMatch(/full .*0\.995 .*1\.000 .*14\.0 .*3\.0 \+ 11\.0 .*12\.3 .*200/);
+    expect(text).toMatch(/zero latents .*0\.250/);
+    expect(text).not.toContain('picks right');
+    expect(formatTable([{ ...result, pickAccuracy: 0.5 }])).toContain('picks right');
+  });
+
+  it('adds ratios for JSON', () => {
+    expect(toReport(result)).toMatchObject({ accuracyStrict: 0.995, accuracyOfficial: 1, autoregressiveSteps: 14 });
+    expect(toReport({ ...result, samples: 0, correctStrict: 0 }).accuracyStrict).toBe(0);
+  });
+});
