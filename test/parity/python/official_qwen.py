@@ -57,8 +57,8 @@ def _watch_topk():
     def topk(self, k, *rest, **named):
         if self.dim() == 1:
             ordered = self.detach()[self.isfinite()].sort(descending=True).values.double()
-            steps = ordered[:-1] - ordered[1:]
-            gaps.append((steps[k - 1].item() if k < len(ordered) else float("inf"), steps.min().item()))
+            steps = (ordered[:-1] - ordered[1:]).tolist() + [float("inf")]   # nothing left to choose: perfectly clear
+            gaps.append((steps[k - 1], min(steps)))
         return original(self, k, *rest, **named)
 
     torch.Tensor.topk = topk
