@@ -1,0 +1,225 @@
+/**
+ * Text <-> token ids by Hugging Face's own Rust tokenizers, from the `tokenizer.json` of a model folder.
+ *
+ * Encoding is asynchronous because the native library only offers it so; decoding is not, since streams need it token by token.
+ */
+import { join } from 'node:path';
+import { Tokenizer as NativeTokenizer } from 'tokenizers';
+import { UserError } from '../errors.ts';
+import { readJson, readText } from '../files.ts';
+
+/** The tokens the latent slots need, in the order that fixes their ids (spec section 2). */
+export const LATENT_TOKENS = ['<|start-latent|>', '<|end-latent|>', '<|latent|>'] as const;
+
+export interface EncodeOptions {
+  /** Whether `<|...|>` tokens written in the text become their ids (true, the default) or plain text. */
+  specials?: boolean;
+  /** Whether the tokenizer's post-processor may add tokens of its own, such as BOS. Off by default, and always with `specials: false`. */
+  addBos?: boolean;
+}
+
+export interface DecodeOptions {
+  /** Leave special tokens out of the text. On by default. */
+  skipSpecial?: boolean;
+}
+
+/** A token stream turned into text piece by piece; all pieces joined are the decoded whole. */
+export interface TokenStream {
+  /** Returns the text that became certain with this token: '' while a character is still incomplete. */
+  push(id: number): string;
+  /** Returns what is left, with U+FFFD for a character that never became complete. */
+  end(): string;
+}
+
+export class Tokenizer {
+  /** Ends an answer and pads batches. */
+  readonly eosId: number;
+  readonly #native: NativeTokenizer;
+  readonly #decoder: { decode(tokens: string[]): string } | null;
+  readonly #specialIds: Set<number>;
+  /** Special tokens as they may stand in a text, longest first. */
+  #specialTexts: string[];
+
+  private constructor(native: NativeTokenizer, specialIds: Set<number>, eosId: number) {
+    this.#native = native;
+    this.#decoder = native.getDecoder();
+    this.#specialIds = specialIds;
+    this.#specialTexts = [];
+    this.eosId = eosId;
+    this.#collectSpecials();
+  }
+
+  /**
+   * Reads `tokenizer.json` and, for the end-of-text token, `tokenizer_config.json` (`eos_token`) or `config.json` (`eos_token_id`).
+   * @throws UserError when a file is missing or corrupt, or no end-of-text token is named.
+   */
+  static fromFolder(folder: string): Tokenizer {
+    const path = join(folder, 'tokenizer.json');
+    const definition = readJson(path, 'tokenizer');
+    let native: NativeTokenizer;
+    try {
+      native = NativeTokenizer.fromString(readText(path, 'tokenizer'));
+    } catch (error) {
+      throw new UserError(`tokenizer ${path} is not a Hugging Face tokenizer: ${(error as Error).message}`);
+    }
+    const specialIds = new Set<number>();
+    for (const token of listOf(field(definition, 'added_tokens'))) {
+      const id = field(token, 'id');
+      if (typeof id === 'number' && field(token, 'special') === true) specialIds.add(id);
+    }
+    return new Tokenizer(native, specialIds, findEos(folder, native));
+  }
+
+  /** Number of ids, added tokens included: one more than the largest id unless the vocabulary has gaps. */
+  get vocabSize(): number {
+    return this.#native.getVocabSize(true);
+  }
+
+  /** Token ids of one text. @throws UserError when the native library refuses the text. */
+  async encode(text: string, options: EncodeOptions = {}): Promise<number[]> {
+    return (await this.encodeBatch([text], options))[0]!;
+  }
+
+  /** Token ids of several texts in one native call, each as `encode` would give them. */
+  async encodeBatch(texts: readonly string[], options: EncodeOptions = {}): Promise<number[][]> {
+    if (texts.length === 0) return [];
+    const addSpecialTokens = options.addBos ?? false;
+    if (options.specials === false) return Promise.all(texts.map((text) => this.#encodePlain(text)));
+    const encodings = await this.#native.encodeBatch([...texts], { addSpecialTokens });
+    return encodings.map((encoding) => encoding.getIds());
+  }
+
+  /** Text of token ids; ids outside the vocabulary count as nothing. */
+  decode(ids: readonly number[], options: DecodeOptions = {}): string {
+    const skipSpecial = options.skipSpecial ?? true;
+    const tokens: string[] = [];
+    for (const id of ids) {
+      if (skipSpecial && this.#specialIds.has(id)) continue;
+      const token = this.#native.idToToken(id);
+      if (token !== null) tokens.push(token);
+    }
+    if (tokens.length === 0) return '';
+    return this.#decoder ? this.#decoder.decode(tokens) : tokens.join(' ');
+  }
+
+  tokenToId(token: string): number | undefined {
+    return this.#native.tokenToId(token) ?? undefined;
+  }
+
+  idToToken(id: number): string | undefined {
+    return this.#native.idToToken(id) ?? undefined;
+  }
+
+  isSpecial(id: number): boolean {
+    return this.#specialIds.has(id);
+  }
+
+  /** Adds special tokens at the end of the vocabulary in the given order; those that exist keep their ids. Returns the ids of all. */
+  addSpecialTokens(tokens: readonly string[]): number[] {
+    const missing = tokens.filter((token) => this.#native.tokenToId(token) === null);
+    if (missing.length > 0) this.#native.addSpecialTokens(missing);
+    const ids = tokens.map((token) => this.#native.tokenToId(token)!);
+    for (const id of ids) this.#specialIds.add(id);
+    this.#collectSpecials();
+    return ids;
+  }
+
+  /** Starts a stream. Ids that are special are left out unless `skipSpecial` is false. */
+  stream(options: DecodeOptions = {}): TokenStream {
+    // A decoder may look at its neighbours (spaces before words, several tokens to one character), so text is decoded together with what
+    // came before, and only what was added is handed out. Long streams start anew at a line or word border to stay linear in time.
+    let ids: number[] = [];
+    let emitted = '';
+    const decode = () => this.decode(ids, options);
+    return {
+      push: (id) => {
+        ids.push(id);
+        const text = decode();
+        if (text.endsWith('\ufffd') || !text.startsWith(emitted)) return '';
+        const piece = text.slice(emitted.length);
+        emitted = text;
+        if (ids.length > 64 && piece !== '') {
+          const kept = ids.slice(-8);
+          const keptText = this.decode(kept, options);
+          // Safe only when the shorter history decodes to the same ending.
+          if (keptText !== '' && !keptText.startsWith('\ufffd') && text.endsWith(keptText)) {
+            ids = kept;
+            emitted = keptText;
+          }
+        }
+        return piece;
+      },
+      end: () => {
+        const text = decode();
+        const piece = text.startsWith(emitted) ? text.slice(emitted.length) : '';
+        ids = [];
+        emitted = '';
+        return piece;
+      },
+    };
+  }
+
+  /** Encodes with special tokens taken as plain text: the text is cut inside each of them, where no special token can match. */
+  async #encodePlain(text: string): Promise<number[]> {
+    let pieces = [text];
+    for (const special of this.#specialTexts) {
+      pieces = pieces.flatMap((piece) => cutInside(piece, special));
+    }
+    const encodings = await this.#native.encodeBatch(pieces, { addSpecialTokens: false });
+    return encodings.flatMap((encoding) => encoding.getIds());
+  }
+
+  #collectSpecials(): void {
+    this.#specialTexts = [...this.#specialIds]
+      .map((id) => this.#native.idToToken(id) ?? '')
+      .filter((text) => text.length > 1)
+      .sort((a, b) => b.length - a.length);
+  }
+}
+
+/** 'a<x>b' cut inside '<x>' after its first character: ['a<', 'x>b']. */
+function cutInside(text: string, special: string): string[] {
+  const pieces: string[] = [];
+  let start = 0;
+  for (let at = text.indexOf(special); at >= 0; at = text.indexOf(special, at + 1)) {
+    pieces.push(text.slice(start, at + 1));
+    start = at + 1;
+  }
+  pieces.push(text.slice(start));
+  return pieces;
+}
+
+function findEos(folder: string, native: NativeTokenizer): number {
+  const sources: string[] = [];
+  for (const [name, key] of [
+    ['tokenizer_config.json', 'eos_token'],
+    ['config.json', 'eos_token_id'],
+  ] as const) {
+    let value: unknown;
+    try {
+      value = field(readJson(join(folder, name)), key);
+    } catch (error) {
+      if (error instanceof UserError && error.message.includes('not found')) continue;
+      throw error;
+    }
+    sources.push(name);
+    if (typeof value === 'object' && value !== null && !Array.isArray(value)) value = field(value, 'content');
+    if (Array.isArray(value)) value = value[0];
+    if (typeof value === 'number') return value;
+    if (typeof value === 'string') {
+      const id = native.tokenToId(value);
+      if (id !== null) return id;
+      throw new UserError(`${join(folder, name)} names ${value} as ${key}, which tokenizer.json does not know`);
+    }
+  }
+  const where = sources.length > 0 ? sources.join(' and ') : 'tokenizer_config.json, which is missing';
+  throw new UserError(`no end-of-text token in ${folder}: eos_token should be named in ${where}`);
+}
+
+function field(value: unknown, key: string): unknown {
+  return typeof value === 'object' && value !== null ? (value as Record<string, unknown>)[key] : undefined;
+}
+
+function listOf(value: unknown): unknown[] {
+  return Array.isArray(value) ? value : [];
+}
