@@ -1,0 +1,72 @@
+/** Rows of different lengths become one batch: padded on both sides so that the latent slots stand in the same columns. */
+import type { ProcessedImage } from '../models/types.ts';
+import { IGNORE, type Rendered } from './render.ts';
+
+/** Plain numbers; B rows of S columns. Pads carry the pad id, label -100 and attention 0. */
+export interface Batch<Image = ProcessedImage> {
+  inputIds: number[][];
+  labels: number[][];
+  attentionMask: number[][];
+  /** Column of every row's first latent slot (without slots: of the first token after the prompt). */
+  latentStart: number;
+  /** T, the same for all rows. */
+  latents: number;
+  images: (Image | null)[];
+  /** Padded column of a row's first image token, -1 without image. */
+  imageStart: number[];
+  imageTokens: number[];
+  pickTargets: (number[][] | null)[];
+}
+
+/**
+ * Left-pads so that all prompts end in one column, then right-pads.
+ * @param images one per row, null where the row has none.
+ * @throws RangeError when rows have different numbers of latent slots: see `groupByLatents`.
+ */
+export function collate<Image = ProcessedImage>(
+  rows: readonly Rendered[],
+  images: readonly (Image | null)[],
+  padId: number,
+): Batch<Image> {
+  const first = rows[0];
+  if (!first) throw new RangeError('a batch needs at least one row');
+  if (images.length !== rows.length)
+    throw new RangeError(`${rows.length} rows need as many images, not ${images.length}`);
+  if (rows.some((row) => row.latents !== first.latents)) {
+    throw new RangeError(
+      `rows of one batch need the same number of latent slots, not ${rows.map((row) => row.latents)}`,
+    );
+  }
+  const latentStart = Math.max(...rows.map((row) => row.latentStart));
+  const width = latentStart + Math.max(...rows.map((row) => row.ids.length - row.latentStart));
+  const pad = (row: Rendered, values: readonly number[], filler: number) => {
+    const left = latentStart - row.latentStart;
+    const padded = new Array<number>(width).fill(filler);
+    values.forEach((value, index) => {
+      padded[left + index] = value;
+    });
+    return padded;
+  };
+  return {
+    inputIds: rows.map((row) => pad(row, row.ids, padId)),
+    labels: rows.map((row) => pad(row, row.labels, IGNORE)),
+    attentionMask: rows.map((row) => pad(row, new Array<number>(row.ids.length).fill(1), 0)),
+    latentStart,
+    latents: first.latents,
+    images: [...images],
+    imageStart: rows.map((row) => (row.imageStart < 0 ? -1 : row.imageStart + latentStart - row.latentStart)),
+    imageTokens: rows.map((row) => row.imageTokens),
+    pickTargets: rows.map((row) => row.pickTargets ?? null),
+  };
+}
+
+/** Rows with equal numbers of latent slots, in order of first appearance: each group can be one batch. */
+export function groupByLatents(rows: readonly Rendered[]): Rendered[][] {
+  const groups = new Map<number, Rendered[]>();
+  for (const row of rows) {
+    const group = groups.get(row.latents);
+    if (group) group.push(row);
+    else groups.set(row.latents, [row]);
+  }
+  return [...groups.values()];
+}

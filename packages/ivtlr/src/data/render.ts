@@ -1,0 +1,246 @@
+/**
+ * A sample becomes token ids and labels (spec sections 2 and 3) in two moves: `tokenizeSample` does the text work, which no stage changes;
+ * `renderTraining` and `renderInference` place latent slots and leave out steps. Training, evaluation and serving share both.
+ */
+import { UserError } from '../errors.ts';
+import { type ChatTemplate, renderChat } from '../text/chat-template.ts';
+import { type Phase, type PromptProfile, stripText } from '../text/prompt.ts';
+import type { RawImage, Sample, SupervisedSample } from './sample.ts';
+
+/** Label of a position that is not trained. */
+export const IGNORE = -100;
+
+/** The part of a tokenizer that rendering needs. */
+export interface TextEncoder {
+  readonly eosId: number;
+  encodeBatch(texts: readonly string[]): Promise<number[][]>;
+  tokenToId(token: string): number | undefined;
+}
+
+export interface RenderOptions {
+  tokenizer: TextEncoder;
+  profile: PromptProfile;
+  /** Needed when a format of the profile has `chat`. */
+  chatTemplate?: ChatTemplate;
+  /** Token that stands once per image in a prompt's text and N times in its ids. */
+  imageToken: string;
+  latentToken: string;
+  /** Rationale pieces beyond this many are merged (official 3). */
+  maxSteps?: number;
+  /** Question, all steps and answer may have this many tokens (Qwen2-VL 3400, Chameleon 1400); whole steps are dropped from the end. */
+  maxTokens?: number;
+}
+
+/** A sample in tokens, before a stage is chosen. */
+export interface TokenizedSample {
+  id: string;
+  image: RawImage;
+  /** Ends where the latent slots begin; the image token stands `imageTokens` times from `imageStart`. */
+  promptIds: number[];
+  imageStart: number;
+  imageTokens: number;
+  stepIds: number[][];
+  /** With the end-of-text token. Empty when tokenised for inference. */
+  answerIds: number[];
+  /** Per step (after merging), the image tokens it looks at. */
+  pickTargets?: number[][];
+  /** Steps lost because the sample was too long. */
+  truncatedSteps: number;
+  latentId: number;
+}
+
+/** One row for a model. */
+export interface Rendered {
+  /** Prompt, then T latent slots, then (training) remaining steps and answer. */
+  ids: number[];
+  /** As long as `ids`; -100 on the prompt and the slots. */
+  labels: number[];
+  /** Index of the first latent slot, which is the prompt's length. */
+  latentStart: number;
+  /** T */
+  latents: number;
+  image: RawImage | null;
+  /** Index of the first image token, -1 without image. */
+  imageStart: number;
+  imageTokens: number;
+  /** Per latent slot, the image tokens its step looks at; empty lists where nothing is known. */
+  pickTargets?: number[][];
+}
+
+/**
+ * Cuts a rationale into at most `maxSteps` steps: newlines become spaces, pieces end at ". ", an empty last piece is dropped, and more pieces
+ * than allowed are merged into runs of neighbours whose sizes differ by at most one, larger first, joined by ". ".
+ */
+export function splitSteps(rationale: string, maxSteps = 3): string[] {
+  return mergeRuns(splitPieces(rationale), maxSteps).map((run) => run.join('. '));
+}
+
+/** Text of a prompt, before the chat template. */
+export function renderPrompt(
+  sample: Pick<Sample, 'question' | 'choices'>,
+  profile: PromptProfile,
+  phase: Phase,
+): string {
+  return profile[phase].text(stripText(sample.question), sample.choices.map(stripText));
+}
+
+/**
+ * Tokenises a sample for a model that turns its image into `imageTokens` tokens.
+ * @throws UserError when the question holds a reserved token, or a training sample has no answer.
+ */
+export async function tokenizeSample(
+  sample: Sample,
+  imageTokens: number,
+  phase: Phase,
+  options: RenderOptions,
+): Promise<TokenizedSample> {
+  const { tokenizer, profile, maxSteps = 3, maxTokens = Number.POSITIVE_INFINITY } = options;
+  const training = phase === 'train';
+  if (training && sample.answer === '') throw new UserError(`sample ${sample.id} has no answer to train on`);
+  const pieces = training ? splitPieces(sample.rationale) : [];
+  const steps = mergeRuns(pieces, maxSteps).map((run) => run.join('. '));
+  const body = renderPrompt(sample, profile, phase);
+  const prompt = profile[phase].chat ? chatPrompt(body, true, options) : body;
+  const texts = [prompt, ...steps.map((step) => `${step}\n`)];
+  if (training) texts.push(`Therefore, the answer is ${sample.answer}`);
+  const [markedIds, ...rest] = await tokenizer.encodeBatch(texts);
+  const imageId = idOf(tokenizer, options.imageToken);
+  const latentId = idOf(tokenizer, options.latentToken);
+  const marks = markedIds!.filter((id) => id === imageId).length;
+  if (marks !== 1 || markedIds!.includes(latentId)) {
+    throw new UserError(
+      `sample ${sample.id}: the prompt should hold ${options.imageToken} once and ${options.latentToken} never; are they written in the question or a choice?`,
+    );
+  }
+  const imageStart = markedIds!.indexOf(imageId);
+  const promptIds = expandImage(markedIds!, imageStart, imageId, imageTokens);
+  const answerIds = training ? [...rest.pop()!, tokenizer.eosId] : [];
+  const stepIds = fitSteps(rest, maxTokens - promptIds.length - answerIds.length);
+  const tokenized: TokenizedSample = {
+    id: sample.id,
+    image: sample.image,
+    promptIds,
+    imageStart,
+    imageTokens,
+    stepIds,
+    answerIds,
+    truncatedSteps: rest.length - stepIds.length,
+    latentId,
+  };
+  if (training && sample.pickTargets) tokenized.pickTargets = mergeTargets(sample.pickTargets, pieces.length, maxSteps);
+  return tokenized;
+}
+
+/** Prompt, T slots, the steps after the first `droppedSteps`, answer. The curriculum of a stage gives the plan. */
+export function renderTraining(sample: TokenizedSample, plan: { latents: number; droppedSteps: number }): Rendered {
+  const rest = [...sample.stepIds.slice(plan.droppedSteps).flat(), ...sample.answerIds];
+  const rendered = renderInference(sample, plan.latents);
+  rendered.ids.push(...rest);
+  rendered.labels.push(...rest);
+  if (sample.pickTargets) {
+    const targets = sample.pickTargets;
+    rendered.pickTargets = Array.from({ length: plan.latents }, (_, t) => targets[t] ?? []);
+  }
+  return rendered;
+}
+
+/** Prompt and T slots; nothing is labelled. */
+export function renderInference(sample: TokenizedSample, latents: number): Rendered {
+  const ids = [...sample.promptIds, ...new Array<number>(latents).fill(sample.latentId)];
+  return {
+    ids,
+    labels: new Array<number>(ids.length).fill(IGNORE),
+    latentStart: sample.promptIds.length,
+    latents,
+    image: sample.image,
+    imageStart: sample.imageStart,
+    imageTokens: sample.imageTokens,
+  };
+}
+
+/**
+ * Renders supervised text, without latent slots: the image (if any) in an otherwise empty user message, then the segments, each tokenised by
+ * itself. The row's `latentStart` is the index of the first segment's first token.
+ */
+export async function renderSupervised(
+  sample: SupervisedSample,
+  imageTokens: number,
+  options: Omit<RenderOptions, 'profile'>,
+): Promise<Rendered> {
+  const { tokenizer } = options;
+  const prompt = chatPrompt('', sample.image !== undefined, options);
+  const [markedIds, ...segments] = await tokenizer.encodeBatch([prompt, ...sample.segments.map(({ text }) => text)]);
+  const imageId = idOf(tokenizer, options.imageToken);
+  const imageStart = markedIds!.indexOf(imageId);
+  const promptIds = imageStart < 0 ? markedIds! : expandImage(markedIds!, imageStart, imageId, imageTokens);
+  const ids = [...promptIds];
+  const labels = new Array<number>(ids.length).fill(IGNORE);
+  segments.forEach((segment, index) => {
+    ids.push(...segment);
+    labels.push(...(sample.segments[index]!.loss ? segment : segment.map(() => IGNORE)));
+  });
+  return {
+    ids,
+    labels,
+    latentStart: promptIds.length,
+    latents: 0,
+    image: sample.image ?? null,
+    imageStart,
+    imageTokens: imageStart < 0 ? 0 : imageTokens,
+  };
+}
+
+function chatPrompt(text: string, withImage: boolean, options: Pick<RenderOptions, 'chatTemplate'>): string {
+  if (!options.chatTemplate)
+    throw new UserError('the prompt profile needs a chat template, and the model folder has none');
+  const content = [...(withImage ? [{ type: 'image' as const }] : []), { type: 'text' as const, text }];
+  return renderChat(options.chatTemplate, [{ role: 'user', content }], { addGenerationPrompt: true });
+}
+
+function splitPieces(rationale: string): string[] {
+  const pieces = stripText(rationale.replaceAll('\n', ' ')).split('. ');
+  if (pieces.at(-1) === '') pieces.pop();
+  return pieces;
+}
+
+/** [1,2,3,4,5] in 3 runs: [1,2] [3,4] [5]; not more runs than items. */
+function mergeRuns<T>(items: readonly T[], maxRuns: number): T[][] {
+  if (items.length <= maxRuns) return items.map((item) => [item]);
+  const size = Math.floor(items.length / maxRuns);
+  const larger = items.length % maxRuns;
+  const runs: T[][] = [];
+  for (let start = 0; runs.length < maxRuns; ) {
+    const end = start + size + (runs.length < larger ? 1 : 0);
+    runs.push(items.slice(start, end));
+    start = end;
+  }
+  return runs;
+}
+
+/** The targets of a merged step are those of all its pieces. */
+function mergeTargets(targets: readonly number[][], pieces: number, maxSteps: number): number[][] {
+  const perPiece = Array.from({ length: pieces }, (_, index) => targets[index] ?? []);
+  return mergeRuns(perPiece, maxSteps).map((run) => [...new Set(run.flat())]);
+}
+
+/** The longest run of first steps with at most `room` tokens. */
+function fitSteps(steps: readonly number[][], room: number): number[][] {
+  const kept: number[][] = [];
+  let used = 0;
+  for (const step of steps) {
+    used += step.length;
+    if (used > room) break;
+    kept.push(step);
+  }
+  return kept;
+}
+
+function expandImage(ids: readonly number[], at: number, imageId: number, count: number): number[] {
+  return [...ids.slice(0, at), ...new Array<number>(count).fill(imageId), ...ids.slice(at + 1)];
+}
+
+function idOf(tokenizer: TextEncoder, token: string): number {
+  const id = tokenizer.tokenToId(token);
+  if (id === undefined) throw new UserError(`the tokenizer does not know ${token}`);
+  return id;
+}

@@ -1,0 +1,27 @@
+import { expect, test } from 'vitest';
+import { curriculum, stageOfEpoch } from './curriculum.ts';
+
+const options = { maxLatentStage: 3, padLatentToMax: true };
+
+test('up to the last stage one more step is dropped each time, however many steps the sample has', () => {
+  expect([0, 1, 2, 3].map((stage) => curriculum(stage, options, 2))).toEqual([
+    { latents: 0, droppedSteps: 0 },
+    { latents: 1, droppedSteps: 1 },
+    { latents: 2, droppedSteps: 2 },
+    { latents: 3, droppedSteps: 3 },
+  ]);
+});
+
+test('beyond the last stage every step is dropped', () => {
+  expect(curriculum(4, options, 7)).toEqual({ latents: 3, droppedSteps: 7 });
+  expect(curriculum(4, options, 2)).toEqual({ latents: 3, droppedSteps: 2 });
+  const unpadded = { ...options, padLatentToMax: false };
+  expect(curriculum(9, unpadded, 2)).toEqual({ latents: 2, droppedSteps: 2 });
+  expect(curriculum(9, unpadded, 7)).toEqual({ latents: 3, droppedSteps: 7 });
+});
+
+test('stages follow epochs', () => {
+  expect([0, 3, 4, 15].map((epoch) => stageOfEpoch(epoch, 4))).toEqual([0, 0, 1, 3]);
+  expect(() => curriculum(-1, options, 1)).toThrow(RangeError);
+  expect(() => curriculum(0.5, options, 1)).toThrow(RangeError);
+});

@@ -1,0 +1,28 @@
+/** The latent curriculum (spec section 2): which written steps a stage replaces by latent steps. */
+
+export interface CurriculumOptions {
+  /** The last stage that drops one more step; 0 is plain chain-of-thought training. */
+  maxLatentStage: number;
+  /** Beyond the last stage: always `maxLatentStage` latent steps (true), or not more than the sample has written steps. */
+  padLatentToMax: boolean;
+}
+
+export interface StagePlan {
+  /** T: number of latent slots. */
+  latents: number;
+  /** Written steps left out, counted from the first. May exceed the number of steps a sample has. */
+  droppedSteps: number;
+}
+
+/** What stage `stage` does to a sample with `numberOfSteps` written steps. */
+export function curriculum(stage: number, options: CurriculumOptions, numberOfSteps: number): StagePlan {
+  if (!Number.isInteger(stage) || stage < 0) throw new RangeError(`stage must be a whole number >= 0, not ${stage}`);
+  if (stage <= options.maxLatentStage) return { latents: stage, droppedSteps: stage };
+  const latents = options.padLatentToMax ? options.maxLatentStage : Math.min(numberOfSteps, options.maxLatentStage);
+  return { latents, droppedSteps: numberOfSteps };
+}
+
+/** Stage of a 0-based epoch. */
+export function stageOfEpoch(epoch: number, epochsPerStage: number): number {
+  return Math.floor(epoch / epochsPerStage);
+}

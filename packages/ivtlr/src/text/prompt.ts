@@ -1,0 +1,41 @@
+/** The shape of a prompt, apart from any model family; each family has its own table of them. */
+
+/** How question and choices become text in one phase. */
+export interface PromptFormat {
+  /**
+   * True: the text is the user's message of the chat template, after the image.
+   * False: the text is tokenised as it stands and holds the image marker itself.
+   */
+  chat: boolean;
+  text(question: string, choices: readonly string[]): string;
+}
+
+/** The prompts of one (model family, task): published checkpoints saw other strings in training than at inference. */
+export interface PromptProfile {
+  readonly name: string;
+  readonly train: PromptFormat;
+  readonly infer: PromptFormat;
+}
+
+export type Phase = 'train' | 'infer';
+export type ProfileName = 'official' | 'consistent';
+
+/** A, B, C, ... by choice index. */
+export function choiceLetter(index: number): string {
+  return String.fromCharCode(65 + index);
+}
+
+/** Strips white space exactly as Python's `str.strip`; JavaScript's `trim` differs at U+001C..U+001F, U+0085 and U+FEFF. */
+export function stripText(text: string): string {
+  let start = 0;
+  let end = text.length;
+  while (start < end && isPythonSpace(text.charCodeAt(start))) start++;
+  while (end > start && isPythonSpace(text.charCodeAt(end - 1))) end--;
+  return text.slice(start, end);
+}
+
+function isPythonSpace(code: number): boolean {
+  if (code <= 0x20) return code === 0x20 || (code >= 0x09 && code <= 0x0d) || code >= 0x1c;
+  if (code === 0x85 || code === 0xa0) return true;
+  return code >= 0x1680 && code !== 0xfeff && /\s/.test(String.fromCharCode(code));
+}
