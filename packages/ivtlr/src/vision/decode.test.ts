@@ -1,0 +1,119 @@
+import sharp from 'sharp';
+import { describe, expect, it } from 'vitest';
+import { UserError } from '../errors.ts';
+import { decodeImage, sniffFormat } from './decode.ts';
+
+const WIDTH = 6;
+const HEIGHT = 4;
+const rgb = new Uint8Array(WIDTH * HEIGHT * 3).map((_, index) => (index * 37) % 256);
+const picture = () => sharp(rgb, { raw: { width: WIDTH, height: HEIGHT, channels: 3 } });
+const encoded = (bytes: Uint8Array, name = 'cat.png') => ({ kind: 'encoded', bytes, name }) as const;
+
+describe('decodeImage', () => {
+  it('returns decoded pictures as they are and checks their size', async () => {
+    const image = { kind: 'rgb', width: WIDTH, height: HEIGHT, data: rgb } as const;
+    expect((await decodeImage(image)).data).toBe(rgb);
+    await expect(decodeImage({ ...image, width: 7 })).rejects.toThrow('7x4 needs 84 bytes');
+  });
+
+  it('reads PNG and lossless WebP exactly', async () => {
+    for (const bytes of [await picture().png().toBuffer(), await picture().webp({ lossless: true }).toBuffer()]) {
+      const image = await decodeImage(encoded(bytes));
+      expect(image).toMatchObject({ width: WIDTH, height: HEIGHT });
+      expect([...image.data]).toEqual([...rgb]);
+    }
+  });
+
+  it('drops alpha without blending', async () => {
+    const rgba = new Uint8Array([10, 200, 30, 0, 90, 80, 70, 128]);
+    const bytes = await sharp(rgba, { raw: { width: 2, height: 1, channels: 4 } })
+      .png()
+      .toBuffer();
+    expect([...(await decodeImage(encoded(bytes))).data]).toEqual([10, 200, 30, 90, 80, 70]);
+  });
+
+  it('turns pictures upright by their EXIF orientation', async () => {
+    const bytes = await picture().withMetadata({ orientation: 6 }).png().toBuffer();
+    const image = await decodeImage(encoded(bytes));
+    expect(image).toMatchObject({ width: HEIGHT, height: WIDTH });
+    const bottomLeft = (HEIGHT - 1) * WIDTH * 3; // Orientation 6 needs a quarter turn clockwise.
+    expect([...image.data.subarray(0, 3)]).toEqual([...rgb.subarray(bottomLeft, bottomLeft + 3)]);
+  });
+
+  it('follows the named rule for 16-bit grey, the high byte for 16-bit colour', async () => {
+    const grey = new Uint16Array([0, 100, 255, 256, 40_000]);
+    const bytes = await sharp(grey, { raw: { width: 5, height: 1, channels: 1 } })
+      .toColourspace('grey16')
+      .png()
+      .toBuffer();
+    const first = ({ data }: { data: Uint8Array }) => [...data].filter((_, index) => index % 3 === 0);
+    expect(first(await decodeImage(encoded(bytes)))).toEqual([0, 100, 255, 255, 255]);
+    expect(first(await decodeImage(encoded(bytes), { grey16: 'scale' }))).toEqual([0, 0, 0, 1, 156]);
+
+    const colour = await sharp(new Uint16Array([0x1234, 0xfeff, 0x00ff]), { raw: { width: 1, height: 1, channels: 3 } })
+      .toColourspace('rgb16')
+      .png()
+      .toBuffer();
+    expect([...(await decodeImage(encoded(colour))).data]).toEqual([0x12, 0xfe, 0]);
+  });
+
+  it('turns CMYK ink into light by the plain formula', async () => {
+    const light = await sharp(rgb, { raw: { width: WIDTH, height: HEIGHT, channels: 3 } })
+      .toColourspace('cmyk')
+      .jpeg({ quality: 100, chromaSubsampling: '4:4:4' })
+      .toBuffer();
+    expect((await sharp(light).metadata()).space).toBe('cmyk');
+    const ink = await sharp(light, { ignoreIcc: true })
+      .pipelineColourspace('cmyk')
+      .toColourspace('cmyk')
+      .raw()
+      .toBuffer();
+    const image = await decodeImage(encoded(light, 'ink.jpg'));
+    image.data.forEach((value, index) => {
+      const pixel = Math.floor(index / 3) * 4;
+      const wanted = ((255 - ink[pixel + 3]!) * (255 - ink[pixel + (index % 3)]!)) / 255;
+      expect(Math.abs(value - wanted)).toBeLessThanOrEqual(1);
+    });
+  });
+
+  it('ignores colour profiles', async () => {
+    const bytes = await picture().withIccProfile('p3').png().toBuffer();
+    const stored = await sharp(bytes, { ignoreIcc: true }).raw().toBuffer();
+    expect([...(await decodeImage(encoded(bytes))).data]).toEqual([...stored]);
+  });
+
+  it('names the picture in every refusal', async () => {
+    const png = await picture().png().toBuffer();
+    const jpeg = await picture().jpeg().toBuffer();
+    const cases: [Uint8Array, RegExp][] = [
+      [new Uint8Array(), /cat\.png: the file is empty/],
+      [Buffer.from('hello'), /cat\.png: this is not a picture; JPEG, PNG, WebP and GIF/],
+      [Buffer.from('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'), /cat\.png: this is an SVG/],
+      [Buffer.from('%PDF-1.7'), /cat\.png: this is a PDF/],
+      [png.subarray(0, png.length / 2), /cat\.png: the PNG picture cannot be decoded: it is truncated or corrupt/],
+      [jpeg.subarray(0, jpeg.length - 20), /cat\.png: the JPEG picture cannot be decoded: it is truncated or corrupt/],
+      [Buffer.from('GIF89a'), /cat\.png: the GIF picture cannot be decoded: the file ends too early/],
+      [Buffer.from('RIFF\0\0\0\0WEBPxxxx'), /cat\.png: the WEBP picture cannot be decoded/],
+    ];
+    for (const [bytes, message] of cases) {
+      const error = await decodeImage(encoded(bytes)).catch((thrown) => thrown);
+      expect(error).toBeInstanceOf(UserError);
+      expect(error.message).toMatch(message);
+    }
+  });
+
+  it('refuses too many pixels before decoding them', async () => {
+    const bytes = await picture().png().toBuffer();
+    await expect(decodeImage(encoded(bytes), { maxPixels: 20 })).rejects.toThrow(/6x4 is 0\.0 million pixels, over/);
+    const gif = new Uint8Array([...Buffer.from('GIF89a'), 255, 255, 255, 255, 0, 0, 0]);
+    await expect(decodeImage(encoded(gif))).rejects.toThrow(/65535x65535/);
+  });
+});
+
+describe('sniffFormat', () => {
+  it('knows the four formats only', () => {
+    expect(sniffFormat(Buffer.from('RIFF1234WEBP'))).toBe('webp');
+    expect(sniffFormat(Buffer.from('RIFF1234WAVE'))).toBeUndefined();
+    expect(sniffFormat(Buffer.from('BM123456789012'))).toBeUndefined();
+  });
+});

@@ -1,0 +1,168 @@
+/**
+ * Image files to RGB, equal to Pillow's `ImageOps.exif_transpose(image).convert('RGB')`, which is what the models were
+ * trained through: the alpha channel is dropped, not blended; 16-bit colour keeps the high byte; CMYK uses Pillow's plain
+ * formula; ICC profiles and gamma are ignored; only the first frame counts. sharp decodes, nothing else.
+ */
+import sharp from 'sharp';
+import { UserError } from '../errors.ts';
+import { decodeGif, GifError, gifSize } from './gif.ts';
+import type { RawImage, RgbImage } from './image.ts';
+
+export interface DecodeOptions {
+  /** Refuse pictures with more pixels than this before decoding them (decompression bombs). Default 100 million. */
+  maxPixels?: number;
+  /**
+   * 16-bit grey PNG. `clip` is what Pillow does and so what checkpoints have seen: values over 255 become white. `scale`
+   * keeps the high byte, which shows the picture as a viewer would. Default `clip`.
+   */
+  grey16?: 'clip' | 'scale';
+}
+
+export const DEFAULT_MAX_PIXELS = 100_000_000;
+
+type Format = 'jpeg' | 'png' | 'webp' | 'gif';
+
+/**
+ * Decodes a picture; one of kind `rgb` is only checked and returned as it is.
+ *
+ * @throws UserError naming the picture: empty, not JPEG/PNG/WebP/GIF, truncated, corrupt, or too large.
+ */
+export async function decodeImage(image: RawImage, options: DecodeOptions = {}): Promise<RgbImage> {
+  if (image.kind === 'rgb') return checkRgb(image);
+  const { bytes, name } = image;
+  const maxPixels = options.maxPixels ?? DEFAULT_MAX_PIXELS;
+  const format = sniffFormat(bytes);
+  if (!format) throw new UserError(`${name}: ${describeUnreadable(bytes)}`);
+  try {
+    if (format === 'gif') {
+      const { width, height } = gifSize(bytes);
+      checkSize(name, width, height, maxPixels);
+      return decodeGif(bytes, maxPixels);
+    }
+    return await decodeWithSharp(bytes, name, format, maxPixels, options.grey16 ?? 'clip');
+  } catch (error) {
+    if (error instanceof UserError) throw error;
+    throw new UserError(`${name}: the ${format.toUpperCase()} picture cannot be decoded: ${reason(error)}`);
+  }
+}
+
+/** The format told by the first bytes, or undefined for everything this project does not read (SVG and PDF among it). */
+export function sniffFormat(bytes: Uint8Array): Format | undefined {
+  const head = Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(bytes.length, 12)).toString('latin1');
+  if (head.startsWith('\xff\xd8\xff')) return 'jpeg';
+  if (head.startsWith('\x89PNG\r\n\x1a\n')) return 'png';
+  if (head.startsWith('RIFF') && head.slice(8, 12) === 'WEBP') return 'webp';
+  if (head.startsWith('GIF87a') || head.startsWith('GIF89a')) return 'gif';
+  return undefined;
+}
+
+function checkRgb(image: { kind: 'rgb' } & RgbImage): RgbImage {
+  const { width, height, data } = image;
+  if (!(width > 0 && height > 0) || data.length !== width * height * 3) {
+    throw new UserError(
+      `an RGB picture of ${width}x${height} needs ${width * height * 3} bytes (height * width * 3), it has ${data.length}`,
+    );
+  }
+  return { width, height, data };
+}
+
+async function decodeWithSharp(
+  bytes: Uint8Array,
+  name: string,
+  format: Format,
+  maxPixels: number,
+  grey16: 'clip' | 'scale',
+): Promise<RgbImage> {
+  // `truncated` is the only failure Pillow shares: it, too, decodes JPEG data with stray bytes and warns at most.
+  const input = { ignoreIcc: true, failOn: 'truncated', limitInputPixels: false } as const;
+  const header = await sharp(bytes, input).metadata();
+  checkSize(name, header.width, header.height, maxPixels);
+  const upright = sharp(bytes, input).autoOrient();
+
+  if (header.space === 'cmyk') {
+    const { data, info } = await upright
+      .pipelineColourspace('cmyk')
+      .toColourspace('cmyk')
+      .raw()
+      .toBuffer({ resolveWithObject: true });
+    return { width: info.width, height: info.height, data: cmykToRgb(data, info.channels) };
+  }
+  if (format === 'png' && isGrey16(bytes)) {
+    const { data, info } = await upright
+      .pipelineColourspace('grey16')
+      .toColourspace('grey16')
+      .raw({ depth: 'ushort' })
+      .toBuffer({ resolveWithObject: true });
+    const samples = new Uint16Array(data.buffer, data.byteOffset, data.byteLength / 2);
+    return { width: info.width, height: info.height, data: grey16ToRgb(samples, info.channels, grey16) };
+  }
+  const { data, info } = await upright.removeAlpha().toColourspace('srgb').raw().toBuffer({ resolveWithObject: true });
+  if (info.channels !== 3) throw new Error(`${info.channels} channels instead of 3`);
+  return { width: info.width, height: info.height, data };
+}
+
+function checkSize(name: string, width: number, height: number, maxPixels: number): void {
+  if (!(width > 0 && height > 0)) throw new UserError(`${name}: the picture is empty (${width}x${height} pixels)`);
+  if (width * height > maxPixels) {
+    throw new UserError(
+      `${name}: ${width}x${height} is ${((width * height) / 1e6).toFixed(1)} million pixels, over the limit of ` +
+        `${(maxPixels / 1e6).toFixed(1)} million (maxPixels)`,
+    );
+  }
+}
+
+/** PNG header: bit depth is byte 24, colour type byte 25; type 0 is grey without alpha. Grey with alpha keeps the high byte. */
+function isGrey16(bytes: Uint8Array): boolean {
+  return bytes[24] === 16 && bytes[25] === 0;
+}
+
+function grey16ToRgb(samples: Uint16Array, channels: number, rule: 'clip' | 'scale'): Uint8Array {
+  const pixels = samples.length / channels;
+  const data = new Uint8Array(pixels * 3);
+  for (let i = 0; i < pixels; i++) {
+    const sample = samples[i * channels]!;
+    data.fill(rule === 'clip' ? Math.min(sample, 255) : sample >> 8, i * 3, i * 3 + 3);
+  }
+  return data;
+}
+
+/** Ink to light, Pillow's formula: `(255 - k) * (255 - c) / 255`, rounded. */
+function cmykToRgb(samples: Uint8Array, channels: number): Uint8Array {
+  const pixels = samples.length / channels;
+  const data = new Uint8Array(pixels * 3);
+  for (let i = 0; i < pixels; i++) {
+    const light = 255 - samples[i * channels + 3]!;
+    for (let c = 0; c < 3; c++) data[i * 3 + c] = light - divide255(samples[i * channels + c]! * light);
+  }
+  return data;
+}
+
+/** `value / 255` rounded to nearest, exact for 0..65025, in integers. */
+function divide255(value: number): number {
+  const shifted = value + 128;
+  return ((shifted >> 8) + shifted) >> 8;
+}
+
+function describeUnreadable(bytes: Uint8Array): string {
+  if (bytes.length === 0) return 'the file is empty; a JPEG, PNG, WebP or GIF picture is needed';
+  const head = Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(bytes.length, 512)).toString('latin1');
+  const known: [RegExp, string][] = [
+    [/^%PDF/, 'a PDF'],
+    [/<svg/i, 'an SVG'],
+    [/^\s*<(!doctype|html)/i, 'a web page'],
+    [/^(II\*\0|MM\0\*)/, 'a TIFF'],
+    [/^BM/, 'a BMP'],
+    [/^....ftyp/s, 'a HEIC, AVIF or video file'],
+    [/^PK/, 'a ZIP archive'],
+    [/^version https:\/\/git-lfs/, 'a Git LFS pointer (run `git lfs pull`)'],
+  ];
+  const found = known.find(([pattern]) => pattern.test(head));
+  return `${found ? `this is ${found[1]}, not a picture that can be read` : 'this is not a picture'}; JPEG, PNG, WebP and GIF are read`;
+}
+
+function reason(error: unknown): string {
+  const message = error instanceof Error ? error.message : String(error);
+  const line = message.split('\n')[0]!.replace(/^(Input buffer has corrupt header|Vips\w+|vips\w+): /, '');
+  if (error instanceof GifError) return line;
+  return /truncat|premature|read error|unable to parse/i.test(message) ? `it is truncated or corrupt (${line})` : line;
+}
