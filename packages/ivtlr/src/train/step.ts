@@ -1,0 +1,95 @@
+/** One optimiser step: micro-batches forward and backward, gradients clipped, parameters moved. */
+import { AdamW, clipGradNorm, scope, type Tensor } from '@ivtlr/torch';
+import type { Rendered } from '../data/render.ts';
+import { UserError } from '../errors.ts';
+import type { OptimizerOptions } from './options.ts';
+
+/** Rows that go through the model together. */
+export interface MicroBatch {
+  rows: Rendered[];
+  /** Names of the rows, for error messages. */
+  ids: string[];
+  /** Share of this micro-batch's mean loss in the step's loss. */
+  weight: number;
+}
+
+/** What a forward pass gives; tensors are scalars. */
+export interface LossResult {
+  /** Everything that is trained, supervision of picks included. */
+  loss: Tensor;
+  /** Mean cross-entropy over the labelled tokens, nats. */
+  crossEntropy: Tensor;
+  /** Labelled tokens, and how many of them the model would have written itself. */
+  tokens: number;
+  correct: number;
+}
+
+/** The model as the trainer sees it. */
+export interface Trainee {
+  parameters: ReadonlyMap<string, Tensor>;
+  /** Forward pass with graph; runs inside a scope. */
+  loss(micro: MicroBatch): LossResult;
+  /** Writes a loadable model into an existing folder. */
+  save(folder: string): void;
+}
+
+export interface StepResult {
+  loss: number;
+  crossEntropy: number;
+  tokenAccuracy: number;
+  gradNorm: number;
+  samples: number;
+}
+
+/**
+ * Runs one step.
+ * @throws UserError when loss or gradient stop being numbers; parameters are then as they were before the step
+ */
+export function trainStep(
+  trainee: Trainee,
+  optimizer: AdamW,
+  micros: readonly MicroBatch[],
+  lr: number,
+  clip: number | null,
+): StepResult {
+  const sums = { loss: 0, crossEntropy: 0, correct: 0, tokens: 0, samples: 0 };
+  for (const micro of micros) {
+    scope(() => {
+      const result = trainee.loss(micro);
+      const loss = result.loss.item();
+      if (!Number.isFinite(loss)) throw notANumber(`the loss is ${loss}`, [micro]);
+      result.loss.mul(micro.weight).backward();
+      sums.loss += loss * micro.weight;
+      sums.crossEntropy += result.crossEntropy.item() * micro.weight;
+      sums.correct += result.correct;
+      sums.tokens += result.tokens;
+      sums.samples += micro.rows.length;
+    });
+  }
+  const gradNorm = scope(() => clipGradNorm([...trainee.parameters.values()], clip ?? Number.POSITIVE_INFINITY));
+  if (!Number.isFinite(gradNorm)) throw notANumber(`the gradient norm is ${gradNorm}`, micros);
+  optimizer.lr = lr;
+  scope(() => {
+    optimizer.step();
+    optimizer.zeroGrad();
+  });
+  return {
+    loss: sums.loss,
+    crossEntropy: sums.crossEntropy,
+    tokenAccuracy: sums.tokens === 0 ? 0 : sums.correct / sums.tokens,
+    gradNorm,
+    samples: sums.samples,
+  };
+}
+
+/** A fresh optimiser over the model's parameters. */
+export function createOptimizer(parameters: ReadonlyMap<string, Tensor>, options: OptimizerOptions): AdamW {
+  const { lr, betas, eps, weightDecay } = options;
+  return new AdamW(new Map(parameters), { lr, betas, eps, weightDecay });
+}
+
+function notANumber(what: string, micros: readonly MicroBatch[]): UserError {
+  const ids = micros.flatMap((micro) => micro.ids);
+  const shown = ids.length > 16 ? `${ids.slice(0, 16).join(', ')} and ${ids.length - 16} more` : ids.join(', ');
+  return new UserError(`${what} on the batch of samples ${shown}; a lower optimizer.lr or a smaller optimizer.clip may help`);
+}
