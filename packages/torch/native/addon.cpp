@@ -1,0 +1,94 @@
+#include "addon.h"
+
+#include "autograd.h"
+#include "dispatch.h"
+#include "tensor.h"
+
+namespace ivtlr {
+namespace {
+
+napi_ref error_class = nullptr;
+
+// init(TorchError)
+napi_value init(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const auto args = arguments(env, info, 1);
+    NAPI_OK(napi_create_reference(env, args[0], 1, &error_class));
+    return undefined(env);
+  });
+}
+
+}  // namespace
+
+void throw_error(napi_env env, const std::string& op, const std::string& message) {
+  std::string line = message.substr(0, message.find('\n'));
+  const size_t trace = line.find("Exception raised from");
+  if (trace != std::string::npos) line.resize(trace);
+  bool pending = false;
+  napi_is_exception_pending(env, &pending);
+  if (pending) return;
+  napi_value constructor, args[2], error;
+  if (error_class && napi_get_reference_value(env, error_class, &constructor) == napi_ok &&
+      napi_create_string_utf8(env, op.data(), op.size(), &args[0]) == napi_ok &&
+      napi_create_string_utf8(env, line.data(), line.size(), &args[1]) == napi_ok &&
+      napi_new_instance(env, constructor, 2, args, &error) == napi_ok) {
+    napi_throw(env, error);
+    return;
+  }
+  napi_throw_error(env, nullptr, line.c_str());
+}
+
+std::vector<napi_value> arguments(napi_env env, napi_callback_info info, size_t count) {
+  std::vector<napi_value> values(count);
+  size_t given = count;
+  NAPI_OK(napi_get_cb_info(env, info, &given, values.data(), nullptr, nullptr));  // fills the rest with undefined
+  return values;
+}
+
+}  // namespace ivtlr
+
+NAPI_MODULE_INIT() {
+  using namespace ivtlr;
+  try {
+    init_convert(env);
+    const struct {
+      const char* name;
+      napi_callback function;
+    } functions[] = {
+        {"init", init},
+        {"findOp", find_op},
+        {"callOp", call_op},
+        {"allOps", all_ops},
+        {"tensorInfo", tensor_info},
+        {"tensorShape", tensor_shape},
+        {"fromBytes", from_bytes},
+        {"shareBuffer", share_buffer},
+        {"copyBytes", copy_bytes},
+        {"release", release_many},
+        {"live", live},
+        {"setRequiresGrad", set_requires_grad},
+        {"getGrad", get_grad},
+        {"setGrad", set_grad},
+        {"backward", backward},
+        {"gradients", gradients},
+        {"setGradEnabled", set_grad_enabled},
+        {"inferenceMode", inference_mode},
+        {"manualSeed", manual_seed},
+        {"rngState", rng_state},
+        {"newGenerator", new_generator},
+        {"freeGenerator", free_generator},
+        {"threads", threads},
+        {"flushDenormal", flush_denormal},
+        {"buildInfo", build_info},
+    };
+    for (const auto& entry : functions) {
+      napi_value function;
+      NAPI_OK(napi_create_function(env, entry.name, NAPI_AUTO_LENGTH, entry.function, nullptr, &function));
+      NAPI_OK(napi_set_named_property(env, exports, entry.name, function));
+    }
+  } catch (const std::exception& error) {
+    napi_throw_error(env, nullptr, error.what());
+    return nullptr;
+  }
+  return exports;
+}

@@ -1,0 +1,145 @@
+#include "dispatch.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include <algorithm>
+
+#include "addon.h"
+#include "convert.h"
+#include "handles.h"
+
+namespace ivtlr {
+namespace {
+
+constexpr size_t max_arguments = 64;
+
+struct Op {
+  c10::OperatorHandle handle;
+  std::string name;
+  // For each result: the argument it is (in-place and out variants), or -1 for a fresh value.
+  std::vector<int> aliases;
+};
+
+std::vector<Op>& ops = *new std::vector<Op>();
+
+std::string full_name(const c10::OperatorName& name) {
+  return name.overload_name.empty() ? name.name : name.name + "." + name.overload_name;
+}
+
+int written_argument(const c10::FunctionSchema& schema, const c10::Argument& result) {
+  const auto* info = result.alias_info();
+  if (!info || !info->isWrite() || result.type()->kind() != c10::TypeKind::TensorType) return -1;
+  const auto& arguments = schema.arguments();
+  for (size_t i = 0; i < arguments.size(); i++) {
+    const auto* other = arguments[i].alias_info();
+    if (other && other->isWrite() && arguments[i].type()->kind() == c10::TypeKind::TensorType &&
+        other->beforeSets() == info->beforeSets())
+      return static_cast<int>(i);
+  }
+  return -1;
+}
+
+}  // namespace
+
+// findOp(name, overload) -> [index, schema text, result kinds], kinds being "T" tensor, "L" tensor list, "V" plain value.
+napi_value find_op(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const auto args = arguments(env, info, 2);
+    const c10::OperatorName name(to_string(env, args[0]), to_string(env, args[1]));
+    const auto handle = c10::Dispatcher::singleton().findOp(name);
+    if (!handle || !handle->hasSchema()) throw std::runtime_error("unknown op " + full_name(name));
+    Op op{*handle, full_name(name), {}};
+    const auto& schema = handle->schema();
+    if (schema.arguments().size() > max_arguments) throw std::runtime_error(op.name + " has too many arguments");
+    std::string kinds;
+    for (const auto& result : schema.returns()) {
+      op.aliases.push_back(written_argument(schema, result));
+      const auto& type = *result.type();
+      const bool list = type.kind() == c10::TypeKind::ListType &&
+                        type.castRaw<c10::ListType>()->getElementType()->kind() == c10::TypeKind::TensorType;
+      kinds += type.kind() == c10::TypeKind::TensorType ? 'T' : list ? 'L' : 'V';
+    }
+    std::ostringstream text;
+    text << schema;
+    ops.push_back(std::move(op));
+    napi_value result;
+    NAPI_OK(napi_create_array_with_length(env, 3, &result));
+    NAPI_OK(napi_set_element(env, result, 0, number(env, static_cast<double>(ops.size() - 1))));
+    NAPI_OK(napi_set_element(env, result, 1, string(env, text.str())));
+    NAPI_OK(napi_set_element(env, result, 2, string(env, kinds)));
+    return result;
+  });
+}
+
+// callOp(index, ...arguments): one result as itself, several as an array, none as undefined. A result that is one of the
+// arguments comes back as -(argument index + 1).
+napi_value call_op(napi_env env, napi_callback_info info) {
+  const Op* op = nullptr;
+  return guarded(env, [&]() -> napi_value {
+    napi_value args[max_arguments + 1];
+    size_t count = max_arguments + 1;
+    NAPI_OK(napi_get_cb_info(env, info, &count, args, nullptr, nullptr));
+    uint32_t index = 0;
+    if (count < 1 || napi_get_value_uint32(env, args[0], &index) != napi_ok || index >= ops.size())
+      throw std::runtime_error("callOp: the first argument is no op index");
+    op = &ops[index];
+    const auto& schema = op->handle.schema();
+    const auto& parameters = schema.arguments();
+    if (count - 1 > parameters.size())
+      throw std::runtime_error("takes " + std::to_string(parameters.size()) + " arguments, got " + std::to_string(count - 1));
+    torch::jit::Stack stack;
+    stack.reserve(parameters.size());
+    for (size_t i = 0; i < parameters.size(); i++) {
+      const auto& parameter = parameters[i];
+      napi_value value = i + 1 < count ? args[i + 1] : nullptr;
+      if (!value || type_of(env, value) == napi_undefined) {
+        if (parameter.default_value()) {
+          stack.push_back(*parameter.default_value());
+          continue;
+        }
+        if (parameter.type()->kind() == c10::TypeKind::OptionalType) {
+          stack.emplace_back();
+          continue;
+        }
+        throw std::runtime_error("argument '" + parameter.name() + "' is missing");
+      }
+      try {
+        stack.push_back(to_ivalue(env, value, parameter));
+      } catch (const std::runtime_error& error) {
+        throw std::runtime_error("argument '" + parameter.name() + "' (" + parameter.type()->str() + "): " + error.what());
+      }
+    }
+    op->handle.callBoxed(stack);
+    report_memory(env);
+    const auto result = [&](size_t i) -> napi_value {
+      return op->aliases[i] >= 0 ? number(env, -1.0 - op->aliases[i]) : from_ivalue(env, stack[i]);
+    };
+    if (stack.empty()) return undefined(env);
+    if (stack.size() == 1) return result(0);
+    napi_value array;
+    NAPI_OK(napi_create_array_with_length(env, stack.size(), &array));
+    for (uint32_t i = 0; i < stack.size(); i++) NAPI_OK(napi_set_element(env, array, i, result(i)));
+    return array;
+  }, [&] { return op ? op->name : std::string("callOp"); });
+}
+
+// allOps() -> every schema the dispatcher knows, sorted.
+napi_value all_ops(napi_env env, napi_callback_info) {
+  return guarded(env, [&] {
+    std::vector<std::string> schemas;
+    for (const auto& name : c10::Dispatcher::singleton().getAllOpNames()) {
+      const auto handle = c10::Dispatcher::singleton().findOp(name);
+      if (!handle || !handle->hasSchema()) continue;
+      std::ostringstream text;
+      text << handle->schema();
+      schemas.push_back(text.str());
+    }
+    std::sort(schemas.begin(), schemas.end());
+    napi_value result;
+    NAPI_OK(napi_create_array_with_length(env, schemas.size(), &result));
+    for (uint32_t i = 0; i < schemas.size(); i++) NAPI_OK(napi_set_element(env, result, i, string(env, schemas[i])));
+    return result;
+  });
+}
+
+}  // namespace ivtlr

@@ -1,0 +1,92 @@
+#include "handles.h"
+
+#include <stdexcept>
+#include <vector>
+
+namespace ivtlr {
+namespace {
+
+struct Slot {
+  at::Tensor tensor;
+  int64_t bytes = 0;  // what this handle was counted for
+};
+
+template <typename T>
+struct Table {
+  std::vector<T> slots{1};  // slot 0 stays empty
+  std::vector<int32_t> free;
+
+  int32_t add(T value) {
+    if (!free.empty()) {
+      const int32_t id = free.back();
+      free.pop_back();
+      slots[id] = std::move(value);
+      return id;
+    }
+    slots.push_back(std::move(value));
+    return static_cast<int32_t>(slots.size() - 1);
+  }
+};
+
+// Never destroyed: libtorch's own statics may be gone when the process ends.
+Table<Slot>& tensors = *new Table<Slot>();
+Table<at::Generator>& generators = *new Table<at::Generator>();
+int64_t bytes_now = 0;
+int64_t bytes_reported = 0;
+
+}  // namespace
+
+int32_t put(at::Tensor tensor) {
+  if (!tensor.defined()) return 0;
+  Slot slot;
+  // A view shares its base's storage and is not counted again.
+  if (tensor.has_storage() && tensor.storage().use_count() == 1) {
+    slot.bytes = static_cast<int64_t>(tensor.storage().nbytes());
+    bytes_now += slot.bytes;
+  }
+  slot.tensor = std::move(tensor);
+  return tensors.add(std::move(slot));
+}
+
+const at::Tensor& get(int32_t id) {
+  if (id <= 0 || static_cast<size_t>(id) >= tensors.slots.size() || !tensors.slots[id].tensor.defined())
+    throw std::runtime_error("this tensor was disposed");
+  return tensors.slots[id].tensor;
+}
+
+void release(int32_t id) {
+  if (id <= 0 || static_cast<size_t>(id) >= tensors.slots.size()) return;
+  Slot& slot = tensors.slots[id];
+  if (!slot.tensor.defined()) return;
+  bytes_now -= slot.bytes;
+  slot.bytes = 0;
+  slot.tensor = at::Tensor();
+  tensors.free.push_back(id);
+}
+
+int64_t live_count() { return static_cast<int64_t>(tensors.slots.size() - 1 - tensors.free.size()); }
+int64_t live_bytes() { return bytes_now; }
+
+int32_t put_generator(at::Generator generator) { return generators.add(std::move(generator)); }
+
+const at::Generator& get_generator(int32_t id) {
+  if (id <= 0 || static_cast<size_t>(id) >= generators.slots.size() || !generators.slots[id].defined())
+    throw std::runtime_error("this generator was disposed");
+  return generators.slots[id];
+}
+
+void release_generator(int32_t id) {
+  if (id <= 0 || static_cast<size_t>(id) >= generators.slots.size() || !generators.slots[id].defined()) return;
+  generators.slots[id] = at::Generator();
+  generators.free.push_back(id);
+}
+
+void report_memory(napi_env env) {
+  const int64_t delta = bytes_now - bytes_reported;
+  if (delta < (1 << 20) && delta > -(1 << 20)) return;
+  int64_t total;
+  napi_adjust_external_memory(env, delta, &total);
+  bytes_reported = bytes_now;
+}
+
+}  // namespace ivtlr

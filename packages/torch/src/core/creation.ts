@@ -1,0 +1,111 @@
+import { type Device, type DType, dtypeOf, type TypedArray } from './dtype.ts';
+import { TorchError } from './errors.ts';
+import { op } from './op.ts';
+import { native } from './native.ts';
+import { type Tensor, wrap } from './tensor.ts';
+
+export interface TensorOptions {
+  /** Default float32 (int64 for arange of whole numbers, randint and randperm). */
+  dtype?: DType;
+  /** Default `cpu`. */
+  device?: Device;
+  requiresGrad?: boolean;
+}
+
+function finish(tensor: Tensor, options: TensorOptions): Tensor {
+  if (options.requiresGrad) tensor.requiresGrad = true;
+  return tensor;
+}
+
+function make(name: string, overload: string, args: unknown[], o: TensorOptions, dtype: DType = 'float32'): Tensor {
+  return finish(op(name, overload)(...args, o.dtype ?? dtype, null, o.device ?? null) as Tensor, o);
+}
+
+export type Nested = number | bigint | boolean | readonly Nested[];
+
+/**
+ * A tensor from nested arrays (rectangular) or a typed array. Numbers become float32 unless `dtype` says otherwise, bigints int64,
+ * booleans bool; a typed array keeps its own type. `shape` reshapes a typed array.
+ */
+export function tensor(data: Nested | TypedArray, options: TensorOptions & { shape?: readonly number[] } = {}): Tensor {
+  let made: Tensor;
+  if (ArrayBuffer.isView(data)) {
+    const array = data as TypedArray;
+    made = fromBytes(new Uint8Array(array.buffer, array.byteOffset, array.byteLength), dtypeOf(array), options.shape ?? [array.length]);
+  } else {
+    const shape: number[] = [];
+    for (let level: unknown = data; Array.isArray(level); level = level[0]) shape.push(level.length);
+    const flat: (number | bigint | boolean)[] = [];
+    const walk = (value: Nested, depth: number): void => {
+      if (Array.isArray(value)) {
+        if (value.length !== shape[depth]) throw new TorchError('tensor', `nested arrays are not rectangular at depth ${depth}`);
+        for (const item of value) walk(item, depth + 1);
+      } else {
+        if (depth !== shape.length) throw new TorchError('tensor', `nested arrays are not rectangular at depth ${depth}`);
+        flat.push(value as number);
+      }
+    };
+    walk(data as Nested, 0);
+    const first = flat[0];
+    if (typeof first === 'bigint' || options.dtype === 'int64') {
+      made = tensor(BigInt64Array.from(flat, BigInt), { shape });
+    } else if (typeof first === 'boolean' || options.dtype === 'bool') {
+      made = fromBytes(Uint8Array.from(flat, (v) => (v ? 1 : 0)), 'bool', shape);
+    } else if (options.dtype === 'float64') made = tensor(Float64Array.from(flat, Number), { shape });
+    else if (options.dtype === 'int32') made = tensor(Int32Array.from(flat, Number), { shape });
+    else made = tensor(Float32Array.from(flat, Number), { shape });
+    if (options.shape) made = made.reshape(options.shape);
+  }
+  if ((options.dtype && options.dtype !== made.dtype) || options.device) made = made.to({ dtype: options.dtype, device: options.device });
+  return finish(made, options);
+}
+
+/** A CPU tensor holding a copy of raw little-endian bytes. @throws TorchError when the sizes do not fit. */
+export function fromBytes(bytes: Uint8Array, dtype: DType, shape: readonly number[]): Tensor {
+  return wrap(native.fromBytes(bytes, dtype, shape));
+}
+
+/** A CPU tensor over the array's own memory, without a copy: writing one changes the other. The array stays alive with the tensor. */
+export function shareBytes(bytes: Uint8Array, dtype: DType, shape: readonly number[]): Tensor {
+  return wrap(native.shareBuffer(bytes, dtype, shape));
+}
+
+export function zeros(shape: readonly number[], o: TensorOptions = {}): Tensor {
+  return make('aten::zeros', '', [shape], o);
+}
+export function ones(shape: readonly number[], o: TensorOptions = {}): Tensor {
+  return make('aten::ones', '', [shape], o);
+}
+export function empty(shape: readonly number[], o: TensorOptions = {}): Tensor {
+  return make('aten::empty', 'memory_format', [shape], o);
+}
+export function full(shape: readonly number[], value: number, o: TensorOptions = {}): Tensor {
+  return make('aten::full', '', [shape, value], o);
+}
+export function arange(start: number, end: number, step = 1, o: TensorOptions = {}): Tensor {
+  const whole = Number.isInteger(start) && Number.isInteger(end) && Number.isInteger(step);
+  return make('aten::arange', 'start_step', [start, end, step], o, whole ? 'int64' : 'float32');
+}
+/** Standard normal numbers from the default generator: the same as Python's torch.randn after the same seed. */
+export function randn(shape: readonly number[], o: TensorOptions = {}): Tensor {
+  return make('aten::randn', '', [shape], o);
+}
+export function rand(shape: readonly number[], o: TensorOptions = {}): Tensor {
+  return make('aten::rand', '', [shape], o);
+}
+/** Whole numbers in [low, high). */
+export function randint(low: number, high: number, shape: readonly number[], o: TensorOptions = {}): Tensor {
+  return make('aten::randint', 'low', [low, high, shape], o, 'int64');
+}
+export function randperm(n: number, o: TensorOptions = {}): Tensor {
+  return make('aten::randperm', '', [n], o, 'int64');
+}
+export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
+  return op('aten::cat')(tensors, dim) as Tensor;
+}
+export function stack(tensors: readonly Tensor[], dim = 0): Tensor {
+  return op('aten::stack')(tensors, dim) as Tensor;
+}
+export function where(condition: Tensor, a: Tensor, b: Tensor): Tensor {
+  return op('aten::where', 'self')(condition, a, b) as Tensor;
+}

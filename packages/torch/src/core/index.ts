@@ -1,0 +1,12 @@
+export * from './autograd.ts';
+export * from './creation.ts';
+export type { Device, DType, TypedArray } from './dtype.ts';
+export { ARRAYS, elementSize } from './dtype.ts';
+export { TorchError } from './errors.ts';
+export { libtorchSource } from './native.ts';
+export type { Op } from './op.ts';
+export { call, op, operatorSchemas } from './op.ts';
+export * from './random.ts';
+export { keep, liveTensorBytes, liveTensorCount, scope } from './scope.ts';
+export * from './settings.ts';
+export { type Operand, Tensor } from './tensor.ts';

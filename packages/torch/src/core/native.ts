@@ -1,0 +1,62 @@
+import { createRequire } from 'node:module';
+import { findAddon, findLibtorch } from '../../native/setup.mjs';
+import { TorchError } from './errors.ts';
+
+/** Anything with a handle number; tensors carry `id`. */
+interface Handle {
+  id: number;
+}
+
+/** The functions of native/addon.cpp. Handle numbers go out and come back; nothing here owns a tensor. */
+interface Native {
+  init(errorClass: typeof TorchError): void;
+  findOp(name: string, overload: string): [index: number, schema: string, kinds: string];
+  callOp(index: number, ...args: unknown[]): unknown;
+  allOps(): string[];
+  tensorInfo(tensor: Handle, field: number): string | number;
+  tensorShape(tensor: Handle, which: 0 | 1): number[];
+  fromBytes(bytes: Uint8Array, dtype: string, shape: readonly number[]): number;
+  shareBuffer(bytes: Uint8Array, dtype: string, shape: readonly number[]): number;
+  copyBytes(tensor: Handle, into: Uint8Array): void;
+  release(ids: Int32Array, count: number): void;
+  live(): [count: number, bytes: number];
+  setRequiresGrad(tensor: Handle, value: boolean): void;
+  getGrad(tensor: Handle): number;
+  setGrad(tensor: Handle, grad: Handle | null): void;
+  backward(tensors: Handle[], gradients: (Handle | null)[], retain: boolean, create: boolean): void;
+  gradients(
+    outputs: Handle[],
+    inputs: Handle[],
+    gradients: (Handle | null)[],
+    retain: boolean,
+    create: boolean,
+    allowUnused: boolean,
+  ): number[];
+  setGradEnabled(value: boolean): boolean;
+  inferenceMode(enter: boolean): void;
+  manualSeed(seed: number | bigint): void;
+  rngState(which: string | number, state?: Handle): number | undefined;
+  newGenerator(seed: number | bigint): number;
+  freeGenerator(id: number): void;
+  threads(count?: number): number;
+  flushDenormal(value: boolean): boolean;
+  buildInfo(): [version: string, cpuCapability: string, cuda: boolean, parallel: string];
+}
+
+function load(): Native {
+  const found = findAddon();
+  if (!found) {
+    const reason = findLibtorch() ? 'the addon is not built for this libtorch' : 'libtorch was not found';
+    throw new TorchError('', `${reason}: run \`npm run setup\` once (it finds or fetches libtorch and builds the addon)`);
+  }
+  const native = createRequire(import.meta.url)(found.file) as Native;
+  native.init(TorchError);
+  return native;
+}
+
+export const native = load();
+
+/** Where the libtorch in use was found. */
+export function libtorchSource(): { folder: string; version: string; source: string } {
+  return findAddon()!.libtorch;
+}

@@ -1,0 +1,116 @@
+import { native } from './native.ts';
+
+/** What a scope tracks: objects holding one native handle, 0 once released. */
+export interface Owned {
+  id: number;
+}
+
+let current: Owned[] | null = null;
+const finalizer = new FinalizationRegistry<number>((id) => {
+  one[0] = id;
+  native.release(one, 1);
+});
+const one = new Int32Array(1);
+let many = new Int32Array(1024);
+// Handles with a finaliser, so that dispose() can take it back.
+const finalised = new WeakSet<Owned>();
+
+function adopt(owned: Owned): void {
+  if (current) current.push(owned);
+  else {
+    finalizer.register(owned, owned.id, owned);
+    finalised.add(owned);
+  }
+}
+
+/** Called for every new handle: it belongs to the innermost scope, or to the garbage collector outside any. */
+export function own(owned: Owned): void {
+  adopt(owned);
+}
+
+/** Releases a handle now. Doing it twice is harmless. */
+export function release(owned: Owned): void {
+  if (owned.id === 0) return;
+  if (finalised.has(owned)) finalizer.unregister(owned);
+  one[0] = owned.id;
+  owned.id = 0;
+  native.release(one, 1);
+}
+
+let isOwned: (value: unknown) => value is Owned = (_value): _value is Owned => false;
+
+/** Set once by tensor.ts: what counts as a tensor when a scope looks through its result. */
+export function setOwnedTest(test: (value: unknown) => value is Owned): void {
+  isOwned = test;
+}
+
+function collect(value: unknown, into: Set<Owned>): void {
+  if (typeof value !== 'object' || value === null) return;
+  if (isOwned(value)) into.add(value);
+  else if (Array.isArray(value)) for (const item of value) collect(item, into);
+  else if (value instanceof Map || value instanceof Set) for (const item of value.values()) collect(item, into);
+  else {
+    const prototype = Object.getPrototypeOf(value);
+    if (prototype === Object.prototype || prototype === null) for (const item of Object.values(value)) collect(item, into);
+  }
+}
+
+/**
+ * Runs `body` and releases every tensor made inside it, except those found in the returned value (a tensor, or arrays, plain
+ * objects, maps and sets of them) and those given to keep(). Kept tensors move to the enclosing scope. On an error all are
+ * released. `body` must be synchronous: a promise would outlive the scope.
+ */
+export function scope<T>(body: () => T): T {
+  const outer = current;
+  const mine: Owned[] = [];
+  current = mine;
+  const kept = new Set<Owned>();
+  try {
+    const result = body();
+    if (result instanceof Promise) throw new TypeError('scope: the body returned a promise; a scope is synchronous');
+    collect(result, kept);
+    return result;
+  } finally {
+    current = outer;
+    if (mine.length > many.length) many = new Int32Array(mine.length * 2);
+    let count = 0;
+    for (const owned of mine) {
+      if (owned.id === 0) continue;
+      if (kept.has(owned)) adopt(owned);
+      else {
+        many[count++] = owned.id;
+        owned.id = 0;
+      }
+    }
+    if (count > 0) native.release(many, count);
+  }
+}
+
+/** Moves tensors (in arrays, plain objects, maps) out of all scopes: they live until disposed or garbage-collected. Returns `value`. */
+export function keep<T>(value: T): T {
+  if (!current) return value;
+  const kept = new Set<Owned>();
+  collect(value, kept);
+  const inner = current;
+  current = null;
+  for (const owned of kept) {
+    // The scope's list keeps a dead stand-in; the handle moves to no scope.
+    const index = inner.lastIndexOf(owned);
+    if (index >= 0) {
+      inner[index] = { id: 0 };
+      adopt(owned);
+    }
+  }
+  current = inner;
+  return value;
+}
+
+/** How many tensors are alive: equal before and after code that leaks nothing. */
+export function liveTensorCount(): number {
+  return native.live()[0];
+}
+
+/** Bytes kept alive by tensor handles (views counted once, with their base). */
+export function liveTensorBytes(): number {
+  return native.live()[1];
+}

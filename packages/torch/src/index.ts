@@ -1,0 +1,4 @@
+export * from './core/index.ts';
+export * from './io/index.ts';
+export * from './nn/index.ts';
+export * from './optim/index.ts';
