@@ -1,0 +1,4 @@
+export { openCheckpoint } from './checkpoint.ts';
+export { CheckpointError } from './errors.ts';
+export { openSafetensors, type ReadOptions, type TensorFile, type TensorInfo } from './safetensors.ts';
+export { saveSafetensors } from './safetensors-write.ts';

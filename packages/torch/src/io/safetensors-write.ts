@@ -1,0 +1,102 @@
+/** Writing safetensors files: atomic, byte for byte the same for the same tensors, one piece of one tensor in memory at a time. */
+import { randomBytes } from 'node:crypto';
+import fs from 'node:fs';
+import { dirname } from 'node:path';
+import { elementSize } from '../core/dtype.ts';
+import { scope } from '../core/scope.ts';
+import type { Tensor } from '../core/tensor.ts';
+import { CheckpointError } from './errors.ts';
+import { FORMAT_NAMES, quote } from './safetensors-header.ts';
+
+/** fs.writeSync stops at 2 GiB, and a smaller piece keeps the copy out of libtorch's memory small. */
+const PIECE_BYTES = 64 * 2 ** 20;
+
+/**
+ * Writes tensors (any dtype, shape, device; views are made contiguous) so that Python's safetensors reads them.
+ *
+ * Order as in the reference writer: wider dtypes first, then by name, the data starting at a multiple of 8 bytes; so every tensor is aligned
+ * and equal input gives equal bytes. Written under a temporary name, synced, then renamed: a crash leaves the old file or the new one.
+ */
+export function saveSafetensors(
+  path: string,
+  tensors: ReadonlyMap<string, Tensor>,
+  metadata?: Readonly<Record<string, string>>,
+): void {
+  const ordered = [...tensors].sort(
+    ([a, x], [b, y]) => elementSize(y.dtype) - elementSize(x.dtype) || (a < b ? -1 : 1),
+  );
+  const header = encodeHeader(path, ordered, metadata);
+  const temporary = `${path}.${process.pid}.${randomBytes(4).toString('hex')}.tmp`;
+  const fd = fs.openSync(temporary, 'wx');
+  try {
+    try {
+      writeAll(fd, header);
+      for (const [, tensor] of ordered) writeTensor(fd, tensor);
+      fs.fsyncSync(fd);
+    } finally {
+      fs.closeSync(fd);
+    }
+    fs.renameSync(temporary, path);
+  } catch (error) {
+    fs.rmSync(temporary, { force: true });
+    throw error;
+  }
+  syncFolder(dirname(path));
+}
+
+function encodeHeader(
+  path: string,
+  ordered: [string, Tensor][],
+  metadata?: Readonly<Record<string, string>>,
+): Uint8Array {
+  const entries: [string, unknown][] = metadata && Object.keys(metadata).length > 0 ? [['__metadata__', metadata]] : [];
+  let position = 0;
+  for (const [name, { dtype, shape, numel }] of ordered) {
+    if (name === '__metadata__') throw new CheckpointError(`${path}: a tensor cannot be named "__metadata__"`);
+    if (!(dtype in FORMAT_NAMES))
+      throw new CheckpointError(`${path}: tensor ${quote(name)} has dtype ${dtype}, which safetensors cannot hold`);
+    const end = position + numel * elementSize(dtype);
+    entries.push([name, { dtype: FORMAT_NAMES[dtype], shape, data_offsets: [position, end] }]);
+    position = end;
+  }
+  // Built by hand: an object would move integer-like names ("0") to the front and lose "__proto__".
+  const text = `{${entries.map(([name, value]) => `${JSON.stringify(name)}:${JSON.stringify(value)}`).join(',')}}`;
+  const json = new TextEncoder().encode(text);
+  const length = Math.ceil(json.length / 8) * 8;
+  const header = new Uint8Array(8 + length).fill(0x20, 8);
+  new DataView(header.buffer).setBigUint64(0, BigInt(length), true);
+  header.set(json, 8);
+  return header;
+}
+
+function writeTensor(fd: number, tensor: Tensor): void {
+  const rows = Math.max(1, Math.floor(PIECE_BYTES / elementSize(tensor.dtype)));
+  for (let from = 0; from < tensor.numel; from += rows) {
+    const piece = scope(() => {
+      const flat = tensor.detach().reshape([-1]);
+      return flat
+        .narrow(0, from, Math.min(rows, tensor.numel - from))
+        .to('cpu')
+        .bytes();
+    });
+    writeAll(fd, piece);
+  }
+}
+
+function writeAll(fd: number, bytes: Uint8Array): void {
+  for (let done = 0; done < bytes.length; ) done += fs.writeSync(fd, bytes, done, bytes.length - done);
+}
+
+/** The rename itself is durable only once its folder is synced; some file systems refuse, which loses nothing but that guarantee. */
+function syncFolder(folder: string): void {
+  try {
+    const fd = fs.openSync(folder, 'r');
+    try {
+      fs.fsyncSync(fd);
+    } finally {
+      fs.closeSync(fd);
+    }
+  } catch {
+    // as said above
+  }
+}

@@ -1,0 +1,75 @@
+/** Functions without parameters. Shapes: B batch, H query heads, G key/value heads, S queries, T keys, E head size, V classes. */
+import type { Tensor } from '../core/tensor.ts';
+import * as ops from '../ops.gen.ts';
+import { Module } from './module.ts';
+
+export interface AttentionOptions {
+  /** Broadcast to (B, H, S, T): bool (true = may attend) or float, added to the scores. Not together with `isCausal`. */
+  mask?: Tensor | null;
+  dropout?: number;
+  /** Query i sees keys 0..i (top-left aligned when S and T differ). */
+  isCausal?: boolean;
+  /** Default 1 / sqrt(E). */
+  scale?: number;
+  /** Allow G < H, with H a multiple of G: key head h serves query heads h*H/G .. (h+1)*H/G - 1. */
+  enableGqa?: boolean;
+}
+
+/** softmax(q k^T * scale + mask) v. q (B, H, S, E), k and v (B, G, T, E) -> (B, H, S, E). ATen scaled_dot_product_attention. */
+export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
+  const { mask = null, dropout: p = 0, isCausal = false, scale = null, enableGqa = false } = options;
+  return ops.scaled_dot_product_attention(q, k, v, mask, p, isCausal, scale, enableGqa);
+}
+
+/** Zeroes each element with probability p and divides the rest by 1 - p; x itself when not training or p is 0. */
+export function dropout(x: Tensor, p: number, training: boolean): Tensor {
+  return training && p > 0 ? ops.dropout(x, p, true) : x;
+}
+
+/** Dropout as a module: acts in training mode only. */
+export class Dropout extends Module {
+  readonly p: number;
+
+  constructor(p: number) {
+    super();
+    if (!(p >= 0 && p <= 1)) throw new RangeError(`a dropout probability lies in 0..1, got ${p}`);
+    this.p = p;
+  }
+
+  forward(x: Tensor): Tensor {
+    return dropout(x, this.p, this.training);
+  }
+}
+
+export interface CrossEntropyOptions {
+  /** Labels with this value count neither in the sum nor in the mean. Default -100. */
+  ignoreIndex?: number;
+  /** Default 'mean'. With every label ignored the mean is NaN, as in PyTorch. */
+  reduction?: 'none' | 'mean' | 'sum';
+  labelSmoothing?: number;
+}
+
+const REDUCTIONS = { none: 0, mean: 1, sum: 2 } as const;
+
+/** -log softmax(logits)[label]. logits (B, V) floating, labels (B) int64 -> scalar, or (B) with reduction 'none'. ATen cross_entropy_loss. */
+export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntropyOptions = {}): Tensor {
+  const { ignoreIndex = -100, reduction = 'mean', labelSmoothing = 0 } = options;
+  return ops.cross_entropy_loss(logits, labels, null, REDUCTIONS[reduction], ignoreIndex, labelSmoothing);
+}
+
+/** x * sigmoid(x). */
+export function silu(x: Tensor): Tensor {
+  return ops.silu(x);
+}
+
+/** x * Phi(x); 'tanh' is the usual approximation. */
+export function gelu(x: Tensor, approximate: 'none' | 'tanh' = 'none'): Tensor {
+  return ops.gelu(x, approximate);
+}
+
+/** x * sigmoid(1.702 x), the activation of CLIP's and Qwen2-VL's vision towers. */
+export function quickGelu(x: Tensor): Tensor {
+  using scaled = ops.mul_Scalar(x, 1.702);
+  using gate = ops.sigmoid(scaled);
+  return ops.mul_Tensor(x, gate);
+}

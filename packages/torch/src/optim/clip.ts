@@ -1,0 +1,50 @@
+/** Gradient clipping by the norm of all gradients together. */
+import { noGrad } from '../core/autograd.ts';
+import { stack } from '../core/creation.ts';
+import { scope } from '../core/scope.ts';
+import type { Tensor } from '../core/tensor.ts';
+import * as ops from '../ops.gen.ts';
+
+/**
+ * Scales all gradients by max / (norm + 1e-6) when their common 2-norm exceeds `max`; returns the norm before.
+ * As torch.nn.utils.clip_grad_norm_, except that norms of 16-bit gradients are taken in float32, and that gradients are left as they are when
+ * the norm is not finite: the caller sees it in the returned number. Parameters without a gradient are skipped; with none at all the norm is 0.
+ */
+export function clipGradNorm(parameters: ReadonlyMap<string, Tensor> | Iterable<Tensor>, max: number): number {
+  if (!(max > 0)) throw new RangeError(`clipGradNorm: the largest norm must be above 0, got ${max}`);
+  return scope(() =>
+    noGrad(() => {
+      const gradients: Tensor[] = [];
+      for (const parameter of parameters instanceof Map ? parameters.values() : (parameters as Iterable<Tensor>)) {
+        const { grad } = parameter;
+        if (grad) gradients.push(grad);
+      }
+      const [first] = gradients;
+      if (!first) return 0;
+      const norms = byKind(gradients).flatMap((group) => ops._foreach_norm_Scalar(group, 2, wide(group[0]!)));
+      const total = ops.linalg_vector_norm(stack(norms.map((norm) => norm.to(first.device))));
+      const norm = total.item();
+      if (Number.isFinite(norm) && norm + 1e-6 > max) {
+        const factor = ops.reciprocal(total.add(1e-6)).mul(max);
+        for (const group of byKind(gradients)) ops._foreach_mul__Tensor(group, factor.to(group[0]!.device));
+      }
+      return norm;
+    }),
+  );
+}
+
+function wide(gradient: Tensor): 'float64' | 'float32' {
+  return gradient.dtype === 'float64' ? 'float64' : 'float32';
+}
+
+/** Foreach kernels are fast only on lists of one dtype on one device. */
+function byKind(gradients: readonly Tensor[]): Tensor[][] {
+  const groups = new Map<string, Tensor[]>();
+  for (const gradient of gradients) {
+    const key = `${gradient.dtype} ${gradient.device}`;
+    const group = groups.get(key);
+    if (group) group.push(gradient);
+    else groups.set(key, [gradient]);
+  }
+  return [...groups.values()];
+}
