@@ -1,0 +1,124 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { liveTensorCount, scope } from '@ivtlr/torch';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { UserError } from '../../errors.ts';
+import type { RgbImage } from '../../vision/image.ts';
+import { resize } from '../../vision/resize.ts';
+import { OFFICIAL_SIZE, Qwen2VlInputs } from './inputs.ts';
+
+const plain = { image_mean: [0, 0, 0], image_std: [1, 1, 1], rescale_factor: 1 };
+
+function picture(width: number, height: number): RgbImage {
+  return {
+    width,
+    height,
+    data: new Uint8Array(width * height * 3).map((_, index) => (index * 31 + (index >> 7)) % 256),
+  };
+}
+
+let live = 0;
+beforeAll(() => {
+  live = liveTensorCount();
+});
+afterAll(() => expect(liveTensorCount()).toBe(live));
+
+describe('Qwen2VlInputs', () => {
+  it('orders patches by 2x2 groups and each row by channel, frame, y, x', () => {
+    const image = picture(84, 56);
+    const inputs = new Qwen2VlInputs(plain);
+    const values = scope(() => {
+      const processed = inputs.processRgb(image);
+      expect(processed).toMatchObject({
+        grid: [1, 4, 6],
+        tokens: 6,
+        tokenGrid: [2, 3],
+        source: { width: 84, height: 56 },
+      });
+      expect(processed.pixels.shape).toEqual([24, 1176]);
+      return processed.pixels.toNumbers();
+    });
+    let row = 0;
+    for (const tokenTop of [0, 28])
+      for (const tokenLeft of [0, 28, 56])
+        for (const dy of [0, 14])
+          for (const dx of [0, 14]) {
+            for (const [channel, frame, y, x] of [
+              [0, 0, 0, 0],
+              [0, 1, 0, 0],
+              [1, 0, 13, 5],
+              [2, 1, 7, 13],
+            ] as const) {
+              const at = row * 1176 + channel * 392 + frame * 196 + y * 14 + x;
+              const from = ((tokenTop + dy + y) * 84 + tokenLeft + dx + x) * 3 + channel;
+              expect(values[at]).toBe(image.data[from]);
+            }
+            row++;
+          }
+  });
+
+  it('normalises with the config, Hugging Face defaults where it is silent', () => {
+    const grey = { width: 56, height: 56, data: new Uint8Array(56 * 56 * 3).fill(255) };
+    const corner = (inputs: Qwen2VlInputs) => scope(() => inputs.processRgb(grey).pixels.data()[0] as number);
+    expect(corner(new Qwen2VlInputs())).toBeCloseTo((1 - 0.48145466) / 0.26862954, 5);
+    expect(corner(new Qwen2VlInputs({ ...plain, rescale_factor: 1 / 255, image_mean: [0.5, 0, 0] }))).toBeCloseTo(
+      0.5,
+      6,
+    );
+  });
+
+  it('first makes every picture 280x280 when asked, as the official code does', () => {
+    const inputs = new Qwen2VlInputs(plain, { fixedSize: OFFICIAL_SIZE });
+    const image = picture(333, 100);
+    scope(() => {
+      const processed = inputs.processRgb(image);
+      expect(processed).toMatchObject({ tokens: 100, tokenGrid: [10, 10], source: { width: 333, height: 100 } });
+      const small = resize(image, 280, 280);
+      expect(processed.pixels.data()[0]).toBe(small.data[0]);
+      expect(processed.pixels.select(0, 3).data()[0]).toBe(small.data[(14 * 280 + 14) * 3]);
+    });
+    expect(inputs.tokenCount(333, 100)).toBe(100);
+    expect(() => new Qwen2VlInputs({}, { fixedSize: { width: 280, height: 100 } })).toThrow(/multiples of 28/);
+  });
+
+  it('reads size limits in both spellings, options first', () => {
+    const size = { shortest_edge: 3136, longest_edge: 50_176 };
+    expect(new Qwen2VlInputs({ size }).tokenCount(500, 500)).toBe(64);
+    expect(new Qwen2VlInputs({ size, max_pixels: 12_544 }).tokenCount(500, 500)).toBe(16);
+    expect(new Qwen2VlInputs({ size }, { maxResizedPixels: 3136 }).tokenCount(500, 500)).toBe(4);
+    expect(new Qwen2VlInputs({}, { minResizedPixels: 112 * 112 }).targetSize(28, 28)).toEqual({
+      width: 112,
+      height: 112,
+    });
+  });
+
+  it('reads a folder, and refuses what it cannot follow by file name', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'inputs-'));
+    const write = (config: unknown) => writeFileSync(join(folder, 'preprocessor_config.json'), JSON.stringify(config));
+    try {
+      expect(Qwen2VlInputs.fromFolder(folder).patchSize).toBe(14);
+      write({ patch_size: 16, min_pixels: 4096 });
+      expect(Qwen2VlInputs.fromFolder(folder).factor).toBe(32);
+      write({ patch_size: -1 });
+      expect(() => Qwen2VlInputs.fromFolder(folder)).toThrow(/preprocessor_config\.json is not usable.*patch_size/s);
+      write({ resample: 2 });
+      expect(() => Qwen2VlInputs.fromFolder(folder)).toThrow(/resample 2 is not supported/);
+      write({ do_normalize: false });
+      expect(() => Qwen2VlInputs.fromFolder(folder)).toThrow(UserError);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+
+  it('names the picture that is too narrow', async () => {
+    const inputs = new Qwen2VlInputs();
+    const { default: sharp } = await import('sharp');
+    const bytes = await sharp({ create: { width: 900, height: 2, channels: 3, background: 'red' } })
+      .png()
+      .toBuffer();
+    await expect(inputs.processImage({ kind: 'encoded', bytes, name: 'line.png' })).rejects.toThrow(
+      /^line\.png: .*900x2/,
+    );
+  });
+});

@@ -1,0 +1,89 @@
+/**
+ * What latent reasoning needs of a vision-language model. A family implements this in its own folder and nothing else knows it.
+ * Shapes: B batch, S sequence, T positions so far, D hidden size, V vocabulary, N image tokens, A position axes.
+ */
+import type { Device, DType, Module, Tensor } from '@ivtlr/torch';
+import type { KeyValueCache } from './common/kv-cache.ts';
+
+/** A picture in the form a family's vision tower takes. */
+export interface ProcessedImage {
+  /** The family's own layout; Qwen2-VL: (patches, 1176) float32 in 2x2-merge order. */
+  pixels: Tensor;
+  /** Patches before merging: time, rows, columns. */
+  grid: readonly [number, number, number];
+  /** N */
+  tokens: number;
+  /** Rows and columns of the image tokens. */
+  tokenGrid: readonly [number, number];
+  /** Pixels of the original. */
+  source: { width: number; height: number };
+}
+
+export type PositionKind = 'sequential' | 'mrope';
+
+/** Positions of a prompt, and where each row goes on. */
+export interface PromptPositions {
+  /** (A, B, S) int64 */
+  positions: Tensor;
+  /** Position of the first token after the prompt, one a row; all axes go on from it together. */
+  next: number[];
+}
+
+/** Columns that some rows of a forward pass may not attend to. */
+export interface HiddenColumns {
+  /** First and one-past-last row within this pass. */
+  rows: readonly [number, number];
+  /** Per batch row: first and one-past-last absolute column. */
+  columns: readonly (readonly [number, number])[];
+}
+
+/** Attention tap: off, numbers only, or part of the graph. */
+export type TapMode = 'off' | 'value' | 'graph';
+
+export interface ForwardOptions {
+  /** (A, B, S) int64 */
+  positions: Tensor;
+  /** One more than the largest position. */
+  positionLimit: number;
+  /** Rows seen before; extended by this pass. */
+  cache?: KeyValueCache | null;
+  /** (B, S) bool, false for pads; null when there are none. */
+  valid?: Tensor | null;
+  hidden?: HiddenColumns | null;
+  tap?: TapMode;
+}
+
+export interface ForwardResult {
+  /** (B, S, D), after the final norm. */
+  hidden: Tensor;
+  /** (B, T) float32: the last row's attention probabilities, mean over all layers and heads. Null when the tap is off. */
+  scores: Tensor | null;
+}
+
+export interface VisionLanguageModel {
+  readonly family: string;
+  readonly hiddenSize: number;
+  readonly vocabularySize: number;
+  readonly imageTokenId: number;
+  readonly dtype: DType;
+  readonly device: Device;
+  /** The parameters, under Hugging Face names. */
+  readonly module: Module;
+  /** ids (B, S) int64 -> (B, S, D). */
+  embed(ids: Tensor): Tensor;
+  /** Image token embeddings as they enter the decoder, (N, D) an image. */
+  encodeImages(images: readonly ProcessedImage[]): Tensor[];
+  /** Positions of left-padded prompts. `images` holds one entry a row, null without image. */
+  promptPositions(
+    ids: readonly (readonly number[])[],
+    mask: readonly (readonly number[])[],
+    images: readonly (ProcessedImage | null)[],
+    kind: PositionKind,
+  ): PromptPositions;
+  /** A cache for inference (`capacity` positions), or for training through it (`graph`). */
+  newCache(batch: number, capacity: number | 'graph'): KeyValueCache;
+  /** inputs (B, S, D) -> hidden states; S new positions after the cache's. */
+  forward(inputs: Tensor, options: ForwardOptions): ForwardResult;
+  /** hidden (rows, D) -> (rows, V). */
+  logits(hidden: Tensor): Tensor;
+}
