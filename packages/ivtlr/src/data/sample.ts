@@ -1,20 +1,8 @@
 /** What every task turns its rows into, before any model family is involved. */
 
-/** A picture as it comes from a file (`encoded`: PNG, JPEG, ...) or from a generator (`rgb`). */
-export type RawImage =
-  | {
-      kind: 'rgb';
-      width: number;
-      height: number;
-      /** height * width * 3 values, row by row, R G B. */
-      data: Uint8Array;
-    }
-  | {
-      kind: 'encoded';
-      bytes: Uint8Array;
-      /** Where the bytes came from, for error messages. */
-      name: string;
-    };
+import type { RawImage } from '../vision/image.ts';
+
+export type { RawImage };
 
 /** One multiple-choice question about one picture. */
 export interface Sample {
