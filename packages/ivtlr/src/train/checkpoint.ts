@@ -7,9 +7,8 @@
  */
 import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { getRngState, setRngState, tensor } from '@ivtlr/torch';
-import { openSafetensors, saveSafetensors } from '@ivtlr/torch';
 import type { AdamW } from '@ivtlr/torch';
+import { getRngState, openSafetensors, saveSafetensors, setRngState, tensor } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
 import { readJson, readText, writeFileAtomic } from '../files.ts';
 

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { AdamW } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
+import { disposeBatches, type MicroBatch } from './batches.ts';
 import {
   type Checkpoint,
   captureState,
@@ -15,7 +16,7 @@ import { MetricsLog } from './metrics.ts';
 import type { CheckpointOptions, OptimizerOptions, PretrainPhaseOptions, ScheduleOptions } from './options.ts';
 import type { Progress } from './progress.ts';
 import { learningRate, type Phase, type Plan, type Position, positionOf } from './schedule.ts';
-import { createOptimizer, type MicroBatch, type Trainee, trainStep } from './step.ts';
+import { createOptimizer, type Trainee, trainStep } from './step.ts';
 
 /** Everything one run needs. */
 export interface TrainRun {
@@ -98,7 +99,13 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
       const lr = learningRate(base, schedule, phaseStep, phase.steps, fresh);
       const begun = performance.now();
       const micros = await run.batches(position);
-      const result = stepOrExplain(() => trainStep(trainee, optimizer, micros, lr, run.optimizer.clip), step, phase, saved);
+      const result = stepOrExplain(
+        () => trainStep(trainee, optimizer, micros, lr, run.optimizer.clip),
+        step,
+        phase,
+        saved,
+      );
+      disposeBatches(micros);
       const stage = phase.kind === 'stage' ? phase.index : 0;
       const { samples, ...numbers } = result;
       const entry = {
@@ -123,7 +130,14 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
       if (position.epochEnd && !reason) {
         const held = await run.validate(position);
         if (held) {
-          metrics.append({ kind: 'validation', step: step + 1, phase: phase.name, epoch: position.epoch, stage, ...held });
+          metrics.append({
+            kind: 'validation',
+            step: step + 1,
+            phase: phase.name,
+            epoch: position.epoch,
+            stage,
+            ...held,
+          });
           progress.note(
             `epoch ${position.epoch} (${phase.name}): accuracy ${held.accuracy.toFixed(3)} on ${held.samples} held-out samples, ` +
               `${held.autoregressiveSteps.toFixed(1)} steps each`,
@@ -159,6 +173,8 @@ function stepOrExplain<T>(run: () => T, step: number, phase: Phase, checkpoint: 
 /** Refuses to mix two runs in one folder. */
 export function requireEmptyRun(out: string): void {
   if (existsSync(checkpointRoot(out))) {
-    throw new UserError(`${out} already holds a run: go on with --resume, or choose another folder with --set out=FOLDER`);
+    throw new UserError(
+      `${out} already holds a run: go on with --resume, or choose another folder with --set out=FOLDER`,
+    );
   }
 }

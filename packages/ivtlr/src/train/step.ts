@@ -1,17 +1,8 @@
 /** One optimiser step: micro-batches forward and backward, gradients clipped, parameters moved. */
 import { AdamW, clipGradNorm, scope, type Tensor } from '@ivtlr/torch';
-import type { Rendered } from '../data/render.ts';
 import { UserError } from '../errors.ts';
+import type { MicroBatch } from './batches.ts';
 import type { OptimizerOptions } from './options.ts';
-
-/** Rows that go through the model together. */
-export interface MicroBatch {
-  rows: Rendered[];
-  /** Names of the rows, for error messages. */
-  ids: string[];
-  /** Share of this micro-batch's mean loss in the step's loss. */
-  weight: number;
-}
 
 /** What a forward pass gives; tensors are scalars. */
 export interface LossResult {
@@ -63,7 +54,7 @@ export function trainStep(
       sums.crossEntropy += result.crossEntropy.item() * micro.weight;
       sums.correct += result.correct;
       sums.tokens += result.tokens;
-      sums.samples += micro.rows.length;
+      sums.samples += micro.ids.length;
     });
   }
   const gradNorm = scope(() => clipGradNorm([...trainee.parameters.values()], clip ?? Number.POSITIVE_INFINITY));
@@ -85,11 +76,14 @@ export function trainStep(
 /** A fresh optimiser over the model's parameters. */
 export function createOptimizer(parameters: ReadonlyMap<string, Tensor>, options: OptimizerOptions): AdamW {
   const { lr, betas, eps, weightDecay } = options;
-  return new AdamW(new Map(parameters), { lr, betas, eps, weightDecay });
+  // Steps on 16-bit weights alone are lost in rounding; the official code keeps float32 copies too.
+  return new AdamW(parameters, { lr, betas, eps, weightDecay, masterWeights: true });
 }
 
 function notANumber(what: string, micros: readonly MicroBatch[]): UserError {
   const ids = micros.flatMap((micro) => micro.ids);
   const shown = ids.length > 16 ? `${ids.slice(0, 16).join(', ')} and ${ids.length - 16} more` : ids.join(', ');
-  return new UserError(`${what} on the batch of samples ${shown}; a lower optimizer.lr or a smaller optimizer.clip may help`);
+  return new UserError(
+    `${what} on the batch of samples ${shown}; a lower optimizer.lr or a smaller optimizer.clip may help`,
+  );
 }

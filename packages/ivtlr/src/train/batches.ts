@@ -1,0 +1,163 @@
+/** What each step trains on: samples in this epoch's order, rendered for the stage, processed and collated into micro-batches. */
+import { type Batch, collate, groupByLatents } from '../data/collate.ts';
+import { type Rendered, type RenderOptions, renderSupervised, renderTraining, tokenizeSample } from '../data/render.ts';
+import type { RawImage, Sample, SupervisedSample } from '../data/sample.ts';
+import { curriculum } from '../latent/curriculum.ts';
+import type { ProcessedImage } from '../models/types.ts';
+import { Random } from '../tasks/dominoes/random.ts';
+import type { LatentTrainingOptions, PretrainPhaseOptions, RampOptions } from './options.ts';
+import type { Position } from './schedule.ts';
+
+/** First words of random streams, so that shuffling, replay and ramp share no numbers. */
+const STREAM = { shuffle: 101, replay: 102, ramp: 103 };
+
+/** Rows that go through the model together. */
+export interface MicroBatch {
+  batch: Batch<ProcessedImage>;
+  /** Names of the rows, for error messages. */
+  ids: string[];
+  /** Factor of this micro-batch's mean loss in the step's loss. */
+  weight: number;
+}
+
+/** Training samples by place in the epoch; the same arguments must give the same sample in every process. */
+export interface SampleSource {
+  samplesPerEpoch: number;
+  sample(epoch: number, place: number): Promise<Sample>;
+}
+
+/** Draws a pretraining text; `difficulty` comes from the phase's ramp (undefined without one). */
+export type PretrainingDraw = (seed: number, index: number, difficulty: number | undefined) => SupervisedSample;
+
+/** A mode as the data see it: which stage an epoch trains is in the plan, what is written out is decided here. */
+export interface BatchOptions {
+  seed: number;
+  globalBatch: number;
+  microBatch: number;
+  /** True: no steps are written and none are latent. */
+  answerOnly: boolean;
+  latent: Pick<LatentTrainingOptions, 'maxLatentStage' | 'padLatentToMax' | 'replay'>;
+  pretrain: readonly PretrainPhaseOptions[];
+  render: RenderOptions;
+  padId: number;
+}
+
+export class BatchMaker {
+  readonly #source: SampleSource;
+  readonly #pretraining: ReadonlyMap<string, PretrainingDraw>;
+  readonly #process: (image: RawImage) => Promise<ProcessedImage>;
+  readonly #o: BatchOptions;
+
+  constructor(
+    source: SampleSource,
+    pretraining: ReadonlyMap<string, PretrainingDraw>,
+    process: (image: RawImage) => Promise<ProcessedImage>,
+    options: BatchOptions,
+  ) {
+    this.#source = source;
+    this.#pretraining = pretraining;
+    this.#process = process;
+    this.#o = options;
+  }
+
+  /** The micro-batches of a step. Their image tensors belong to the caller (see `disposeBatches`). */
+  async at(position: Position): Promise<MicroBatch[]> {
+    return position.phase.kind === 'pretrain' ? this.#pretrainStep(position) : this.#stageStep(position);
+  }
+
+  async #stageStep({ phase, epoch, epochStep, phaseStep }: Position): Promise<MicroBatch[]> {
+    const { globalBatch, microBatch } = this.#o;
+    const first = epochStep * globalBatch;
+    const count = Math.min(globalBatch, this.#source.samplesPerEpoch - first);
+    const micros: MicroBatch[] = [];
+    for (let start = 0; start < count; start += microBatch) {
+      const stage = this.#stageFor(phase.index, phase.start + phaseStep, start);
+      const rows: Row[] = [];
+      for (let i = start; i < Math.min(start + microBatch, count); i++) {
+        rows.push(await this.#trainingRow(await this.#source.sample(epoch, first + i), stage));
+      }
+      micros.push(...this.#collate(rows, 1 / count));
+    }
+    return micros;
+  }
+
+  /** The stage itself, or now and then an earlier one from 1 up. */
+  #stageFor(stage: number, step: number, start: number): number {
+    const { replay } = this.#o.latent;
+    if (replay === 0 || stage < 2) return stage;
+    const random = new Random(STREAM.replay, this.#o.seed, step, start);
+    return random.between(0, 1) < replay ? 1 + random.below(stage - 1) : stage;
+  }
+
+  async #trainingRow(sample: Sample, stage: number): Promise<Row> {
+    const image = await this.#process(sample.image);
+    const tokenized = await tokenizeSample(sample, image.tokens, 'train', this.#o.render);
+    const steps = tokenized.stepIds.length;
+    const plan = this.#o.answerOnly ? { latents: 0, droppedSteps: steps } : curriculum(stage, this.#o.latent, steps);
+    return { id: sample.id, rendered: renderTraining(tokenized, plan), image };
+  }
+
+  async #pretrainStep({ phase, phaseStep }: Position): Promise<MicroBatch[]> {
+    const { seed, microBatch, render } = this.#o;
+    const { mix, ramp, name } = this.#o.pretrain[phase.index]!;
+    const difficulty = ramp && rampedDifficulty(ramp, phaseStep, new Random(STREAM.ramp, seed, phase.index, phaseStep));
+    const micros: MicroBatch[] = [];
+    for (const { task, weight, batch } of mix) {
+      const rows: Row[] = [];
+      for (let i = 0; i < batch; i++) {
+        const index = phaseStep * batch + i;
+        const drawn = this.#pretraining.get(task)!(seed + phase.index, index, difficulty);
+        const image = drawn.image ? await this.#process(drawn.image) : null;
+        rows.push({
+          id: `${name}/${task} ${index}`,
+          rendered: await renderSupervised(drawn, image?.tokens ?? 0, render),
+          image,
+        });
+      }
+      for (let start = 0; start < batch; start += microBatch) {
+        micros.push(...this.#collate(rows.slice(start, start + microBatch), weight / batch));
+      }
+    }
+    return micros;
+  }
+
+  /** Rows with different numbers of latent slots cannot share a batch, so each number gets its own. */
+  #collate(rows: readonly Row[], weightPerRow: number): MicroBatch[] {
+    const byRendered = new Map(rows.map((row) => [row.rendered, row]));
+    return groupByLatents(rows.map((row) => row.rendered)).map((group) => {
+      const members = group.map((rendered) => byRendered.get(rendered)!);
+      return {
+        batch: collate(
+          group,
+          members.map((row) => row.image),
+          this.#o.padId,
+        ),
+        ids: members.map((row) => row.id),
+        weight: weightPerRow * group.length,
+      };
+    });
+  }
+}
+
+interface Row {
+  id: string;
+  rendered: Rendered;
+  image: ProcessedImage | null;
+}
+
+/** Frees the image tensors of micro-batches. */
+export function disposeBatches(micros: readonly MicroBatch[]): void {
+  for (const micro of micros) for (const image of micro.batch.images) image?.pixels.dispose();
+}
+
+/** A whole number between `from` and a bound that rises linearly to `to`; after the ramp always `to`. */
+export function rampedDifficulty(ramp: RampOptions, step: number, random: Random): number {
+  if (step >= ramp.steps) return ramp.to;
+  const bound = Math.round(ramp.from + (ramp.to - ramp.from) * (step / ramp.steps));
+  return ramp.from + random.below(bound - ramp.from + 1);
+}
+
+/** Order of an epoch over `total` stored samples: a new shuffle each epoch. */
+export function epochOrder(seed: number, epoch: number, total: number): number[] {
+  return new Random(STREAM.shuffle, seed, epoch).permutation(total);
+}
