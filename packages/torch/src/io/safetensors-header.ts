@@ -11,9 +11,23 @@ import { CheckpointError } from './errors.ts';
 const MAX_HEADER_BYTES = 100_000_000;
 
 const BYTES: Readonly<Record<string, number>> = {
-  F64: 8, F32: 4, F16: 2, BF16: 2, I64: 8, I32: 4, I16: 2, I8: 1, U8: 1, BOOL: 1,
-  U64: 8, U32: 4, U16: 2, F8_E4M3: 1, F8_E5M2: 1, F8_E8M0: 1,
-}; // biome-ignore format: a table
+  F64: 8,
+  F32: 4,
+  F16: 2,
+  BF16: 2,
+  I64: 8,
+  I32: 4,
+  I16: 2,
+  I8: 1,
+  U8: 1,
+  BOOL: 1,
+  U64: 8,
+  U32: 4,
+  U16: 2,
+  F8_E4M3: 1,
+  F8_E5M2: 1,
+  F8_E8M0: 1,
+};
 
 const DTYPES: Readonly<Record<string, DType>> = {
   F64: 'float64',

@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
 import { dirname } from 'node:path';
-import { elementSize } from '../core/dtype.ts';
+import { type DType, elementSize } from '../core/dtype.ts';
 import { scope } from '../core/scope.ts';
 import type { Tensor } from '../core/tensor.ts';
 import { CheckpointError } from './errors.ts';
@@ -11,11 +11,25 @@ import { FORMAT_NAMES, quote } from './safetensors-header.ts';
 /** fs.writeSync stops at 2 GiB, and a smaller piece keeps the copy out of libtorch's memory small. */
 const PIECE_BYTES = 64 * 2 ** 20;
 
+const ORDER: readonly DType[] = [
+  'int64',
+  'float64',
+  'float32',
+  'int32',
+  'bfloat16',
+  'float16',
+  'int16',
+  'int8',
+  'uint8',
+  'bool',
+];
+
 /**
  * Writes tensors (any dtype, shape, device; views are made contiguous) so that Python's safetensors reads them.
  *
- * Order as in the reference writer: wider dtypes first, then by name, the data starting at a multiple of 8 bytes; so every tensor is aligned
- * and equal input gives equal bytes. Written under a temporary name, synced, then renamed: a crash leaves the old file or the new one.
+ * The bytes are those of the reference writer (which, unlike this one, does not order several metadata entries): dtypes from wide to
+ * narrow, then names, the data starting at a multiple of 8 bytes; so every tensor is aligned and equal input gives equal bytes.
+ * Written under a temporary name, synced, then renamed: a crash leaves the old file or the new one.
  */
 export function saveSafetensors(
   path: string,
@@ -23,7 +37,7 @@ export function saveSafetensors(
   metadata?: Readonly<Record<string, string>>,
 ): void {
   const ordered = [...tensors].sort(
-    ([a, x], [b, y]) => elementSize(y.dtype) - elementSize(x.dtype) || (a < b ? -1 : 1),
+    ([a, x], [b, y]) => ORDER.indexOf(x.dtype) - ORDER.indexOf(y.dtype) || (a < b ? -1 : 1),
   );
   const header = encodeHeader(path, ordered, metadata);
   const temporary = `${path}.${process.pid}.${randomBytes(4).toString('hex')}.tmp`;

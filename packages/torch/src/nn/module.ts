@@ -25,6 +25,12 @@ export abstract class Module {
   training = true;
   readonly #buffers = new Map<string, boolean>();
 
+  /** Makes a tensor a parameter that outlives the scope it was made in: `scale = this.parameter(ones([8]))`. */
+  protected parameter(tensor: Tensor): Tensor {
+    tensor.requiresGrad = true;
+    return keep(tensor);
+  }
+
   /**
    * Declares the property `name` of this module as a buffer: not trained, moved by `to()`, and part of the state dict unless
    * `persistent` is false. Returns the tensor: `inv_freq = this.buffer('inv_freq', makeFrequencies(), { persistent: false })`.
