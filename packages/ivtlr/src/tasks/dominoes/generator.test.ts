@@ -2,7 +2,8 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { splitSteps } from '../../data/render.ts';
 import type { RawImage, Sample } from '../../data/sample.ts';
-import { checkOptions, dominoesSample, optionReading, parseSampleId, pictureReading, SPLITS } from './generator.ts';
+import { SPLITS } from '../task.ts';
+import { checkOptions, dominoesSample, optionReading, parseSampleId, pictureReading } from './generator.ts';
 import { CELL, COLOURS, GRID, PICTURE } from './picture.ts';
 
 const names: string[] = COLOURS.map(([name]) => name);

@@ -5,11 +5,9 @@
 import type { RawImage, Sample, SupervisedSample } from '../../data/sample.ts';
 import { UserError } from '../../errors.ts';
 import { choiceLetter } from '../../text/prompt.ts';
+import { SPLITS, type Split } from '../task.ts';
 import { COLOURS, drawPicture, GRID, PICTURE, type PlacedDomino } from './picture.ts';
 import { Random } from './random.ts';
-
-export const SPLITS = ['train', 'validation', 'test'] as const;
-export type Split = (typeof SPLITS)[number];
 
 export interface DominoesOptions {
   /** Dominoes to follow from the first colour to the answer. */
