@@ -1,0 +1,71 @@
+/** The `ivtlr` program: one command per file, one place that turns errors into messages and exit codes. */
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError } from 'commander';
+import { UserError } from '../errors.ts';
+import { registerDoctor } from './doctor.ts';
+
+/** Exit codes: 0 done, 1 something failed that the user did not cause, 2 wrong input or usage, 130 interrupted. */
+export const EXIT = { ok: 0, failure: 1, usage: 2 } as const;
+
+const DESCRIPTION = `Interleaved Vision-Text Latent Reasoning: train, evaluate, run and look into vision-language
+models that reason in latent space.`;
+
+/**
+ * All commands. Modules that load libtorch are imported by the actions, not here, so that --help is instant and works
+ * before anything native is built.
+ */
+export function buildProgram(): Command {
+  const program = new Command('ivtlr')
+    .description(DESCRIPTION)
+    .version(version(), '-V, --version', 'print the version')
+    .option('--debug', 'print the whole stack of an unexpected error')
+    .showHelpAfterError('(add --help for what the command takes)')
+    .exitOverride()
+    .configureHelp({ sortSubcommands: false, showGlobalOptions: true });
+  registerDoctor(program);
+  // Subcommands made by .command() copy the settings above; this holds for those a register function builds by itself.
+  for (const command of program.commands) command.copyInheritedSettings(program);
+  return program;
+}
+
+/** Runs one command line (without node and script name) and resolves to the exit code; never throws. */
+export async function run(args: readonly string[]): Promise<number> {
+  // `ivtlr ... | head` closes the pipe early; that is no error of ours.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(EXIT.ok);
+    throw error;
+  });
+  const program = buildProgram();
+  if (args.length === 0) {
+    program.outputHelp();
+    return EXIT.ok;
+  }
+  try {
+    await program.parseAsync(args, { from: 'user' });
+    // A command that went wrong without an exception (a failed self-test) has set the code itself.
+    return Number(process.exitCode ?? EXIT.ok);
+  } catch (error) {
+    return report(error, args.includes('--debug'));
+  }
+}
+
+/** Writes what went wrong to stderr and gives the exit code for it. */
+export function report(error: unknown, debug: boolean): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage; // commander has printed it
+  if (error instanceof UserError) {
+    process.stderr.write(`error: ${error.message}\n`);
+    if (debug) process.stderr.write(`${error.stack}\n`);
+    return EXIT.usage;
+  }
+  const message = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+  process.stderr.write(`unexpected error: ${message}\n`);
+  process.stderr.write(
+    debug && error instanceof Error ? `${error.stack}\n` : 'run the same command with --debug for the whole stack\n',
+  );
+  return EXIT.failure;
+}
+
+function version(): string {
+  const file = new URL('../../package.json', import.meta.url);
+  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version;
+}
