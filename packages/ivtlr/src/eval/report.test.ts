@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { type EvalResult, formatTable, toReport, wilsonInterval } from './report.ts';
+import { type EvalResult, resultTable, toReport, wilsonInterval } from './report.ts';
 
 describe('wilsonInterval', () => {
   it('gives the published values', () => {
@@ -35,11 +35,11 @@ describe('tables', () => {
   };
 
   it('shows accuracy beside steps', () => {
-    const text = formatTable([result, { ...result, name: 'zero latents', correctStrict: 50 }]);
-    expect(text).toMatch(/full .*0\.995 .*1\.000 .*14\.0 .*3\.0 \+ 11\.0 .*12\.3 .*200/);
-    expect(text).toMatch(/zero latents .*0\.250/);
-    expect(text).not.toContain('picks right');
-    expect(formatTable([{ ...result, pickAccuracy: 0.5 }])).toContain('picks right');
+    const { columns, rows } = resultTable([result, { ...result, name: 'zero latents', correctStrict: 50 }]);
+    expect(rows[0]).toEqual(['full', '0.995', '0.972-0.999', '1.000', '14.0', '3.0 + 11.0', '12.3', '200']);
+    expect(rows[1]!.slice(0, 2)).toEqual(['zero latents', '0.250']);
+    expect(columns).toHaveLength(8);
+    expect(resultTable([{ ...result, pickAccuracy: 0.5 }]).columns.at(-1)).toBe('picks right');
   });
 
   it('adds ratios for JSON', () => {

@@ -1,5 +1,4 @@
 /** What an evaluation measured, as numbers, as a table and as JSON. */
-import Table from 'cli-table3';
 
 /** One run of one model over one set of samples. */
 export interface EvalResult {
@@ -53,17 +52,12 @@ function ratio(part: number, whole: number): number {
   return whole === 0 ? 0 : part / whole;
 }
 
-/** The results as a table for the terminal. */
-export function formatTable(results: readonly EvalResult[]): string {
+/** The results as columns and rows of a table. */
+export function resultTable(results: readonly EvalResult[]): { columns: string[]; rows: string[][] } {
   const withPicks = results.some((result) => result.pickAccuracy !== undefined);
-  const head = ['run', 'accuracy', '95% interval', 'official', 'steps', 'latent + text', 'ms / sample', 'samples'];
-  if (withPicks) head.push('picks right');
-  const table = new Table({
-    head,
-    style: { head: [], border: [] },
-    colAligns: ['left', ...head.slice(1).map(() => 'right' as const)],
-  });
-  for (const report of results.map(toReport)) {
+  const columns = ['run', 'accuracy', '95% interval', 'official', 'steps', 'latent + text', 'ms / sample', 'samples'];
+  if (withPicks) columns.push('picks right');
+  const rows = results.map(toReport).map((report) => {
     const row = [
       report.name,
       report.accuracyStrict.toFixed(3),
@@ -74,8 +68,8 @@ export function formatTable(results: readonly EvalResult[]): string {
       (report.secondsPerSample * 1000).toFixed(1),
       String(report.samples),
     ];
-    if (withPicks) row.push(report.pickAccuracy === undefined ? '' : report.pickAccuracy.toFixed(3));
-    table.push(row);
-  }
-  return table.toString();
+    if (withPicks) row.push(report.pickAccuracy?.toFixed(3) ?? '');
+    return row;
+  });
+  return { columns, rows };
 }

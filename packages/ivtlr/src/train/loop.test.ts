@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
@@ -17,7 +17,6 @@ import { type Checkpoint, readLatestCheckpoint } from './checkpoint.ts';
 import { runTraining, type TrainRun } from './loop.ts';
 import { readMetrics } from './metrics.ts';
 import { checkpointSchema, optimizerSchema, scheduleSchema } from './options.ts';
-import { Progress } from './progress.ts';
 import { planRun } from './schedule.ts';
 import type { LossResult, Trainee } from './step.ts';
 
@@ -31,8 +30,6 @@ afterEach(() => {
   rmSync(out, { recursive: true, force: true });
   expect(liveTensorCount()).toBe(baseline);
 });
-
-const silent = { isTTY: false, write: () => true } as unknown as NodeJS.WriteStream;
 
 /** A linear model on data drawn from torch's own generator, so that a resumed run must restore that generator too. */
 function regression(checkpoint: Checkpoint | null, poison = -1): Trainee & { free(): void } {
@@ -93,7 +90,7 @@ async function run(folder: string, { resume = false, stopAfter = -1, everySteps,
     out: folder,
     recipe: { name: 'test' },
     resume: checkpoint,
-    progress: new Progress(silent, plan.totalSteps, done),
+    reporter: { step() {}, note() {} },
     stopRequested: () => (done === stopAfter ? 'SIGINT' : null),
   };
   try {
@@ -127,7 +124,6 @@ describe('runTraining', () => {
   it('drops metrics past the checkpoint it resumes from', async () => {
     await run(out, { everySteps: 6, stopAfter: 8 });
     rmSync(join(out, 'checkpoints', 'step-00000008'), { recursive: true });
-    const { writeFileSync } = await import('node:fs');
     writeFileSync(join(out, 'checkpoints', 'latest'), 'step-00000006\n');
     await run(out, { resume: true });
     const entries = readMetrics(join(out, 'metrics.jsonl')).filter((entry) => entry.kind === 'step');

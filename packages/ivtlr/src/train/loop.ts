@@ -12,11 +12,17 @@ import {
   writeCheckpoint,
   writeFolderAtomic,
 } from './checkpoint.ts';
-import { MetricsLog } from './metrics.ts';
+import { MetricsLog, type StepMetrics } from './metrics.ts';
 import type { CheckpointOptions, OptimizerOptions, PretrainPhaseOptions, ScheduleOptions } from './options.ts';
-import type { Progress } from './progress.ts';
 import { learningRate, type Phase, type Plan, type Position, positionOf } from './schedule.ts';
 import { createOptimizer, type Trainee, trainStep } from './step.ts';
+
+/** Where a run tells how it is getting on; the terminal's part is the caller's. */
+export interface TrainReporter {
+  step(metrics: StepMetrics, totalSteps: number): void;
+  /** A line worth keeping, such as a held-out accuracy. */
+  note(text: string): void;
+}
 
 /** Everything one run needs. */
 export interface TrainRun {
@@ -37,7 +43,7 @@ export interface TrainRun {
   /** Stored beside each checkpoint. */
   recipe: unknown;
   resume: Checkpoint | null;
-  progress: Progress;
+  reporter: TrainReporter;
   /** Read between steps: the reason to stop, such as 'SIGINT', or null. */
   stopRequested(): string | null;
 }
@@ -63,7 +69,7 @@ function startsFresh(run: TrainRun, phase: Phase): boolean {
  * @throws UserError when the loss stops being a number; the checkpoints written so far stay valid
  */
 export async function runTraining(run: TrainRun): Promise<TrainEnd> {
-  const { plan, trainee, progress } = run;
+  const { plan, trainee, reporter } = run;
   const first = run.resume?.state.step ?? 0;
   const before = run.resume?.state.seconds ?? 0;
   const started = performance.now();
@@ -119,7 +125,7 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
         samplesPerSecond: samples / ((performance.now() - begun) / 1000),
       };
       metrics.append(entry);
-      progress.step(entry);
+      reporter.step(entry, plan.totalSteps);
       const last = step + 1 === plan.totalSteps;
       const reason = run.stopRequested();
       // The stage's model comes before the checkpoint: a kill between the two repeats the step, the other order would lose the model.
@@ -138,7 +144,7 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
             stage,
             ...held,
           });
-          progress.note(
+          reporter.note(
             `epoch ${position.epoch} (${phase.name}): accuracy ${held.accuracy.toFixed(3)} on ${held.samples} held-out samples, ` +
               `${held.autoregressiveSteps.toFixed(1)} steps each`,
           );
