@@ -1,8 +1,9 @@
-"""qwen-forward.json: Hugging Face's Qwen2-VL on tiny models: vision features, positions, logits, attention, greedy tokens."""
+"""qwen-forward.json: transformers' Qwen2-VL on tiny models: vision, positions, logits, attention, greedy tokens."""
+
 import os
 import torch
 from numbers_json import rounded, stats, versions, write_cases
-from tiny_model import (SHAPES, TextSource, build, draw_pixels, flat_config, image_tokens, special_ids, weights_check)
+from tiny_model import SHAPES, TextSource, build, draw_pixels, flat_config, image_tokens, special_ids, weights_check
 
 # rows: per row a list of parts, a number is that many text tokens, a pair is an image grid (height, width in patches)
 CASES = [
@@ -14,10 +15,18 @@ CASES = [
     dict(name="deep vision, 12x20", shape="deep", tie=False, rows=[[8, (12, 20), 17]]),
     dict(name="two images in one row", shape="gqa", tie=False, rows=[[4, (4, 4), 6, (12, 8), 10]]),
     dict(name="two rows, two grids", shape="deep", tie=True, rows=[[7, (8, 12), 9], [5, (12, 20), 9]]),
-    dict(name="three rows, left-padded, one grid", shape="gqa", tie=False,
-         rows=[[9, (8, 8), 30], [4, (8, 8), 12], [6, (8, 8), 3]]),
-    dict(name="three rows, two, one and no image", shape="mqa", tie=False,
-         rows=[[4, (4, 8), 3, (8, 4), 8], [6, (12, 12), 5], [13]]),
+    dict(
+        name="three rows, left-padded, one grid",
+        shape="gqa",
+        tie=False,
+        rows=[[9, (8, 8), 30], [4, (8, 8), 12], [6, (8, 8), 3]],
+    ),
+    dict(
+        name="three rows, two, one and no image",
+        shape="mqa",
+        tie=False,
+        rows=[[4, (4, 8), 3, (8, 4), 8], [6, (12, 12), 5], [13]],
+    ),
     dict(name="text only", shape="gqa", tie=False, rows=[[24]]),
     dict(name="text only, left-padded", shape="mha", tie=False, rows=[[7], [19], [1]]),
     dict(name="image first and last", shape="mha", tie=False, rows=[[(4, 12), 5, (8, 4)]]),
@@ -57,10 +66,16 @@ def read_out(model, inputs, positions):
 
 def greedy(model, inputs):
     """Tokens of `generate` (cache, M-RoPE positions) and the smallest gap between the two best logits on the way."""
-    out = model.generate(**inputs, do_sample=False, max_new_tokens=GREEDY_STEPS, pad_token_id=0,
-                         return_dict_in_generate=True, output_logits=True)
+    out = model.generate(
+        **inputs,
+        do_sample=False,
+        max_new_tokens=GREEDY_STEPS,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
     top = torch.stack(out.logits).topk(2, dim=-1).values
-    return out.sequences[:, inputs["input_ids"].shape[1]:].tolist(), (top[..., 0] - top[..., 1]).min().item()
+    return out.sequences[:, inputs["input_ids"].shape[1] :].tolist(), (top[..., 0] - top[..., 1]).min().item()
 
 
 def usable(result):
@@ -77,9 +92,18 @@ def one_case(case, seed):
     image = special_ids(dims["vocab"])["image"]
     input_ids, attention_mask = torch.tensor(ids), torch.tensor(mask)
     inputs = dict(input_ids=input_ids, attention_mask=attention_mask, mm_token_type_ids=(input_ids == image).long())
-    result = dict(name=case["name"], seed=seed, dims=dims, tie=case["tie"], config=flat_config(dims, case["tie"]),
-                  ids=special_ids(dims["vocab"]), weights=weights_check(model), input_ids=ids, attention_mask=mask,
-                  image_grid_thw=[[1, *g] for g in grids])
+    result = dict(
+        name=case["name"],
+        seed=seed,
+        dims=dims,
+        tie=case["tie"],
+        config=flat_config(dims, case["tie"]),
+        ids=special_ids(dims["vocab"]),
+        weights=weights_check(model),
+        input_ids=ids,
+        attention_mask=mask,
+        image_grid_thw=[[1, *g] for g in grids],
+    )
     sequential = (attention_mask.cumsum(-1) - 1).clamp(min=0)
     mrope = sequential.expand(3, -1, -1)
     deltas = torch.zeros(len(ids), 1, dtype=torch.long)
@@ -89,9 +113,12 @@ def one_case(case, seed):
         features = model.model.get_image_features(pixels, thw).pooler_output
         result["pixels"] = rounded(pixels.reshape(-1)[:8])
         result["vision"] = [stats(f) for f in features]
-        mrope, deltas = model.model.get_rope_index(input_ids, inputs["mm_token_type_ids"], image_grid_thw=thw,
-                                                   attention_mask=attention_mask)
-    result["mrope"] = dict(position_ids=mrope.tolist(), deltas=deltas.flatten().tolist(), **read_out(model, inputs, mrope))
+        mrope, deltas = model.model.get_rope_index(
+            input_ids, inputs["mm_token_type_ids"], image_grid_thw=thw, attention_mask=attention_mask
+        )
+    result["mrope"] = dict(
+        position_ids=mrope.tolist(), deltas=deltas.flatten().tolist(), **read_out(model, inputs, mrope)
+    )
     result["sequential"] = dict(position_ids=sequential.tolist(), **read_out(model, inputs, sequential))
     model.model.rope_deltas = None
     tokens, gap = greedy(model, inputs)

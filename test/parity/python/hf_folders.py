@@ -1,4 +1,5 @@
 """Small checkpoint folders as people have them, and hf-tiny.json: what transformers computes after reading each of them."""
+
 import json
 import os
 import shutil
@@ -6,14 +7,34 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLImageProcessorPil
 from numbers_json import rounded, stats, versions, write_cases
-from tiny_model import SHAPES, TextSource, build, draw_pixels, flat_config, hub_name, image_tokens, special_ids, weights_check
+from tiny_model import (
+    SHAPES,
+    TextSource,
+    build,
+    draw_pixels,
+    flat_config,
+    hub_name,
+    image_tokens,
+    special_ids,
+    weights_check,
+)
 
-SHAPES["folder"] = dict(hidden=32, layers=2, heads=2, kv=1, inter=48, vocab=160, vdepth=1, vdim=16, vheads=2, mrope=[2, 3, 3])
+SHAPES["folder"] = dict(
+    hidden=32, layers=2, heads=2, kv=1, inter=48, vocab=160, vdepth=1, vdim=16, vheads=2, mrope=[2, 3, 3]
+)
 SEED, GRID, STEPS = 7, (8, 12), 8
 TIED_SEED = 8
-HUB_PREPROCESSOR = dict(min_pixels=3136, max_pixels=12845056, patch_size=14, temporal_patch_size=2, merge_size=2,
-                        image_mean=[0.48145466, 0.4578275, 0.40821073], image_std=[0.26862954, 0.26130258, 0.27577711],
-                        image_processor_type="Qwen2VLImageProcessor", processor_class="Qwen2VLProcessor")
+HUB_PREPROCESSOR = dict(
+    min_pixels=3136,
+    max_pixels=12845056,
+    patch_size=14,
+    temporal_patch_size=2,
+    merge_size=2,
+    image_mean=[0.48145466, 0.4578275, 0.40821073],
+    image_std=[0.26862954, 0.26130258, 0.27577711],
+    image_processor_type="Qwen2VLImageProcessor",
+    processor_class="Qwen2VLProcessor",
+)
 
 
 def fresh(path):
@@ -41,17 +62,27 @@ def write_folders(out):
     save(build(dims, TIED_SEED, tie=True, dtype=torch.bfloat16), os.path.join(out, "hf-tiny-bf16-sharded"), "40KB")
     # the hub's own style: flat config, weights under the names of 2024
     flat = fresh(os.path.join(out, "hf-tiny-flat-config"))
-    save_file({hub_name(n): p.detach().contiguous() for n, p in untied.named_parameters()},
-              os.path.join(flat, "model.safetensors"), metadata={"format": "pt"})
+    save_file(
+        {hub_name(n): p.detach().contiguous() for n, p in untied.named_parameters()},
+        os.path.join(flat, "model.safetensors"),
+        metadata={"format": "pt"},
+    )
     write_json(os.path.join(flat, "config.json"), flat_config(dims, False))
     write_json(os.path.join(flat, "preprocessor_config.json"), HUB_PREPROCESSOR)
     # the names of newer exports
     newer = fresh(os.path.join(out, "hf-tiny-new-names"))
-    save_file({n: p.detach().contiguous() for n, p in untied.named_parameters()},
-              os.path.join(newer, "model.safetensors"), metadata={"format": "pt"})
+    save_file(
+        {n: p.detach().contiguous() for n, p in untied.named_parameters()},
+        os.path.join(newer, "model.safetensors"),
+        metadata={"format": "pt"},
+    )
     shutil.copy(os.path.join(out, "hf-tiny-f32", "config.json"), newer)
-    return {"hf-tiny-f32": (SEED, False), "hf-tiny-flat-config": (SEED, False), "hf-tiny-new-names": (SEED, False),
-            "hf-tiny-bf16-sharded": (TIED_SEED, True)}
+    return {
+        "hf-tiny-f32": (SEED, False),
+        "hf-tiny-flat-config": (SEED, False),
+        "hf-tiny-new-names": (SEED, False),
+        "hf-tiny-bf16-sharded": (TIED_SEED, True),
+    }
 
 
 def run(model, inputs):
@@ -63,11 +94,17 @@ def run(model, inputs):
 def greedy(model, inputs):
     model.model.rope_deltas = None
     model.generation_config.eos_token_id = None
-    out = model.generate(**inputs, do_sample=False, max_new_tokens=STEPS, pad_token_id=0, return_dict_in_generate=True,
-                         output_logits=True)
+    out = model.generate(
+        **inputs,
+        do_sample=False,
+        max_new_tokens=STEPS,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_logits=True
+    )
     top = torch.stack(out.logits).topk(2, dim=-1).values
     assert (top[..., 0] - top[..., 1]).min() > 1e-3, "choose another seed: two tokens are nearly as good"
-    return out.sequences[0, inputs["input_ids"].shape[1]:].tolist()
+    return out.sequences[0, inputs["input_ids"].shape[1] :].tolist()
 
 
 def read_case(out, folder, seed, tie):
@@ -80,8 +117,13 @@ def read_case(out, folder, seed, tie):
     row = text.ids(6) + [ids["vstart"]] + [ids["image"]] * image_tokens(GRID) + [ids["vend"]] + text.ids(9)
     pixels, thw = draw_pixels(seed, [GRID])
     given = torch.tensor([row])
-    inputs = dict(input_ids=given, attention_mask=torch.ones_like(given), image_grid_thw=thw, pixel_values=pixels,
-                  mm_token_type_ids=(given == ids["image"]).long())
+    inputs = dict(
+        input_ids=given,
+        attention_mask=torch.ones_like(given),
+        image_grid_thw=thw,
+        pixel_values=pixels,
+        mm_token_type_ids=(given == ids["image"]).long(),
+    )
     case = dict(folder=folder, seed=seed, tie=tie, dtype=stored, ids=ids, input_ids=row, image_grid_thw=thw.tolist())
     with torch.no_grad():
         if stored != "float32":

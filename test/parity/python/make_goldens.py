@@ -1,4 +1,5 @@
 """Writes the goldens of test/parity: expected numbers from Python references. See ../README.md for every format."""
+
 import argparse
 import os
 import sys
@@ -27,15 +28,19 @@ def main():
                 print(f"SKIPPED official-{part}.json: no --official DIR was given, the committed file stays as it is")
                 continue
             import official_cases
+
             getattr(official_cases, f"make_{part}")(out, os.path.abspath(options.official))
         elif part == "tokens":
             if not options.tokenizer:
                 print("SKIPPED tokens.json: no --tokenizer DIR was given, the committed file stays as it is")
                 continue
             import token_cases
+
             token_cases.make(out, os.path.abspath(options.tokenizer))
         else:
-            module = __import__({"forward": "forward_cases", "folders": "hf_folders", "preprocess": "preprocess_cases"}[part])
+            module = __import__(
+                {"forward": "forward_cases", "folders": "hf_folders", "preprocess": "preprocess_cases"}[part]
+            )
             module.make(out)
 
 

@@ -1,4 +1,5 @@
 """How goldens are written: rounded numbers, one case per line, checksums that notice a wrong order."""
+
 import json
 import os
 import numpy
@@ -32,8 +33,14 @@ def stats(values, first=64):
 
 def versions(**more):
     import transformers
-    return dict(torch=torch.__version__, transformers=transformers.__version__, numpy=numpy.__version__,
-                cpu=torch.backends.cpu.get_cpu_capability(), **more)
+
+    return dict(
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        numpy=numpy.__version__,
+        cpu=torch.backends.cpu.get_cpu_capability(),
+        **more,
+    )
 
 
 def write_cases(path, header, cases, key="cases"):

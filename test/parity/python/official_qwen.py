@@ -2,6 +2,7 @@
 
 It was written for an older transformers; the classes below show it a model of today's transformers the way it expects.
 """
+
 import logging
 import os
 import re
@@ -11,8 +12,8 @@ import types
 import torch
 from tiny_model import SHAPES, build, special_ids
 
-picks = []        # one list of absolute positions per (latent step, row), in the order picked
-gaps = []         # per pick: (K-th score - next score, smallest difference of any two finite scores)
+picks = []  # one list of absolute positions per (latent step, row), in the order picked
+gaps = []  # per pick: (K-th score - next score, smallest difference of any two finite scores)
 
 
 class _PickReader(logging.Handler):
@@ -21,7 +22,7 @@ class _PickReader(logging.Handler):
     def emit(self, record):
         text = record.getMessage()
         if text.startswith("abs idx"):
-            picks.append([int(x) for x in re.findall(r"\d+", text[text.index("["):text.index("]")])])
+            picks.append([int(x) for x in re.findall(r"\d+", text[text.index("[") : text.index("]")])])
 
 
 def load(official):
@@ -37,15 +38,16 @@ def load(official):
     sys.dont_write_bytecode = True
     sys.path.insert(0, os.path.join(official, "qwen_vl"))
     back = os.getcwd()
-    os.chdir(tempfile.mkdtemp())   # importing it opens a log file in the current folder
+    os.chdir(tempfile.mkdtemp())  # importing it opens a log file in the current folder
     from qwen_ivtlr import IVTLR
+
     os.chdir(back)
     root = logging.getLogger()
     root.handlers = [_PickReader()]
     root.setLevel(logging.DEBUG)
     for name in ("transformers", "urllib3", "filelock"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    torch.set_printoptions(profile="full", linewidth=10 ** 6)
+    torch.set_printoptions(profile="full", linewidth=10**6)
     _watch_topk()
     return IVTLR
 
@@ -57,7 +59,7 @@ def _watch_topk():
     def topk(self, k, *rest, **named):
         if self.dim() == 1:
             ordered = self.detach()[self.isfinite()].sort(descending=True).values.double()
-            steps = (ordered[:-1] - ordered[1:]).tolist() + [float("inf")]   # nothing left to choose: perfectly clear
+            steps = (ordered[:-1] - ordered[1:]).tolist() + [float("inf")]  # nothing left to choose: perfectly clear
             gaps.append((steps[k - 1], min(steps)))
         return original(self, k, *rest, **named)
 
@@ -104,8 +106,17 @@ def assemble(official_class, shape, seed, tie, patches, eos=None):
         ids["eos"] = eos
     model = build(dims, seed, tie)
     backbone = Backbone(model)
-    network = official_class(backbone, ids["latent"], ids["slat"], ids["elat"], ids["eos"], ids["image"],
-                             ids["vstart"], ids["vend"], num_selected_patches=patches)
+    network = official_class(
+        backbone,
+        ids["latent"],
+        ids["slat"],
+        ids["elat"],
+        ids["eos"],
+        ids["image"],
+        ids["vstart"],
+        ids["vend"],
+        num_selected_patches=patches,
+    )
     picks.clear()
     gaps.clear()
     return network, backbone, model, ids

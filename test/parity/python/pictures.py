@@ -1,4 +1,5 @@
 """Small pictures of our own drawing, in the file formats people have."""
+
 import io
 import os
 import struct
@@ -16,12 +17,17 @@ def scene(width, height, seed=0):
     pen = ImageDraw.Draw(image)
     if width > 4 and height > 4:
         w, h = width, height
-        pen.ellipse((w * .1, h * .15, w * .45, h * .6), fill=(220, 30, 40))
-        pen.rectangle((w * .55, h * .1, w * .9, h * .4), fill=(20, 60, 200), outline=(255, 255, 255))
-        pen.polygon([(w * .5, h * .95), (w * .7, h * .5), (w * .95, h * .9)], fill=(10, 160, 60))
+        pen.ellipse((w * 0.1, h * 0.15, w * 0.45, h * 0.6), fill=(220, 30, 40))
+        pen.rectangle((w * 0.55, h * 0.1, w * 0.9, h * 0.4), fill=(20, 60, 200), outline=(255, 255, 255))
+        pen.polygon([(w * 0.5, h * 0.95), (w * 0.7, h * 0.5), (w * 0.95, h * 0.9)], fill=(10, 160, 60))
         for i in range(6):
-            pen.line((w * .05, h * (.65 + .05 * i), w * .45, h * (.7 + .05 * i)), fill=(0, 0, 0) if i % 2 else (255, 255, 255))
-        noise = numpy.random.default_rng(seed).integers(0, 256, (max(1, height // 6), max(1, width // 6), 3), dtype=numpy.uint8)
+            pen.line(
+                (w * 0.05, h * (0.65 + 0.05 * i), w * 0.45, h * (0.7 + 0.05 * i)),
+                fill=(0, 0, 0) if i % 2 else (255, 255, 255),
+            )
+        noise = numpy.random.default_rng(seed).integers(
+            0, 256, (max(1, height // 6), max(1, width // 6), 3), dtype=numpy.uint8
+        )
         image.paste(Image.fromarray(noise, "RGB"), (width - noise.shape[1], 0))
     return image
 
@@ -70,23 +76,33 @@ def all_pictures():
     grey_alpha.putalpha(alpha_of(58, 47))
     palette = scene(90, 60, 9).quantize(32)
     return {
-        "photo.jpg": encode(photo, "JPEG", quality=90), "photo-444.jpg": encode(photo, "JPEG", quality=95, subsampling=0),
+        "photo.jpg": encode(photo, "JPEG", quality=90),
+        "photo-444.jpg": encode(photo, "JPEG", quality=95, subsampling=0),
         "photo-422.jpg": encode(scene(97, 66, 14), "JPEG", quality=85, subsampling=1),
         "progressive.jpg": encode(scene(133, 90, 10), "JPEG", quality=85, progressive=True),
-        "grey.jpg": encode(small.convert("L"), "JPEG", quality=90), "cmyk.jpg": encode(small.convert("CMYK"), "JPEG", quality=95),
+        "grey.jpg": encode(small.convert("L"), "JPEG", quality=90),
+        "cmyk.jpg": encode(small.convert("CMYK"), "JPEG", quality=95),
         "large.jpg": encode(scene(420, 301, 11), "JPEG", quality=80),
         **{f"exif-{o}.jpg": turned(scene(77, 50, 12), o) for o in (2, 3, 4, 5, 6, 7, 8)},
-        "rgb.png": encode(scene(120, 84, 13), "PNG"), "rgb16.png": png16(fine), "grey16.png": png16(fine[..., 1] // 180),
+        "rgb.png": encode(scene(120, 84, 13), "PNG"),
+        "rgb16.png": png16(fine),
+        "grey16.png": png16(fine[..., 1] // 180),
         "grey16-full.png": png16(fine[..., 0]),
-        "grey.png": encode(small.convert("L"), "PNG"), "one-bit.png": encode(small.convert("1"), "PNG"),
-        "palette.png": encode(palette, "PNG"), "palette-transparent.png": encode(palette, "PNG", transparency=bytes(range(0, 256, 8))),
-        "rgba.png": encode(rgba, "PNG"), "grey-alpha.png": encode(grey_alpha, "PNG"),
-        "lossy.webp": encode(scene(110, 73, 15), "WEBP", quality=85), "lossless.webp": encode(small, "WEBP", lossless=True),
+        "grey.png": encode(small.convert("L"), "PNG"),
+        "one-bit.png": encode(small.convert("1"), "PNG"),
+        "palette.png": encode(palette, "PNG"),
+        "palette-transparent.png": encode(palette, "PNG", transparency=bytes(range(0, 256, 8))),
+        "rgba.png": encode(rgba, "PNG"),
+        "grey-alpha.png": encode(grey_alpha, "PNG"),
+        "lossy.webp": encode(scene(110, 73, 15), "WEBP", quality=85),
+        "lossless.webp": encode(small, "WEBP", lossless=True),
         "alpha.webp": encode(rgba, "WEBP", lossless=True, exact=True),
         "animated.gif": encode(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=80, loop=0),
         "transparent.gif": encode(clear, "GIF"),
-        "one.png": encode(Image.new("RGB", (1, 1), (200, 100, 50)), "PNG"), "wide.png": encode(scene(400, 9, 16), "PNG"),
-        "tall.png": encode(scene(7, 190, 17), "PNG"), "too-wide.png": encode(scene(620, 3, 18), "PNG"),
+        "one.png": encode(Image.new("RGB", (1, 1), (200, 100, 50)), "PNG"),
+        "wide.png": encode(scene(400, 9, 16), "PNG"),
+        "tall.png": encode(scene(7, 190, 17), "PNG"),
+        "too-wide.png": encode(scene(620, 3, 18), "PNG"),
         "exact-84x56.png": encode(scene(84, 56, 19), "PNG"),
     }
 

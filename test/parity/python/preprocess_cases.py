@@ -1,4 +1,5 @@
 """preprocess/: pictures, what Pillow decodes and resizes them to, and the pixel values of transformers' image processor."""
+
 import gzip
 import os
 import shutil
@@ -12,9 +13,9 @@ from numbers_json import rounded, stats, versions, write_cases
 from pictures import write_pictures
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
-SMALL, OFFICIAL = (84, 56), (280, 280)      # (width, height)
-WHOLE = {"photo.jpg", "large.jpg", "wide.png", "one.png", "tall.png", "palette.png"}   # kept at 280x280 as well
-HUB_PIXELS = (3136, 12845056)               # preprocessor_config.json of the hub's Qwen2-VL
+SMALL, OFFICIAL = (84, 56), (280, 280)  # (width, height)
+WHOLE = {"photo.jpg", "large.jpg", "wide.png", "one.png", "tall.png", "palette.png"}  # kept at 280x280 as well
+HUB_PIXELS = (3136, 12845056)  # preprocessor_config.json of the hub's Qwen2-VL
 
 
 def raw(path, array):
@@ -34,8 +35,9 @@ def pixel_values(image):
     out = Qwen2VLImageProcessorPil()(images=image, return_tensors="pt")
     values = out["pixel_values"]
     step = 307 if values.numel() < 60_000 else 2003
-    return dict(grid=out["image_grid_thw"][0].tolist(), **stats(values), step=step,
-                samples=rounded(values.reshape(-1)[::step]))
+    return dict(
+        grid=out["image_grid_thw"][0].tolist(), **stats(values), step=step, samples=rounded(values.reshape(-1)[::step])
+    )
 
 
 def resized_files(out, name, image):
@@ -53,8 +55,14 @@ def one_case(out, name):
     mode, stored = source.mode, source.size
     upright = ImageOps.exif_transpose(source)
     image = upright.convert("RGB")
-    case = dict(file=f"images/{name}", mode=mode, stored=list(stored), width=image.width, height=image.height,
-                decoded=f"decoded/{name}.rgb.gz")
+    case = dict(
+        file=f"images/{name}",
+        mode=mode,
+        stored=list(stored),
+        width=image.width,
+        height=image.height,
+        decoded=f"decoded/{name}.rgb.gz",
+    )
     raw(os.path.join(out, case["decoded"]), numpy.asarray(image))
     if mode == "RGBA":
         case["on_white"] = f"decoded/{name}.white.rgb.gz"
@@ -71,9 +79,38 @@ def one_case(out, name):
 
 def size_pairs():
     """Sixty (height, width): halves that round to even, tiny, huge, extreme and ordinary ones."""
-    pairs = [(1, 1), (14, 14), (27, 28), (28, 28), (42, 42), (56, 56), (70, 70), (98, 126), (10, 1000), (1000, 10), (13, 2600),
-             (12, 2401), (2401, 12), (1, 200), (1, 201), (280, 280), (281, 279), (294, 266), (266, 294), (1001, 1003), (1002, 1002),
-             (1008, 1008), (980, 1024), (3584, 3584), (3585, 3583), (4000, 6000), (12000, 100), (99, 9900), (2160, 3840), (14, 2800)]
+    pairs = [
+        (1, 1),
+        (14, 14),
+        (27, 28),
+        (28, 28),
+        (42, 42),
+        (56, 56),
+        (70, 70),
+        (98, 126),
+        (10, 1000),
+        (1000, 10),
+        (13, 2600),
+        (12, 2401),
+        (2401, 12),
+        (1, 200),
+        (1, 201),
+        (280, 280),
+        (281, 279),
+        (294, 266),
+        (266, 294),
+        (1001, 1003),
+        (1002, 1002),
+        (1008, 1008),
+        (980, 1024),
+        (3584, 3584),
+        (3585, 3583),
+        (4000, 6000),
+        (12000, 100),
+        (99, 9900),
+        (2160, 3840),
+        (14, 2800),
+    ]
     random = numpy.random.default_rng(5)
     while len(pairs) < 60:
         h, w = (2 ** random.uniform(3, 12, 2)).astype(int).tolist()
@@ -96,8 +133,14 @@ def make(goldens):
     cases = [one_case(out, name) for name in write_pictures(os.path.join(out, "images"))]
     assert len({(c["width"], c["height"]) for c in cases}) > 12
     sizes = [dict(size=[h, w], default=smart(h, w), hub=smart(h, w, *HUB_PIXELS)) for h, w in size_pairs()]
-    made = versions(pillow=PIL.__version__, libjpeg_turbo=features.version("libjpeg_turbo"), webp=features.version("webp"))
+    made = versions(
+        pillow=PIL.__version__, libjpeg_turbo=features.version("libjpeg_turbo"), webp=features.version("webp")
+    )
     default = Qwen2VLImageProcessorPil().size
-    header = dict(made_with=made, default_pixels=[default["shortest_edge"], default["longest_edge"]], hub_pixels=list(HUB_PIXELS),
-                  smart_resize=sizes)
+    header = dict(
+        made_with=made,
+        default_pixels=[default["shortest_edge"], default["longest_edge"]],
+        hub_pixels=list(HUB_PIXELS),
+        smart_resize=sizes,
+    )
     write_cases(os.path.join(out, "preprocess.json"), header, cases)

@@ -9,6 +9,7 @@ The rule, which test/parity/README.md states and the TypeScript side repeats:
   every other matrix (lm_head too)        0.6 / sqrt(last dim) * randn
 A tied `lm_head.weight` is not drawn. Pixels: `torch.manual_seed(seed + 1)`, one `torch.randn(all patches, 1176)`.
 """
+
 import math
 import torch
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
@@ -23,39 +24,77 @@ SHAPES = {
     # one key head for six query heads
     "mqa": dict(hidden=96, layers=2, heads=6, kv=1, inter=160, vocab=352, vdepth=1, vdim=48, vheads=3, mrope=[2, 2, 4]),
     # wider heads, deeper vision tower whose head size (40) is no power of two
-    "deep": dict(hidden=128, layers=4, heads=4, kv=2, inter=192, vocab=320, vdepth=4, vdim=80, vheads=2, mrope=[4, 6, 6]),
+    "deep": dict(
+        hidden=128, layers=4, heads=4, kv=2, inter=192, vocab=320, vdepth=4, vdim=80, vheads=2, mrope=[4, 6, 6]
+    ),
 }
 
 
 def special_ids(vocab):
     """Ids of the special tokens: the vocabulary's last ones."""
-    return dict(image=vocab - 1, vstart=vocab - 2, vend=vocab - 3, latent=vocab - 4, slat=vocab - 5, elat=vocab - 6,
-                eos=vocab - 7, video=vocab - 8)
+    return dict(
+        image=vocab - 1,
+        vstart=vocab - 2,
+        vend=vocab - 3,
+        latent=vocab - 4,
+        slat=vocab - 5,
+        elat=vocab - 6,
+        eos=vocab - 7,
+        video=vocab - 8,
+    )
 
 
 def flat_config(dims, tie):
     """config.json in the style of the hub's Qwen2-VL checkpoints (text fields at the top level)."""
     ids = special_ids(dims["vocab"])
     return dict(
-        architectures=["Qwen2VLForConditionalGeneration"], model_type="qwen2_vl", torch_dtype="float32",
-        attention_dropout=0.0, bos_token_id=ids["eos"], eos_token_id=ids["eos"], hidden_act="silu",
-        vision_start_token_id=ids["vstart"], vision_end_token_id=ids["vend"], image_token_id=ids["image"],
-        video_token_id=ids["video"], vision_token_id=ids["video"] - 1,
-        hidden_size=dims["hidden"], initializer_range=0.02, intermediate_size=dims["inter"],
-        max_position_embeddings=4096, max_window_layers=dims["layers"], num_attention_heads=dims["heads"],
-        num_hidden_layers=dims["layers"], num_key_value_heads=dims["kv"], rms_norm_eps=1e-6, rope_theta=1000000.0,
-        sliding_window=4096, tie_word_embeddings=tie, use_cache=True, use_sliding_window=False, vocab_size=dims["vocab"],
+        architectures=["Qwen2VLForConditionalGeneration"],
+        model_type="qwen2_vl",
+        torch_dtype="float32",
+        attention_dropout=0.0,
+        bos_token_id=ids["eos"],
+        eos_token_id=ids["eos"],
+        hidden_act="silu",
+        vision_start_token_id=ids["vstart"],
+        vision_end_token_id=ids["vend"],
+        image_token_id=ids["image"],
+        video_token_id=ids["video"],
+        vision_token_id=ids["video"] - 1,
+        hidden_size=dims["hidden"],
+        initializer_range=0.02,
+        intermediate_size=dims["inter"],
+        max_position_embeddings=4096,
+        max_window_layers=dims["layers"],
+        num_attention_heads=dims["heads"],
+        num_hidden_layers=dims["layers"],
+        num_key_value_heads=dims["kv"],
+        rms_norm_eps=1e-6,
+        rope_theta=1000000.0,
+        sliding_window=4096,
+        tie_word_embeddings=tie,
+        use_cache=True,
+        use_sliding_window=False,
+        vocab_size=dims["vocab"],
         rope_scaling=dict(type="mrope", mrope_section=dims["mrope"]),
-        vision_config=dict(depth=dims["vdepth"], embed_dim=dims["vdim"], mlp_ratio=4, num_heads=dims["vheads"],
-                           in_chans=3, hidden_size=dims["hidden"], patch_size=14, spatial_merge_size=2,
-                           spatial_patch_size=14, temporal_patch_size=2),
+        vision_config=dict(
+            depth=dims["vdepth"],
+            embed_dim=dims["vdim"],
+            mlp_ratio=4,
+            num_heads=dims["vheads"],
+            in_chans=3,
+            hidden_size=dims["hidden"],
+            patch_size=14,
+            spatial_merge_size=2,
+            spatial_patch_size=14,
+            temporal_patch_size=2,
+        ),
     )
 
 
 def hub_name(name):
     """The name the hub's checkpoints use for a parameter of today's transformers."""
     if name.startswith("model.visual."):
-        return name[len("model."):]
+        return name[len("model.") :]
     return name.replace("model.language_model.", "model.", 1)
 
 
@@ -76,7 +115,10 @@ def build(dims, seed, tie=False, dtype=torch.float32):
     """A model with drawn weights, in eval mode, with eager attention so that attentions can be read."""
     flat = flat_config(dims, tie)
     config = Qwen2VLConfig(**{k: v for k, v in flat.items() if k != "torch_dtype"})
-    assert config.text_config.hidden_size == dims["hidden"] and config.text_config.rope_parameters["mrope_section"] == dims["mrope"]
+    assert (
+        config.text_config.hidden_size == dims["hidden"]
+        and config.text_config.rope_parameters["mrope_section"] == dims["mrope"]
+    )
     assert config.vision_config.depth == dims["vdepth"] and config.text_config.rms_norm_eps == 1e-6
     config._attn_implementation = "eager"
     model = Qwen2VLForConditionalGeneration(config).eval()
@@ -96,8 +138,11 @@ def weights_check(model):
     order = sorted(named)
     names = [order[0], order[len(order) // 2], order[-1]]
     total = sum(p.detach().double().abs().sum().item() for p in named.values())
-    return dict(count=len(order), abs_sum=float(f"{total:.9g}"),
-                first={n: [float(f"{v:.9g}") for v in named[n].detach().reshape(-1)[:4].tolist()] for n in names})
+    return dict(
+        count=len(order),
+        abs_sum=float(f"{total:.9g}"),
+        first={n: [float(f"{v:.9g}") for v in named[n].detach().reshape(-1)[:4].tolist()] for n in names},
+    )
 
 
 def draw_pixels(seed, grids):
