@@ -167,14 +167,13 @@ function makeSlot(name: string, parameter: Tensor, masterWeights: boolean): Slot
   const { shape, dtype, device } = parameter;
   const useMaster = masterWeights && NARROW.has(dtype);
   const options = { dtype: useMaster ? ('float32' as const) : dtype, device };
-  return keep({
-    name,
-    parameter,
+  const state = keep({
     master: useMaster ? noGrad(() => parameter.to('float32')) : null,
     expAvg: zeros(shape, options),
     expAvgSq: zeros(shape, options),
     step: full([], 0, { device }),
   });
+  return { name, parameter, ...state };
 }
 
 function stateOf({ name, master, expAvg, expAvgSq, step }: Slot): [string, Tensor][] {
