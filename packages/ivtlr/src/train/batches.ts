@@ -1,10 +1,11 @@
 /** What each step trains on: samples in this epoch's order, rendered for the stage, processed and collated into micro-batches. */
 import { type Batch, collate, groupByLatents } from '../data/collate.ts';
 import { type Rendered, type RenderOptions, renderSupervised, renderTraining, tokenizeSample } from '../data/render.ts';
-import type { RawImage, Sample, SupervisedSample } from '../data/sample.ts';
+import type { RawImage, Sample } from '../data/sample.ts';
 import { curriculum } from '../latent/curriculum.ts';
 import type { ProcessedImage } from '../models/types.ts';
 import { Random } from '../tasks/dominoes/random.ts';
+import type { SampleGenerator } from '../tasks/task.ts';
 import type { LatentTrainingOptions, PretrainPhaseOptions, RampOptions } from './options.ts';
 import type { Position } from './schedule.ts';
 
@@ -26,9 +27,6 @@ export interface SampleSource {
   sample(epoch: number, place: number): Promise<Sample>;
 }
 
-/** Draws a pretraining text; `difficulty` comes from the phase's ramp (undefined without one). */
-export type PretrainingDraw = (seed: number, index: number, difficulty: number | undefined) => SupervisedSample;
-
 /** A mode as the data see it: which stage an epoch trains is in the plan, what is written out is decided here. */
 export interface BatchOptions {
   seed: number;
@@ -44,13 +42,13 @@ export interface BatchOptions {
 
 export class BatchMaker {
   readonly #source: SampleSource;
-  readonly #pretraining: ReadonlyMap<string, PretrainingDraw>;
+  readonly #pretraining: SampleGenerator['pretraining'];
   readonly #process: (image: RawImage) => Promise<ProcessedImage>;
   readonly #o: BatchOptions;
 
   constructor(
     source: SampleSource,
-    pretraining: ReadonlyMap<string, PretrainingDraw>,
+    pretraining: SampleGenerator['pretraining'],
     process: (image: RawImage) => Promise<ProcessedImage>,
     options: BatchOptions,
   ) {
@@ -106,7 +104,7 @@ export class BatchMaker {
       const rows: Row[] = [];
       for (let i = 0; i < batch; i++) {
         const index = phaseStep * batch + i;
-        const drawn = this.#pretraining.get(task)!(seed + phase.index, index, difficulty);
+        const drawn = this.#pretraining[task]!(seed, 'train', phase.index * 2 ** 32 + index, difficulty);
         const image = drawn.image ? await this.#process(drawn.image) : null;
         rows.push({
           id: `${name}/${task} ${index}`,

@@ -84,7 +84,7 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
     if (step === savedStep) return;
     const stage = phase.kind === 'stage' ? phase.index : 0;
     const fields = { step, totalSteps: plan.totalSteps, phase: phase.name, epoch, stage, seconds: seconds() };
-    const parts = { recipe: run.recipe, optimizer, saveModel: (folder: string) => trainee.save(folder) };
+    const parts = { recipe: run.recipe, optimizer, saveModel: (folder: string) => trainee.save(folder, phase) };
     saved = writeCheckpoint(run.out, captureState(fields, run.device), parts, run.checkpoint.keep);
     savedStep = step;
   };
@@ -130,7 +130,7 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
       const reason = run.stopRequested();
       // The stage's model comes before the checkpoint: a kill between the two repeats the step, the other order would lose the model.
       if (position.phaseEnd && run.checkpoint.stageModels) {
-        writeFolderAtomic(join(run.out, 'models', phase.name), (folder) => trainee.save(folder));
+        writeFolderAtomic(join(run.out, 'models', phase.name), (folder) => trainee.save(folder, phase));
       }
       if (last || reason || isDue(run.checkpoint, step + 1, position)) save(step + 1, position);
       if (position.epochEnd && !reason) {
@@ -154,7 +154,8 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
       // Signals and timers are handled here; the step itself never lets go of the thread.
       await new Promise((resolve) => setImmediate(resolve));
     }
-    writeFolderAtomic(join(run.out, 'model'), (folder) => trainee.save(folder));
+    const lastPhase = plan.phases.at(-1)!;
+    writeFolderAtomic(join(run.out, 'model'), (folder) => trainee.save(folder, lastPhase));
     return { step: plan.totalSteps, stopped: null, checkpoint: saved, seconds: seconds() };
   } finally {
     optimizer.dispose();

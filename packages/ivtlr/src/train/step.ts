@@ -3,6 +3,7 @@ import { AdamW, clipGradNorm, scope, type Tensor } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
 import type { MicroBatch } from './batches.ts';
 import type { OptimizerOptions } from './options.ts';
+import type { Phase } from './schedule.ts';
 
 /** What a forward pass gives; tensors are scalars. */
 export interface LossResult {
@@ -20,8 +21,8 @@ export interface Trainee {
   parameters: ReadonlyMap<string, Tensor>;
   /** Forward pass with graph; runs inside a scope. */
   loss(micro: MicroBatch): LossResult;
-  /** Writes a loadable model into an existing folder. */
-  save(folder: string): void;
+  /** Writes the model as it is after this phase into an existing folder, loadable for inference. */
+  save(folder: string, phase: Phase): void;
 }
 
 export interface StepResult {

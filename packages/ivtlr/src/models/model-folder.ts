@@ -1,0 +1,141 @@
+/**
+ * A model folder as a whole: weights, tokenizer, chat template, preprocessing, and how the model was trained to reason. Everything that
+ * trains, evaluates or asks a model opens it here.
+ */
+import { copyFileSync, existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Device, DType } from '@ivtlr/torch';
+import { z } from 'zod';
+import type { RenderOptions } from '../data/render.ts';
+import type { RawImage } from '../data/sample.ts';
+import { UserError } from '../errors.ts';
+import { readJson, writeFileAtomic } from '../files.ts';
+import { type ChatTemplate, loadChatTemplate } from '../text/chat-template.ts';
+import type { ProfileName, PromptProfile } from '../text/prompt.ts';
+import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
+import { OFFICIAL_SIZE, Qwen2VlInputs } from './qwen2-vl/inputs.ts';
+import { qwen2VlPrompts } from './qwen2-vl/prompts.ts';
+import { loadModel, saveModel } from './registry.ts';
+import type { ProcessedImage, VisionLanguageModel } from './types.ts';
+
+const settingsFile = 'ivtlr.json';
+
+/**
+ * How a model was trained to reason, kept as ivtlr.json beside its weights. Inference must do the same, so these are its defaults; the
+ * values for a folder without the file are the official code's for Qwen2-VL.
+ */
+export const reasoningSettingsSchema = z.strictObject({
+  task: z.string().nullable().default(null),
+  profile: z.enum(['official', 'consistent']).default('official'),
+  /** T and K. */
+  latents: z.int().min(0).default(3),
+  patches: z.int().min(0).default(32),
+  positions: z.enum(['sequential', 'mrope']).default('sequential'),
+  pickOrder: z.enum(['kernel', 'score', 'position']).default('kernel'),
+  onExhausted: z.enum(['reuse', 'fewer', 'error']).default('error'),
+  hideImageFromLatents: z.boolean().default(false),
+  /** True: latent text only, no picked patches. */
+  coconut: z.boolean().default(false),
+});
+
+export type ReasoningSettings = z.output<typeof reasoningSettingsSchema>;
+
+/** What a family adds to a folder's files. */
+interface FamilyParts {
+  inputs(folder: string, profile: ProfileName): { processImage(image: RawImage): Promise<ProcessedImage> };
+  prompts(profile: ProfileName, task: string): PromptProfile;
+  imageToken: string;
+}
+
+const latentToken = LATENT_TOKENS[2];
+
+const families: Record<string, FamilyParts> = {
+  'qwen2-vl': {
+    inputs: (folder, profile) =>
+      Qwen2VlInputs.fromFolder(folder, profile === 'official' ? { fixedSize: OFFICIAL_SIZE } : {}),
+    prompts: qwen2VlPrompts,
+    imageToken: '<|image_pad|>',
+  },
+};
+
+export interface ModelFolder {
+  folder: string;
+  model: VisionLanguageModel;
+  /** Contents of config.json. */
+  config: unknown;
+  tokenizer: Tokenizer;
+  settings: ReasoningSettings;
+  processImage(image: RawImage): Promise<ProcessedImage>;
+  /** How samples of a task become tokens for this model. */
+  renderOptions(task: string): RenderOptions;
+}
+
+export interface OpenModelOptions {
+  /** Default: the dtype of the stored weights. */
+  dtype?: DType;
+  device?: Device;
+  /** Overrides single settings of ivtlr.json. */
+  settings?: Partial<ReasoningSettings>;
+}
+
+/** Opens a folder. @throws UserError naming the file that is missing or wrong */
+export function openModelFolder(folder: string, options: OpenModelOptions = {}): ModelFolder {
+  if (!existsSync(folder)) throw new UserError(`there is no model folder ${folder}`);
+  const { dtype, device, settings } = options;
+  const config = readJson(join(folder, 'config.json'), 'model config');
+  return withModel(folder, config, loadModel(folder, { ...(dtype && { dtype }), ...(device && { device }) }), settings);
+}
+
+/** As openModelFolder, for weights at hand; the other files come from the folder. */
+export function withModel(
+  folder: string,
+  config: unknown,
+  model: VisionLanguageModel,
+  overrides: Partial<ReasoningSettings> = {},
+): ModelFolder {
+  const tokenizer = Tokenizer.fromFolder(folder);
+  tokenizer.addSpecialTokens(LATENT_TOKENS);
+  if (tokenizer.vocabSize > model.vocabularySize) {
+    throw new UserError(
+      `${folder}: the tokenizer has ${tokenizer.vocabSize} entries with the latent tokens, but the model only ${model.vocabularySize}`,
+    );
+  }
+  const settings = { ...readReasoningSettings(folder), ...overrides };
+  const parts = families[model.family]!;
+  const inputs = parts.inputs(folder, settings.profile);
+  let chatTemplate: ChatTemplate | undefined;
+  return {
+    folder,
+    model,
+    config,
+    tokenizer,
+    settings,
+    processImage: (image) => inputs.processImage(image),
+    renderOptions(task) {
+      const profile = parts.prompts(settings.profile, task);
+      if (profile.train.chat || profile.infer.chat) chatTemplate ??= loadChatTemplate(folder);
+      return { tokenizer, profile, imageToken: parts.imageToken, latentToken, ...(chatTemplate && { chatTemplate }) };
+    },
+  };
+}
+
+/** The settings stored beside a model, or the official defaults. */
+export function readReasoningSettings(folder: string): ReasoningSettings {
+  const path = join(folder, settingsFile);
+  const result = reasoningSettingsSchema.safeParse(existsSync(path) ? readJson(path, 'reasoning settings') : {});
+  if (!result.success) throw new UserError(`${path} is not usable:\n${z.prettifyError(result.error)}`);
+  return result.data;
+}
+
+/** Files a saved model takes over unchanged from the folder it was made from. */
+const companionFiles =
+  /^(tokenizer.*|chat_template\..*|preprocessor_config\.json|generation_config\.json|vocab\.json|merges\.txt)$/;
+
+/** Writes a folder that openModelFolder, and any Hugging Face program, can load. `target` exists. */
+export function saveModelFolder(opened: ModelFolder, target: string): void {
+  for (const name of readdirSync(opened.folder)) {
+    if (companionFiles.test(name)) copyFileSync(join(opened.folder, name), join(target, name));
+  }
+  writeFileAtomic(join(target, settingsFile), `${JSON.stringify(opened.settings, null, 2)}\n`);
+  saveModel(opened.model, opened.config, target);
+}
