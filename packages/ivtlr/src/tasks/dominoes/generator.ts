@@ -33,7 +33,7 @@ interface Cycle {
 
 /** @throws UserError when no question can be asked with these options. */
 export function checkOptions(options: Partial<DominoesOptions> = {}): DominoesOptions {
-  const { hops, dominoes } = { ...DEFAULT_OPTIONS, ...options };
+  const { hops = DEFAULT_OPTIONS.hops, dominoes = DEFAULT_OPTIONS.dominoes } = options;
   if (!Number.isInteger(hops) || hops < 1 || hops > COLOURS.length - 1) {
     throw new UserError(`dominoes: hops should be a whole number from 1 to ${COLOURS.length - 1}, not ${hops}`);
   }

@@ -1,0 +1,41 @@
+/** `ivtlr data`: makes data files. */
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { SPLITS, type Split } from '../tasks/task.ts';
+
+interface MakeFlags {
+  rows: number;
+  out: string;
+  seed: number;
+  split: Split;
+  hops: number;
+  dominoes: number;
+}
+
+export function registerData(program: Command): void {
+  const data = program.command('data').description('make data files');
+  const make = data.command('make').description('draw a data set');
+  make
+    .command('dominoes')
+    .description("follow a chain of coloured dominoes; Parquet in M3CoT's schema, pictures as PNG")
+    .requiredOption('--rows <n>', 'number of samples', wholeNumber)
+    .requiredOption('--out <folder>', 'where the file goes; made when missing')
+    .option('--seed <n>', 'another seed draws other samples', wholeNumber, 0)
+    .addOption(new Option('--split <name>', 'splits never share samples').choices(SPLITS).default('train'))
+    .option('--hops <n>', 'dominoes to follow', wholeNumber, 3)
+    .option('--dominoes <n>', 'dominoes in the picture', wholeNumber, 7)
+    .action(async (flags: MakeFlags) => {
+      // Loaded here, so that --help stays quick.
+      const { makeDominoes } = await import('../tasks/dominoes/make.ts');
+      const onProgress = process.stderr.isTTY
+        ? (rows: number) => process.stderr.write(`\r${rows} of ${flags.rows} rows`)
+        : undefined;
+      const path = await makeDominoes({ ...flags, onProgress });
+      if (onProgress) process.stderr.write('\r\x1b[K');
+      process.stdout.write(`${path}: ${flags.rows} rows\n`);
+    });
+}
+
+function wholeNumber(text: string): number {
+  if (!/^\d+$/.test(text)) throw new InvalidArgumentError('should be a whole number.');
+  return Number(text);
+}

@@ -1,0 +1,233 @@
+/** Parquet files as data sets come in: read one row group at a time, written whole or not at all. */
+import { open, readdir, stat } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import {
+  type AsyncBuffer,
+  type FileMetaData,
+  parquetMetadataAsync,
+  parquetReadObjects,
+  parquetSchema,
+  type SchemaElement,
+} from 'hyparquet';
+import { compressors } from 'hyparquet-compressors';
+import { fileWriter, parquetWriteRows } from 'hyparquet-writer';
+import { UserError } from '../errors.ts';
+import { beginAtomicWrite } from '../files.ts';
+import type { Row } from './row.ts';
+
+/** The library's LZ4 stumbles over blocks of no bytes, which columns of nulls have. */
+const decompressors = Object.fromEntries(
+  Object.entries(compressors).map(([codec, decompress]) => [
+    codec,
+    (input: Uint8Array, length: number) => (length === 0 ? new Uint8Array() : decompress(input, length)),
+  ]),
+);
+
+/** A row and where it stands. */
+export interface PlacedRow {
+  row: Row;
+  /** 0-based, counted over all files in order. */
+  index: number;
+  /** File and row, for error messages. */
+  place: string;
+}
+
+/**
+ * Parquet files of a data set in reading order. `path` is a file, or a folder that holds them itself or in `data/`, as a download from the hub
+ * does. With `split`, files named `<split>.parquet` or `<split>-00000-of-00003.parquet`.
+ * @throws UserError when there is nothing to read, naming the splits there are.
+ */
+export async function findParquetFiles(path: string, split?: string): Promise<string[]> {
+  const found = await stat(path).catch(() => null);
+  if (!found) throw new UserError(`data not found: ${path}`);
+  if (found.isFile()) return [path];
+  const files: string[] = [];
+  for (const folder of [path, join(path, 'data')]) {
+    const names = await readdir(folder).catch(() => []);
+    files.push(...names.filter((name) => name.endsWith('.parquet')).map((name) => join(folder, name)));
+  }
+  files.sort();
+  if (files.length === 0) throw new UserError(`no .parquet file in ${path}`);
+  if (split === undefined) return files;
+  const splitOf = (file: string) => /^([A-Za-z0-9_.]+?)(?:-\d.*)?\.parquet$/.exec(basename(file))?.[1];
+  const chosen = files.filter((file) => splitOf(file) === split);
+  if (chosen.length === 0) {
+    const splits = [...new Set(files.map(splitOf))].join(', ');
+    throw new UserError(`no file of split ${split} in ${path}; the files are of ${splits}`);
+  }
+  return chosen;
+}
+
+/**
+ * All rows of the files in order. One row group is in memory at a time.
+ * @param columns what to read; the rows hold these and nothing else.
+ * @throws UserError naming the file (and column and rows) when a file is missing, corrupt or lacks a column.
+ */
+export async function* readParquet(files: readonly string[], columns: readonly string[]): AsyncGenerator<PlacedRow> {
+  let index = 0;
+  for (const path of files) {
+    const source = await openParquet(path);
+    try {
+      const { metadata, file } = source;
+      requireColumns(path, metadata, columns);
+      let rowStart = 0;
+      for (const group of metadata.row_groups) {
+        const rowEnd = rowStart + Number(group.num_rows);
+        const rows = await readGroup(path, file, metadata, columns, rowStart, rowEnd);
+        for (let i = 0; i < rows.length; i++) {
+          // The library gives undefined for a null list or struct.
+          const row = Object.fromEntries(columns.map((column) => [column, rows[i]![column] ?? null]));
+          yield { row, index: index++, place: `${path} row ${rowStart + i}` };
+        }
+        rowStart = rowEnd;
+      }
+    } finally {
+      await source.close();
+    }
+  }
+}
+
+/** Number of rows of a file, from its footer alone. */
+export async function countParquetRows(path: string): Promise<number> {
+  const source = await openParquet(path);
+  await source.close();
+  return Number(source.metadata.num_rows);
+}
+
+/** A column to write. An image is a struct of `bytes` and `path`, as Hugging Face's `Image` feature stores it. */
+export interface ParquetColumn {
+  name: string;
+  kind: 'text' | 'text list' | 'image';
+}
+
+/**
+ * Writes rows to a Parquet file, a row group at a time; the file appears under its name only when it is complete. Hugging Face's `datasets` reads
+ * it back with its feature types.
+ */
+export async function writeParquet(
+  path: string,
+  columns: readonly ParquetColumn[],
+  rows: AsyncIterable<Record<string, unknown>>,
+  rowGroupSize = 100,
+): Promise<void> {
+  const file = beginAtomicWrite(path);
+  try {
+    await parquetWriteRows({
+      writer: fileWriter(file.tempPath),
+      rows,
+      // Pictures are compressed already, and comparing them for statistics or a dictionary is wasted time.
+      columns: columns.map(({ name, kind }) =>
+        kind === 'image' ? { name, codec: 'UNCOMPRESSED', encoding: 'PLAIN', statistics: false } : { name },
+      ),
+      schema: [{ name: 'schema', num_children: columns.length }, ...columns.flatMap(schemaOf)],
+      rowGroupSize,
+      kvMetadata: [{ key: 'huggingface', value: JSON.stringify({ info: { features: featuresOf(columns) } }) }],
+      createdBy: 'ivtlr',
+    });
+  } catch (error) {
+    file.abort();
+    throw error;
+  }
+  file.commit();
+}
+
+function schemaOf({ name, kind }: ParquetColumn): SchemaElement[] {
+  const text = { type: 'BYTE_ARRAY', converted_type: 'UTF8', logical_type: { type: 'STRING' } } as const;
+  if (kind === 'text') return [{ name, ...text, repetition_type: 'OPTIONAL' }];
+  if (kind === 'text list') {
+    return [
+      { name, repetition_type: 'OPTIONAL', num_children: 1, converted_type: 'LIST', logical_type: { type: 'LIST' } },
+      { name: 'list', repetition_type: 'REPEATED', num_children: 1 },
+      { name: 'element', ...text, repetition_type: 'OPTIONAL' },
+    ];
+  }
+  return [
+    { name, repetition_type: 'OPTIONAL', num_children: 2 },
+    { name: 'bytes', type: 'BYTE_ARRAY', repetition_type: 'OPTIONAL' },
+    { name: 'path', ...text, repetition_type: 'OPTIONAL' },
+  ];
+}
+
+function featuresOf(columns: readonly ParquetColumn[]): Record<string, unknown> {
+  const text = { dtype: 'string', _type: 'Value' };
+  const feature = { text, 'text list': { feature: text, _type: 'Sequence' }, image: { _type: 'Image' } };
+  return Object.fromEntries(columns.map(({ name, kind }) => [name, feature[kind]]));
+}
+
+interface OpenParquet {
+  file: AsyncBuffer;
+  metadata: FileMetaData;
+  close(): Promise<void>;
+}
+
+async function openParquet(path: string): Promise<OpenParquet> {
+  const handle = await open(path, 'r').catch((error: NodeJS.ErrnoException) => {
+    throw new UserError(
+      error.code === 'ENOENT' ? `data file not found: ${path}` : `cannot read ${path}: ${error.message}`,
+    );
+  });
+  try {
+    const { size } = await handle.stat();
+    const file: AsyncBuffer = {
+      byteLength: size,
+      async slice(start, end = size) {
+        const bytes = new Uint8Array(Math.max(0, end - start));
+        for (let at = 0; at < bytes.length; ) {
+          const { bytesRead } = await handle.read(bytes, at, Math.min(bytes.length - at, 1 << 30), start + at);
+          if (bytesRead === 0) throw new Error(`the file ends at byte ${start + at}, before byte ${end}`);
+          at += bytesRead;
+        }
+        return bytes.buffer;
+      },
+    };
+    const metadata = await parquetMetadataAsync(file).catch((error: Error) => {
+      throw new UserError(`${path} is not a readable Parquet file: ${error.message}`);
+    });
+    return { file, metadata, close: () => handle.close() };
+  } catch (error) {
+    await handle.close();
+    throw error;
+  }
+}
+
+function requireColumns(path: string, metadata: FileMetaData, columns: readonly string[]): void {
+  const present = parquetSchema(metadata).children.map((child) => child.element.name);
+  const missing = columns.filter((column) => !present.includes(column));
+  if (missing.length > 0) {
+    throw new UserError(`${path} has no column ${missing.join(', ')}; its columns are ${present.join(', ')}`);
+  }
+}
+
+async function readGroup(
+  path: string,
+  file: AsyncBuffer,
+  metadata: FileMetaData,
+  columns: readonly string[],
+  rowStart: number,
+  rowEnd: number,
+): Promise<Row[]> {
+  // Without utf8: false, binary columns such as image bytes would be decoded as text and ruined.
+  const read = (names: readonly string[]) =>
+    parquetReadObjects({
+      file,
+      metadata,
+      columns: [...names],
+      rowStart,
+      rowEnd,
+      compressors: decompressors,
+      utf8: false,
+    });
+  try {
+    return await read(columns);
+  } catch (error) {
+    // Read again column by column to say which one is broken.
+    for (const column of columns) {
+      await read([column]).catch((reason: Error) => {
+        throw new UserError(
+          `${path} is corrupt: column ${column}, rows ${rowStart} to ${rowEnd - 1}: ${reason.message}`,
+        );
+      });
+    }
+    throw new UserError(`${path} is corrupt: rows ${rowStart} to ${rowEnd - 1}: ${(error as Error).message}`);
+  }
+}
