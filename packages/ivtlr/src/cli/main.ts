@@ -3,6 +3,8 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { UserError } from '../errors.ts';
 import { registerDoctor } from './doctor.ts';
+import { registerEval } from './eval.ts';
+import { registerTrain } from './train.ts';
 
 /** Exit codes: 0 done, 1 something failed that the user did not cause, 2 wrong input or usage, 130 interrupted. */
 export const EXIT = { ok: 0, failure: 1, usage: 2 } as const;
@@ -23,6 +25,8 @@ export function buildProgram(): Command {
     .exitOverride()
     .configureHelp({ sortSubcommands: false, showGlobalOptions: true });
   registerDoctor(program);
+  registerTrain(program);
+  registerEval(program);
   // Subcommands made by .command() copy the settings above; this holds for those a register function builds by itself.
   for (const command of program.commands) command.copyInheritedSettings(program);
   return program;

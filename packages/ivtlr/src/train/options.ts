@@ -37,7 +37,11 @@ export const latentTrainingSchema = z.strictObject({
   latentGradient: z.enum(['detached', 'through']).default('detached'),
   positions: z.enum(['sequential', 'mrope']).default('sequential'),
   pickOrder: z.enum(['kernel', 'score', 'position']).default('kernel'),
-  onExhausted: z.enum(['reuse', 'fewer', 'error']).default('error'),
+  onExhausted: z.enum(['reuse', 'fewer', 'error']).default('fewer'),
+  allowRepeats: z.boolean().default(false),
+  /** Parts of the latent step to train without (ablations). Mode coconut sets latentVision off by itself. */
+  latentText: z.enum(['on', 'off', 'zero']).default('on'),
+  latentVision: z.enum(['on', 'off', 'zero', 'random']).default('on'),
   /** Weight of -log of the normalised score of the known target patches; 0 is off. */
   pickSupervision: z.number().min(0).default(0),
   /** Mask the image tokens for the inserted latent rows. */

@@ -10,13 +10,14 @@ import type { RenderOptions } from '../data/render.ts';
 import type { RawImage } from '../data/sample.ts';
 import { UserError } from '../errors.ts';
 import { readJson, writeFileAtomic } from '../files.ts';
+import { LATENT_DEFAULTS, type LatentOptions } from '../latent/options.ts';
+import { OFFICIAL_SIZE, Qwen2VlInputs } from '../models/qwen2-vl/inputs.ts';
+import { qwen2VlPrompts } from '../models/qwen2-vl/prompts.ts';
+import { loadModel, saveModel } from '../models/registry.ts';
+import type { ProcessedImage, VisionLanguageModel } from '../models/types.ts';
 import { type ChatTemplate, loadChatTemplate } from '../text/chat-template.ts';
 import type { ProfileName, PromptProfile } from '../text/prompt.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
-import { OFFICIAL_SIZE, Qwen2VlInputs } from './qwen2-vl/inputs.ts';
-import { qwen2VlPrompts } from './qwen2-vl/prompts.ts';
-import { loadModel, saveModel } from './registry.ts';
-import type { ProcessedImage, VisionLanguageModel } from './types.ts';
 
 const settingsFile = 'ivtlr.json';
 
@@ -32,13 +33,20 @@ export const reasoningSettingsSchema = z.strictObject({
   patches: z.int().min(0).default(32),
   positions: z.enum(['sequential', 'mrope']).default('sequential'),
   pickOrder: z.enum(['kernel', 'score', 'position']).default('kernel'),
-  onExhausted: z.enum(['reuse', 'fewer', 'error']).default('error'),
+  onExhausted: z.enum(['reuse', 'fewer', 'error']).default(LATENT_DEFAULTS.onExhausted),
   hideImageFromLatents: z.boolean().default(false),
-  /** True: latent text only, no picked patches. */
-  coconut: z.boolean().default(false),
+  allowRepeats: z.boolean().default(false),
+  latentText: z.enum(['on', 'off', 'zero', 'swap']).default('on'),
+  latentVision: z.enum(['on', 'off', 'zero', 'swap', 'random']).default('on'),
 });
 
 export type ReasoningSettings = z.output<typeof reasoningSettingsSchema>;
+
+/** What a latent step of this model is, for latent/. */
+export function latentOptions(settings: ReasoningSettings): LatentOptions {
+  const { task: _task, profile: _profile, latents: _latents, ...options } = settings;
+  return options;
+}
 
 /** What a family adds to a folder's files. */
 interface FamilyParts {

@@ -1,0 +1,225 @@
+/** From a recipe to a run that the loop can walk: opens or creates the model, finds the samples, and ties loss and validation to them. */
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { manualSeed, setFlushDenormal, setNumThreads } from '@ivtlr/torch';
+import type { Recipe } from '../config/schema.ts';
+import type { Sample } from '../data/sample.ts';
+import {
+  latentOptions,
+  type ModelFolder,
+  openModelFolder,
+  type ReasoningSettings,
+  saveModelFolder,
+  withModel,
+} from '../engine/model-folder.ts';
+import { UserError } from '../errors.ts';
+import { evaluate, generatedSamples, storedSamples } from '../eval/runner.ts';
+import { writeFileAtomic } from '../files.ts';
+import { createModel } from '../models/registry.ts';
+import { SPECIAL_TOKENS, writeDominoesTokenizer } from '../tasks/dominoes/vocabulary.ts';
+import { findTask } from '../tasks/registry.ts';
+import type { Task } from '../tasks/task.ts';
+import { Tokenizer } from '../text/tokenizer.ts';
+import { BatchMaker, epochOrder, type SampleSource } from '../train/batches.ts';
+import type { Checkpoint } from '../train/checkpoint.ts';
+import type { TrainReporter, TrainRun } from '../train/loop.ts';
+import { trainingLoss } from '../train/loss.ts';
+import { type Phase, planRun } from '../train/schedule.ts';
+import type { Trainee } from '../train/step.ts';
+
+/** Builds the run. @throws UserError for anything the recipe asks for that cannot be had */
+export async function assembleRun(
+  recipe: Recipe,
+  resume: Checkpoint | null,
+  reporter: TrainReporter,
+  stopRequested: () => string | null,
+): Promise<TrainRun> {
+  const task = findTask(recipe.task);
+  if (recipe.threads !== undefined) setNumThreads(recipe.threads);
+  setFlushDenormal(true);
+  const opened = openForTraining(recipe, task, resume);
+  manualSeed(recipe.seed);
+  opened.model.module.setRequiresGrad(true).train();
+  const source = await openSource(recipe, task);
+  const stepsPerEpoch = Math.ceil(source.samplesPerEpoch / recipe.globalBatch);
+  const plan = planRun(recipe.pretrain, recipe.numEpochs, stepsPerEpoch, (epoch) => stageOf(recipe, epoch));
+  if (plan.totalSteps === 0) throw new UserError('the recipe has no steps: numEpochs is 0 and pretrain is empty');
+  const maker = new BatchMaker(source, pretrainingDraws(recipe, task), opened.processImage, {
+    seed: recipe.seed,
+    globalBatch: recipe.globalBatch,
+    microBatch: recipe.microBatch,
+    answerOnly: recipe.mode === 'no-cot',
+    latent: recipe.latent,
+    pretrain: recipe.pretrain,
+    render: { ...opened.renderOptions(task.name), maxSteps: recipe.maxSteps },
+    padId: opened.tokenizer.eosId,
+  });
+  const { samples, everyEpochs, batch, maxNewTokens } = recipe.data.validation;
+  return {
+    plan,
+    trainee: trainee(recipe, opened),
+    batches: (position) => maker.at(position),
+    validate: async ({ epoch, phase }) => {
+      if (samples === 0 || (epoch + 1) % everyEpochs !== 0) return null;
+      opened.model.module.eval();
+      const held = heldOut(recipe, task, samples);
+      const settings = settingsFor(recipe, latentsAfter(recipe, phase));
+      const result = await evaluate({ ...opened, settings }, task, held, { name: 'validation', batch, maxNewTokens });
+      opened.model.module.train();
+      return {
+        accuracy: result.correctStrict / result.samples,
+        samples: result.samples,
+        autoregressiveSteps: result.autoregressiveSteps,
+      };
+    },
+    optimizer: recipe.optimizer,
+    schedule: recipe.schedule,
+    pretrain: recipe.pretrain,
+    resetOptimizerAtStage: recipe.resetOptimizerAtStage,
+    checkpoint: recipe.checkpoint,
+    device: recipe.device,
+    out: recipe.out,
+    recipe,
+    resume,
+    reporter,
+    stopRequested,
+  };
+}
+
+/** Latent stage of an epoch. Without latent steps every epoch is stage 0. */
+export function stageOf({ mode, latent }: Recipe, epoch: number): number {
+  if (mode === 'cot' || mode === 'no-cot') return 0;
+  const { epochsPerStage } = latent;
+  if (typeof epochsPerStage === 'number') return Math.floor(epoch / epochsPerStage);
+  let end = 0;
+  for (const [stage, epochs] of epochsPerStage.entries()) {
+    end += epochs;
+    if (epoch < end) return stage;
+  }
+  return epochsPerStage.length - 1;
+}
+
+function trainee(recipe: Recipe, opened: ModelFolder): Trainee {
+  const { latent } = recipe;
+  const settings = settingsFor(recipe, 0);
+  const parameters = [...opened.model.module.namedParameters()].filter(([, parameter]) => parameter.requiresGrad);
+  return {
+    parameters: new Map(parameters),
+    loss: ({ batch }) =>
+      trainingLoss(opened.model, batch, {
+        ...latentOptions(settings),
+        latentGradient: latent.latentGradient,
+        pickSupervision: latent.pickSupervision,
+      }),
+    save: (folder, phase) =>
+      saveModelFolder({ ...opened, settings: settingsFor(recipe, latentsAfter(recipe, phase)) }, folder),
+  };
+}
+
+/** T of a model as it is after `phase`. */
+function latentsAfter(recipe: Recipe, phase: Phase): number {
+  return phase.kind === 'pretrain' ? 0 : Math.min(phase.index, recipe.latent.maxLatentStage);
+}
+
+/** How a model of this recipe reasons, with `latents` latent steps. */
+function settingsFor(recipe: Recipe, latents: number): ReasoningSettings {
+  const { latent } = recipe;
+  return {
+    task: recipe.task,
+    profile: recipe.profile,
+    latents,
+    patches: latent.patches,
+    positions: latent.positions,
+    pickOrder: latent.pickOrder,
+    onExhausted: latent.onExhausted,
+    allowRepeats: latent.allowRepeats,
+    latentText: latent.latentText,
+    latentVision: recipe.mode === 'coconut' ? 'off' : latent.latentVision,
+    hideImageFromLatents: latent.hideImageFromLatents,
+  };
+}
+
+function openForTraining(recipe: Recipe, task: Task, resume: Checkpoint | null): ModelFolder {
+  const { dtype, device } = recipe;
+  const settings = { profile: recipe.profile };
+  const folder = resume?.folder ?? recipe.model.folder;
+  if (folder !== undefined) return openModelFolder(folder, { dtype, device, settings });
+  const fresh = join(recipe.out, 'init');
+  const config = writeFreshFolder(fresh, task, recipe.model.config!);
+  return withModel(fresh, config, createModel(config, recipe.model.initSeed ?? 0, { dtype, device }), settings);
+}
+
+/** Everything of a model folder but the weights, for a model that starts from nothing. Returns the completed config.json. */
+function writeFreshFolder(folder: string, task: Task, given: Record<string, unknown>): Record<string, unknown> {
+  if (task.name !== 'dominoes') {
+    throw new UserError(
+      `fresh weights need a vocabulary, which only task dominoes brings along; give model.folder for task ${task.name}`,
+    );
+  }
+  mkdirSync(folder, { recursive: true });
+  writeDominoesTokenizer(folder);
+  const tokenizer = Tokenizer.fromFolder(folder);
+  const [endOfText, visionStart, visionEnd, imagePad] = SPECIAL_TOKENS.map((token) => tokenizer.tokenToId(token)!);
+  const config = {
+    ...given,
+    vocab_size: tokenizer.vocabSize,
+    eos_token_id: endOfText,
+    vision_start_token_id: visionStart,
+    vision_end_token_id: visionEnd,
+    image_token_id: imagePad,
+  };
+  const preprocessor = {
+    min_pixels: 28 * 28,
+    max_pixels: 28 * 28 * 64,
+    image_mean: [0.5, 0.5, 0.5],
+    image_std: [0.5, 0.5, 0.5],
+  };
+  writeFileAtomic(join(folder, 'preprocessor_config.json'), `${JSON.stringify(preprocessor, null, 2)}\n`);
+  return config;
+}
+
+async function openSource(recipe: Recipe, task: Task): Promise<SampleSource> {
+  const { source, folder, samplesPerEpoch } = recipe.data;
+  if (source === 'fresh') {
+    const { generator } = task;
+    if (!generator) throw new UserError(`task ${task.name} has no generator, so data.source cannot be fresh`);
+    const total = samplesPerEpoch!;
+    return {
+      samplesPerEpoch: total,
+      sample: async (epoch, place) => generator.sample(recipe.seed, 'train', epoch * total + place),
+    };
+  }
+  const stored: Sample[] = [];
+  for await (const sample of storedSamples(task, folder!, 'train')) stored.push(sample);
+  if (stored.length === 0) throw new UserError(`data.folder ${folder} has no training rows with an image`);
+  let shuffled: { epoch: number; order: number[] } | null = null;
+  return {
+    samplesPerEpoch: Math.min(stored.length, samplesPerEpoch ?? stored.length),
+    sample: async (epoch, place) => {
+      if (shuffled?.epoch !== epoch) shuffled = { epoch, order: epochOrder(recipe.seed, epoch, stored.length) };
+      return stored[shuffled.order[place]!]!;
+    },
+  };
+}
+
+/** Held-out samples: never drawn from the training stream or split. */
+function heldOut(recipe: Recipe, task: Task, count: number) {
+  const { source, folder } = recipe.data;
+  if (source === 'fresh') return generatedSamples(task, recipe.seed, 'validation', count);
+  return storedSamples(task, folder!, 'validation', count);
+}
+
+function pretrainingDraws(recipe: Recipe, task: Task) {
+  const known = task.generator?.pretraining ?? {};
+  for (const [i, phase] of recipe.pretrain.entries()) {
+    for (const [j, { task: name }] of phase.mix.entries()) {
+      if (!Object.hasOwn(known, name)) {
+        const names = Object.keys(known).join(', ') || 'none';
+        throw new UserError(
+          `pretrain.${i}.mix.${j}.task: task ${task.name} has no pretraining text "${name}"; it has ${names}`,
+        );
+      }
+    }
+  }
+  return known;
+}
