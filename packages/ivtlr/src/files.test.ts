@@ -37,6 +37,14 @@ test('a folder in the place of the file is a UserError and nothing stays behind'
   expect(() => writeFileAtomic(join(folder, 'file', 'x'), 'x')).toThrow(/cannot make the folder/);
 });
 
+test('a write that fails half-way leaves the old file and no temporary one', () => {
+  writeFileAtomic(join(folder, 'a'), 'old');
+  const unwritable = { length: 3 } as unknown as Uint8Array;
+  expect(() => writeFileAtomic(join(folder, 'a'), unwritable)).toThrow(UserError);
+  expect(readFileSync(join(folder, 'a'), 'utf8')).toBe('old');
+  expect(readdirSync(folder)).toEqual(['a']);
+});
+
 test('readText and readJson name the file and the trouble', () => {
   expect(() => readText(join(folder, 'no.txt'), 'recipe')).toThrow(`recipe not found: ${join(folder, 'no.txt')}`);
   expect(() => readText(folder, 'recipe')).toThrow(/is a folder/);

@@ -109,6 +109,12 @@ describe('training rows', () => {
     expect(at(1).labels.slice(prompt.length)).toEqual([-100, ...codes('two.\n'), ...answer]);
     expect(at(3).ids).toEqual([...prompt, LAT, LAT, LAT, ...answer]);
     expect(at(4).ids).toEqual(at(3).ids);
+    // Baselines: the answer alone, and slots without dropped steps.
+    expect(renderTraining(tokenized, { latents: 0, droppedSteps: 2 }).ids).toEqual([...prompt, ...answer]);
+    expect(renderTraining(tokenized, { latents: 2, droppedSteps: 0 }).ids).toEqual([
+      ...[...prompt, LAT, LAT],
+      ...[...codes('one\ntwo.\n'), ...answer],
+    ]);
   });
 
   test('long samples lose whole steps from the end, before any stage drops steps from the front', async () => {
