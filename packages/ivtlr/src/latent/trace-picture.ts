@@ -1,0 +1,196 @@
+/** Draws what a latent answer looked at: the picture, then one panel per latent step. */
+import { createCanvas, type SKRSContext2D } from '@napi-rs/canvas';
+import type { RgbImage } from '../vision/image.ts';
+import { heatColour } from './heat-colours.ts';
+import { FONT, loadFonts } from './trace-font.ts';
+import { drawPicture, drawStep, highest, type PanelSize, toCanvas } from './trace-panel.ts';
+import { wrapText } from './wrap-text.ts';
+
+export interface TracePictureStep {
+  /** Indices of the picked image tokens, row-major over `tokenGrid`. */
+  picked: readonly number[];
+  /** Attention score of every image token, N in all. Values that are not finite count as 0. */
+  scores: ArrayLike<number>;
+  /** Attention on picked patches over attention on text (paper section 5), if known. */
+  attentionRatio?: number | null | undefined;
+  /** 1 / (entropy + eps) of the attention over image tokens, if known. */
+  focus?: number | null | undefined;
+}
+
+export interface TracePicture {
+  image: RgbImage;
+  tokenGrid: readonly [rows: number, columns: number];
+  steps: readonly TracePictureStep[];
+  question: string;
+  answer: string;
+}
+
+const INK = '#1f2328';
+const FAINT = '#656d76';
+const PAPER = '#ffffff';
+const ACCENT = '#0a7d8c';
+/** Drawing is in these units; the PNG has twice as many pixels, so that text stays sharp when zoomed. */
+const SCALE = 2;
+const MARGIN = 24;
+const GAP = 20;
+const TITLE_HEIGHT = 26;
+const CAPTION_LINE = 18;
+const CAPTION_HEIGHT = 2 * CAPTION_LINE + 18;
+const MAX_ROW_WIDTH = 1600;
+const TEXT_LINE = 22;
+const MAX_TEXT_LINES = 40;
+const LABEL_WIDTH = 92;
+const LEGEND_HEIGHT = 34;
+interface Layout {
+  panel: PanelSize;
+  columns: number;
+  width: number;
+  stripHeight: number;
+}
+
+/** @returns a PNG file. */
+export function drawTrace(trace: TracePicture): Uint8Array {
+  checkTrace(trace);
+  loadFonts();
+  const layout = planLayout(trace);
+  const measure = createCanvas(1, 1).getContext('2d');
+  measure.font = `14px ${FONT}`;
+  const textWidth = layout.width - 2 * MARGIN - LABEL_WIDTH;
+  const paragraphs = [
+    { label: 'Question', lines: wrapText(measure, trace.question.trim(), textWidth, MAX_TEXT_LINES) },
+    { label: 'Answer', lines: wrapText(measure, trace.answer.trim(), textWidth, MAX_TEXT_LINES) },
+  ].filter(({ lines }) => lines.length > 0);
+  const textHeight = paragraphs.reduce((sum, { lines }) => sum + lines.length * TEXT_LINE + 8, 0);
+  const legend = trace.steps.length > 0 ? LEGEND_HEIGHT : 0;
+
+  const canvas = createCanvas(layout.width * SCALE, (layout.stripHeight + legend + textHeight + MARGIN) * SCALE);
+  const context = canvas.getContext('2d');
+  context.scale(SCALE, SCALE);
+  context.fillStyle = PAPER;
+  context.fillRect(0, 0, layout.width, canvas.height);
+  drawPanels(context, trace, layout);
+  if (legend) drawLegend(context, layout);
+  drawParagraphs(context, paragraphs, layout.stripHeight + legend);
+  return canvas.toBuffer('image/png');
+}
+
+function checkTrace({ image, tokenGrid: [rows, columns], steps }: TracePicture): void {
+  if (image.data.length !== image.width * image.height * 3) throw new RangeError('drawTrace: the picture is not RGB');
+  for (const [index, { picked, scores }] of steps.entries()) {
+    const wrong = picked.find((token) => !(token >= 0 && token < rows * columns));
+    if (wrong !== undefined || scores.length !== rows * columns) {
+      throw new RangeError(
+        `drawTrace: step ${index + 1} has ${scores.length} scores and picks token ${wrong ?? '-'}, the grid is ${rows}x${columns}`,
+      );
+    }
+  }
+}
+
+/** Panels have about the same area whatever the picture's shape; rows break before they get wider than a screen. */
+function planLayout({ image, steps }: TracePicture): Layout {
+  const aspect = Math.min(Math.max(image.width / image.height, 0.4), 4);
+  const width = Math.round(Math.min(Math.max(320 * Math.sqrt(aspect), 240), 640));
+  const height = Math.round((width * image.height) / image.width);
+  const panel = { width, height: Math.min(Math.max(height, 60), 800) };
+  const count = steps.length + 1;
+  const fit = Math.max(1, Math.floor((MAX_ROW_WIDTH - 2 * MARGIN + GAP) / (width + GAP)));
+  const rows = Math.ceil(count / fit);
+  const columns = Math.ceil(count / rows);
+  return {
+    panel,
+    columns,
+    width: Math.max(2 * MARGIN + columns * (width + GAP) - GAP, 560),
+    stripHeight: MARGIN + rows * (TITLE_HEIGHT + panel.height + CAPTION_HEIGHT),
+  };
+}
+
+function drawPanels(context: SKRSContext2D, trace: TracePicture, { panel, columns }: Layout): void {
+  const { image, tokenGrid, steps } = trace;
+  const picture = toCanvas(image);
+  for (let index = 0; index <= steps.length; index++) {
+    context.save();
+    context.translate(
+      MARGIN + (index % columns) * (panel.width + GAP),
+      MARGIN + Math.floor(index / columns) * (TITLE_HEIGHT + panel.height + CAPTION_HEIGHT),
+    );
+    const step = steps[index - 1];
+    drawText(context, step ? `Latent step ${index}` : 'Picture', 0, 15, { font: `bold 15px ${FONT}` });
+    const captions = step
+      ? describeStep(step, tokenGrid)
+      : [`${image.width}x${image.height} pixels`, `${tokenGrid[0]}x${tokenGrid[1]} image tokens`];
+    context.save();
+    context.translate(0, TITLE_HEIGHT);
+    if (step) {
+      const earlier = new Set(steps.slice(0, index - 1).flatMap(({ picked }) => picked));
+      drawStep(context, picture, { ...step, earlier }, tokenGrid, panel);
+    } else drawPicture(context, picture, panel);
+    context.restore();
+    captions.forEach((line, row) => {
+      const top = TITLE_HEIGHT + panel.height + 18 + row * CAPTION_LINE;
+      drawText(context, line, 0, top, { font: `13px ${FONT}`, colour: row === 0 ? INK : FAINT, maxWidth: panel.width });
+    });
+    context.restore();
+  }
+}
+
+function describeStep(step: TracePictureStep, [rows, columns]: readonly [number, number]): string[] {
+  const measures: string[] = [];
+  if (isNumber(step.attentionRatio)) measures.push(`ratio ${formatNumber(step.attentionRatio)}`);
+  if (isNumber(step.focus)) measures.push(`focus ${formatNumber(step.focus)}`);
+  const count = `${step.picked.length} of ${rows * columns} patches`;
+  const peak = `highest score ${formatNumber(highest(step.scores))}`;
+  return measures.length > 0 ? [measures.join(' · '), `${count} · ${peak}`] : [count, peak];
+}
+
+function drawLegend(context: SKRSContext2D, layout: Layout): void {
+  const top = layout.stripHeight;
+  const barWidth = 160;
+  for (let x = 0; x < barWidth; x++) {
+    const [red, green, blue] = heatColour(x / (barWidth - 1));
+    context.fillStyle = `rgb(${red}, ${green}, ${blue})`;
+    context.fillRect(MARGIN + x, top, 1.5, 10);
+  }
+  const text =
+    'attention, from 0 to the highest score (root scale)  ·  outlined: picked now  ·  crossed: picked before';
+  const left = MARGIN + barWidth + 12;
+  const maxWidth = layout.width - MARGIN - left;
+  drawText(context, text, left, top + 9, { font: `12px ${FONT}`, colour: FAINT, maxWidth });
+}
+
+function drawParagraphs(
+  context: SKRSContext2D,
+  paragraphs: readonly { label: string; lines: readonly string[] }[],
+  top: number,
+): void {
+  let baseline = top + 14;
+  for (const { label, lines } of paragraphs) {
+    drawText(context, label, MARGIN, baseline, { font: `bold 14px ${FONT}`, colour: ACCENT });
+    for (const line of lines) {
+      drawText(context, line, MARGIN + LABEL_WIDTH, baseline, { font: `14px ${FONT}` });
+      baseline += TEXT_LINE;
+    }
+    baseline += 8;
+  }
+}
+
+function drawText(
+  context: SKRSContext2D,
+  text: string,
+  left: number,
+  baseline: number,
+  style: { font: string; colour?: string; maxWidth?: number },
+): void {
+  context.font = style.font;
+  context.fillStyle = style.colour ?? INK;
+  if (style.maxWidth === undefined) context.fillText(text, left, baseline);
+  else context.fillText(text, left, baseline, style.maxWidth);
+}
+
+function isNumber(value: number | null | undefined): value is number {
+  return typeof value === 'number' && Number.isFinite(value);
+}
+
+/** Three significant digits, without an exponent for the usual sizes. */
+function formatNumber(value: number): string {
+  return value !== 0 && Math.abs(value) < 1e-4 ? value.toExponential(1) : String(Number(value.toPrecision(3)));
+}
