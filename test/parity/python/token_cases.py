@@ -13,7 +13,8 @@ BASE_TOKENS = 151657  # Qwen2-VL's tokenizer stops here; the package's later add
 # Ours: gives the strings Qwen2-VL-Instruct's template gives for text, image and video parts.
 TEMPLATE = (
     "{%- for message in messages %}"
-    "{%- if loop.first and message['role'] != 'system' %}{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{%- endif %}"
+    "{%- if loop.first and message['role'] != 'system' %}"
+    "{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{%- endif %}"
     "{{- '<|im_start|>' + message['role'] + '\\n' }}"
     "{%- if message['content'] is string %}{{- message['content'] }}"
     "{%- else %}{%- for part in message['content'] %}"
@@ -147,7 +148,8 @@ def make(out, folder):
     assert (
         chats[1]["rendered"]
         == SYSTEM
-        + "<|vision_start|><|image_pad|><|vision_end|>[Question]:{Which?}\n[Options]:\nA.{x}\nB.{y}\nAnswer:<|im_end|>\n<|im_start|>assistant\n"
+        + "<|vision_start|><|image_pad|><|vision_end|>[Question]:{Which?}\n[Options]:\nA.{x}\nB.{y}\nAnswer:"
+        + "<|im_end|>\n<|im_start|>assistant\n"
     )
     streams = [
         dict(ids=ids, pieces=pieces(tokenizer, ids))
