@@ -1,0 +1,166 @@
+/**
+ * A growing batch of sequences: rows are pushed, then run through the model over its cache. Prompt, latent rows, written text and decoded
+ * tokens all go this way, in training and inference alike.
+ * Shapes: B batch, R rows of one push, D hidden size, A position axes, T all positions so far.
+ */
+import { cat, empty, fromBytes, stack, type Tensor, tensor } from '@ivtlr/torch';
+import * as ops from '@ivtlr/torch/ops';
+import type { Batch } from '../data/collate.ts';
+import type { KeyValueCache } from '../models/common/kv-cache.ts';
+import type { ForwardResult, PositionKind, ProcessedImage, TapMode, VisionLanguageModel } from '../models/types.ts';
+
+/** A batch's prompts as they enter the decoder. */
+export interface EmbeddedPrompt {
+  /** (B, P, D), image tokens filled in. */
+  rows: Tensor;
+  /** (B, P) bool, null when no row is padded. */
+  valid: Tensor | null;
+  /** (A, B, P) */
+  positions: Tensor;
+  next: number[];
+  /** (B, N, D) image token embeddings, short rows padded with zeros; null without images. */
+  images: Tensor | null;
+  /** Image tokens of each row, and the column of the first. */
+  imageTokens: number[];
+  imageStart: number[];
+}
+
+/** Embeds columns [0, latentStart) of a batch. */
+export function embedPrompt(model: VisionLanguageModel, batch: Batch, kind: PositionKind): EmbeddedPrompt {
+  const end = batch.latentStart;
+  const ids = batch.inputIds.map((row) => row.slice(0, end));
+  const mask = batch.attentionMask.map((row) => row.slice(0, end));
+  const { positions, next } = model.promptPositions(ids, mask, batch.images, kind);
+  let rows = model.embed(toIds(ids, model.device));
+  const present = batch.images.filter((image): image is ProcessedImage => image !== null);
+  let images: Tensor | null = null;
+  if (present.length > 0) {
+    const encoded = model.encodeImages(present);
+    const longest = Math.max(...present.map(({ tokens }) => tokens));
+    let at = 0;
+    const perRow = batch.images.map((image, b) => {
+      if (!image) return ops.zeros([longest, model.hiddenSize], rows.dtype, null, model.device);
+      checkImageTokens(ids[b]!, model.imageTokenId, image.tokens);
+      const own = encoded[at++]!;
+      return image.tokens === longest ? own : ops.constant_pad_nd(own, [0, 0, 0, longest - image.tokens]);
+    });
+    images = stack(perRow);
+    const isImage = tensor(ids.map((row) => row.map((id) => id === model.imageTokenId))).to({ device: model.device });
+    rows = ops.masked_scatter(rows, isImage.unsqueeze(-1).expand(rows.shape), cat(encoded, 0).to(rows.dtype));
+  }
+  return {
+    rows,
+    valid: validTensor(mask, model.device),
+    positions,
+    next,
+    images,
+    imageTokens: batch.images.map((image) => image?.tokens ?? 0),
+    imageStart: [...batch.imageStart],
+  };
+}
+
+function checkImageTokens(ids: readonly number[], imageTokenId: number, tokens: number): void {
+  const found = ids.filter((id) => id === imageTokenId).length;
+  if (found !== tokens) throw new RangeError(`the prompt has ${found} image tokens, its image ${tokens}`);
+}
+
+/** (B, R) int64 */
+export function toIds(ids: readonly (readonly number[])[], device: string): Tensor {
+  const made = tensor(BigInt64Array.from(ids.flat(), BigInt), { shape: [ids.length, ids[0]?.length ?? 0] });
+  return device === 'cpu' ? made : made.to({ device });
+}
+
+/** (B, R) bool, or null when nothing is masked. */
+export function validTensor(mask: readonly (readonly number[])[], device: string): Tensor | null {
+  const flat = mask.flat();
+  if (flat.every((value) => value !== 0)) return null;
+  const made = fromBytes(Uint8Array.from(flat, (v) => (v ? 1 : 0)), 'bool', [mask.length, mask[0]!.length]);
+  return device === 'cpu' ? made : made.to({ device });
+}
+
+interface Pushed {
+  rows: Tensor;
+  valid: Tensor | null;
+  positions: Tensor;
+  latent: boolean;
+}
+
+export class Sequence {
+  readonly model: VisionLanguageModel;
+  readonly cache: KeyValueCache | null;
+  readonly prompt: EmbeddedPrompt;
+  readonly #hideImage: boolean;
+  /** Position of the next token, one a row. */
+  readonly #next: number[];
+  #pending: Pushed[] = [];
+  #limit: number;
+
+  constructor(model: VisionLanguageModel, prompt: EmbeddedPrompt, cache: KeyValueCache | null, hideImageFromLatents: boolean) {
+    this.model = model;
+    this.prompt = prompt;
+    this.cache = cache;
+    this.#hideImage = hideImageFromLatents;
+    this.#next = [...prompt.next];
+    this.#limit = Math.max(...prompt.next, 1);
+    this.#pending.push({ rows: prompt.rows, valid: prompt.valid, positions: prompt.positions, latent: false });
+  }
+
+  /** Rows waiting to be run. */
+  get pending(): number {
+    return this.#pending.reduce((sum, { rows }) => sum + rows.shape[1]!, 0);
+  }
+
+  /**
+   * Adds rows (B, R, D) at the next positions. `mask` says which of them count (default: all); those that do not take no position.
+   * `latent` rows are the ones hideImageFromLatents is about.
+   */
+  push(rows: Tensor, { mask, latent = false }: { mask?: readonly (readonly number[])[] | null; latent?: boolean } = {}): void {
+    const [B, R] = rows.shape as [number, number];
+    const axes = this.prompt.positions.shape[0]!;
+    const flat = new BigInt64Array(B * R);
+    for (let b = 0; b < B; b++)
+      for (let r = 0; r < R; r++) flat[b * R + r] = BigInt(mask && !mask[b]![r] ? this.#next[b]! : this.#next[b]!++);
+    this.#limit = Math.max(this.#limit, ...this.#next) + 1;
+    let positions = fromBytes(new Uint8Array(flat.buffer), 'int64', [1, B, R]);
+    if (this.model.device !== 'cpu') positions = positions.to({ device: this.model.device });
+    const valid = mask ? validTensor(mask, this.model.device) : null;
+    this.#pending.push({ rows, valid, positions: positions.expand([axes, B, R]), latent });
+  }
+
+  /** Runs all pending rows: hidden states (B, pending, D), and the last row's scores (B, T) when tapped. */
+  run(tap: TapMode = 'off'): ForwardResult {
+    const parts = this.#pending;
+    this.#pending = [];
+    const join = (pick: (part: Pushed) => Tensor, dim: number) => (parts.length === 1 ? pick(parts[0]!) : cat(parts.map(pick), dim));
+    const masked = parts.some(({ valid }) => valid);
+    const B = this.prompt.rows.shape[0]!;
+    const ones = (rows: Tensor) => empty([B, rows.shape[1]!], { dtype: 'bool', device: this.model.device }).fill_(1);
+    return this.model.forward(join(({ rows }) => rows, 1), {
+      positions: join(({ positions }) => positions, 2),
+      positionLimit: this.#limit,
+      cache: this.cache,
+      valid: masked ? join(({ rows, valid }) => valid ?? ones(rows), 1) : null,
+      hidden: this.#hidden(parts),
+      tap,
+    });
+  }
+
+  #hidden(parts: readonly Pushed[]) {
+    if (!this.#hideImage || !parts.some(({ latent }) => latent)) return null;
+    // Latent rows always stand together: between the prompt and the text that follows.
+    let start = 0;
+    let end = 0;
+    let at = 0;
+    for (const { rows, latent } of parts) {
+      const size = rows.shape[1]!;
+      if (latent) {
+        if (end === 0) start = at;
+        end = at + size;
+      }
+      at += size;
+    }
+    const { imageStart, imageTokens } = this.prompt;
+    const columns = imageStart.map((first, b) => (first < 0 ? [0, 0] : [first, first + imageTokens[b]!]) as [number, number]);
+    return { rows: [start, end] as const, columns };
+  }
+}

@@ -1,0 +1,148 @@
+/**
+ * Qwen2's decoder: grouped-query attention with rotary positions, SwiGLU, RMSNorm.
+ * Source: Hugging Face Qwen2VLTextModel. Property names are the checkpoint's.
+ * Shapes: B batch, S new positions, T all positions, D width, H query heads, G key/value heads, E head size.
+ */
+import { Embedding, type FactoryOptions, Linear, Module, RMSNorm, scope, type Tensor } from '@ivtlr/torch';
+import * as ops from '@ivtlr/torch/ops';
+import { type AttentionMask, attend, attentionMask, tapScores } from '../common/attention.ts';
+import type { KeyValueCache } from '../common/kv-cache.ts';
+import { Rotary, type RotaryAngles, rotate } from '../common/rotary.ts';
+import type { ForwardOptions, ForwardResult, TapMode } from '../types.ts';
+import type { Qwen2VLConfig } from './config.ts';
+
+/** What every layer of one pass shares. */
+interface Pass {
+  angles: RotaryAngles;
+  mask: AttentionMask;
+  cache: KeyValueCache | null;
+  tap: TapMode;
+}
+
+interface LayerResult {
+  hidden: Tensor;
+  /** (B, T) */
+  scores: Tensor | null;
+}
+
+class Attention extends Module {
+  readonly q_proj: Linear;
+  readonly k_proj: Linear;
+  readonly v_proj: Linear;
+  readonly o_proj: Linear;
+  readonly #heads: number;
+  readonly #groups: number;
+  readonly #layer: number;
+
+  constructor(config: Qwen2VLConfig, layer: number, options: FactoryOptions) {
+    super();
+    const { hiddenSize, heads, keyValueHeads } = config;
+    const headSize = hiddenSize / heads;
+    this.#heads = heads;
+    this.#groups = keyValueHeads;
+    this.#layer = layer;
+    this.q_proj = new Linear(hiddenSize, heads * headSize, options);
+    this.k_proj = new Linear(hiddenSize, keyValueHeads * headSize, options);
+    this.v_proj = new Linear(hiddenSize, keyValueHeads * headSize, options);
+    this.o_proj = new Linear(heads * headSize, hiddenSize, { bias: false, ...options });
+  }
+
+  forward(x_BSD: Tensor, pass: Pass): LayerResult {
+    const [B, S, D] = x_BSD.shape as [number, number, number];
+    const split = (x: Tensor, heads: number) => x.view([B, S, heads, D / this.#heads]).transpose(1, 2);
+    const q = rotate(split(this.q_proj.forward(x_BSD), this.#heads), pass.angles);
+    let keys = rotate(split(this.k_proj.forward(x_BSD), this.#groups), pass.angles);
+    let values = split(this.v_proj.forward(x_BSD), this.#groups);
+    if (pass.cache) ({ keys, values } = pass.cache.append(this.#layer, keys, values));
+    const hidden = this.o_proj.forward(attend(q, keys, values, pass.mask));
+    return { hidden, scores: pass.tap === 'off' ? null : tapScores(q, keys, pass.mask, pass.tap) };
+  }
+}
+
+class Mlp extends Module {
+  readonly gate_proj: Linear;
+  readonly up_proj: Linear;
+  readonly down_proj: Linear;
+
+  constructor({ hiddenSize, intermediateSize }: Qwen2VLConfig, options: FactoryOptions) {
+    super();
+    this.gate_proj = new Linear(hiddenSize, intermediateSize, { bias: false, ...options });
+    this.up_proj = new Linear(hiddenSize, intermediateSize, { bias: false, ...options });
+    this.down_proj = new Linear(intermediateSize, hiddenSize, { bias: false, ...options });
+  }
+
+  forward(x: Tensor): Tensor {
+    return this.down_proj.forward(ops.silu(this.gate_proj.forward(x)).mul(this.up_proj.forward(x)));
+  }
+}
+
+class DecoderLayer extends Module {
+  readonly input_layernorm: RMSNorm;
+  readonly self_attn: Attention;
+  readonly post_attention_layernorm: RMSNorm;
+  readonly mlp: Mlp;
+
+  constructor(config: Qwen2VLConfig, layer: number, options: FactoryOptions) {
+    super();
+    this.input_layernorm = new RMSNorm(config.hiddenSize, { eps: config.normEps, ...options });
+    this.self_attn = new Attention(config, layer, options);
+    this.post_attention_layernorm = new RMSNorm(config.hiddenSize, { eps: config.normEps, ...options });
+    this.mlp = new Mlp(config, options);
+  }
+
+  forward(x: Tensor, pass: Pass): LayerResult {
+    const attention = this.self_attn.forward(this.input_layernorm.forward(x), pass);
+    const hidden = x.add(attention.hidden);
+    return { hidden: hidden.add(this.mlp.forward(this.post_attention_layernorm.forward(hidden))), scores: attention.scores };
+  }
+}
+
+export class Qwen2Decoder extends Module {
+  readonly embed_tokens: Embedding;
+  readonly layers: DecoderLayer[];
+  readonly norm: RMSNorm;
+  readonly #rotary: Rotary;
+
+  constructor(config: Qwen2VLConfig, options: FactoryOptions) {
+    super();
+    this.embed_tokens = new Embedding(config.vocabularySize, config.hiddenSize, options);
+    this.layers = Array.from({ length: config.layers }, (_, layer) => new DecoderLayer(config, layer, options));
+    this.norm = new RMSNorm(config.hiddenSize, { eps: config.normEps, ...options });
+    this.#rotary = new Rotary(config.hiddenSize / config.heads, config.ropeTheta, config.mropeSections);
+  }
+
+  /** inputs (B, S, D) -> hidden states after the final norm, and the tapped scores. */
+  forward(inputs_BSD: Tensor, options: ForwardOptions): ForwardResult {
+    const [B, S] = inputs_BSD.shape as [number, number, number];
+    const { cache = null, valid = null, hidden = null, tap = 'off' } = options;
+    const { dtype, device } = inputs_BSD;
+    const result = scope(() => {
+      const pass: Pass = {
+        angles: this.#rotary.angles(options.positions, options.positionLimit, dtype, device),
+        mask: attentionMask(B, S, cache, valid, hidden, device),
+        cache,
+        tap,
+      };
+      let x = inputs_BSD;
+      let sum: Tensor | null = null;
+      for (const layer of this.layers) {
+        // A scope a layer: what a layer made and the graph does not need is freed before the next.
+        const step: LayerResult = scope(() => {
+          const { hidden, scores } = layer.forward(x, pass);
+          return { hidden, scores: scores && sum ? sum.add(scores) : scores };
+        });
+        if (x !== inputs_BSD) x.dispose();
+        sum?.dispose();
+        ({ hidden: x, scores: sum } = step);
+      }
+      return { hidden: this.norm.forward(x), scores: sum && (sum as Tensor).div(this.layers.length) };
+    });
+    cache?.advance(S, valid);
+    return result;
+  }
+
+  override dispose(): void {
+    super.dispose();
+    this.#rotary.dispose();
+  }
+}

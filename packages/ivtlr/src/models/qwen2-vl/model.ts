@@ -1,0 +1,150 @@
+/** Qwen2-VL: vision tower, decoder and language head under the checkpoint's names, as a VisionLanguageModel. */
+import { type Device, type DType, type FactoryOptions, fromBytes, Linear, Module, noGrad, scope, type Tensor } from '@ivtlr/torch';
+import * as ops from '@ivtlr/torch/ops';
+import { GraphCache, type KeyValueCache, PreallocatedCache } from '../common/kv-cache.ts';
+import type { ForwardOptions, ForwardResult, PositionKind, ProcessedImage, PromptPositions, VisionLanguageModel } from '../types.ts';
+import type { Qwen2VLConfig } from './config.ts';
+import { Qwen2Decoder } from './decoder.ts';
+import { Qwen2VisionTower } from './vision.ts';
+
+export class Qwen2VL extends Module implements VisionLanguageModel {
+  readonly visual: Qwen2VisionTower;
+  readonly model: Qwen2Decoder;
+  readonly lm_head: Linear;
+  readonly #config: Qwen2VLConfig;
+
+  constructor(config: Qwen2VLConfig, options: FactoryOptions = {}) {
+    super();
+    this.#config = config;
+    this.visual = new Qwen2VisionTower(config, options);
+    this.model = new Qwen2Decoder(config, options);
+    this.lm_head = new Linear(config.hiddenSize, config.vocabularySize, { bias: false, ...options });
+    if (config.tied) {
+      this.lm_head.weight.dispose();
+      this.lm_head.weight = this.model.embed_tokens.weight;
+    }
+  }
+
+  get family(): string {
+    return 'qwen2-vl';
+  }
+  get config(): Qwen2VLConfig {
+    return this.#config;
+  }
+  get hiddenSize(): number {
+    return this.#config.hiddenSize;
+  }
+  get vocabularySize(): number {
+    return this.#config.vocabularySize;
+  }
+  get imageTokenId(): number {
+    return this.#config.imageTokenId;
+  }
+  get dtype(): DType {
+    return this.model.embed_tokens.weight.dtype;
+  }
+  get device(): Device {
+    return this.model.embed_tokens.weight.device;
+  }
+  get module(): Module {
+    return this;
+  }
+
+  override dispose(): void {
+    super.dispose();
+    this.visual.dispose();
+    this.model.dispose();
+  }
+
+  embed(ids: Tensor): Tensor {
+    return this.model.embed_tokens.forward(ids);
+  }
+
+  encodeImages(images: readonly ProcessedImage[]): Tensor[] {
+    return this.visual.encode(images);
+  }
+
+  newCache(batch: number, capacity: number | 'graph'): KeyValueCache {
+    if (capacity === 'graph') return new GraphCache();
+    const { layers, keyValueHeads, hiddenSize, heads } = this.#config;
+    const { dtype, device } = this;
+    return new PreallocatedCache({ layers, batch, heads: keyValueHeads, headSize: hiddenSize / heads, dtype, device }, capacity);
+  }
+
+  forward(inputs: Tensor, options: ForwardOptions): ForwardResult {
+    return this.model.forward(inputs, options);
+  }
+
+  logits(hidden: Tensor): Tensor {
+    return this.lm_head.forward(hidden);
+  }
+
+  /**
+   * `sequential`: 0, 1, 2 .. for every token, image tokens too (what the official IVT-LR code passes). `mrope`: image tokens carry their
+   * time, row and column, and text goes on after the largest of them (Hugging Face get_rope_index).
+   */
+  promptPositions(
+    ids: readonly (readonly number[])[],
+    mask: readonly (readonly number[])[],
+    images: readonly (ProcessedImage | null)[],
+    kind: PositionKind,
+  ): PromptPositions {
+    const S = ids[0]!.length;
+    const axes = kind === 'mrope' ? 3 : 1;
+    const B = ids.length;
+    const flat = new BigInt64Array(axes * B * S);
+    const next = ids.map((row, b) => {
+      let at = 0;
+      for (let s = 0; s < S; s++) {
+        const put = (axis: number, column: number, value: number) => {
+          flat[(axis * B + b) * S + column] = BigInt(value);
+        };
+        if (!mask[b]![s]) continue;
+        const image = images[b];
+        if (kind === 'mrope' && row[s] === this.imageTokenId && image) {
+          const [rows, columns] = image.tokenGrid;
+          for (let n = 0; n < image.tokens; n++, s++) {
+            put(0, s, at + Math.floor(n / (rows * columns)));
+            put(1, s, at + (Math.floor(n / columns) % rows));
+            put(2, s, at + (n % columns));
+          }
+          s--;
+          at += Math.max(image.grid[0], rows, columns);
+        } else {
+          for (let axis = 0; axis < axes; axis++) put(axis, s, at);
+          at++;
+        }
+      }
+      return at;
+    });
+    const positions = fromBytes(new Uint8Array(flat.buffer), 'int64', [axes, B, S]);
+    return { positions: this.device === 'cpu' ? positions : positions.to({ device: this.device }), next };
+  }
+
+  /**
+   * Random weights for training from scratch: normal with standard deviation 1/sqrt(fan in), the layers that write into the residual
+   * stream further scaled by 1/sqrt(2 * layers), embeddings .09 when tied and .7 otherwise, biases zero, norms one.
+   */
+  initialize(): void {
+    const { layers, tied, vision } = this.#config;
+    noGrad(() =>
+      scope(() => {
+        for (const [name, parameter] of this.namedParameters()) {
+          const shape = parameter.shape;
+          if (name.includes('norm') || name.includes('ln_q')) parameter.fill_(name.endsWith('bias') ? 0 : 1);
+          else if (shape.length === 1) parameter.zero_();
+          else if (name === 'model.embed_tokens.weight') ops.normal_(parameter, 0, tied ? 0.09 : 0.7);
+          else {
+            const fanIn = shape.slice(1).reduce((a, b) => a * b);
+            const residual = /(o_proj|down_proj)\.weight$/.test(name)
+              ? 1 / Math.sqrt(2 * layers)
+              : /blocks\.\d+\.(attn\.proj|mlp\.fc2)\.weight$/.test(name)
+                ? 1 / Math.sqrt(2 * vision.depth)
+                : 1;
+            ops.normal_(parameter, 0, residual / Math.sqrt(fanIn));
+          }
+        }
+      }),
+    );
+  }
+}

@@ -1,0 +1,205 @@
+/**
+ * Qwen2-VL's vision tower: patches -> transformer with 2-D rotary positions -> 2x2 merger into the decoder's width.
+ * Source: Hugging Face Qwen2VisionTransformerPretrainedModel. Property names are the checkpoint's.
+ * Shapes: I images of one grid, P patches an image, C vision width, H heads, E head size, N = P/4 image tokens, D decoder width.
+ */
+import {
+  Conv3d,
+  type FactoryOptions,
+  fromBytes,
+  keep,
+  LayerNorm,
+  Linear,
+  Module,
+  noGrad,
+  quickGelu,
+  scope,
+  stack,
+  type Tensor,
+} from '@ivtlr/torch';
+import * as ops from '@ivtlr/torch/ops';
+import { type RotaryAngles, rotate } from '../common/rotary.ts';
+import type { ProcessedImage } from '../types.ts';
+import type { Qwen2VLConfig } from './config.ts';
+
+class PatchEmbed extends Module {
+  readonly proj: Conv3d;
+  constructor(config: Qwen2VLConfig['vision'], options: FactoryOptions) {
+    super();
+    const { channels, frames, patchSize, dim } = config;
+    this.proj = new Conv3d(channels, dim, [frames, patchSize, patchSize], { bias: false, ...options });
+  }
+  /** (I, P, channels*frames*14*14) -> (I, P, C). The convolution's stride is its kernel, so it is one product per patch. */
+  forward(pixels: Tensor): Tensor {
+    return ops.linear(pixels, this.proj.weight.flatten(1));
+  }
+}
+
+class VisionAttention extends Module {
+  readonly qkv: Linear;
+  readonly proj: Linear;
+  readonly #heads: number;
+  constructor(dim: number, heads: number, options: FactoryOptions) {
+    super();
+    this.#heads = heads;
+    this.qkv = new Linear(dim, 3 * dim, options);
+    this.proj = new Linear(dim, dim, options);
+  }
+  forward(x_IPC: Tensor, angles: RotaryAngles): Tensor {
+    const [I, P, C] = x_IPC.shape as [number, number, number];
+    const parts = this.qkv.forward(x_IPC).view([I, P, 3, this.#heads, C / this.#heads]).permute([2, 0, 3, 1, 4]);
+    const dtype = x_IPC.dtype;
+    // Positions are applied in float32 whatever the model's dtype, as Hugging Face does.
+    const q = rotate(parts.select(0, 0).to('float32'), angles).to(dtype);
+    const k = rotate(parts.select(0, 1).to('float32'), angles).to(dtype);
+    const out = ops.scaled_dot_product_attention(q, k, parts.select(0, 2));
+    return this.proj.forward(out.transpose(1, 2).reshape([I, P, C]));
+  }
+}
+
+class VisionMlp extends Module {
+  readonly fc1: Linear;
+  readonly fc2: Linear;
+  constructor(dim: number, inner: number, options: FactoryOptions) {
+    super();
+    this.fc1 = new Linear(dim, inner, options);
+    this.fc2 = new Linear(inner, dim, options);
+  }
+  forward(x: Tensor): Tensor {
+    return this.fc2.forward(quickGelu(this.fc1.forward(x)));
+  }
+}
+
+class VisionBlock extends Module {
+  readonly norm1: LayerNorm;
+  readonly norm2: LayerNorm;
+  readonly attn: VisionAttention;
+  readonly mlp: VisionMlp;
+  constructor(config: Qwen2VLConfig['vision'], options: FactoryOptions) {
+    super();
+    this.norm1 = new LayerNorm(config.dim, { eps: 1e-6, ...options });
+    this.norm2 = new LayerNorm(config.dim, { eps: 1e-6, ...options });
+    this.attn = new VisionAttention(config.dim, config.heads, options);
+    this.mlp = new VisionMlp(config.dim, config.mlpDim, options);
+  }
+  forward(x: Tensor, angles: RotaryAngles): Tensor {
+    const attended = x.add(this.attn.forward(this.norm1.forward(x), angles));
+    return attended.add(this.mlp.forward(this.norm2.forward(attended)));
+  }
+}
+
+class PatchMerger extends Module {
+  readonly ln_q: LayerNorm;
+  readonly mlp: MergerMlp;
+  readonly #width: number;
+  constructor(config: Qwen2VLConfig, options: FactoryOptions) {
+    super();
+    const { dim, merge } = config.vision;
+    this.#width = dim * merge * merge;
+    this.ln_q = new LayerNorm(dim, { eps: 1e-6, ...options });
+    this.mlp = new MergerMlp(this.#width, config.hiddenSize, options);
+  }
+  /** (I, P, C) -> (I, N, D) */
+  forward(x: Tensor): Tensor {
+    const [I] = x.shape as [number];
+    const merged = this.ln_q.forward(x).reshape([I, -1, this.#width]);
+    return this.mlp[2].forward(ops.gelu(this.mlp[0].forward(merged)));
+  }
+}
+
+/** A sequence in the checkpoint: 0 and 2 are linear, 1 is the activation between them. */
+class MergerMlp extends Module {
+  0: Linear;
+  2: Linear;
+  constructor(width: number, out: number, options: FactoryOptions) {
+    super();
+    this[0] = new Linear(width, width, options);
+    this[2] = new Linear(width, out, options);
+  }
+}
+
+export class Qwen2VisionTower extends Module {
+  readonly patch_embed: PatchEmbed;
+  readonly blocks: VisionBlock[];
+  readonly merger: PatchMerger;
+  readonly #config: Qwen2VLConfig['vision'];
+  readonly #angles = new Map<string, RotaryAngles>();
+
+  constructor(config: Qwen2VLConfig, options: FactoryOptions) {
+    super();
+    this.#config = config.vision;
+    this.patch_embed = new PatchEmbed(config.vision, options);
+    this.blocks = Array.from({ length: config.vision.depth }, () => new VisionBlock(config.vision, options));
+    this.merger = new PatchMerger(config, options);
+  }
+
+  /** Image token embeddings, (N, D) an image. Images of one grid go through together. */
+  encode(images: readonly ProcessedImage[]): Tensor[] {
+    const groups = new Map<string, number[]>();
+    images.forEach(({ grid }, i) => {
+      const key = grid.join('x');
+      groups.set(key, [...(groups.get(key) ?? []), i]);
+    });
+    const results: Tensor[] = [];
+    for (const indices of groups.values()) {
+      const encoded = this.forward(stack(indices.map((i) => images[i]!.pixels)), images[indices[0]!]!.grid);
+      indices.forEach((i, j) => {
+        results[i] = encoded.select(0, j);
+      });
+    }
+    return results;
+  }
+
+  /** pixels (I, P, 1176) float32 of one grid -> (I, N, D). */
+  forward(pixels_IPF: Tensor, grid: ProcessedImage['grid']): Tensor {
+    const weight = this.patch_embed.proj.weight;
+    const angles = this.#anglesOf(grid, weight.device);
+    let x = scope(() => this.patch_embed.forward(pixels_IPF.to({ dtype: weight.dtype, device: weight.device })));
+    for (const block of this.blocks) {
+      const before = x;
+      x = scope(() => block.forward(before, angles));
+      before.dispose();
+    }
+    return scope(() => this.merger.forward(x));
+  }
+
+  /** Angles (1, 1, P, E): rows turn the first half of the frequencies, columns the second, in 2x2-merge order. */
+  #anglesOf(grid: ProcessedImage['grid'], device: string): RotaryAngles {
+    const key = `${grid.join('x')} ${device}`;
+    const known = this.#angles.get(key);
+    if (known) return known;
+    const { dim, heads, merge } = this.#config;
+    const [time, rows, columns] = grid;
+    const quarter = dim / heads / 4;
+    const patches = rows * columns;
+    const angles = new Float32Array(time * patches * quarter * 2);
+    let at = 0;
+    const axis = new Float32Array(quarter);
+    for (let i = 0; i < quarter; i++) axis[i] = 1 / 10000 ** ((2 * i) / (dim / heads / 2));
+    for (let t = 0; t < time; t++)
+      for (let r = 0; r < rows; r += merge)
+        for (let c = 0; c < columns; c += merge)
+          for (let member = 0; member < merge * merge; member++) {
+            for (let i = 0; i < quarter; i++) angles[at++] = (r + Math.floor(member / merge)) * axis[i]!;
+            for (let i = 0; i < quarter; i++) angles[at++] = (c + (member % merge)) * axis[i]!;
+          }
+    const made = noGrad(() =>
+      scope(() => {
+        const half = fromBytes(new Uint8Array(angles.buffer), 'float32', [1, 1, time * patches, quarter * 2]);
+        const both = ops.cat([half, half], -1);
+        return keep({ cos: ops.cos(both).to({ device }), sin: ops.sin(both).to({ device }) });
+      }),
+    );
+    this.#angles.set(key, made);
+    return made;
+  }
+
+  override dispose(): void {
+    super.dispose();
+    for (const { cos, sin } of this.#angles.values()) {
+      cos.dispose();
+      sin.dispose();
+    }
+    this.#angles.clear();
+  }
+}

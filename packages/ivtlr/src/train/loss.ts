@@ -1,0 +1,153 @@
+/**
+ * The training loss of a batch (spec section 2): latent steps, then mean cross-entropy over the written text that follows.
+ * Shapes: B batch, P prompt columns, S all columns, D hidden size, V vocabulary, N image tokens.
+ */
+import { cat, crossEntropy, noGrad, scope, type Tensor, tensor } from '@ivtlr/torch';
+import type { Batch } from '../data/collate.ts';
+import { IGNORE } from '../data/render.ts';
+import type { LatentOptions } from '../latent/options.ts';
+import { type LatentStep, Rollout } from '../latent/rollout.ts';
+import { embedPrompt, Sequence, toIds } from '../latent/sequence.ts';
+import type { VisionLanguageModel } from '../models/types.ts';
+
+export interface LossOptions extends LatentOptions {
+  /** `detached`: inserted rows are constants (official). `through`: gradients flow back through the latent steps. */
+  latentGradient: 'detached' | 'through';
+  /** Weight of -log of the target patches' share of the image's attention, summed over steps; 0 is off. */
+  pickSupervision: number;
+}
+
+export interface TrainingLoss {
+  /** Scalar with graph: crossEntropy + pickSupervision * pickLoss. */
+  loss: Tensor;
+  /** Scalar: mean over the labelled tokens, nats. */
+  crossEntropy: Tensor;
+  /** Scalar: mean over rows of the summed -log shares; null when not supervised. */
+  pickLoss: Tensor | null;
+  /** Labelled tokens, and how many of them were the most likely ones. */
+  tokens: number;
+  correct: number;
+  /** Per latent step and row: the image tokens inserted. */
+  picked: number[][][];
+}
+
+/** Call inside a scope: the graph's tensors belong to it. @throws RangeError when nothing in the batch is labelled */
+export function trainingLoss(model: VisionLanguageModel, batch: Batch, options: LossOptions): TrainingLoss {
+  const supervised =
+    options.pickSupervision > 0 && batch.latents > 0 && batch.pickTargets.some((targets) => targets !== null);
+  const prompt = embedPrompt(model, batch, options.positions);
+  const throughCache = batch.latents > 0 && (options.latentGradient === 'through' || supervised);
+  const cache = throughCache ? model.newCache(batch.inputIds.length, 'graph') : null;
+  try {
+    const sequence = new Sequence(model, prompt, cache, options.hideImageFromLatents);
+    let steps: LatentStep[] = [];
+    // Columns of the final pass that come before the written text.
+    let before: number;
+    if (throughCache) {
+      const rollout = new Rollout(sequence, options, {
+        detach: options.latentGradient === 'detached',
+        tap: supervised ? 'graph' : 'value',
+      });
+      steps = rollout.run(batch.latents);
+      before = sequence.pending;
+    } else {
+      if (batch.latents > 0) {
+        steps = latentStepsWithoutGraph(model, batch, options, sequence);
+        for (const { inserted, mask } of steps) sequence.push(inserted, { mask, latent: true });
+      }
+      before = sequence.pending;
+    }
+    const first = batch.latentStart + batch.latents;
+    const rest = batch.inputIds.map((row) => row.slice(first));
+    if (rest[0]!.length > 0)
+      sequence.push(model.embed(toIds(rest, model.device)), {
+        mask: batch.attentionMask.map((row) => row.slice(first)),
+      });
+    const { hidden } = sequence.run();
+    const { rows, labels } = labelledRows(batch, before, hidden.shape[1]!);
+    if (labels.length === 0) throw new RangeError('no token of the batch is labelled');
+    const { device } = model;
+    const logits = model.logits(hidden.flatten(0, 1).indexSelect(0, tensor(rows, { dtype: 'int64' }).to({ device })));
+    const targets = tensor(labels, { dtype: 'int64' }).to({ device });
+    const entropy = crossEntropy(logits.to('float32'), targets);
+    const correct = noGrad(() => scope(() => logits.argmax(-1).eq(targets).sum().item()));
+    const pickLoss = supervised ? supervision(batch, steps) : null;
+    return {
+      loss: pickLoss ? entropy.add(pickLoss, options.pickSupervision) : entropy,
+      crossEntropy: entropy,
+      pickLoss,
+      tokens: labels.length,
+      correct,
+      picked: steps.map(({ picked }) => picked),
+    };
+  } finally {
+    cache?.dispose();
+  }
+}
+
+/** The latent steps over a plain cache; only what they insert remains. */
+function latentStepsWithoutGraph(
+  model: VisionLanguageModel,
+  batch: Batch,
+  options: LossOptions,
+  { prompt }: Sequence,
+): LatentStep[] {
+  return noGrad(() => {
+    const B = batch.inputIds.length;
+    const cache = model.newCache(B, batch.latentStart + batch.latents * (options.patches + 1));
+    try {
+      return scope(() => {
+        const rollout = new Rollout(new Sequence(model, prompt, cache, options.hideImageFromLatents), options, {
+          detach: true,
+          tap: 'value',
+        });
+        return rollout.run(batch.latents);
+      });
+    } finally {
+      cache.dispose();
+    }
+  });
+}
+
+/** Rows of the flattened hidden states (B * width, D) that predict a labelled token, and those tokens. */
+function labelledRows(batch: Batch, before: number, width: number): { rows: number[]; labels: number[] } {
+  const first = batch.latentStart + batch.latents;
+  const rows: number[] = [];
+  const labels: number[] = [];
+  batch.labels.forEach((row, b) => {
+    for (let s = first; s < row.length; s++) {
+      if (row[s] === IGNORE) continue;
+      rows.push(b * width + before + s - first - 1);
+      labels.push(row[s]!);
+    }
+  });
+  return { rows, labels };
+}
+
+/** Mean over rows of the summed -log of the targets' share of the attention on the image; null when no target is known. */
+function supervision(batch: Batch, steps: readonly LatentStep[]): Tensor | null {
+  const B = batch.inputIds.length;
+  let sum: Tensor | null = null;
+  steps.forEach(({ imageScores }, t) => {
+    if (!imageScores) return;
+    const N = imageScores.shape[1]!;
+    const weights = new Float32Array(B * N);
+    const known = new Uint8Array(B);
+    batch.pickTargets.forEach((targets, b) => {
+      for (const index of targets?.[t] ?? []) {
+        weights[b * N + index] = 1;
+        known[b] = 1;
+      }
+    });
+    if (!known.some(Boolean)) return;
+    const { device } = imageScores;
+    const share = imageScores
+      .mul(tensor(weights, { shape: [B, N] }).to({ device }))
+      .sum(1)
+      .div(imageScores.sum(1));
+    const isKnown = tensor(Array.from(known, Boolean)).to({ device });
+    const loss = share.add(1e-6).log().neg().mul(isKnown).sum();
+    sum = sum ? sum.add(loss) : loss;
+  });
+  return sum && (sum as Tensor).div(B);
+}

@@ -1,0 +1,107 @@
+/** Models and batches of the goldens (formats: README.md here), made again from their seeds. */
+import fs from 'node:fs';
+import { manualSeed, noGrad, randn, scope, type Tensor } from '@ivtlr/torch';
+import type { Batch } from '../../packages/ivtlr/src/data/collate.ts';
+import { parseQwen2VLConfig } from '../../packages/ivtlr/src/models/qwen2-vl/config.ts';
+import { Qwen2VL } from '../../packages/ivtlr/src/models/qwen2-vl/model.ts';
+import type { ProcessedImage } from '../../packages/ivtlr/src/models/types.ts';
+
+export interface Stats {
+  shape: number[];
+  first: number[];
+  sum: number;
+  abs_sum: number;
+  weighted: number;
+}
+
+export interface GoldenCase {
+  name: string;
+  seed: number;
+  config: unknown;
+  ids: Record<'image' | 'eos' | 'latent', number>;
+  image_grid_thw: [number, number, number][];
+  weights: { count: number; abs_sum: number; first: Record<string, number[]> };
+}
+
+export function readGolden<T>(name: string): T {
+  return JSON.parse(fs.readFileSync(new URL(`goldens/${name}`, import.meta.url), 'utf8')) as T;
+}
+
+/** The case's model, its weights drawn as the Python side drew them. */
+export function seededModel(golden: GoldenCase): Qwen2VL {
+  const model = new Qwen2VL(parseQwen2VLConfig(golden.config, golden.name)).eval();
+  const names = [...model.namedParameters().keys()].sort((a, b) => (a < b ? -1 : 1));
+  manualSeed(golden.seed);
+  noGrad(() =>
+    scope(() => {
+      const parameters = model.namedParameters();
+      for (const name of names) {
+        const parameter = parameters.get(name)!;
+        const shape = parameter.shape;
+        const drawn = randn(shape);
+        let value: Tensor;
+        if (name.endsWith('.bias')) value = drawn.mul(0.1);
+        else if (shape.length === 1) value = drawn.mul(0.1).add(1);
+        else if (name === 'model.embed_tokens.weight') value = drawn.mul(0.6);
+        else if (shape.length === 5) value = drawn.mul(0.6 / Math.sqrt(3 * 2 * 14 * 14));
+        else value = drawn.mul(0.6 / Math.sqrt(shape.at(-1)!));
+        parameter.copy_(value);
+      }
+    }),
+  );
+  return model;
+}
+
+/** The case's images, in order. */
+export function seededImages(golden: GoldenCase): ProcessedImage[] {
+  const grids = golden.image_grid_thw ?? [];
+  const counts = grids.map(([t, h, w]) => t * h * w);
+  const total = counts.reduce((a, b) => a + b, 0);
+  if (total === 0) return [];
+  manualSeed(golden.seed + 1);
+  const pixels = randn([total, 1176]);
+  let at = 0;
+  const images = grids.map((grid, i): ProcessedImage => {
+    const own = pixels.narrow(0, at, counts[i]!);
+    at += counts[i]!;
+    return makeImage(own, grid);
+  });
+  pixels.dispose();
+  return images;
+}
+
+export function makeImage(pixels: Tensor, grid: [number, number, number]): ProcessedImage {
+  const [, h, w] = grid;
+  return { pixels, grid, tokens: (h * w) / 4, tokenGrid: [h / 2, w / 2], source: { width: w * 14, height: h * 14 } };
+}
+
+/** Collated rows as a Batch; rows without image tokens get no image. */
+export function makeBatch(
+  inputIds: number[][],
+  mask: number[][],
+  images: readonly ProcessedImage[],
+  ids: { image: number; latent: number },
+  labels?: number[][],
+): Batch {
+  const latents = inputIds[0]!.filter((id) => id === ids.latent).length;
+  let next = 0;
+  const withImage = inputIds.map((row) => row.includes(ids.image));
+  return {
+    inputIds,
+    labels: labels ?? inputIds.map((row) => row.map(() => -100)),
+    attentionMask: mask,
+    latentStart: latents > 0 ? inputIds[0]!.indexOf(ids.latent) : labels ? labels[0]!.findIndex((l) => l !== -100) : inputIds[0]!.length,
+    latents,
+    images: withImage.map((has) => (has ? images[next++]! : null)),
+    imageStart: inputIds.map((row) => row.indexOf(ids.image)),
+    imageTokens: withImage.map((has, b) => (has ? inputIds[b]!.filter((id) => id === ids.image).length : 0)),
+    pickTargets: inputIds.map(() => null),
+  };
+}
+
+/** Largest difference, relative to the largest expected magnitude. */
+export function relativeError(got: readonly number[], wanted: readonly number[]): number {
+  if (got.length !== wanted.length) throw new Error(`${got.length} numbers, expected ${wanted.length}`);
+  const scale = Math.max(...wanted.map(Math.abs), 1e-12);
+  return Math.max(...got.map((value, i) => Math.abs(value - wanted[i]!))) / scale;
+}

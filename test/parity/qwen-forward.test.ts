@@ -1,0 +1,105 @@
+/** Qwen2-VL against Hugging Face transformers: vision features, positions, logits, attention row, greedy tokens. */
+import { liveTensorCount, scope, type Tensor, tensor } from '@ivtlr/torch';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { LATENT_DEFAULTS } from '../../packages/ivtlr/src/latent/options.ts';
+import { generateAll } from '../../packages/ivtlr/src/latent/generate.ts';
+import { embedPrompt, Sequence } from '../../packages/ivtlr/src/latent/sequence.ts';
+import { type GoldenCase, makeBatch, readGolden, relativeError, type Stats, seededImages, seededModel } from './model.ts';
+
+interface Expected {
+  position_ids: number[][][] | number[][];
+  last_logits: number[][];
+  probes: { row: number; column: number; logits: number[] }[];
+  attention_row: number[][];
+  greedy?: number[][];
+}
+
+interface ForwardCase extends GoldenCase {
+  input_ids: number[][];
+  attention_mask: number[][];
+  vision?: Stats[];
+  mrope: Expected;
+  sequential: Expected;
+}
+
+const { cases } = readGolden<{ cases: ForwardCase[] }>('qwen-forward.json');
+
+let baseline = 0;
+beforeEach(() => {
+  baseline = liveTensorCount();
+});
+afterEach(() => {
+  expect(liveTensorCount()).toBe(baseline);
+});
+
+function stats(t: Tensor): Omit<Stats, 'first'> & { first: number[] } {
+  const flat = t.toNumbers();
+  return {
+    shape: t.shape,
+    first: flat.slice(0, 64),
+    sum: flat.reduce((a, b) => a + b, 0),
+    abs_sum: flat.reduce((a, b) => a + Math.abs(b), 0),
+    weighted: flat.reduce((a, b, i) => a + (b * ((i % 97) + 1)) / 97, 0),
+  };
+}
+
+test('there are enough cases', () => {
+  expect(cases.length).toBeGreaterThanOrEqual(6);
+});
+
+describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, golden) => {
+  test('weights are drawn alike', () => {
+    using model = seededModel(golden);
+    const parameters = model.namedParameters();
+    expect(parameters.size).toBe(golden.weights.count);
+    for (const [name, first] of Object.entries(golden.weights.first))
+      scope(() => expect(relativeError(parameters.get(name)!.flatten().narrow(0, 0, first.length).toNumbers(), first)).toBeLessThan(1e-6));
+  });
+
+  test.runIf(golden.vision)('vision features', () => {
+    using model = seededModel(golden);
+    scope(() => {
+      const encoded = model.encodeImages(seededImages(golden));
+      expect(encoded.length).toBe(golden.vision!.length);
+      encoded.forEach((features, i) => {
+        const wanted = golden.vision![i]!;
+        const got = stats(features);
+        expect(got.shape).toEqual(wanted.shape);
+        expect(relativeError(got.first, wanted.first)).toBeLessThan(1e-4);
+        for (const key of ['sum', 'abs_sum', 'weighted'] as const)
+          expect(Math.abs(got[key] - wanted[key]) / wanted.abs_sum).toBeLessThan(1e-4);
+      });
+    });
+  });
+
+  for (const kind of ['mrope', 'sequential'] as const) {
+    test(`forward with ${kind} positions`, () => {
+      using model = seededModel(golden);
+      scope(() => {
+        const batch = makeBatch(golden.input_ids, golden.attention_mask, seededImages(golden), golden.ids);
+        const expected = golden[kind];
+        const prompt = embedPrompt(model, batch, kind);
+        const wanted = tensor(expected.position_ids as number[][]).to('int64');
+        const mask = tensor(golden.attention_mask).to('int64');
+        const got = kind === 'sequential' ? prompt.positions.select(0, 0) : prompt.positions;
+        expect(got.mul(mask).toNumbers()).toEqual(wanted.mul(mask).toNumbers());
+        const { hidden, scores } = new Sequence(model, prompt, null, false).run('value');
+        const logits = model.logits(hidden);
+        const last = logits.select(1, -1);
+        expect(relativeError(last.toNumbers(), expected.last_logits.flat())).toBeLessThan(1e-4);
+        for (const { row, column, logits: probe } of expected.probes)
+          expect(relativeError(logits.select(0, row).select(0, column).narrow(0, 0, probe.length).toNumbers(), probe)).toBeLessThan(1e-4);
+        expect(relativeError(scores!.toNumbers(), expected.attention_row.flat())).toBeLessThan(1e-4);
+      });
+    });
+  }
+
+  test('greedy tokens', () => {
+    using model = seededModel(golden);
+    scope(() => {
+      const batch = makeBatch(golden.input_ids, golden.attention_mask, seededImages(golden), golden.ids);
+      const result = generateAll(model, batch, { ...LATENT_DEFAULTS, positions: 'mrope', maxNewTokens: 12, eosIds: [] });
+      expect(result.tokens).toEqual(golden.mrope.greedy);
+    });
+  });
+});
