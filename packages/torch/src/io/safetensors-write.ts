@@ -2,14 +2,16 @@
 import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
 import { dirname } from 'node:path';
+import { noGrad } from '../core/autograd.ts';
+import { shareBytes } from '../core/creation.ts';
 import { type DType, elementSize } from '../core/dtype.ts';
 import { scope } from '../core/scope.ts';
 import type { Tensor } from '../core/tensor.ts';
 import { CheckpointError } from './errors.ts';
 import { FORMAT_NAMES, quote } from './safetensors-header.ts';
 
-/** fs.writeSync stops at 2 GiB, and a smaller piece keeps the copy out of libtorch's memory small. */
-const PIECE_BYTES = 64 * 2 ** 20;
+/** Small enough to stay in a cache between the copy out of libtorch and the write. */
+const PIECE_BYTES = 2 ** 20;
 
 const ORDER: readonly DType[] = [
   'int64',
@@ -44,8 +46,9 @@ export function saveSafetensors(
   const fd = fs.openSync(temporary, 'wx');
   try {
     try {
+      const piece = new Uint8Array(PIECE_BYTES);
       writeAll(fd, header);
-      for (const [, tensor] of ordered) writeTensor(fd, tensor);
+      for (const [, tensor] of ordered) writeTensor(fd, tensor, piece);
       fs.fsyncSync(fd);
     } finally {
       fs.closeSync(fd);
@@ -83,18 +86,20 @@ function encodeHeader(
   return header;
 }
 
-function writeTensor(fd: number, tensor: Tensor): void {
-  const rows = Math.max(1, Math.floor(PIECE_BYTES / elementSize(tensor.dtype)));
-  for (let from = 0; from < tensor.numel; from += rows) {
-    const piece = scope(() => {
-      const flat = tensor.detach().reshape([-1]);
-      return flat
-        .narrow(0, from, Math.min(rows, tensor.numel - from))
-        .to('cpu')
-        .bytes();
-    });
-    writeAll(fd, piece);
-  }
+function writeTensor(fd: number, tensor: Tensor, piece: Uint8Array): void {
+  const { dtype, numel } = tensor;
+  const size = elementSize(dtype);
+  scope(() =>
+    noGrad(() => {
+      const flat = tensor.reshape([-1]);
+      for (let from = 0; from < numel; from += PIECE_BYTES / size) {
+        const count = Math.min(PIECE_BYTES / size, numel - from);
+        const bytes = piece.subarray(0, count * size);
+        scope(() => void shareBytes(bytes, dtype, [count]).copy_(flat.narrow(0, from, count)));
+        writeAll(fd, bytes);
+      }
+    }),
+  );
 }
 
 function writeAll(fd: number, bytes: Uint8Array): void {
