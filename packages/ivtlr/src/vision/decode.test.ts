@@ -24,12 +24,15 @@ describe('decodeImage', () => {
     }
   });
 
-  it('drops alpha without blending', async () => {
+  it('drops alpha, or blends over white when told to', async () => {
     const rgba = new Uint8Array([10, 200, 30, 0, 90, 80, 70, 128]);
     const bytes = await sharp(rgba, { raw: { width: 2, height: 1, channels: 4 } })
       .png()
       .toBuffer();
     expect([...(await decodeImage(encoded(bytes))).data]).toEqual([10, 200, 30, 90, 80, 70]);
+    expect([...(await decodeImage(encoded(bytes), { alpha: 'white' })).data]).toEqual([255, 255, 255, 172, 167, 162]);
+    const opaque = encoded(await picture().png().toBuffer());
+    expect([...(await decodeImage(opaque, { alpha: 'white' })).data]).toEqual([...rgb]);
   });
 
   it('turns pictures upright by their EXIF orientation', async () => {

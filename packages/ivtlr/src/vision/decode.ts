@@ -1,6 +1,6 @@
 /**
  * Image files to RGB, equal to Pillow's `ImageOps.exif_transpose(image).convert('RGB')`, which is what the models were
- * trained through: the alpha channel is dropped, not blended; 16-bit colour keeps the high byte; CMYK uses Pillow's plain
+ * trained through: alpha is dropped unless told otherwise; 16-bit colour keeps the high byte; CMYK uses Pillow's plain
  * formula; ICC profiles and gamma are ignored; only the first frame counts. sharp decodes, nothing else.
  */
 import sharp from 'sharp';
@@ -16,6 +16,12 @@ export interface DecodeOptions {
    * keeps the high byte, which shows the picture as a viewer would. Default `clip`.
    */
   grey16?: 'clip' | 'scale';
+  /**
+   * Pictures of Pillow's mode RGBA. `drop` shows the colours stored under clear pixels, as Hugging Face's loaders do; `white`
+   * blends over white, as the official IVT-LR code does through qwen-vl-utils. Grey with alpha and palettes with clear
+   * colours are not mode RGBA and keep their colours either way. Default `drop`.
+   */
+  alpha?: 'drop' | 'white';
 }
 
 export const DEFAULT_MAX_PIXELS = 100_000_000;
@@ -39,7 +45,7 @@ export async function decodeImage(image: RawImage, options: DecodeOptions = {}):
       checkSize(name, width, height, maxPixels);
       return decodeGif(bytes, maxPixels);
     }
-    return await decodeWithSharp(bytes, name, format, maxPixels, options.grey16 ?? 'clip');
+    return await decodeWithSharp(bytes, name, format, maxPixels, options);
   } catch (error) {
     if (error instanceof UserError) throw error;
     throw new UserError(`${name}: the ${format.toUpperCase()} picture cannot be decoded: ${reason(error)}`);
@@ -71,7 +77,7 @@ async function decodeWithSharp(
   name: string,
   format: Format,
   maxPixels: number,
-  grey16: 'clip' | 'scale',
+  options: DecodeOptions,
 ): Promise<RgbImage> {
   // `truncated` is the only failure Pillow shares: it, too, decodes JPEG data with stray bytes and warns at most.
   const input = { ignoreIcc: true, failOn: 'truncated', limitInputPixels: false } as const;
@@ -94,11 +100,19 @@ async function decodeWithSharp(
       .raw({ depth: 'ushort' })
       .toBuffer({ resolveWithObject: true });
     const samples = new Uint16Array(data.buffer, data.byteOffset, data.byteLength / 2);
-    return { width: info.width, height: info.height, data: grey16ToRgb(samples, info.channels, grey16) };
+    return {
+      width: info.width,
+      height: info.height,
+      data: grey16ToRgb(samples, info.channels, options.grey16 ?? 'clip'),
+    };
   }
-  const { data, info } = await upright.removeAlpha().toColourspace('srgb').raw().toBuffer({ resolveWithObject: true });
-  if (info.channels !== 3) throw new Error(`${info.channels} channels instead of 3`);
-  return { width: info.width, height: info.height, data };
+  const blend = options.alpha === 'white' && header.hasAlpha && isRgba(format, bytes);
+  const { data, info } = await (blend ? upright : upright.removeAlpha())
+    .toColourspace('srgb')
+    .raw()
+    .toBuffer({ resolveWithObject: true });
+  if (info.channels !== (blend ? 4 : 3)) throw new Error(`${info.channels} channels`);
+  return { width: info.width, height: info.height, data: blend ? overWhite(data) : data };
 }
 
 function checkSize(name: string, width: number, height: number, maxPixels: number): void {
@@ -114,6 +128,20 @@ function checkSize(name: string, width: number, height: number, maxPixels: numbe
 /** PNG header: bit depth is byte 24, colour type byte 25; type 0 is grey without alpha. Grey with alpha keeps the high byte. */
 function isGrey16(bytes: Uint8Array): boolean {
   return bytes[24] === 16 && bytes[25] === 0;
+}
+
+/** Whether Pillow opens the file in mode RGBA: all WebP with alpha; PNG of colour type 6, or of type 4 with 16 bits. */
+function isRgba(format: Format, bytes: Uint8Array): boolean {
+  return format === 'webp' || bytes[25] === 6 || (bytes[25] === 4 && bytes[24] === 16);
+}
+
+function overWhite(rgba: Uint8Array): Uint8Array {
+  const data = new Uint8Array((rgba.length / 4) * 3);
+  for (let from = 0, to = 0; from < rgba.length; from += 4, to += 3) {
+    const alpha = rgba[from + 3]!;
+    for (let c = 0; c < 3; c++) data[to + c] = divide255(255 * (255 - alpha) + rgba[from + c]! * alpha);
+  }
+  return data;
 }
 
 function grey16ToRgb(samples: Uint16Array, channels: number, rule: 'clip' | 'scale'): Uint8Array {

@@ -32,6 +32,9 @@ export interface Qwen2VlInputOptions extends DecodeOptions {
 /** The official IVT-LR code's size. */
 export const OFFICIAL_SIZE = { width: 280, height: 280 } as const;
 
+/** How the official IVT-LR code reads pictures: everything to one size, RGBA over white. */
+export const OFFICIAL_INPUTS: Qwen2VlInputOptions = { fixedSize: OFFICIAL_SIZE, alpha: 'white' };
+
 const preprocessorSchema = z.object({
   patch_size: z.int().positive().default(14),
   temporal_patch_size: z.int().positive().default(2),
