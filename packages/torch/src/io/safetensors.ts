@@ -65,7 +65,7 @@ class SafetensorsFile implements TensorFile {
     this.#path = path;
     const stat = statFile(path);
     if (!stat.isFile()) throw new CheckpointError(`${path}: not a file`);
-    this.#fd = fs.openSync(path, 'r');
+    this.#fd = attempt(path, () => fs.openSync(path, 'r'));
     try {
       this.#stat = fs.fstatSync(this.#fd);
       const { metadata, entries } = this.#readHeader();
@@ -175,8 +175,12 @@ function viewBytes(bytes: Tensor, dtype: DType): Tensor {
 }
 
 function statFile(path: string): fs.Stats {
+  return attempt(path, () => fs.statSync(path));
+}
+
+function attempt<T>(path: string, access: () => T): T {
   try {
-    return fs.statSync(path);
+    return access();
   } catch (error) {
     throw new CheckpointError(`${path}: cannot be read (${(error as NodeJS.ErrnoException).code ?? error})`);
   }
