@@ -50,6 +50,14 @@ GENERATE = [
 # the same, but the eos id is the n-th generated token of the undisturbed run (counted from 0)
 STOPPED = [("gqa", False, 2, 6, (8, 12), 16, 4), ("mqa", False, 1, 4, (8, 8), 11, 9)]
 
+# more picks than patches: used ones come back, in the order the kernel gives equal scores
+EXHAUSTED = [
+    ("gqa", False, 3, 12, (8, 8), 21),
+    ("mha", False, 3, 16, (8, 8), 14),
+    ("mqa", False, 5, 5, (8, 6), 18),
+    ("deep", True, 2, 20, (8, 12), 25),
+]
+
 # shape, tied, T, K, grids (one per row), text tokens of the first row (+7 per further row), AdamW steps
 TRAIN = [
     ("gqa", False, 1, 8, [(12, 20)], 40, 1),
@@ -163,7 +171,11 @@ def make_generate(out, checkout):
             return dict(record, name=record["name"] + ", stops at eos"), safe and len(record["new_tokens"]) == at + 1
 
         cases.append(first_safe(stopped, 9000 + 100 * index))
-    header = dict(made_with=versions(), dtype="float32", max_new_tokens=NEW_TOKENS)
+    exhausted = [
+        first_safe(lambda s: generate_case(official, row, s), 12000 + 100 * index)
+        for index, row in enumerate(EXHAUSTED)
+    ]
+    header = dict(made_with=versions(), dtype="float32", max_new_tokens=NEW_TOKENS, exhausted=exhausted)
     write_cases(os.path.join(out, "official-generate.json"), header, cases)
 
 

@@ -60,7 +60,7 @@ def _watch_topk():
         if self.dim() == 1:
             ordered = self.detach()[self.isfinite()].sort(descending=True).values.double()
             steps = (ordered[:-1] - ordered[1:]).tolist() + [float("inf")]  # nothing left to choose: perfectly clear
-            gaps.append((steps[k - 1], min(steps)))
+            gaps.append((steps[k - 1] if k <= len(ordered) else float("inf"), min(steps)))
         return original(self, k, *rest, **named)
 
     torch.Tensor.topk = topk
