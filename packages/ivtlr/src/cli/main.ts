@@ -2,15 +2,20 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { UserError } from '../errors.ts';
+import { registerData } from './data.ts';
 import { registerDoctor } from './doctor.ts';
 import { registerEval } from './eval.ts';
+import { registerInfer } from './infer.ts';
 import { registerTrain } from './train.ts';
 
 /** Exit codes: 0 done, 1 something failed that the user did not cause, 2 wrong input or usage, 130 interrupted. */
 export const EXIT = { ok: 0, failure: 1, usage: 2 } as const;
 
-const DESCRIPTION = `Interleaved Vision-Text Latent Reasoning: train, evaluate, run and look into vision-language
-models that reason in latent space.`;
+const DESCRIPTION =
+  'Interleaved Vision-Text Latent Reasoning: train, evaluate, run and look into vision-language models that reason in latent space.';
+
+/** In the order the help shows them. */
+const REGISTER = [registerInfer, registerTrain, registerEval, registerData, registerDoctor];
 
 /**
  * All commands. Modules that load libtorch are imported by the actions, not here, so that --help is instant and works
@@ -24,11 +29,7 @@ export function buildProgram(): Command {
     .showHelpAfterError('(add --help for what the command takes)')
     .exitOverride()
     .configureHelp({ sortSubcommands: false, showGlobalOptions: true });
-  registerDoctor(program);
-  registerTrain(program);
-  registerEval(program);
-  // Subcommands made by .command() copy the settings above; this holds for those a register function builds by itself.
-  for (const command of program.commands) command.copyInheritedSettings(program);
+  for (const register of REGISTER) register(program);
   return program;
 }
 

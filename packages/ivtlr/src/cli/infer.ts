@@ -1,0 +1,142 @@
+/** `ivtlr infer`: one question about one picture; the answer streams, and a trace shows what the latent steps looked at. */
+import { readFileSync } from 'node:fs';
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import type { Answer, Question } from '../engine/answer.ts';
+import type { TraceFiles } from '../engine/trace-files.ts';
+import { UserError } from '../errors.ts';
+import { ABLATIONS, type LatentOptions } from '../latent/options.ts';
+import { formatDuration } from './progress.ts';
+
+interface InferOptions {
+  model: string;
+  image: string;
+  question: string;
+  choices: string[];
+  latents?: number;
+  patches?: number;
+  task?: string;
+  ablation?: string;
+  maxNewTokens: number;
+  dtype?: 'float32' | 'bfloat16' | 'float16';
+  device: string;
+  threads?: number;
+  seed: number;
+  trace?: string;
+  json?: boolean;
+}
+
+export function registerInfer(program: Command): void {
+  program
+    .command('infer')
+    .description('answer a question about a picture')
+    .requiredOption('--model <folder>', 'model folder (Hugging Face layout)')
+    .requiredOption('--image <file>', 'JPEG, PNG, WebP or GIF picture')
+    .requiredOption('--question <text>', 'what to ask')
+    .option('--choices <text...>', 'texts to choose from; they get the letters A, B, C ..', [])
+    .option('--latents <n>', 'latent steps (default: as trained; 3 where the model does not say)', whole)
+    .option('--patches <n>', 'patches picked at each latent step (default: as trained; 32)', whole)
+    .option('--task <name>', "task whose prompt wording is used (default: the model's own, else m3cot)")
+    .addOption(
+      new Option('--ablation <name>', 'take something away from the latent steps').choices(Object.keys(ABLATIONS)),
+    )
+    .option('--max-new-tokens <n>', 'longest answer', count, 512)
+    .option('--trace <folder>', 'write trace.png and trace.json: what each latent step looked at')
+    .addOption(new Option('--dtype <name>', 'default: as stored').choices(['float32', 'bfloat16', 'float16']))
+    .option('--device <name>', 'cpu or cuda', 'cpu')
+    .option('--threads <n>', 'CPU threads', count)
+    .option('--seed <n>', 'seed of random patches', whole, 0)
+    .option('--json', 'print one JSON object instead of streaming')
+    .action(infer);
+}
+
+async function infer(options: InferOptions): Promise<void> {
+  // Checked before the model is loaded, which may take a minute.
+  const question = readQuestion(options);
+  const { manualSeed, setNumThreads } = await import('@ivtlr/torch');
+  const { openModelFolder } = await import('../engine/model-folder.ts');
+  const { answer } = await import('../engine/answer.ts');
+  const { decodeImage } = await import('../vision/decode.ts');
+  await decodeImage(question.image);
+  if (options.threads !== undefined) setNumThreads(options.threads);
+  manualSeed(options.seed);
+
+  const loading = performance.now();
+  const { device, dtype } = options;
+  const opened = openModelFolder(options.model, { device, ...(dtype && { dtype }) });
+  opened.model.module.eval();
+  const loadSeconds = (performance.now() - loading) / 1000;
+
+  const ablation = options.ablation === undefined ? undefined : ABLATIONS[options.ablation]!;
+  const latent: Partial<LatentOptions> = { ...ablation?.options };
+  if (options.patches !== undefined) latent.patches = options.patches;
+  const { task, maxNewTokens } = options;
+  const latents = ablation?.latents ?? options.latents;
+  let result: Answer | undefined;
+  for await (const event of answer(opened, question, { latents, maxNewTokens, task, latent })) {
+    if (event.type === 'end') result = event.answer;
+    else if (event.type === 'text-delta' && !options.json) process.stdout.write(event.text);
+  }
+  if (!result) throw new Error('the answer ended without a result');
+  if (!options.json) process.stdout.write('\n');
+  const files = options.trace === undefined ? undefined : await writeTraceFiles(options, question, result);
+  if (options.json) await printJson(options, question, result, files, loadSeconds);
+  else process.stderr.write(`${summary(result, loadSeconds)}\n${files ? `trace: ${files.picture}\n` : ''}`);
+}
+
+function readQuestion({ image, question, choices }: InferOptions): Question {
+  if (question.trim() === '') throw new UserError('--question is empty; give the question as one quoted text');
+  try {
+    return { image: { kind: 'encoded', bytes: readFileSync(image), name: image }, question, choices };
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT') throw new UserError(`there is no picture ${image}`);
+    if (code === 'EISDIR') throw new UserError(`${image} is a folder; --image takes a picture file`);
+    throw new UserError(`the picture ${image} cannot be read: ${message}`);
+  }
+}
+
+async function writeTraceFiles(options: InferOptions, question: Question, result: Answer): Promise<TraceFiles> {
+  const { writeTrace } = await import('../engine/trace-files.ts');
+  return writeTrace(options.trace!, 'trace', question, result, { model: options.model });
+}
+
+async function printJson(
+  options: InferOptions,
+  question: Question,
+  result: Answer,
+  files: TraceFiles | undefined,
+  loadSeconds: number,
+): Promise<void> {
+  const { answerToJson } = await import('../engine/trace-files.ts');
+  const { strictAnswer } = await import('../tasks/scorers.ts');
+  const { choices } = question;
+  const predicted = choices.length > 0 ? strictAnswer(result.text, { answer: 'A', choices }) : null;
+  const { seconds, ...fields } = answerToJson(question, result);
+  const times = { load: loadSeconds, ...(seconds as Answer['seconds']) };
+  const trace = files ? { trace: files } : {};
+  process.stdout.write(
+    `${JSON.stringify({ model: options.model, image: options.image, predicted, ...fields, seconds: times, ...trace })}\n`,
+  );
+}
+
+function summary({ trace, tokens, seconds }: Answer, loadSeconds: number): string {
+  const { picture, prefill, latents, decode } = seconds;
+  const times = [
+    `model ${formatDuration(loadSeconds)}`,
+    `prompt and picture ${formatDuration(picture + prefill)}`,
+    `latent steps ${formatDuration(latents)}`,
+    `writing ${formatDuration(decode)}`,
+  ];
+  return `${trace.length} latent steps + ${tokens.length} tokens; ${times.join(', ')}`;
+}
+
+function whole(text: string): number {
+  if (!/^\d+$/.test(text)) throw new InvalidArgumentError('It should be a whole number, 0 or more.');
+  return Number(text);
+}
+
+function count(text: string): number {
+  const value = whole(text);
+  if (value === 0) throw new InvalidArgumentError('It should be at least 1.');
+  return value;
+}
