@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { UserError } from '../errors.ts';
 import { registerData } from './data.ts';
+import { registerDemo } from './demo.ts';
 import { registerDoctor } from './doctor.ts';
 import { registerEval } from './eval.ts';
 import { registerInfer } from './infer.ts';
@@ -15,7 +16,7 @@ const DESCRIPTION =
   'Interleaved Vision-Text Latent Reasoning: train, evaluate, run and look into vision-language models that reason in latent space.';
 
 /** In the order the help shows them. */
-const REGISTER = [registerInfer, registerTrain, registerEval, registerData, registerDoctor];
+const REGISTER = [registerInfer, registerTrain, registerEval, registerDemo, registerData, registerDoctor];
 
 /**
  * All commands. Modules that load libtorch are imported by the actions, not here, so that --help is instant and works

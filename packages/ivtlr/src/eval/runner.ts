@@ -8,6 +8,7 @@ import { latentOptions, type ModelFolder } from '../engine/model-folder.ts';
 import { UserError } from '../errors.ts';
 import { type GenerateResult, generateAll } from '../latent/generate.ts';
 import type { Ablation } from '../latent/options.ts';
+import type { StepTrace } from '../latent/trace.ts';
 import type { ProcessedImage } from '../models/types.ts';
 import type { Answered, Score, Split, Task } from '../tasks/task.ts';
 import type { EvalResult } from './report.ts';
@@ -35,6 +36,9 @@ export interface AnsweredSample {
   answered: Answered;
   score: Score;
   autoregressiveSteps: number;
+  /** What each latent step looked at. */
+  trace: StepTrace[];
+  tokenGrid: ProcessedImage['tokenGrid'];
 }
 
 /** Answers all samples greedily. Between batches the event loop runs. @throws UserError when there are no samples */
@@ -49,7 +53,7 @@ export async function evaluate(
   if (options.seed !== undefined) manualSeed(options.seed);
   for await (const chunk of chunks(samples, options.batch)) {
     const started = performance.now();
-    const { prompts, result } = await answerBatch(opened, task, chunk, latents, options);
+    const { prompts, grids, result } = await answerBatch(opened, task, chunk, latents, options);
     chunk.forEach((sample, row) => {
       const tokens = result.tokens[row]!;
       const answered = { prompt: prompts[row]!, generated: opened.tokenizer.decode(tokens) };
@@ -63,7 +67,9 @@ export async function evaluate(
         tally.picks++;
         tally.picksRight += Number(targets.some((target) => picked.includes(target)));
       });
-      options.onAnswer?.({ sample, answered, score, autoregressiveSteps: result.autoregressiveSteps[row]! });
+      const steps = result.autoregressiveSteps[row]!;
+      const trace = result.traces[row]!;
+      options.onAnswer?.({ sample, answered, score, autoregressiveSteps: steps, trace, tokenGrid: grids[row]! });
     });
     tally.samples += chunk.length;
     tally.seconds += (performance.now() - started) / 1000;
@@ -92,7 +98,7 @@ async function answerBatch(
   samples: readonly Sample[],
   latents: number,
   options: EvaluateOptions,
-): Promise<{ prompts: string[]; result: GenerateResult }> {
+): Promise<{ prompts: string[]; grids: ProcessedImage['tokenGrid'][]; result: GenerateResult }> {
   const render = opened.renderOptions(task.name);
   const images: ProcessedImage[] = [];
   try {
@@ -113,7 +119,7 @@ async function answerBatch(
       maxNewTokens: options.maxNewTokens,
       eosIds: [eosId],
     });
-    return { prompts, result };
+    return { prompts, grids: images.map((image) => image.tokenGrid), result };
   } finally {
     for (const image of images) image.pixels.dispose();
   }
