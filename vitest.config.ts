@@ -7,6 +7,7 @@ export default defineConfig({
   ssr: { resolve: { conditions } },
   test: {
     include: ['packages/*/src/**/*.test.ts', 'test/**/*.test.ts', 'scripts/**/*.test.ts'],
+    reporters: ['default', './scripts/summary-reporter.ts'],
     pool: 'forks',
     // Several workers share the cores: OpenMP threads that spin while they wait would slow each other down manyfold.
     env: { OMP_WAIT_POLICY: 'passive' },

@@ -9,6 +9,7 @@ import {
   type ModelFolder,
   openModelFolder,
   type ReasoningSettings,
+  readCompanions,
   saveModelFolder,
   withModel,
 } from '../engine/model-folder.ts';
@@ -102,6 +103,7 @@ export function stageOf({ mode, latent }: Recipe, epoch: number): number {
 function trainee(recipe: Recipe, opened: ModelFolder): Trainee {
   const { latent } = recipe;
   const settings = settingsFor(recipe, 0);
+  const companions = readCompanions(opened.folder);
   const parameters = [...opened.model.module.namedParameters()].filter(([, parameter]) => parameter.requiresGrad);
   return {
     parameters: new Map(parameters),
@@ -111,8 +113,14 @@ function trainee(recipe: Recipe, opened: ModelFolder): Trainee {
         latentGradient: latent.latentGradient,
         pickSupervision: latent.pickSupervision,
       }),
-    save: (folder, phase) =>
-      saveModelFolder({ ...opened, settings: settingsFor(recipe, latentsAfter(recipe, phase)) }, folder),
+    save: (folder, phase) => {
+      const { model, config } = opened;
+      saveModelFolder(
+        { model, config, settings: settingsFor(recipe, latentsAfter(recipe, phase)) },
+        companions,
+        folder,
+      );
+    },
   };
 }
 

@@ -11,7 +11,7 @@ interface InferOptions {
   model: string;
   image: string;
   question: string;
-  choices: string[];
+  choices?: string[];
   latents?: number;
   patches?: number;
   task?: string;
@@ -25,6 +25,9 @@ interface InferOptions {
   json?: boolean;
 }
 
+/** Those that need no second sample in the batch. */
+const SINGLE_ABLATIONS = Object.keys(ABLATIONS).filter((name) => !name.endsWith('-swapped'));
+
 export function registerInfer(program: Command): void {
   program
     .command('infer')
@@ -32,13 +35,11 @@ export function registerInfer(program: Command): void {
     .requiredOption('--model <folder>', 'model folder (Hugging Face layout)')
     .requiredOption('--image <file>', 'JPEG, PNG, WebP or GIF picture')
     .requiredOption('--question <text>', 'what to ask')
-    .option('--choices <text...>', 'texts to choose from; they get the letters A, B, C ..', [])
+    .option('--choices <text...>', 'texts to choose from; they get the letters A, B, C ..')
     .option('--latents <n>', 'latent steps (default: as trained; 3 where the model does not say)', whole)
     .option('--patches <n>', 'patches picked at each latent step (default: as trained; 32)', whole)
     .option('--task <name>', "task whose prompt wording is used (default: the model's own, else m3cot)")
-    .addOption(
-      new Option('--ablation <name>', 'take something away from the latent steps').choices(Object.keys(ABLATIONS)),
-    )
+    .addOption(new Option('--ablation <name>', 'take something away from the latent steps').choices(SINGLE_ABLATIONS))
     .option('--max-new-tokens <n>', 'longest answer', count, 512)
     .option('--trace <folder>', 'write trace.png and trace.json: what each latent step looked at')
     .addOption(new Option('--dtype <name>', 'default: as stored').choices(['float32', 'bfloat16', 'float16']))
@@ -83,7 +84,7 @@ async function infer(options: InferOptions): Promise<void> {
   else process.stderr.write(`${summary(result, loadSeconds)}\n${files ? `trace: ${files.picture}\n` : ''}`);
 }
 
-function readQuestion({ image, question, choices }: InferOptions): Question {
+function readQuestion({ image, question, choices = [] }: InferOptions): Question {
   if (question.trim() === '') throw new UserError('--question is empty; give the question as one quoted text');
   try {
     return { image: { kind: 'encoded', bytes: readFileSync(image), name: image }, question, choices };

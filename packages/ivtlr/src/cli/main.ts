@@ -36,11 +36,7 @@ export function buildProgram(): Command {
 
 /** Runs one command line (without node and script name) and resolves to the exit code; never throws. */
 export async function run(args: readonly string[]): Promise<number> {
-  // `ivtlr ... | head` closes the pipe early; that is no error of ours.
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code === 'EPIPE') process.exit(EXIT.ok);
-    throw error;
-  });
+  ignoreClosedPipe();
   const program = buildProgram();
   if (args.length === 0) {
     program.outputHelp();
@@ -53,6 +49,18 @@ export async function run(args: readonly string[]): Promise<number> {
   } catch (error) {
     return report(error, args.includes('--debug'));
   }
+}
+
+let pipeGuarded = false;
+
+/** `ivtlr ... | head` closes the pipe early; that is no error of ours. */
+function ignoreClosedPipe(): void {
+  if (pipeGuarded) return;
+  pipeGuarded = true;
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(EXIT.ok);
+    throw error;
+  });
 }
 
 /** Writes what went wrong to stderr and gives the exit code for it. */

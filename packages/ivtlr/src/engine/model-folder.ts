@@ -2,7 +2,7 @@
  * A model folder as a whole: weights, tokenizer, chat template, preprocessing, and how the model was trained to reason. Everything that
  * trains, evaluates or asks a model opens it here.
  */
-import { copyFileSync, existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Device, DType } from '@ivtlr/torch';
 import { z } from 'zod';
@@ -139,11 +139,19 @@ export function readReasoningSettings(folder: string): ReasoningSettings {
 const companionFiles =
   /^(tokenizer.*|chat_template\..*|preprocessor_config\.json|generation_config\.json|vocab\.json|merges\.txt)$/;
 
+/** Reads those files, since the folder may be a checkpoint that is removed while training goes on. */
+export function readCompanions(folder: string): Map<string, Uint8Array> {
+  const names = readdirSync(folder).filter((name) => companionFiles.test(name));
+  return new Map(names.map((name) => [name, readFileSync(join(folder, name))]));
+}
+
 /** Writes a folder that openModelFolder, and any Hugging Face program, can load. `target` exists. */
-export function saveModelFolder(opened: ModelFolder, target: string): void {
-  for (const name of readdirSync(opened.folder)) {
-    if (companionFiles.test(name)) copyFileSync(join(opened.folder, name), join(target, name));
-  }
+export function saveModelFolder(
+  opened: Pick<ModelFolder, 'model' | 'config' | 'settings'>,
+  companions: ReadonlyMap<string, Uint8Array>,
+  target: string,
+): void {
+  for (const [name, bytes] of companions) writeFileAtomic(join(target, name), bytes);
   writeFileAtomic(join(target, settingsFile), `${JSON.stringify(opened.settings, null, 2)}\n`);
   saveModel(opened.model, opened.config, target);
 }

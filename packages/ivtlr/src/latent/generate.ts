@@ -63,7 +63,6 @@ export function* generate(
     const insert = () => {
       if (!chosen) return;
       rollout.insert(chosen);
-      owned.push(chosen.inserted);
       chosen = null;
     };
     let prefill = 0;
@@ -73,6 +72,7 @@ export function* generate(
         const made = rollout.step();
         return { inserted: made.inserted, mask: made.mask, rows: tracer.trace(made) };
       });
+      owned.push(chosen.inserted); // freed at the end, also when the caller stops after this step
       if (step === 0) prefill = elapsed();
       chosen.rows.forEach((trace, b) => {
         traces[b]!.push(trace);
@@ -80,7 +80,6 @@ export function* generate(
       yield { type: 'latent-step', step, rows: chosen.rows };
     }
     const latents = elapsed();
-    if (chosen) owned.push((chosen as { inserted: Tensor }).inserted);
     let firstLogits: number[][] = [];
     const ended = new Array<boolean>(B).fill(false);
     let last: number[] = [];

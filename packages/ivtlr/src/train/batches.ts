@@ -4,7 +4,7 @@ import { type Rendered, type RenderOptions, renderSupervised, renderTraining, to
 import type { RawImage, Sample } from '../data/sample.ts';
 import { curriculum } from '../latent/curriculum.ts';
 import type { ProcessedImage } from '../models/types.ts';
-import { Random } from '../tasks/dominoes/random.ts';
+import { Random } from '../random.ts';
 import type { SampleGenerator } from '../tasks/task.ts';
 import type { LatentTrainingOptions, PretrainPhaseOptions, RampOptions } from './options.ts';
 import type { Position } from './schedule.ts';

@@ -7,7 +7,7 @@ import { UserError } from '../../errors.ts';
 import { choiceLetter } from '../../text/prompt.ts';
 import { SPLITS, type Split } from '../task.ts';
 import { COLOURS, drawPicture, GRID, PICTURE, type PlacedDomino } from './picture.ts';
-import { Random } from './random.ts';
+import { Random } from '../../random.ts';
 
 export interface DominoesOptions {
   /** Dominoes to follow from the first colour to the answer. */

@@ -1,5 +1,5 @@
 /** Draws dominoes on black, straight into RGB bytes. Edges are antialiased by exact or near-exact pixel coverage, so no resampling is needed. */
-import type { Random } from './random.ts';
+import type { Random } from '../../random.ts';
 
 /** Cells on a side; a cell is two 14-pixel patches square, which Qwen2-VL merges into one image token. */
 export const GRID = 4;
