@@ -1,0 +1,161 @@
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { liveTensorCount, scope } from '@ivtlr/torch';
+import sharp from 'sharp';
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
+import { createModel, saveModel } from '../models/registry.ts';
+import { dominoesTokens, writeDominoesTokenizer } from '../tasks/dominoes/vocabulary.ts';
+import { run } from './main.ts';
+
+let folder = '';
+let model = '';
+let picture = '';
+
+/** Random weights: what is said is nonsense, but every part of the way is real. */
+function makeModel(path: string): void {
+  mkdirSync(path);
+  writeDominoesTokenizer(path);
+  const tokens = dominoesTokens();
+  const config = {
+    model_type: 'qwen2_vl',
+    hidden_size: 32,
+    intermediate_size: 48,
+    num_hidden_layers: 2,
+    num_attention_heads: 2,
+    num_key_value_heads: 1,
+    rms_norm_eps: 1e-6,
+    rope_theta: 10_000,
+    rope_scaling: { type: 'mrope', mrope_section: [2, 3, 3] },
+    max_position_embeddings: 256,
+    tie_word_embeddings: false,
+    vocab_size: tokens.length,
+    eos_token_id: tokens.indexOf('<|endoftext|>'),
+    vision_start_token_id: tokens.indexOf('<|vision_start|>'),
+    vision_end_token_id: tokens.indexOf('<|vision_end|>'),
+    image_token_id: tokens.indexOf('<|image_pad|>'),
+    vision_config: {
+      depth: 1,
+      embed_dim: 32,
+      num_heads: 2,
+      mlp_ratio: 2,
+      hidden_size: 32,
+      in_channels: 3,
+      patch_size: 14,
+      spatial_merge_size: 2,
+      temporal_patch_size: 2,
+    },
+  };
+  scope(() => saveModel(createModel(config, 3), config, path));
+  const settings = { profile: 'consistent', task: 'dominoes', latents: 2, patches: 3 };
+  writeFileSync(join(path, 'ivtlr.json'), JSON.stringify(settings));
+}
+
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'infer-'));
+  model = join(folder, 'model');
+  picture = join(folder, 'picture.png');
+  makeModel(model);
+  const pixels = new Uint8Array(112 * 84 * 3).map((_, index) => (index * 7) % 256);
+  await sharp(pixels, { raw: { width: 112, height: 84, channels: 3 } })
+    .png()
+    .toFile(picture);
+});
+
+afterAll(() => rmSync(folder, { recursive: true }));
+
+let out = '';
+let err = '';
+beforeAll(() => {
+  vi.spyOn(process.stdout, 'write').mockImplementation((text) => {
+    out += text;
+    return true;
+  });
+  vi.spyOn(process.stderr, 'write').mockImplementation((text) => {
+    err += text;
+    return true;
+  });
+});
+afterEach(() => {
+  out = '';
+  err = '';
+  process.exitCode = undefined;
+});
+
+const ask = (...more: string[]) =>
+  run(['infer', '--model', model, '--image', picture, '--question', 'Start at red', '--max-new-tokens', '6', ...more]);
+
+describe('ivtlr infer', () => {
+  it('streams the answer to stdout and times to stderr', async () => {
+    expect(await ask('--choices', 'blue', 'pink')).toBe(0);
+    expect(out.trim().length).toBeGreaterThan(0);
+    expect(err).toMatch(/^2 latent steps \+ [1-6] tokens; model .*writing .* s\n$/);
+  });
+
+  it('prints the same as JSON, and writes the trace', async () => {
+    expect(await ask()).toBe(0);
+    const streamed = out.trim();
+    out = '';
+    const traceFolder = join(folder, 'deep', 'trace');
+    expect(await ask('--json', '--trace', traceFolder)).toBe(0);
+    const printed = JSON.parse(out);
+    expect(printed.answer.trim()).toBe(streamed);
+    expect(printed).toMatchObject({ latentSteps: 2, tokenGrid: [3, 4], predicted: null });
+    expect(printed.autoregressiveSteps).toBe(2 + printed.generatedTokens);
+    expect(printed.steps[1].picked).toHaveLength(3);
+    const { token, row, column, score } = printed.steps[1].picked[0];
+    expect(token).toBe(row * 4 + column);
+    expect(printed.steps[1].scores[token]).toBe(score);
+
+    const stored = JSON.parse(readFileSync(printed.trace.numbers, 'utf8'));
+    expect(stored.steps).toEqual(printed.steps);
+    expect(stored.image).toEqual({ name: picture, width: 112, height: 84 });
+    const drawn = await sharp(join(traceFolder, 'trace.png')).metadata();
+    expect(drawn.width).toBeGreaterThan(3 * 640);
+  });
+
+  it('follows the flags for latent steps and ablations', async () => {
+    expect(await ask('--json', '--latents', '3', '--patches', '2')).toBe(0);
+    expect(JSON.parse(out).steps.map((step: { picked: unknown[] }) => step.picked.length)).toEqual([2, 2, 2]);
+    out = '';
+    expect(await ask('--json', '--ablation', 'zero-latents')).toBe(0);
+    expect(JSON.parse(out).latentSteps).toBe(0);
+  });
+
+  it('says in one line what is wrong, with exit code 2', async () => {
+    const broken = join(folder, 'broken.png');
+    writeFileSync(broken, readFileSync(picture).subarray(0, 400));
+    const empty = join(folder, 'empty.png');
+    writeFileSync(empty, '');
+    const cases: [string[], RegExp][] = [
+      [['--image', join(folder, 'none.png')], /^error: there is no picture .*none\.png\n$/],
+      [['--image', folder], /^error: .* is a folder; --image takes a picture file\n$/],
+      [['--image', broken], /^error: .*broken\.png: the PNG picture cannot be decoded: it is truncated or corrupt/],
+      [['--image', empty], /^error: .*empty\.png: the file is empty; a JPEG, PNG, WebP or GIF picture is needed\n$/],
+      [['--model', join(folder, 'none')], /^error: .*none/],
+      [['--model', folder], /^error: .*config\.json/],
+      [['--question', ' '], /^error: --question is empty/],
+      [['--latents', 'two'], /It should be a whole number/],
+      [['--ablation', 'everything'], /Allowed choices are/],
+    ];
+    for (const [flags, message] of cases) {
+      err = '';
+      expect(await ask(...flags)).toBe(2);
+      expect(err).toMatch(message);
+    }
+  });
+
+  it('frees every tensor but the model', async () => {
+    const { answer } = await import('../engine/answer.ts');
+    const { openModelFolder } = await import('../engine/model-folder.ts');
+    const opened = openModelFolder(model);
+    const image = { kind: 'encoded', bytes: readFileSync(picture), name: 'picture' } as const;
+    const events = () => answer(opened, { image, question: 'Start at red', choices: [] }, { maxNewTokens: 4 });
+    for await (const _ of events()); // The model keeps tables it makes at first use.
+    const before = liveTensorCount();
+    for await (const _ of events());
+    expect(liveTensorCount()).toBe(before);
+    for await (const event of events()) if (event.type === 'latent-step') break; // A caller may stop early.
+    expect(liveTensorCount()).toBe(before);
+  });
+});
