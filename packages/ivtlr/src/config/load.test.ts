@@ -1,7 +1,9 @@
+import { readdirSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { UserError } from '../errors.ts';
 import { closestName } from './introspect.ts';
-import { parseRecipe } from './load.ts';
+import { loadRecipe, parseRecipe } from './load.ts';
 
 const recipe = `task: dominoes
 model:
@@ -94,5 +96,20 @@ describe('closestName', () => {
   it('finds near names only', () => {
     expect(closestName('microbatch', ['microBatch', 'globalBatch'])).toBe('microBatch');
     expect(closestName('zzzzzz', ['microBatch'])).toBeUndefined();
+  });
+});
+
+describe('bundled recipes', () => {
+  const folder = fileURLToPath(new URL('../../recipes/', import.meta.url));
+  const names = readdirSync(folder).map((name) => name.replace(/\.yaml$/, ''));
+
+  it.each(names)('%s is complete', (name) => {
+    expect(loadRecipe(name).task).toBe('dominoes');
+  });
+
+  it('are found by name only when there is one', () => {
+    expect(names).toContain('dominoes');
+    expect(() => loadRecipe('domino')).toThrow(/no recipe domino/);
+    expect(() => loadRecipe('../recipes/dominoes')).toThrow(/no recipe/);
   });
 });

@@ -1,0 +1,124 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { liveTensorCount } from '@ivtlr/torch';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { type ModelFolder, withModel } from '../engine/model-folder.ts';
+import { ABLATIONS } from '../latent/options.ts';
+import { createModel } from '../models/registry.ts';
+import { dominoes } from '../tasks/dominoes/dominoes.ts';
+import { makeDominoes } from '../tasks/dominoes/make.ts';
+import { writeDominoesTokenizer } from '../tasks/dominoes/vocabulary.ts';
+import { m3cot } from '../tasks/m3cot/m3cot.ts';
+import { Tokenizer } from '../text/tokenizer.ts';
+import { type AnsweredSample, evaluate, generatedSamples, storedSamples } from './runner.ts';
+
+let folder: string;
+let opened: ModelFolder;
+let baseline: number;
+beforeAll(() => {
+  baseline = liveTensorCount();
+  folder = mkdtempSync(join(tmpdir(), 'ivtlr-eval-'));
+  const size = writeDominoesTokenizer(folder);
+  const limits = { min_pixels: 784, max_pixels: 50176 };
+  writeFileSync(join(folder, 'preprocessor_config.json'), JSON.stringify(limits));
+  writeFileSync(join(folder, 'ivtlr.json'), JSON.stringify({ profile: 'consistent', latents: 2, patches: 3 }));
+  const config = {
+    model_type: 'qwen2_vl',
+    hidden_size: 32,
+    intermediate_size: 32,
+    num_hidden_layers: 2,
+    num_attention_heads: 2,
+    num_key_value_heads: 1,
+    vocab_size: size,
+    image_token_id: Tokenizer.fromFolder(folder).tokenToId('<|image_pad|>')!,
+    rope_scaling: { type: 'mrope', mrope_section: [2, 3, 3] },
+    tie_word_embeddings: true,
+    vision_config: { depth: 1, embed_dim: 16, num_heads: 1, mlp_ratio: 2 },
+  };
+  opened = withModel(folder, config, createModel(config, 4));
+});
+afterAll(() => {
+  opened.model.module.dispose();
+  rmSync(folder, { recursive: true, force: true });
+  expect(liveTensorCount()).toBe(baseline);
+});
+
+const samples = (count: number) => generatedSamples(dominoes, 3, 'test', count);
+
+async function answers(batch: number, more: { ablation?: string; seed?: number } = {}) {
+  const seen: AnsweredSample[] = [];
+  const result = await evaluate(opened, dominoes, samples(5), {
+    name: 'x',
+    batch,
+    maxNewTokens: 6,
+    ablation: ABLATIONS[more.ablation ?? 'full']!,
+    seed: more.seed ?? 0,
+    onAnswer: (answer) => seen.push(answer),
+  });
+  return { seen, result };
+}
+
+describe('evaluate', () => {
+  it('answers every sample in order, alike alone and in batches', async () => {
+    const single = await answers(1);
+    const batched = await answers(3);
+    expect(single.seen.map(({ sample }) => sample.id)).toEqual([...samples(5)].map(({ id }) => id));
+    expect(batched.seen.map(({ answered }) => answered)).toEqual(single.seen.map(({ answered }) => answered));
+    expect(batched.seen.map(({ trace }) => trace.map(({ picked }) => picked))).toEqual(
+      single.seen.map(({ trace }) => trace.map(({ picked }) => picked)),
+    );
+    expect(single.seen[0]!.answered.prompt).toContain('Start at');
+    expect(single.result).toMatchObject({ samples: 5, latentSteps: 2 });
+    expect(single.result.autoregressiveSteps).toBe(2 + single.result.generatedTokens);
+    expect(single.result.secondsPerSample).toBeGreaterThan(0);
+  });
+
+  it('counts picks that hit the cell a step looks at', async () => {
+    const { seen, result } = await answers(5);
+    const hits = seen.flatMap(({ sample, trace }) =>
+      trace.map(({ picked }, step) => picked.includes(sample.pickTargets![step]![0]!)),
+    );
+    expect(hits).toHaveLength(10);
+    expect(result.pickAccuracy).toBeCloseTo(hits.filter(Boolean).length / 10);
+  });
+
+  it('takes parts of the latent steps away', async () => {
+    const full = await answers(5);
+    const zero = await answers(5, { ablation: 'zero-latents' });
+    expect(zero.result).toMatchObject({ latentSteps: 0 });
+    expect(zero.result.pickAccuracy).toBeUndefined();
+    const random = await answers(5, { ablation: 'random-patches', seed: 1 });
+    const again = await answers(5, { ablation: 'random-patches', seed: 1 });
+    const picks = ({ seen }: typeof full) => seen.map(({ trace }) => trace.map(({ picked }) => picked));
+    expect(picks(random)).toEqual(picks(again));
+    expect(picks(random)).not.toEqual(picks(full));
+  });
+
+  it('stops when asked, and refuses an empty set', async () => {
+    const stopped = await evaluate(opened, dominoes, samples(5), {
+      name: 'x',
+      batch: 2,
+      maxNewTokens: 2,
+      onBatch: (done) => done < 4,
+    });
+    expect(stopped.samples).toBe(4);
+    await expect(evaluate(opened, dominoes, [], { name: 'x', batch: 2, maxNewTokens: 2 })).rejects.toThrow(
+      'no samples to answer',
+    );
+    expect(() => [...generatedSamples(m3cot, 0, 'test', 1)]).toThrow('cannot make its own samples');
+  });
+});
+
+describe('storedSamples', () => {
+  it('reads back what was made, pick targets included', async () => {
+    const out = join(folder, 'data');
+    await makeDominoes({ rows: 3, out, seed: 3, split: 'test', hops: 3, dominoes: 7 });
+    const read = [];
+    for await (const sample of storedSamples(dominoes, out, 'test', 2)) read.push(sample);
+    const drawn = [...samples(2)];
+    expect(read.map(({ id, pickTargets }) => [id, pickTargets])).toEqual(
+      drawn.map(({ id, pickTargets }) => [id, pickTargets]),
+    );
+  });
+});
