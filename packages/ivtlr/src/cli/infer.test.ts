@@ -135,6 +135,8 @@ describe('ivtlr infer', () => {
       [['--model', join(folder, 'none')], /^error: .*none/],
       [['--model', folder], /^error: .*config\.json/],
       [['--question', ' '], /^error: --question is empty/],
+      [['--task', 'chess'], /^error: there is no task chess; known tasks are/],
+      [['--device', 'tpu'], /^error: --device tpu: known are cpu/],
       [['--latents', 'two'], /It should be a whole number/],
       [['--ablation', 'everything'], /Allowed choices are/],
     ];

@@ -5,6 +5,7 @@ import type { Answer, Question } from '../engine/answer.ts';
 import type { TraceFiles } from '../engine/trace-files.ts';
 import { UserError } from '../errors.ts';
 import { ABLATIONS, type LatentOptions } from '../latent/options.ts';
+import { requireDevice } from './device.ts';
 import { formatDuration } from './progress.ts';
 
 interface InferOptions {
@@ -53,6 +54,8 @@ export function registerInfer(program: Command): void {
 async function infer(options: InferOptions): Promise<void> {
   // Checked before the model is loaded, which may take a minute.
   const question = readQuestion(options);
+  await requireDevice(options.device);
+  if (options.task !== undefined) (await import('../tasks/registry.ts')).findTask(options.task);
   const { manualSeed, setNumThreads } = await import('@ivtlr/torch');
   const { openModelFolder } = await import('../engine/model-folder.ts');
   const { answer } = await import('../engine/answer.ts');
