@@ -11,7 +11,7 @@ import type { RawImage } from '../data/sample.ts';
 import { UserError } from '../errors.ts';
 import { readJson, writeFileAtomic } from '../files.ts';
 import { LATENT_DEFAULTS, type LatentOptions } from '../latent/options.ts';
-import { OFFICIAL_SIZE, Qwen2VlInputs } from '../models/qwen2-vl/inputs.ts';
+import { OFFICIAL_INPUTS, Qwen2VlInputs } from '../models/qwen2-vl/inputs.ts';
 import { qwen2VlPrompts } from '../models/qwen2-vl/prompts.ts';
 import { loadModel, saveModel } from '../models/registry.ts';
 import type { ProcessedImage, VisionLanguageModel } from '../models/types.ts';
@@ -59,8 +59,7 @@ const latentToken = LATENT_TOKENS[2];
 
 const families: Record<string, FamilyParts> = {
   'qwen2-vl': {
-    inputs: (folder, profile) =>
-      Qwen2VlInputs.fromFolder(folder, profile === 'official' ? { fixedSize: OFFICIAL_SIZE } : {}),
+    inputs: (folder, profile) => Qwen2VlInputs.fromFolder(folder, profile === 'official' ? OFFICIAL_INPUTS : {}),
     prompts: qwen2VlPrompts,
     imageToken: '<|image_pad|>',
   },

@@ -105,6 +105,30 @@ describe('decodeImage', () => {
     }
   });
 
+  it('survives damaged files: a picture or a UserError, never anything else', async () => {
+    const files = await Promise.all([
+      picture().png().toBuffer(),
+      picture().jpeg().toBuffer(),
+      picture().webp().toBuffer(),
+      picture().gif().toBuffer(),
+    ]);
+    let refused = 0;
+    for (let round = 0; round < 200; round++) {
+      const bytes = Uint8Array.from(files[round % 4]!);
+      for (let hit = 0; hit < 1 + (round % 5); hit++) {
+        bytes[12 + ((round * 7919 + hit * 104_729) % (bytes.length - 12))] = (round * 31 + hit * 17) % 256;
+      }
+      const result = await decodeImage(encoded(bytes), { maxPixels: 1e6 }).catch((thrown) => thrown);
+      if (result instanceof Error) {
+        expect(result).toBeInstanceOf(UserError);
+        expect(result.message).toMatch(/^cat\.png: /);
+        refused++;
+      } else expect(result.data.length).toBe(result.width * result.height * 3);
+    }
+    expect(refused).toBeGreaterThan(10);
+    expect(refused).toBeLessThan(190);
+  });
+
   it('refuses too many pixels before decoding them', async () => {
     const bytes = await picture().png().toBuffer();
     await expect(decodeImage(encoded(bytes), { maxPixels: 20 })).rejects.toThrow(/6x4 is 0\.0 million pixels, over/);
