@@ -52,12 +52,12 @@ const char* kind_name(napi_env env, napi_value value) {
   throw std::runtime_error(std::string("expected ") + what + ", got " + kind_name(env, value));
 }
 
-int32_t handle(napi_env env, napi_value value, napi_ref key, const char* what) {
-  if (type_of(env, value) != napi_object) expected(env, what, value);
+int32_t handle(napi_env env, napi_value value, napi_value key, const char* what) {
   napi_value id;
-  NAPI_OK(napi_get_property(env, value, key_of(env, key), &id));
   int32_t number;
-  if (napi_get_value_int32(env, id, &number) != napi_ok) expected(env, what, value);
+  // Anything but an object with a number there fails one of the two.
+  if (napi_get_property(env, value, key, &id) != napi_ok || napi_get_value_int32(env, id, &number) != napi_ok)
+    expected(env, what, value);
   return number;
 }
 
@@ -166,7 +166,7 @@ c10::IValue convert(napi_env env, napi_value value, const c10::Type& type, const
     case c10::TypeKind::StringType: return c10::IValue(to_string(env, value));
     case c10::TypeKind::DeviceObjType: return c10::IValue(c10::Device(to_string(env, value)));
     case c10::TypeKind::GeneratorType:
-      return c10::IValue(get_generator(handle(env, value, generator_key, "a Generator")));
+      return c10::IValue(get_generator(handle(env, value, key_of(env, generator_key), "a Generator")));
     case c10::TypeKind::ListType: return convert_list(env, value, type, fixed);
     default: throw std::runtime_error("arguments of type " + type.str() + " are not supported");
   }
@@ -252,7 +252,7 @@ napi_value element(napi_env env, napi_value array, uint32_t index) {
   return result;
 }
 
-const at::Tensor& to_tensor(napi_env env, napi_value value) { return get(handle(env, value, id_key, "a Tensor")); }
+const at::Tensor& to_tensor(napi_env env, napi_value value) { return get(handle(env, value, key_of(env, id_key), "a Tensor")); }
 
 c10::ScalarType dtype_from_name(const std::string& name) {
   for (int i = 0; i < static_cast<int>(c10::ScalarType::NumOptions); i++) {

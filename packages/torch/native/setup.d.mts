@@ -7,6 +7,6 @@ export declare const PINNED_VERSION: string;
 export declare class SetupError extends Error {}
 export declare function cacheFolder(): string;
 export declare function libtorchVersion(folder: string): string | null;
-export declare function findLibtorch(log?: (line: string) => void): Libtorch | null;
+export declare function findLibtorch(): Libtorch | null;
 export declare function findAddon(): { file: string; libtorch: Libtorch } | null;
 export declare function setup(log: (line: string) => void): { file: string; libtorch: Libtorch };

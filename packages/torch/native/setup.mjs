@@ -114,9 +114,18 @@ function download(log) {
   return found;
 }
 
-/** Where libtorch is, without fetching anything: { folder, version, source } or null. */
-export function findLibtorch(log = () => {}) {
-  return fromEnvironment() ?? fromPython(log) ?? fromCache();
+// What setup chose last, so that starting a program asks neither Python nor the driver.
+const chosenFile = () => path.join(cacheFolder(), 'libtorch.json');
+
+function chosen() {
+  if (!fs.existsSync(chosenFile())) return null;
+  const saved = JSON.parse(fs.readFileSync(chosenFile(), 'utf8'));
+  return libtorchVersion(saved.folder) === saved.version ? saved : null;
+}
+
+/** The libtorch this program would use, without looking around: { folder, version, source } or null. */
+export function findLibtorch() {
+  return fromEnvironment() ?? chosen();
 }
 
 function addonPath(libtorch) {
@@ -156,7 +165,10 @@ function build(libtorch, file, log) {
 }
 
 export function setup(log) {
-  const libtorch = findLibtorch(log) ?? download(log);
+  const libtorch = fromEnvironment() ?? fromPython(log) ?? fromCache() ?? download(log);
+  fs.mkdirSync(cacheFolder(), { recursive: true });
+  fs.writeFileSync(`${chosenFile()}.${process.pid}`, JSON.stringify(libtorch));
+  fs.renameSync(`${chosenFile()}.${process.pid}`, chosenFile());
   const file = addonPath(libtorch);
   if (!fs.existsSync(file)) {
     build(libtorch, file, log);
