@@ -60,8 +60,9 @@ export async function assembleRun(
     plan,
     trainee: trainee(recipe, opened),
     batches: (position) => maker.at(position),
-    validate: async ({ epoch, phase }) => {
-      if (samples === 0 || (epoch + 1) % everyEpochs !== 0) return null;
+    validate: async ({ epoch, phase, phaseEnd }) => {
+      const due = phaseEnd || (everyEpochs !== null && (epoch + 1) % everyEpochs === 0);
+      if (samples === 0 || !due) return null;
       opened.model.module.eval();
       const held = heldOut(recipe, task, samples);
       const settings = settingsFor(recipe, latentsAfter(recipe, phase));

@@ -50,10 +50,13 @@ export const latentTrainingSchema = z.strictObject({
   replay: fraction.default(0),
 });
 
-/** Held-out accuracy while training: answered greedily, after the checkpoint of the same moment is written. */
+/**
+ * Held-out accuracy while training: at the end of every stage and, with `everyEpochs`, every so many epochs; answered greedily, after the
+ * checkpoint of the same moment is written.
+ */
 export const validationSchema = z.strictObject({
   samples: z.int().min(0).default(0),
-  everyEpochs: count.default(1),
+  everyEpochs: count.nullable().default(null),
   batch: count.default(50),
   maxNewTokens: count.default(512),
 });
