@@ -2,7 +2,7 @@
  * Latent reasoning at inference: prefill, T latent steps over the cache, then greedy decoding. Batched; every row is as it would be alone.
  * Written as a generator, so that a caller can stream events, stop early, and let the event loop run in between.
  */
-import { inferenceMode, scope, type Tensor } from '@ivtlr/torch';
+import { inferenceMode, keep, scope, type Tensor } from '@ivtlr/torch';
 import type { Batch } from '../data/collate.ts';
 import type { VisionLanguageModel } from '../models/types.ts';
 import type { LatentOptions } from './options.ts';
@@ -47,7 +47,8 @@ export function* generate(
   const traces: StepTrace[][] = batch.inputIds.map(() => []);
   const capacity = batch.latentStart + batch.latents * (options.patches + 1) + options.maxNewTokens;
   const owned: { dispose(): void }[] = [];
-  const run = <T>(body: () => T): T => inferenceMode(() => scope(body));
+  // What a run returns is this function's own: kept out of the scope, if any, in which the caller asks for the next event.
+  const run = <T>(body: () => T): T => inferenceMode(() => scope(() => keep(body())));
   const started = performance.now();
   const elapsed = () => (performance.now() - started) / 1000;
   try {

@@ -57,15 +57,21 @@ export class Rollout {
     const wantsVision = this.#options.latentVision !== 'off' && imageScores !== null;
     const picked = wantsVision ? selectPatches(imageScores.detach(), this.#used, this.#steps, this.#options) : prompt.imageTokens.map(() => []);
     const K = Math.max(...picked.map((row) => row.length));
+    const withText = this.#options.latentText !== 'off';
+    // Ragged rows are padded in front: the last inserted row is what the next step reads, so it must count.
+    if (!withText && picked.some((row) => row.length === 0))
+      throw new UserError(
+        `latent step ${this.#steps + 1} would insert nothing: latentText is off and no image token is left to pick, so use fewer latent steps or patches`,
+      );
     const parts: Tensor[] = [];
     if (K > 0) parts.push(this.#latentVision(picked, K));
-    if (this.#options.latentText !== 'off') parts.push(this.#latentText(h_B1D));
+    if (withText) parts.push(this.#latentText(h_B1D));
     let inserted = parts.length === 1 ? parts[0]! : cat(parts, 1);
     if (this.#mode.detach) inserted = inserted.detach();
-    const ragged = picked.some((row) => row.length < K);
-    const withText = this.#options.latentText !== 'off';
-    const mask = ragged
-      ? picked.map((row) => [...Array.from({ length: K }, (_, k) => (k < row.length ? 1 : 0)), ...(withText ? [1] : [])])
+    // Swapped patches come with their own row's count.
+    const inserts = this.#options.latentVision === 'swap' ? picked.map((_, b) => picked.at(b - 1)!) : picked;
+    const mask = picked.some((row) => row.length < K)
+      ? inserts.map((row) => [...Array.from({ length: K }, (_, k) => (k < K - row.length ? 0 : 1)), ...(withText ? [1] : [])])
       : null;
     this.#steps++;
     return { picked, imageScores, scores: scores!, inserted, mask };
@@ -102,7 +108,7 @@ export class Rollout {
   #latentVision(picked: readonly number[][], K: number): Tensor {
     const images = this.sequence.prompt.images!;
     const [B, , D] = images.shape as [number, number, number];
-    const filled = picked.flatMap((row) => Array.from({ length: K }, (_, k) => BigInt(row[k] ?? 0)));
+    const filled = picked.flatMap((row) => [...new Array<number>(K - row.length).fill(0), ...row].map(BigInt));
     const index = tensor(BigInt64Array.from(filled), { shape: [B, K, 1] }).to({ device: images.device });
     const z = images.gather(1, index.expand([B, K, D]));
     if (this.#options.latentVision === 'zero') return ops.zeros_like(z);

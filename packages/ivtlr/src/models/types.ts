@@ -56,7 +56,7 @@ export interface ForwardOptions {
 export interface ForwardResult {
   /** (B, S, D), after the final norm. */
   hidden: Tensor;
-  /** (B, T) float32: the last row's attention probabilities, mean over all layers and heads. Null when the tap is off. */
+  /** (B, T) float32 (float64 in a float64 model): the last row's attention probabilities, mean over all layers and heads. Null when the tap is off. */
   scores: Tensor | null;
 }
 

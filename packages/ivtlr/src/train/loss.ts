@@ -69,7 +69,7 @@ export function trainingLoss(model: VisionLanguageModel, batch: Batch, options: 
     const { device } = model;
     const logits = model.logits(hidden.flatten(0, 1).indexSelect(0, tensor(rows, { dtype: 'int64' }).to({ device })));
     const targets = tensor(labels, { dtype: 'int64' }).to({ device });
-    const entropy = crossEntropy(logits.to('float32'), targets);
+    const entropy = crossEntropy(logits.dtype === 'float64' ? logits : logits.to('float32'), targets);
     const correct = noGrad(() => scope(() => logits.argmax(-1).eq(targets).sum().item()));
     const pickLoss = supervised ? supervision(batch, steps) : null;
     return {

@@ -21,6 +21,12 @@ function make(name: string, overload: string, args: unknown[], o: TensorOptions,
   return finish(op(name, overload)(...args, o.dtype ?? dtype, null, o.device ?? null) as Tensor, o);
 }
 
+/** The step's result; what it was made of is freed at once. */
+function replace(before: Tensor, step: (before: Tensor) => Tensor): Tensor {
+  using spent = before;
+  return step(spent);
+}
+
 export type Nested = number | bigint | boolean | readonly Nested[];
 
 /**
@@ -48,15 +54,18 @@ export function tensor(data: Nested | TypedArray, options: TensorOptions & { sha
     walk(data as Nested, 0);
     const first = flat[0];
     if (typeof first === 'bigint' || options.dtype === 'int64') {
+      const fraction = flat.find((v) => typeof v === 'number' && !Number.isInteger(v));
+      if (fraction !== undefined) throw new TorchError('tensor', `${fraction} is no whole number, as int64 needs`);
       made = tensor(BigInt64Array.from(flat, BigInt), { shape });
     } else if (typeof first === 'boolean' || options.dtype === 'bool') {
       made = fromBytes(Uint8Array.from(flat, (v) => (v ? 1 : 0)), 'bool', shape);
     } else if (options.dtype === 'float64') made = tensor(Float64Array.from(flat, Number), { shape });
     else if (options.dtype === 'int32') made = tensor(Int32Array.from(flat, Number), { shape });
     else made = tensor(Float32Array.from(flat, Number), { shape });
-    if (options.shape) made = made.reshape(options.shape);
+    if (options.shape) made = replace(made, (first) => first.reshape(options.shape!));
   }
-  if ((options.dtype && options.dtype !== made.dtype) || options.device) made = made.to({ dtype: options.dtype, device: options.device });
+  if ((options.dtype && options.dtype !== made.dtype) || options.device)
+    made = replace(made, (first) => first.to({ dtype: options.dtype, device: options.device }));
   return finish(made, options);
 }
 

@@ -56,5 +56,7 @@ export function dtypeOf(array: TypedArray): DType {
   if (array instanceof Int16Array) return 'int16';
   if (array instanceof Int8Array) return 'int8';
   if (array instanceof Uint8Array) return 'uint8';
-  throw new TypeError('a Uint16Array has no dtype of its own: use fromBytes with float16 or bfloat16');
+  if (array instanceof Uint16Array)
+    throw new TypeError('a Uint16Array has no dtype of its own: use fromBytes with float16 or bfloat16');
+  throw new TypeError(`a ${(array as object).constructor.name} holds no dtype's elements`);
 }

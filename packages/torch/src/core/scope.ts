@@ -6,6 +6,8 @@ export interface Owned {
 }
 
 let current: Owned[] | null = null;
+/** All open scopes, the innermost last. */
+const open: Owned[][] = [];
 const finalizer = new FinalizationRegistry<number>((id) => {
   one[0] = id;
   native.release(one, 1);
@@ -64,6 +66,7 @@ export function scope<T>(body: () => T): T {
   const outer = current;
   const mine: Owned[] = [];
   current = mine;
+  open.push(mine);
   const kept = new Set<Owned>();
   try {
     const result = body();
@@ -72,6 +75,7 @@ export function scope<T>(body: () => T): T {
     return result;
   } finally {
     current = outer;
+    open.pop();
     if (mine.length > many.length) many = new Int32Array(mine.length * 2);
     let count = 0;
     for (const owned of mine) {
@@ -86,7 +90,10 @@ export function scope<T>(body: () => T): T {
   }
 }
 
-/** Moves tensors (in arrays, plain objects, maps) out of all scopes: they live until disposed or garbage-collected. Returns `value`. */
+/**
+ * Moves tensors (in arrays, plain objects, maps, sets) out of whichever open scopes they belong to: they live until disposed or
+ * garbage-collected. Returns `value`.
+ */
 export function keep<T>(value: T): T {
   if (!current) return value;
   const kept = new Set<Owned>();
@@ -94,11 +101,13 @@ export function keep<T>(value: T): T {
   const inner = current;
   current = null;
   for (const owned of kept) {
-    // The scope's list keeps a dead stand-in; the handle moves to no scope.
-    const index = inner.lastIndexOf(owned);
-    if (index >= 0) {
-      inner[index] = { id: 0 };
+    for (let depth = open.length - 1; depth >= 0; depth--) {
+      const index = open[depth]!.lastIndexOf(owned);
+      if (index < 0) continue;
+      // The scope's list keeps a dead stand-in; the handle moves to no scope.
+      open[depth]![index] = { id: 0 };
       adopt(owned);
+      break;
     }
   }
   current = inner;

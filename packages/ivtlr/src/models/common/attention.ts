@@ -70,7 +70,7 @@ export function attend(q_BHSE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor, mask: Att
 }
 
 /**
- * Probabilities of the last query row, averaged over heads: (B, T) float32. Hidden columns count here: the scores say what the step
+ * Probabilities of the last query row, averaged over heads: (B, T), float32 (float64 in a float64 model). Hidden columns count here: the scores say what the step
  * looks for. In mode `value` no graph is recorded.
  */
 export function tapScores(q_BHSE: Tensor, k_BGTE: Tensor, mask: AttentionMask, mode: TapMode): Tensor {
@@ -81,6 +81,7 @@ export function tapScores(q_BHSE: Tensor, k_BGTE: Tensor, mask: AttentionMask, m
     const last = q_BHSE.narrow(2, S - 1, 1).view([B, G, H / G, E]);
     let logits = last.matmul(k_BGTE.transpose(2, 3)).mul(1 / Math.sqrt(E));
     if (mask.keys) logits = logits.maskedFill(mask.keys.not().view([B, 1, 1, T]), Number.NEGATIVE_INFINITY);
+    if (logits.dtype === 'float64') return logits.softmax(-1).mean([1, 2]);
     return logits.softmax(-1, 'float32').to(q_BHSE.dtype).to('float32').mean([1, 2]);
   };
   return mode === 'graph' ? compute() : noGrad(compute);

@@ -50,8 +50,9 @@ class VisionAttention extends Module {
     const parts = this.qkv.forward(x_IPC).view([I, P, 3, this.#heads, C / this.#heads]).permute([2, 0, 3, 1, 4]);
     const dtype = x_IPC.dtype;
     // Positions are applied in float32 whatever the model's dtype, as Hugging Face does.
-    const q = rotate(parts.select(0, 0).to('float32'), angles).to(dtype);
-    const k = rotate(parts.select(0, 1).to('float32'), angles).to(dtype);
+    const wide = dtype === 'float64' ? dtype : 'float32';
+    const q = rotate(parts.select(0, 0).to(wide), angles).to(dtype);
+    const k = rotate(parts.select(0, 1).to(wide), angles).to(dtype);
     const out = ops.scaled_dot_product_attention(q, k, parts.select(0, 2));
     return this.proj.forward(out.transpose(1, 2).reshape([I, P, C]));
   }
