@@ -1,12 +1,13 @@
 /** `ivtlr demo`: fresh pictures, answered by the bundled model three ways, with drawings of what its latent steps looked at. */
-import { existsSync, mkdirSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type Command, InvalidArgumentError } from 'commander';
+import type { Sample } from '../data/sample.ts';
+import type { Answer } from '../engine/answer.ts';
+import type { ModelFolder } from '../engine/model-folder.ts';
 import { UserError } from '../errors.ts';
 import type { EvalResult } from '../eval/report.ts';
-import type { AnsweredSample } from '../eval/runner.ts';
-import { writeFileAtomic } from '../files.ts';
 import { ABLATIONS } from '../latent/options.ts';
 import { formatDuration, Progress } from './progress.ts';
 import { renderTable } from './table.ts';
@@ -17,6 +18,14 @@ interface DemoOptions {
   traces: number;
   out: string;
   json?: boolean;
+}
+
+/** A sample whose latent steps were drawn. */
+interface Drawn {
+  picture: string;
+  question: string;
+  answer: string;
+  gold: string;
 }
 
 const bundledModels = fileURLToPath(new URL('../../models/', import.meta.url));
@@ -52,7 +61,7 @@ async function demo(options: DemoOptions): Promise<void> {
     { name: 'IVT-LR, latent steps removed', folder: 'dominoes', ablation: ABLATIONS['zero-latents']!, draw: false },
   ];
   const results: EvalResult[] = [];
-  const strips: string[] = [];
+  const drawn: Drawn[] = [];
   for (const { name, folder, ablation, draw } of runs) {
     const path = join(bundledModels, folder);
     if (!existsSync(path))
@@ -60,7 +69,6 @@ async function demo(options: DemoOptions): Promise<void> {
     const opened = openModelFolder(path);
     opened.model.module.eval();
     const progress = new Progress({ label: name, total: options.rows, unit: 'pictures' });
-    const shown: AnsweredSample[] = [];
     const result = await evaluate(opened, task, generatedSamples(task, seed, 'test', options.rows), {
       name,
       batch: 50,
@@ -71,44 +79,46 @@ async function demo(options: DemoOptions): Promise<void> {
         progress.update(done);
         return true;
       },
-      onAnswer: (answer) => {
-        if (draw && shown.length < options.traces) shown.push(answer);
-      },
     });
-    opened.model.module.dispose();
     progress.finish();
     results.push(result);
-    for (const [index, answer] of shown.entries()) strips.push(await writeStrip(options.out, index, answer));
+    if (draw) {
+      for (const sample of generatedSamples(task, seed, 'test', Math.min(options.traces, options.rows))) {
+        drawn.push(await drawSample(opened, sample, options.out, `trace-${drawn.length + 1}`));
+      }
+    }
+    opened.model.module.dispose();
   }
   if (options.json) {
-    process.stdout.write(`${JSON.stringify({ seed, strips, results: results.map(toReport) }, null, 2)}\n`);
+    process.stdout.write(`${JSON.stringify({ seed, traces: drawn, results: results.map(toReport) }, null, 2)}\n`);
     return;
   }
   const { columns, rows } = resultTable(results);
   process.stdout.write(`${renderTable(columns, rows)}\n`);
   process.stdout.write('steps = latent steps + generated tokens; a guess would be right in 0.250 of the cases\n');
-  for (const path of strips) process.stdout.write(`what the latent steps looked at: ${path}\n`);
+  for (const { picture, question, answer, gold } of drawn) {
+    process.stdout.write(
+      `\n${picture}: what the latent steps looked at\n  ${question}\n  ${answer} (right is ${gold})\n`,
+    );
+  }
   say(`done in ${formatDuration((performance.now() - started) / 1000)}`);
 }
 
-/** Draws one answer's latent steps as a PNG. */
-async function writeStrip(out: string, index: number, answer: AnsweredSample): Promise<string> {
-  const { drawTrace } = await import('../latent/trace-picture.ts');
-  const { decodeImage } = await import('../vision/decode.ts');
-  const { sample, answered, score, trace, tokenGrid } = answer;
-  const options = sample.choices.map((choice, i) => `(${String.fromCharCode(65 + i)}) ${choice}`).join('  ');
-  const verdict = score.strict ? 'right' : `wrong, it is ${sample.answer}`;
-  mkdirSync(out, { recursive: true });
-  const path = join(out, `trace-${index + 1}.png`);
-  const png = drawTrace({
-    image: await decodeImage(sample.image),
-    tokenGrid,
-    steps: trace,
-    question: `${sample.question}\n${options}`,
-    answer: `${answered.generated.trim()}\n(${verdict})`,
-  });
-  writeFileAtomic(path, png);
-  return path;
+/** Answers a sample by itself and draws its latent steps. Returns what to tell about it. */
+async function drawSample(opened: ModelFolder, sample: Sample, out: string, name: string): Promise<Drawn> {
+  const { answer } = await import('../engine/answer.ts');
+  const { writeTrace } = await import('../engine/trace-files.ts');
+  let result: Answer | undefined;
+  for await (const event of answer(opened, sample, { maxNewTokens })) {
+    if (event.type === 'end') result = event.answer;
+  }
+  const { picture } = await writeTrace(out, name, sample, result!, { id: sample.id, gold: sample.answer });
+  return {
+    picture,
+    question: sample.question,
+    answer: result!.text.trim().replaceAll('\n', '; '),
+    gold: sample.answer,
+  };
 }
 
 function whole(text: string): number {

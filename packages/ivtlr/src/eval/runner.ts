@@ -38,7 +38,6 @@ export interface AnsweredSample {
   autoregressiveSteps: number;
   /** What each latent step looked at. */
   trace: StepTrace[];
-  tokenGrid: ProcessedImage['tokenGrid'];
 }
 
 /** Answers all samples greedily. Between batches the event loop runs. @throws UserError when there are no samples */
@@ -53,7 +52,7 @@ export async function evaluate(
   if (options.seed !== undefined) manualSeed(options.seed);
   for await (const chunk of chunks(samples, options.batch)) {
     const started = performance.now();
-    const { prompts, grids, result } = await answerBatch(opened, task, chunk, latents, options);
+    const { prompts, result } = await answerBatch(opened, task, chunk, latents, options);
     chunk.forEach((sample, row) => {
       const tokens = result.tokens[row]!;
       const answered = { prompt: prompts[row]!, generated: opened.tokenizer.decode(tokens) };
@@ -69,7 +68,7 @@ export async function evaluate(
       });
       const steps = result.autoregressiveSteps[row]!;
       const trace = result.traces[row]!;
-      options.onAnswer?.({ sample, answered, score, autoregressiveSteps: steps, trace, tokenGrid: grids[row]! });
+      options.onAnswer?.({ sample, answered, score, autoregressiveSteps: steps, trace });
     });
     tally.samples += chunk.length;
     tally.seconds += (performance.now() - started) / 1000;
@@ -98,7 +97,7 @@ async function answerBatch(
   samples: readonly Sample[],
   latents: number,
   options: EvaluateOptions,
-): Promise<{ prompts: string[]; grids: ProcessedImage['tokenGrid'][]; result: GenerateResult }> {
+): Promise<{ prompts: string[]; result: GenerateResult }> {
   const render = opened.renderOptions(task.name);
   const images: ProcessedImage[] = [];
   try {
@@ -119,7 +118,7 @@ async function answerBatch(
       maxNewTokens: options.maxNewTokens,
       eosIds: [eosId],
     });
-    return { prompts, grids: images.map((image) => image.tokenGrid), result };
+    return { prompts, result };
   } finally {
     for (const image of images) image.pixels.dispose();
   }
