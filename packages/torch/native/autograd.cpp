@@ -49,7 +49,9 @@ napi_value set_requires_grad(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     const auto args = arguments(env, info, 2);
     at::Tensor tensor = to_tensor(env, args[0]);
-    tensor.set_requires_grad(to_bool(env, args[1]));
+    const bool value = to_bool(env, args[1]);
+    if (!value && !tensor.is_leaf()) throw std::runtime_error("only a leaf can stop requiring a gradient: use detach()");
+    tensor.set_requires_grad(value);
     return undefined(env);
   }, [] { return std::string("Tensor.requiresGrad"); });
 }

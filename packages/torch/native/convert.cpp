@@ -48,6 +48,11 @@ const char* kind_name(napi_env env, napi_value value) {
   }
 }
 
+bool is_nullish(napi_env env, napi_value value) {
+  const napi_valuetype type = type_of(env, value);
+  return type == napi_null || type == napi_undefined;
+}
+
 [[noreturn]] void expected(napi_env env, const char* what, napi_value value) {
   throw std::runtime_error(std::string("expected ") + what + ", got " + kind_name(env, value));
 }
@@ -56,14 +61,15 @@ int32_t handle(napi_env env, napi_value value, napi_value key, const char* what)
   napi_value id;
   int32_t number;
   // Anything but an object with a number there fails one of the two.
-  if (napi_get_property(env, value, key, &id) != napi_ok || napi_get_value_int32(env, id, &number) != napi_ok)
+  if (napi_get_property(env, value, key, &id) != napi_ok) {
+    // Only null and undefined have no properties at all; any other exception is a getter's own.
+    napi_value refused;
+    if (is_nullish(env, value)) napi_get_and_clear_last_exception(env, &refused);
+    else throw Pending();
     expected(env, what, value);
+  }
+  if (napi_get_value_int32(env, id, &number) != napi_ok) expected(env, what, value);
   return number;
-}
-
-bool is_nullish(napi_env env, napi_value value) {
-  const napi_valuetype type = type_of(env, value);
-  return type == napi_null || type == napi_undefined;
 }
 
 double to_double(napi_env env, napi_value value) {
@@ -222,7 +228,7 @@ int64_t to_int(napi_env env, napi_value value) {
   }
   if (type != napi_number) expected(env, "an integer", value);
   const double number = to_double(env, value);
-  if (std::trunc(number) != number) throw std::runtime_error("expected an integer, got " + std::to_string(number));
+  if (!std::isfinite(number) || std::trunc(number) != number) throw std::runtime_error("expected an integer, got " + std::to_string(number));
   int64_t result;
   NAPI_OK(napi_get_value_int64(env, value, &result));
   return result;

@@ -26,6 +26,10 @@ std::string full_name(const c10::OperatorName& name) {
   return name.overload_name.empty() ? name.name : name.name + "." + name.overload_name;
 }
 
+std::string about(const c10::Argument& parameter) {
+  return "argument '" + parameter.name() + "' (" + parameter.type()->str() + "): ";
+}
+
 int written_argument(const c10::FunctionSchema& schema, const c10::Argument& result) {
   const auto* info = result.alias_info();
   if (!info || !info->isWrite() || result.type()->kind() != c10::TypeKind::TensorType) return -1;
@@ -105,8 +109,10 @@ napi_value call_op(napi_env env, napi_callback_info info) {
       }
       try {
         stack.push_back(to_ivalue(env, value, parameter));
+      } catch (const c10::Error& error) {
+        throw std::runtime_error(about(parameter) + error.what_without_backtrace());
       } catch (const std::runtime_error& error) {
-        throw std::runtime_error("argument '" + parameter.name() + "' (" + parameter.type()->str() + "): " + error.what());
+        throw std::runtime_error(about(parameter) + error.what());
       }
     }
     op->handle.callBoxed(stack);
