@@ -118,7 +118,13 @@ napi_value call_op(napi_env env, napi_callback_info info) {
     op->handle.callBoxed(stack);
     report_memory(env);
     const auto result = [&](size_t i) -> napi_value {
-      return op->aliases[i] >= 0 ? number(env, -1.0 - op->aliases[i]) : from_ivalue(env, stack[i]);
+      if (op->aliases[i] >= 0) return number(env, -1.0 - op->aliases[i]);
+      // Dtypes travel as integers: they come back by name, as they are given.
+      if (stack[i].isInt() && schema.returns()[i].real_type()->kind() == c10::TypeKind::ScalarTypeType) {
+        const char* name = dtype_name(static_cast<c10::ScalarType>(stack[i].toInt()));
+        if (name) return string(env, name);
+      }
+      return from_ivalue(env, stack[i]);
     };
     if (stack.empty()) return undefined(env);
     if (stack.size() == 1) return result(0);

@@ -142,7 +142,13 @@ test(
     const attempts: [() => unknown, RegExp][] = [
       [() => zeros([1]).sum().backward(), /backward: .*does not require grad/],
       [() => leaf(1, 2).mul(2).backward(), /grad can be implicitly created only for scalar outputs/],
-      [() => leaf(1, 2).mul(2).backward(zeros([3])), /backward: .*(shape|size)/],
+      [
+        () =>
+          leaf(1, 2)
+            .mul(2)
+            .backward(zeros([3])),
+        /backward: .*(shape|size)/,
+      ],
       [() => (whole.requiresGrad = true), /Tensor.requiresGrad: .*floating point/],
       [() => (leaf(1).mul(2).requiresGrad = false), /Tensor.requiresGrad: .*leaf/],
       [() => (leaf(1).grad = zeros([2])), /Tensor.grad: a gradient has its tensor's shape/],

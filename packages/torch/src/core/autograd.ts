@@ -43,7 +43,14 @@ export interface GradOptions {
 export function grad(outputs: readonly Tensor[], inputs: readonly Tensor[], o: GradOptions = {}): (Tensor | null)[] {
   const given = o.gradOutputs ?? outputs.map(() => null);
   const create = o.createGraph ?? false;
-  const ids = native.gradients([...outputs], [...inputs], given, o.retainGraph ?? create, create, o.allowUnused ?? false);
+  const ids = native.gradients(
+    [...outputs],
+    [...inputs],
+    given,
+    o.retainGraph ?? create,
+    create,
+    o.allowUnused ?? false,
+  );
   return ids.map((id) => (id === 0 ? null : wrap(id)));
 }
 

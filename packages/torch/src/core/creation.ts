@@ -1,7 +1,7 @@
 import { type Device, type DType, dtypeOf, type TypedArray } from './dtype.ts';
 import { TorchError } from './errors.ts';
-import { op } from './op.ts';
 import { native } from './native.ts';
+import { op } from './op.ts';
 import { type Tensor, wrap } from './tensor.ts';
 
 export interface TensorOptions {
@@ -37,17 +37,23 @@ export function tensor(data: Nested | TypedArray, options: TensorOptions & { sha
   let made: Tensor;
   if (ArrayBuffer.isView(data)) {
     const array = data as TypedArray;
-    made = fromBytes(new Uint8Array(array.buffer, array.byteOffset, array.byteLength), dtypeOf(array), options.shape ?? [array.length]);
+    made = fromBytes(
+      new Uint8Array(array.buffer, array.byteOffset, array.byteLength),
+      dtypeOf(array),
+      options.shape ?? [array.length],
+    );
   } else {
     const shape: number[] = [];
     for (let level: unknown = data; Array.isArray(level); level = level[0]) shape.push(level.length);
     const flat: (number | bigint | boolean)[] = [];
     const walk = (value: Nested, depth: number): void => {
       if (Array.isArray(value)) {
-        if (value.length !== shape[depth]) throw new TorchError('tensor', `nested arrays are not rectangular at depth ${depth}`);
+        if (value.length !== shape[depth])
+          throw new TorchError('tensor', `nested arrays are not rectangular at depth ${depth}`);
         for (const item of value) walk(item, depth + 1);
       } else {
-        if (depth !== shape.length) throw new TorchError('tensor', `nested arrays are not rectangular at depth ${depth}`);
+        if (depth !== shape.length)
+          throw new TorchError('tensor', `nested arrays are not rectangular at depth ${depth}`);
         flat.push(value as number);
       }
     };
@@ -58,7 +64,11 @@ export function tensor(data: Nested | TypedArray, options: TensorOptions & { sha
       if (fraction !== undefined) throw new TorchError('tensor', `${fraction} is no whole number, as int64 needs`);
       made = tensor(BigInt64Array.from(flat, BigInt), { shape });
     } else if (typeof first === 'boolean' || options.dtype === 'bool') {
-      made = fromBytes(Uint8Array.from(flat, (v) => (v ? 1 : 0)), 'bool', shape);
+      made = fromBytes(
+        Uint8Array.from(flat, (v) => (v ? 1 : 0)),
+        'bool',
+        shape,
+      );
     } else if (options.dtype === 'float64') made = tensor(Float64Array.from(flat, Number), { shape });
     else if (options.dtype === 'int32') made = tensor(Int32Array.from(flat, Number), { shape });
     else made = tensor(Float32Array.from(flat, Number), { shape });

@@ -47,7 +47,10 @@ function load(): Native {
   const found = findAddon();
   if (!found) {
     const reason = findLibtorch() ? 'the addon is not built for this libtorch' : 'libtorch was not found';
-    throw new TorchError('', `${reason}: run \`npm run setup\` once (it finds or fetches libtorch and builds the addon)`);
+    throw new TorchError(
+      '',
+      `${reason}: run \`npm run setup\` once (it finds or fetches libtorch and builds the addon)`,
+    );
   }
   const native = createRequire(import.meta.url)(found.file) as Native;
   native.init(TorchError);

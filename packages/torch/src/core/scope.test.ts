@@ -2,7 +2,17 @@
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { afterEach, describe, expect, test } from 'vitest';
-import { empty, keep, liveTensorBytes, liveTensorCount, ones, scope, setNumThreads, type Tensor, zeros } from './index.ts';
+import {
+  empty,
+  keep,
+  liveTensorBytes,
+  liveTensorCount,
+  ones,
+  scope,
+  setNumThreads,
+  type Tensor,
+  zeros,
+} from './index.ts';
 
 setNumThreads(1);
 setFlagsFromString('--expose-gc');
@@ -36,7 +46,13 @@ describe('scope', () => {
   test('returned tensors live on, in arrays, objects, maps and sets', () => {
     const result = scope(() => {
       zeros([9]);
-      return { one: ones([1]), list: [ones([2]), [ones([3])]], map: new Map([['k', ones([4])]]), set: new Set([ones([5])]), none: null };
+      return {
+        one: ones([1]),
+        list: [ones([2]), [ones([3])]],
+        map: new Map([['k', ones([4])]]),
+        set: new Set([ones([5])]),
+        none: null,
+      };
     });
     const all = [result.one, ...(result.list.flat() as Tensor[]), ...result.map.values(), ...result.set];
     expect(all.map((t) => t.numel)).toEqual([1, 2, 3, 4, 5]);

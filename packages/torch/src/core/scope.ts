@@ -53,7 +53,8 @@ function collect(value: unknown, into: Set<Owned>): void {
   else if (value instanceof Map || value instanceof Set) for (const item of value.values()) collect(item, into);
   else {
     const prototype = Object.getPrototypeOf(value);
-    if (prototype === Object.prototype || prototype === null) for (const item of Object.values(value)) collect(item, into);
+    if (prototype === Object.prototype || prototype === null)
+      for (const item of Object.values(value)) collect(item, into);
   }
 }
 

@@ -134,34 +134,142 @@ test(
 const grid = () => arange(0, 12, 1).view([3, 4]);
 
 const VIEWS: [string, (t: Tensor) => Tensor, unknown][] = [
-  ['slice rows', (t) => t.slice(0, 1), [[4, 5, 6, 7], [8, 9, 10, 11]]],
-  ['slice with a step', (t) => t.slice(1, 0, 4, 3), [[0, 3], [4, 7], [8, 11]]],
-  ['slice from the end', (t) => t.slice(1, -2, null), [[2, 3], [6, 7], [10, 11]]],
-  ['narrow', (t) => t.narrow(1, 1, 2), [[1, 2], [5, 6], [9, 10]]],
+  [
+    'slice rows',
+    (t) => t.slice(0, 1),
+    [
+      [4, 5, 6, 7],
+      [8, 9, 10, 11],
+    ],
+  ],
+  [
+    'slice with a step',
+    (t) => t.slice(1, 0, 4, 3),
+    [
+      [0, 3],
+      [4, 7],
+      [8, 11],
+    ],
+  ],
+  [
+    'slice from the end',
+    (t) => t.slice(1, -2, null),
+    [
+      [2, 3],
+      [6, 7],
+      [10, 11],
+    ],
+  ],
+  [
+    'narrow',
+    (t) => t.narrow(1, 1, 2),
+    [
+      [1, 2],
+      [5, 6],
+      [9, 10],
+    ],
+  ],
   ['select', (t) => t.select(0, 2), [8, 9, 10, 11]],
   ['select from the end', (t) => t.select(-1, -1), [3, 7, 11]],
-  ['indexSelect', (t) => t.indexSelect(0, tensor([2n, 0n])), [[8, 9, 10, 11], [0, 1, 2, 3]]],
+  [
+    'indexSelect',
+    (t) => t.indexSelect(0, tensor([2n, 0n])),
+    [
+      [8, 9, 10, 11],
+      [0, 1, 2, 3],
+    ],
+  ],
   ['gather', (t) => t.gather(1, tensor([[3n], [0n], [1n]])), [[3], [4], [9]]],
-  ['scatter', (t) => t.scatter(1, tensor([[1n], [2n], [3n]]), tensor([[-1n], [-2n], [-3n]])), [[0, -1, 2, 3], [4, 5, -2, 7], [8, 9, 10, -3]]],
-  ['transpose', (t) => t.transpose(0, 1), [[0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7, 11]]],
-  ['permute', (t) => t.view([3, 2, 2]).permute([1, 2, 0]).select(0, 0), [[0, 4, 8], [1, 5, 9]]],
-  ['reshape', (t) => t.reshape([2, -1]), [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]],
+  [
+    'scatter',
+    (t) => t.scatter(1, tensor([[1n], [2n], [3n]]), tensor([[-1n], [-2n], [-3n]])),
+    [
+      [0, -1, 2, 3],
+      [4, 5, -2, 7],
+      [8, 9, 10, -3],
+    ],
+  ],
+  [
+    'transpose',
+    (t) => t.transpose(0, 1),
+    [
+      [0, 4, 8],
+      [1, 5, 9],
+      [2, 6, 10],
+      [3, 7, 11],
+    ],
+  ],
+  [
+    'permute',
+    (t) => t.view([3, 2, 2]).permute([1, 2, 0]).select(0, 0),
+    [
+      [0, 4, 8],
+      [1, 5, 9],
+    ],
+  ],
+  [
+    'reshape',
+    (t) => t.reshape([2, -1]),
+    [
+      [0, 1, 2, 3, 4, 5],
+      [6, 7, 8, 9, 10, 11],
+    ],
+  ],
   ['unsqueeze and squeeze', (t) => t.select(0, 0).unsqueeze(1).squeeze(1).unsqueeze(0), [[0, 1, 2, 3]]],
-  ['flatten', (t) => t.view([3, 2, 2]).flatten(1), [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]],
-  ['expand', (t) => t.narrow(0, 0, 1).expand([2, 4]), [[0, 1, 2, 3], [0, 1, 2, 3]]],
+  [
+    'flatten',
+    (t) => t.view([3, 2, 2]).flatten(1),
+    [
+      [0, 1, 2, 3],
+      [4, 5, 6, 7],
+      [8, 9, 10, 11],
+    ],
+  ],
+  [
+    'expand',
+    (t) => t.narrow(0, 0, 1).expand([2, 4]),
+    [
+      [0, 1, 2, 3],
+      [0, 1, 2, 3],
+    ],
+  ],
   ['flip', (t) => t.select(0, 0).flip([0]), [3, 2, 1, 0]],
   ['roll', (t) => t.select(0, 0).roll(1, 0), [3, 0, 1, 2]],
   ['repeatInterleave', (t) => t.select(0, 0).narrow(0, 0, 2).repeatInterleave(2, 0), [0, 0, 1, 1]],
-  ['maskedFill', (t) => t.maskedFill(t.lt(10), 0), [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 10, 11]]],
+  [
+    'maskedFill',
+    (t) => t.maskedFill(t.lt(10), 0),
+    [
+      [0, 0, 0, 0],
+      [0, 0, 0, 0],
+      [0, 0, 10, 11],
+    ],
+  ],
   ['cumsum', (t) => t.cumsum(1).select(1, 3), [6, 22, 38]],
-  ['topk', (t) => t.topk(2)[0], [[3, 2], [7, 6], [11, 10]]],
+  [
+    'topk',
+    (t) => t.topk(2)[0],
+    [
+      [3, 2],
+      [7, 6],
+      [11, 10],
+    ],
+  ],
   ['topk indices, smallest', (t) => t.topk(2, 0, false)[1].select(1, 0), [0, 1]],
   ['argmax', (t) => t.argmax(0), [2, 2, 2, 2]],
   ['sum over two dims', (t) => t.sum([0, 1]), 66],
   ['mean of a dim', (t) => t.to('float32').mean(1), [1.5, 5.5, 9.5]],
   ['softmax', (t) => t.to('float32').mul(0).softmax(-1).select(0, 0), [0.25, 0.25, 0.25, 0.25]],
   ['matmul', (t) => t.matmul(t.transpose(0, 1)).select(0, 0), [14, 38, 62]],
-  ['comparisons', (t) => t.ge(4).and(t.ne(5)).and(t.le(6)).or(t.eq(11)).and(t.gt(4).not().not()), [[0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]],
+  [
+    'comparisons',
+    (t) => t.ge(4).and(t.ne(5)).and(t.le(6)).or(t.eq(11)).and(t.gt(4).not().not()),
+    [
+      [0, 0, 0, 0],
+      [0, 0, 1, 0],
+      [0, 0, 0, 1],
+    ],
+  ],
   ['add with alpha', (t) => t.add(t, -1).sum(), 0],
   ['division gives floats', (t) => t.div(4).select(0, 0), [0, 0.25, 0.5, 0.75]],
 ];

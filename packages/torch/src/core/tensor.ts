@@ -20,7 +20,8 @@ function bind(name: string, overload = ''): Bound {
 function bindBoth(name: string): (self: Tensor, other: Operand, ...rest: unknown[]) => Tensor {
   const tensor = bind(name, 'Tensor');
   const scalar = bind(name, 'Scalar');
-  return (self, other, ...rest) => (typeof other === 'number' ? scalar(self, other, ...rest) : tensor(self, other, ...rest));
+  return (self, other, ...rest) =>
+    typeof other === 'number' ? scalar(self, other, ...rest) : tensor(self, other, ...rest);
 }
 
 // biome-ignore format: a table reads better than one entry a line
