@@ -70,6 +70,11 @@ describe('recipes', () => {
     expect(failure(`${recipe}zebra: 1\n`)).toMatch(/^r\.yaml:17:1: unknown setting "zebra"; known are task, /);
   });
 
+  it("translates the official code's names", () => {
+    expect(failure(`${recipe}save_path: x\n`)).toContain("the official code's save_path is out here");
+    expect(failure(`${recipe}lr: 1\n`)).toContain('optimizer.lr');
+  });
+
   it('places a wrong value, or names the override that gave it', () => {
     expect(failure(recipe.replace('lr: 1e-3', 'lr: fast'))).toMatch(/^r\.yaml:9:7: optimizer\.lr: .*expected number/);
     expect(failure(recipe, ['optimizer.lr=fast'])).toMatch(/^--set optimizer\.lr=fast: optimizer\.lr: /);

@@ -86,12 +86,31 @@ function applyOverride(document: Document, text: string): Override {
   return { path, text };
 }
 
+/** Settings of the official Python code's YAML files, and what they are called here. */
+const officialNames: Readonly<Record<string, string>> = {
+  project: 'nothing (runs are folders, see out)',
+  name: 'out',
+  save_path: 'out',
+  epochs_per_stage: 'latent.epochsPerStage',
+  max_latent_stage: 'latent.maxLatentStage',
+  pad_latent_to_max: 'latent.padLatentToMax',
+  load_model_path: 'model',
+  resume: 'the flag --resume',
+  bf16: 'dtype: bfloat16',
+  batch_size_training: 'microBatch',
+  gradient_accumulation_steps: 'globalBatch (accumulation is globalBatch / microBatch)',
+  num_epochs: 'numEpochs',
+  lr: 'optimizer.lr',
+};
+
 function unknownKey(key: string, known: readonly string[]): string {
   if (known.length === 0) return `unknown setting "${key}"`;
+  if (known.includes('globalBatch') && Object.hasOwn(officialNames, key)) {
+    return `unknown setting "${key}"; the official code's ${key} is ${officialNames[key]} here`;
+  }
   const close = closestName(key, known);
-  return close
-    ? `unknown setting "${key}"; did you mean "${close}"?`
-    : `unknown setting "${key}"; known are ${known.join(', ')}`;
+  if (close) return `unknown setting "${key}"; did you mean "${close}"?`;
+  return `unknown setting "${key}"; known are ${known.join(', ')}`;
 }
 
 /** One zod issue as lines `file:line:col: path: message`. */
