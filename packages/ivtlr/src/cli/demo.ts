@@ -46,12 +46,15 @@ export function registerDemo(program: Command): void {
 
 async function demo(options: DemoOptions): Promise<void> {
   const started = performance.now();
+  const { setNumThreads } = await import('@ivtlr/torch');
   const { openModelFolder } = await import('../engine/model-folder.ts');
   const { evaluate, generatedSamples } = await import('../eval/runner.ts');
   const { resultTable, toReport } = await import('../eval/report.ts');
   const { findTask } = await import('../tasks/registry.ts');
   if (options.rows === 0) throw new UserError('--rows should be at least 1');
   const seed = options.seed ?? Date.now() % 2 ** 31;
+  // A model this small gains nothing from a second thread, and loses much where another program wants that core.
+  setNumThreads(1);
   const task = findTask('dominoes');
   const say = (text: string) => process.stderr.write(`${text}\n`);
   say(`${options.rows} fresh pictures (seed ${seed}, none of which any model was trained on)`);

@@ -38,7 +38,7 @@ const aten = {
   transpose: bind('transpose', 'int'), squeezeAll: bind('squeeze'), squeeze: bind('squeeze', 'dim'), unsqueeze: bind('unsqueeze'), expand: bind('expand'),
   flatten: bind('flatten', 'using_ints'), slice: bind('slice', 'Tensor'), narrow: bind('narrow'), select: bind('select', 'int'), viewDtype: bind('view', 'dtype'),
   logicalNot: bind('logical_not'), logicalAnd: bind('logical_and'), logicalOr: bind('logical_or'),
-}; // biome-ignore format: a table
+};
 
 let topkIndex = -1;
 
