@@ -1,0 +1,112 @@
+import { liveTensorCount, manualSeed, scope, setNumThreads, tensor } from '@ivtlr/torch';
+import { afterEach, describe, expect, test } from 'vitest';
+import { UserError } from '../errors.ts';
+import { LATENT_DEFAULTS, type LatentOptions } from './options.ts';
+import { selectPatches, Used } from './select.ts';
+
+setNumThreads(1);
+const baseline = liveTensorCount();
+afterEach(() => expect(liveTensorCount()).toBe(baseline));
+
+const SCORES = [0.05, 0.3, 0.1, 0.25, 0.02, 0.28];
+
+/** Runs `steps` selections of K over the same scores; `tokens` says how many of them are a row's own. */
+function select(scores: number[][], tokens: number[], steps: number, options: Partial<LatentOptions>): number[][][] {
+  return scope(() => {
+    const used = new Used(tokens);
+    const table = tensor(scores);
+    return Array.from({ length: steps }, (_, step) => selectPatches(table, used, step, { ...LATENT_DEFAULTS, ...options }));
+  });
+}
+
+const one = (steps: number, options: Partial<LatentOptions>) => select([SCORES], [6], steps, options).map((rows) => rows[0]!);
+
+describe('order', () => {
+  test('score: the best first', () => {
+    expect(one(2, { patches: 3, pickOrder: 'score' })).toEqual([
+      [1, 5, 3],
+      [2, 0, 4],
+    ]);
+  });
+
+  test('position: by place in the image', () => {
+    expect(one(2, { patches: 3, pickOrder: 'position' })).toEqual([
+      [1, 3, 5],
+      [0, 2, 4],
+    ]);
+  });
+
+  test('kernel: the order of unsorted top-k, whatever it is', () => {
+    const wanted = scope(() => tensor(SCORES).topk(3, -1, true, false)[1].toNumbers());
+    const picked = one(1, { patches: 3, pickOrder: 'kernel' })[0]!;
+    expect(picked).toEqual(wanted);
+    expect([...picked].sort()).toEqual([1, 3, 5]);
+  });
+});
+
+describe('when tokens run out', () => {
+  test('fewer takes what is left, then nothing', () => {
+    expect(one(4, { patches: 4, pickOrder: 'score', onExhausted: 'fewer' })).toEqual([[1, 5, 3, 2], [0, 4], [], []]);
+    expect(select([[0.1, 0.2, 0.9]], [2], 1, { patches: 5, pickOrder: 'score', onExhausted: 'fewer' })).toEqual([[[1, 0]]]);
+  });
+
+  test('reuse fills up with used ones', () => {
+    const [first, second] = one(2, { patches: 4, pickOrder: 'score', onExhausted: 'reuse' });
+    expect(second!.slice(0, 2)).toEqual([0, 4]);
+    expect(second!.slice(2).every((index) => first!.includes(index))).toBe(true);
+    expect(new Set(second).size).toBe(4);
+  });
+
+  test('reuse cannot take more than there are', () => {
+    expect(() => select([SCORES], [3], 1, { patches: 4, onExhausted: 'reuse' })).toThrow(UserError);
+  });
+
+  test('error names the step and the numbers', () => {
+    expect(() => one(2, { patches: 4, onExhausted: 'error' })).toThrow(
+      /latent step 2 wants 4 image tokens, but 2 of the image's 6 are unpicked/,
+    );
+  });
+});
+
+test('repeats, where allowed, come every time', () => {
+  const wanted = [1, 5, 3];
+  expect(one(3, { patches: 3, pickOrder: 'score', allowRepeats: true })).toEqual([wanted, wanted, wanted]);
+});
+
+test('rows choose alone, and never beyond their own tokens', () => {
+  const scores = [
+    [0.1, 0.2, 0.3, 0.9],
+    [0.4, 0.3, 0.2, 0.1],
+    [0.9, 0.9, 0.9, 0.9],
+  ];
+  expect(select(scores, [3, 4, 0], 2, { patches: 2, pickOrder: 'score' })).toEqual([
+    [[2, 1], [0, 1], []],
+    [[0], [2, 3], []],
+  ]);
+});
+
+describe('random patches', () => {
+  const draw = (seed: number) => {
+    manualSeed(seed);
+    const scores = Array.from({ length: 2 }, () => Array.from({ length: 24 }, (_, i) => i));
+    return select(scores, [24, 20], 3, { patches: 6, latentVision: 'random' });
+  };
+
+  test('follow the seed, not the scores', () => {
+    expect(draw(1)).toEqual(draw(1));
+    expect(draw(1)).not.toEqual(draw(2));
+    const tops = draw(3)[0]![0]!.filter((index) => index >= 18).length;
+    expect(tops).toBeLessThan(6);
+  });
+
+  test('never repeat, and stay within the image', () => {
+    for (const [row, tokens] of [
+      [0, 24],
+      [1, 20],
+    ] as const) {
+      const all = draw(4).flatMap((rows) => rows[row]!);
+      expect(new Set(all).size).toBe(18);
+      expect(Math.max(...all)).toBeLessThan(tokens);
+    }
+  });
+});
