@@ -36,7 +36,7 @@ export async function assembleRun(
   stopRequested: () => string | null,
 ): Promise<TrainRun> {
   const task = findTask(recipe.task);
-  if (recipe.threads !== undefined) setNumThreads(recipe.threads);
+  if (recipe.threads !== null) setNumThreads(recipe.threads);
   setFlushDenormal(true);
   const opened = openForTraining(recipe, task, resume);
   manualSeed(recipe.seed);

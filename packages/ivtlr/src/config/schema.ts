@@ -53,7 +53,7 @@ export const recipeSchema = z
     /** Most pieces a rationale is cut into (official 3). */
     maxSteps: z.int().positive().default(3),
     seed: z.int().min(0).default(0),
-    threads: z.int().positive().optional(),
+    threads: z.int().positive().nullable().default(null),
     device: z
       .string()
       .regex(/^(cpu|cuda(:\d+)?)$/, 'must be cpu, cuda or cuda:N')
@@ -80,13 +80,13 @@ export const recipeSchema = z
         `must divide globalBatch (${recipe.globalBatch}), so that the accumulation is a whole number`,
       );
     }
-    if (recipe.data.source === 'fresh' && recipe.data.samplesPerEpoch === undefined) {
+    if (recipe.data.source === 'fresh' && recipe.data.samplesPerEpoch === null) {
       issue(['data'], 'source fresh needs samplesPerEpoch, the number of samples drawn for one epoch');
     }
-    if (recipe.data.source === 'fresh' && recipe.data.folder !== undefined) {
+    if (recipe.data.source === 'fresh' && recipe.data.folder !== null) {
       issue(['data', 'folder'], 'is read only with source folder');
     }
-    if (recipe.data.source === 'folder' && recipe.data.folder === undefined) {
+    if (recipe.data.source === 'folder' && recipe.data.folder === null) {
       issue(['data'], 'source folder needs folder, the place of the Parquet files');
     }
     const perStage = recipe.latent.epochsPerStage;

@@ -64,8 +64,9 @@ export const validationSchema = z.strictObject({
 /** Where samples come from: `fresh` draws new ones from the task's generator, `folder` reads Parquet files. */
 export const dataSchema = z.strictObject({
   source: z.enum(['fresh', 'folder']),
-  folder: z.string().optional(),
-  samplesPerEpoch: count.optional(),
+  folder: z.string().nullable().default(null),
+  /** Default for folder: all rows. */
+  samplesPerEpoch: count.nullable().default(null),
   validation: validationSchema.prefault({}),
 });
 
