@@ -5,7 +5,7 @@ import os
 import sys
 import torch
 
-PARTS = ["forward", "generate", "train", "folders", "preprocess", "tokens"]
+PARTS = ["forward", "generate", "train", "folders", "lora", "preprocess", "tokens"]
 
 
 def main():
@@ -39,7 +39,12 @@ def main():
             token_cases.make(out, os.path.abspath(options.tokenizer))
         else:
             module = __import__(
-                {"forward": "forward_cases", "folders": "hf_folders", "preprocess": "preprocess_cases"}[part]
+                {
+                    "forward": "forward_cases",
+                    "folders": "hf_folders",
+                    "lora": "lora_cases",
+                    "preprocess": "preprocess_cases",
+                }[part]
             )
             module.make(out)
 

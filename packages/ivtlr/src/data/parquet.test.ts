@@ -1,10 +1,11 @@
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parquetMetadata } from 'hyparquet';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { UserError } from '../errors.ts';
-import { countParquetRows, findParquetFiles, type PlacedRow, readParquet, writeParquet } from './parquet.ts';
+import { countParquetRows, readParquet, writeParquet } from './parquet.ts';
+import type { BadRows, PlacedRow } from './row.ts';
 
 let folder = '';
 beforeAll(() => {
@@ -51,8 +52,8 @@ describe('write and read', () => {
     expect(placed.map(({ row }) => row)).toEqual([...rows, rows[0]]);
     expect(placed.map(({ index }) => index)).toEqual([0, 1, 2, 3, 4]);
     expect(placed.map(({ place }) => place)).toEqual([
-      ...[0, 1, 2, 3].map((row) => `${first} row ${row}`),
-      `${second} row 0`,
+      ...[0, 1, 2, 3].map((row) => `${first} row group ${Math.floor(row / 3)}, row ${row}`),
+      `${second} row group 0, row 0`,
     ]);
     expect(await countParquetRows(first)).toBe(4);
     const file = readFileSync(first);
@@ -118,33 +119,12 @@ describe('what is wrong is said', () => {
     writeFileSync(path, bytes);
     const reading = collect([path], ['choices', 'id']);
     await expect(reading).rejects.toThrow(UserError);
-    await expect(reading).rejects.toThrow(`${path} is corrupt: column id, rows 0 to 19`);
-  });
-});
-
-describe('finding files', () => {
-  test('a file, a folder, its data folder, by split', async () => {
-    const own = join(folder, 'hub');
-    mkdirSync(join(own, 'data'), { recursive: true });
-    const names = ['train-00001-of-00002.parquet', 'train-00000-of-00002.parquet', 'test-00000-of-00001-a1b2.parquet'];
-    for (const name of names) writeFileSync(join(own, 'data', name), '');
-    writeFileSync(join(own, 'validation.parquet'), '');
-    writeFileSync(join(own, 'README.md'), '');
-    const at = (...parts: string[]) => join(own, ...parts);
-    expect(await findParquetFiles(own, 'train')).toEqual([at('data', names[1]!), at('data', names[0]!)]);
-    expect(await findParquetFiles(own, 'test')).toEqual([at('data', names[2]!)]);
-    expect(await findParquetFiles(own, 'validation')).toEqual([at('validation.parquet')]);
-    expect((await findParquetFiles(own)).length).toBe(4);
-    expect(await findParquetFiles(at('validation.parquet'), 'train')).toEqual([at('validation.parquet')]);
-    await expect(findParquetFiles(own, 'dev')).rejects.toThrow(
-      `no file of split dev in ${own}; the files are of test, train, validation`,
-    );
-  });
-
-  test('nothing to find', async () => {
-    const own = mkdtempSync(join(folder, 'bare-'));
-    await expect(findParquetFiles(own)).rejects.toThrow(`no .parquet file in ${own}`);
-    await expect(findParquetFiles(join(own, 'x'))).rejects.toThrow(`data not found: ${join(own, 'x')}`);
+    await expect(reading).rejects.toThrow(`${path} row group 0 is corrupt: column id, rows 0 to 19`);
+    const bad: BadRows[] = [];
+    const kept: PlacedRow[] = [];
+    for await (const placed of readParquet([path], ['id'], (rows) => bad.push(rows))) kept.push(placed);
+    expect(bad).toMatchObject([{ place: `${path} row group 0`, rows: 20 }]);
+    expect(kept.map(({ index }) => index)).toEqual(Array.from({ length: 20 }, (_, i) => 20 + i));
   });
 });
 

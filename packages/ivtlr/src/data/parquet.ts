@@ -1,6 +1,5 @@
 /** Parquet files as data sets come in: read one row group at a time, written whole or not at all. */
-import { open, readdir, stat } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { open } from 'node:fs/promises';
 import {
   type AsyncBuffer,
   type FileMetaData,
@@ -13,7 +12,7 @@ import { compressors } from 'hyparquet-compressors';
 import { fileWriter, parquetWriteRows } from 'hyparquet-writer';
 import { UserError } from '../errors.ts';
 import { beginAtomicWrite } from '../files.ts';
-import type { Row } from './row.ts';
+import type { BadRows, PlacedRow, Row } from './row.ts';
 
 /** The library's LZ4 stumbles over blocks of no bytes, which columns of nulls have. */
 const decompressors = Object.fromEntries(
@@ -23,47 +22,17 @@ const decompressors = Object.fromEntries(
   ]),
 );
 
-/** A row and where it stands. */
-export interface PlacedRow {
-  row: Row;
-  /** 0-based, counted over all files in order. */
-  index: number;
-  /** File and row, for error messages. */
-  place: string;
-}
-
-/**
- * Parquet files of a data set in reading order. `path` is a file, or a folder that holds them itself or in `data/`, as a download from the hub
- * does. With `split`, files named `<split>.parquet` or `<split>-00000-of-00003.parquet`.
- * @throws UserError when there is nothing to read, naming the splits there are.
- */
-export async function findParquetFiles(path: string, split?: string): Promise<string[]> {
-  const found = await stat(path).catch(() => null);
-  if (!found) throw new UserError(`data not found: ${path}`);
-  if (found.isFile()) return [path];
-  const files: string[] = [];
-  for (const folder of [path, join(path, 'data')]) {
-    const names = await readdir(folder).catch(() => []);
-    files.push(...names.filter((name) => name.endsWith('.parquet')).map((name) => join(folder, name)));
-  }
-  files.sort();
-  if (files.length === 0) throw new UserError(`no .parquet file in ${path}`);
-  if (split === undefined) return files;
-  const splitOf = (file: string) => /^([A-Za-z0-9_.]+?)(?:-\d.*)?\.parquet$/.exec(basename(file))?.[1];
-  const chosen = files.filter((file) => splitOf(file) === split);
-  if (chosen.length === 0) {
-    const splits = [...new Set(files.map(splitOf))].join(', ');
-    throw new UserError(`no file of split ${split} in ${path}; the files are of ${splits}`);
-  }
-  return chosen;
-}
-
 /**
  * All rows of the files in order. One row group is in memory at a time.
  * @param columns what to read; the rows hold these and nothing else.
- * @throws UserError naming the file (and column and rows) when a file is missing, corrupt or lacks a column.
+ * @param onBad called with row groups that have a corrupt page; without it they are an error.
+ * @throws UserError naming file, row group, column and rows when a file is missing, corrupt or lacks a column.
  */
-export async function* readParquet(files: readonly string[], columns: readonly string[]): AsyncGenerator<PlacedRow> {
+export async function* readParquet(
+  files: readonly string[],
+  columns: readonly string[],
+  onBad?: (bad: BadRows) => void,
+): AsyncGenerator<PlacedRow> {
   let index = 0;
   for (const path of files) {
     const source = await openParquet(path);
@@ -71,13 +40,21 @@ export async function* readParquet(files: readonly string[], columns: readonly s
       const { metadata, file } = source;
       requireColumns(path, metadata, columns);
       let rowStart = 0;
-      for (const group of metadata.row_groups) {
+      for (const [groupIndex, group] of metadata.row_groups.entries()) {
         const rowEnd = rowStart + Number(group.num_rows);
-        const rows = await readGroup(path, file, metadata, columns, rowStart, rowEnd);
+        const place = `${path} row group ${groupIndex}`;
+        let rows: Row[] = [];
+        try {
+          rows = await readGroup(place, file, metadata, columns, rowStart, rowEnd);
+        } catch (error) {
+          if (!onBad || !(error instanceof UserError)) throw error;
+          onBad({ place, message: error.message, rows: rowEnd - rowStart });
+          index += rowEnd - rowStart;
+        }
         for (let i = 0; i < rows.length; i++) {
           // The library gives undefined for a null list or struct.
           const row = Object.fromEntries(columns.map((column) => [column, rows[i]![column] ?? null]));
-          yield { row, index: index++, place: `${path} row ${rowStart + i}` };
+          yield { row, index: index++, place: `${place}, row ${rowStart + i}` };
         }
         rowStart = rowEnd;
       }
@@ -199,7 +176,7 @@ function requireColumns(path: string, metadata: FileMetaData, columns: readonly 
 }
 
 async function readGroup(
-  path: string,
+  place: string,
   file: AsyncBuffer,
   metadata: FileMetaData,
   columns: readonly string[],
@@ -224,10 +201,10 @@ async function readGroup(
     for (const column of columns) {
       await read([column]).catch((reason: Error) => {
         throw new UserError(
-          `${path} is corrupt: column ${column}, rows ${rowStart} to ${rowEnd - 1}: ${reason.message}`,
+          `${place} is corrupt: column ${column}, rows ${rowStart} to ${rowEnd - 1}: ${reason.message}`,
         );
       });
     }
-    throw new UserError(`${path} is corrupt: rows ${rowStart} to ${rowEnd - 1}: ${(error as Error).message}`);
+    throw new UserError(`${place} is corrupt: rows ${rowStart} to ${rowEnd - 1}: ${(error as Error).message}`);
   }
 }

@@ -1,9 +1,31 @@
 /** Typed access to the columns of a row; every complaint names the place and the column. */
+import { readFileSync, statSync } from 'node:fs';
 import { UserError } from '../errors.ts';
 import type { RawImage } from './sample.ts';
 
 /** A row of a data file: column name -> value, binary as Uint8Array, null where the file has null. */
 export type Row = Readonly<Record<string, unknown>>;
+
+/** A row and where it stands. */
+export interface PlacedRow {
+  row: Row;
+  /** 0-based, counted over all files in order. */
+  index: number;
+  /** File and row, for error messages. */
+  place: string;
+}
+
+/** Rows that could not be used. */
+export interface BadRows {
+  place: string;
+  message: string;
+  rows: number;
+}
+
+/** A picture in a file of its own; its bytes are read when they are looked at. */
+export class ImageFile {
+  constructor(readonly path: string) {}
+}
 
 /** Text of a column; null counts as `whenNull` where that is given. */
 export function textField(row: Row, column: string, place: string, whenNull?: string): string {
@@ -23,21 +45,47 @@ export function textListField(row: Row, column: string, place: string): string[]
   return value as string[];
 }
 
+/** A whole number, stored in any integer type. */
+export function integerField(row: Row, column: string, place: string): number {
+  const value = row[column];
+  const number = typeof value === 'bigint' ? Number(value) : value;
+  if (typeof number === 'number' && Number.isSafeInteger(number)) return number;
+  throw wrongType(place, column, 'a whole number', value);
+}
+
 /** An image column as Hugging Face stores it: a struct of `bytes` and `path`. Null when the row has no image. */
 export function imageField(row: Row, column: string, place: string): RawImage | null {
   const value = row[column];
   if (value === null || value === undefined) return null;
+  if (value instanceof ImageFile) return fileImage(value.path, column, place);
   if (typeof value !== 'object' || Array.isArray(value))
     throw wrongType(place, column, 'a struct of bytes and path', value);
   const { bytes, path } = value as { bytes?: unknown; path?: unknown };
   if (bytes === null || bytes === undefined) {
     if (path === null || path === undefined || path === '') return null;
     throw new UserError(
-      `${place}, column ${column}: the image is only named (${String(path)}); its bytes should be in the file`,
+      `${place}, column ${column}: the image is only named (${String(path)}); its bytes should be in the file, or the picture beside it`,
     );
   }
   if (!(bytes instanceof Uint8Array)) throw wrongType(place, `${column}.bytes`, 'binary', bytes);
   return { kind: 'encoded', bytes, name: typeof path === 'string' && path !== '' ? `${path} (${place})` : place };
+}
+
+function fileImage(path: string, column: string, place: string): RawImage {
+  if (!statSync(path, { throwIfNoEntry: false })?.isFile()) {
+    throw new UserError(`${place}, column ${column}: there is no picture ${path}`);
+  }
+  return {
+    kind: 'encoded',
+    name: `${path} (${place})`,
+    get bytes() {
+      try {
+        return new Uint8Array(readFileSync(path));
+      } catch (error) {
+        throw new UserError(`${place}, column ${column}: cannot read ${path}: ${(error as Error).message}`);
+      }
+    },
+  };
 }
 
 function wrongType(place: string, column: string, expected: string, found: unknown): UserError {

@@ -1,7 +1,6 @@
 /** Answers samples in batches and counts: accuracy by both scorers, autoregressive steps, time, and whether the picks were right. */
 import { manualSeed } from '@ivtlr/torch';
 import { collate } from '../data/collate.ts';
-import { findParquetFiles, readParquet } from '../data/parquet.ts';
 import { renderInference, tokenizeSample } from '../data/render.ts';
 import type { Sample } from '../data/sample.ts';
 import { latentOptions, type ModelFolder } from '../engine/model-folder.ts';
@@ -10,6 +9,7 @@ import { type GenerateResult, generateAll } from '../latent/generate.ts';
 import type { Ablation } from '../latent/options.ts';
 import type { StepTrace } from '../latent/trace.ts';
 import type { ProcessedImage } from '../models/types.ts';
+import { type IndexedSample, streamSamples } from '../tasks/read-samples.ts';
 import type { Answered, Score, Split, Task } from '../tasks/task.ts';
 import type { EvalResult } from './report.ts';
 
@@ -131,21 +131,14 @@ export function* generatedSamples(task: Task, seed: number, split: Split, count:
   for (let index = 0; index < count; index++) yield generator.sample(seed, split, index);
 }
 
-/** Samples of a split of a folder of Parquet files; rows without an image are left out. */
+/** Samples of a split of a data folder; rows without an image are left out. */
 export async function* storedSamples(
   task: Task,
   folder: string,
   split: Split,
   count = Infinity,
-): AsyncGenerator<Sample> {
-  let found = 0;
-  for await (const { row, place } of readParquet(await findParquetFiles(folder, split), task.columns)) {
-    if (found >= count) return;
-    const sample = task.rowToSample(row, place);
-    if (!sample) continue;
-    found++;
-    yield sample;
-  }
+): AsyncGenerator<IndexedSample> {
+  yield* streamSamples(folder, task, { split, limit: count });
 }
 
 async function* chunks<T>(items: AsyncIterable<T> | Iterable<T>, size: number): AsyncGenerator<T[]> {

@@ -58,7 +58,7 @@ test('other sizes are read by the same task; pick targets come from the id, and 
     rationale: 'other',
     image: { bytes: new Uint8Array(1), path: null },
   };
-  expect(dominoes.rowToSample(row, 'p')!.pickTargets).toBeUndefined();
+  expect(dominoes.rowToSample(row, 'p', 0)!.pickTargets).toBeUndefined();
 });
 
 test('pictures beyond the memory limit wait on disk and read the same', async () => {
@@ -88,7 +88,7 @@ test('rows without an image are left out and still counted', async () => {
   expect(samples).toMatchObject([{ rowIndex: 1, rationale: '', meta: { domain: 'd', topic: '' } }]);
   expect(m3cot.groups(samples[0]!)).toEqual({ domain: 'd', topic: '' });
   await expect(readSamples(file, m3cot)).rejects.toThrow(
-    new UserError(`${file} row 2, column answer: should be text, but holds nothing`),
+    new UserError(`${file} row group 0, row 2, column answer: should be text, but holds nothing`),
   );
 });
 
@@ -102,8 +102,8 @@ test('bad sizes are refused before anything is written', async () => {
 });
 
 test('tasks by name, and the generators they offer', () => {
-  expect(taskNames).toEqual(['m3cot', 'dominoes']);
-  expect(() => findTask('domino')).toThrow('there is no task domino; known tasks are m3cot, dominoes');
+  expect(taskNames).toEqual(['m3cot', 'scienceqa', 'dominoes']);
+  expect(() => findTask('domino')).toThrow('there is no task domino; known tasks are m3cot, scienceqa, dominoes');
   const { generator } = createDominoes({ hops: 2, dominoes: 4 });
   expect(generator!.sample(1, 'train', 2).rationale.split('. ').length).toBe(3);
   const lines = (level?: number) => generator!.pretraining.picture!(1, 'train', 0, level).segments.length / 3;

@@ -2,15 +2,26 @@
 import { closeSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { findParquetFiles, readParquet } from '../data/parquet.ts';
+import { findDataFiles } from '../data/find-files.ts';
+import type { BadRows } from '../data/row.ts';
+import { readRows } from '../data/rows.ts';
 import type { RawImage, Sample } from '../data/sample.ts';
 import { UserError } from '../errors.ts';
+import { decodeImage } from '../vision/decode.ts';
 import type { Split, Task } from './task.ts';
 
-export interface ReadSamplesOptions {
+export interface StreamSamplesOptions {
   split?: Split;
   /** At most this many samples. */
   limit?: number;
+  /**
+   * Called with every row that cannot be used: unreadable, of wrong types, or with a broken picture; reading then goes on. To find broken pictures
+   * each is decoded once. Without it the first such row is an error, and a broken picture one when it is used.
+   */
+  onBad?(bad: BadRows): void;
+}
+
+export interface ReadSamplesOptions extends StreamSamplesOptions {
   /** Encoded pictures beyond this many bytes in all wait in a temporary file instead of memory. */
   memoryBytes?: number;
 }
@@ -18,36 +29,100 @@ export interface ReadSamplesOptions {
 /** A sample and the row it came from, counted over all rows, those without an image too. */
 export type IndexedSample = Sample & { rowIndex: number };
 
+/** Pictures decoded at once while they are checked. */
+const CHECKS_AHEAD = 4;
+
 /**
- * Reads the samples of a task from a Parquet file or a folder of them, in order; rows without an image are left out. Training in random order
- * needs every picture at any time, which row groups cannot give, so the pictures are read once and kept.
- * @throws UserError when files, columns or rows are unusable, or no row has an image.
+ * Samples of a task from a Parquet or JSON lines file or a folder of them, in order; rows without an image are left out. Memory stays bounded by
+ * the files' row groups.
+ * @throws UserError when files, columns or (without `onBad`) rows are unusable.
+ */
+export async function* streamSamples(
+  path: string,
+  task: Task,
+  { split, limit = Number.POSITIVE_INFINITY, onBad }: StreamSamplesOptions = {},
+): AsyncGenerator<IndexedSample> {
+  const files = await findDataFiles(path, split);
+  let found = 0;
+  if (limit <= 0) return;
+  for await (const sample of onBad ? checked(samplesOf(files, task, onBad), onBad) : samplesOf(files, task)) {
+    yield sample;
+    if (++found >= limit) return;
+  }
+}
+
+async function* samplesOf(
+  files: readonly string[],
+  task: Task,
+  onBad?: (bad: BadRows) => void,
+): AsyncGenerator<IndexedSample> {
+  for await (const { row, index, place } of readRows(files, task.columns, onBad)) {
+    let sample: Sample | null;
+    try {
+      sample = task.rowToSample(row, place, index);
+    } catch (error) {
+      if (!onBad || !(error instanceof UserError)) throw error;
+      onBad({ place, message: error.message, rows: 1 });
+      continue;
+    }
+    if (sample) yield Object.assign(sample, { rowIndex: index });
+  }
+}
+
+/** Leaves out samples whose picture cannot be decoded; a few are decoded at once, and the order stays. */
+async function* checked(
+  samples: AsyncIterable<IndexedSample>,
+  onBad: (bad: BadRows) => void,
+): AsyncGenerator<IndexedSample> {
+  const ahead: { sample: IndexedSample; failure: Promise<unknown> }[] = [];
+  const next = async () => {
+    const { sample, failure } = ahead.shift()!;
+    const error = await failure;
+    if (error === null) return sample;
+    if (!(error instanceof UserError)) throw error;
+    onBad({ place: sample.image.kind === 'encoded' ? sample.image.name : sample.id, message: error.message, rows: 1 });
+    return null;
+  };
+  for await (const sample of samples) {
+    // Failures are values here: a rejection that nobody awaits yet would end the process.
+    ahead.push({ sample, failure: Promise.resolve(decodeImage(sample.image)).then(() => null, (error: unknown) => error) });
+    if (ahead.length < CHECKS_AHEAD) continue;
+    const whole = await next();
+    if (whole) yield whole;
+  }
+  while (ahead.length > 0) {
+    const whole = await next();
+    if (whole) yield whole;
+  }
+}
+
+/**
+ * Reads all samples. Training in random order needs every picture at any time, which row groups cannot give, so the pictures are read once and
+ * kept; those in files of their own stay there.
+ * @throws UserError as `streamSamples`, and when no row has an image.
  */
 export async function readSamples(
   path: string,
   task: Task,
   options: ReadSamplesOptions = {},
 ): Promise<IndexedSample[]> {
-  const { split, limit = Number.POSITIVE_INFINITY, memoryBytes = 512 * 2 ** 20 } = options;
-  const files = await findParquetFiles(path, split);
+  const { memoryBytes = 512 * 2 ** 20 } = options;
   const samples: IndexedSample[] = [];
   let kept = 0;
   let spool: Spool | undefined;
-  for await (const { row, index, place } of readParquet(files, task.columns)) {
-    if (samples.length >= limit) break;
-    const sample = task.rowToSample(row, place);
-    if (!sample) continue;
-    if (sample.image.kind === 'encoded') {
-      kept += sample.image.bytes.length;
+  for await (const sample of streamSamples(path, task, options)) {
+    const { image } = sample;
+    if (image.kind === 'encoded' && !Object.getOwnPropertyDescriptor(image, 'bytes')?.get) {
+      kept += image.bytes.length;
       if (kept <= memoryBytes) {
         // The bytes are a view of a whole row group, which a copy lets go.
-        sample.image.bytes = Uint8Array.from(sample.image.bytes);
+        image.bytes = Uint8Array.from(image.bytes);
       } else {
         spool ??= new Spool();
-        sample.image = spool.keep(sample.image.bytes, sample.image.name);
+        sample.image = spool.keep(image.bytes, image.name);
       }
     }
-    samples.push({ ...sample, rowIndex: index });
+    samples.push(sample);
   }
   if (samples.length === 0) throw new UserError(`${path}: no row has an image`);
   return samples;

@@ -2,9 +2,10 @@
 import { UserError } from '../errors.ts';
 import { dominoes } from './dominoes/dominoes.ts';
 import { m3cot } from './m3cot/m3cot.ts';
+import { scienceqa } from './scienceqa/scienceqa.ts';
 import type { Task } from './task.ts';
 
-const TASKS: readonly Task[] = [m3cot, dominoes];
+const TASKS: readonly Task[] = [m3cot, scienceqa, dominoes];
 
 export const taskNames: readonly string[] = TASKS.map((task) => task.name);
 

@@ -36,9 +36,10 @@ export interface Task {
   /**
    * One row of a data file as a sample, or null when the row has no image.
    * @param place file and row, for error messages.
+   * @param index of the row in its split, rows without an image counted too.
    * @throws UserError naming place and column when the row is unusable.
    */
-  rowToSample(row: Row, place: string): Sample | null;
+  rowToSample(row: Row, place: string, index: number): Sample | null;
   score(sample: Sample, answered: Answered): Score;
   /** What a report groups the sample by: name of the grouping -> group. */
   groups(sample: Sample): Record<string, string>;
