@@ -1,0 +1,153 @@
+// This project's side of bench/inference.mjs: reads the case, runs it, prints one JSON object. `--floor` measures the machine instead.
+import fs from 'node:fs';
+import path from 'node:path';
+import {
+  empty,
+  inferenceMode,
+  noGrad,
+  openSafetensors,
+  randn,
+  scope,
+  setNumThreads,
+  skipInit,
+  torchVersion,
+} from '@ivtlr/torch';
+import * as ops from '@ivtlr/torch/ops';
+import { generate } from '../packages/ivtlr/dist/latent/generate.js';
+import { LATENT_DEFAULTS } from '../packages/ivtlr/dist/latent/options.js';
+import { parseQwen2VLConfig } from '../packages/ivtlr/dist/models/qwen2-vl/config.js';
+import { Qwen2VL } from '../packages/ivtlr/dist/models/qwen2-vl/model.js';
+import { loadModel } from '../packages/ivtlr/dist/models/registry.js';
+
+const [file, repeat, mode] = process.argv.slice(2);
+const testCase = JSON.parse(fs.readFileSync(file, 'utf8'));
+setNumThreads(testCase.threads);
+console.log(JSON.stringify(mode === '--floor' ? measureMachine() : measureModel()));
+
+/** The case's model: loaded from its folder, or of its shape with small random weights. */
+function buildModel() {
+  if (testCase.folder) return loadModel(testCase.folder).eval();
+  const config = parseQwen2VLConfig(testCase.config, 'case');
+  const model = skipInit(() => new Qwen2VL(config, { dtype: testCase.dtype })).eval();
+  noGrad(() =>
+    scope(() => {
+      const block = randn([1 << 22])
+        .mul(0.02)
+        .to(testCase.dtype);
+      for (const [name, parameter] of model.namedParameters()) {
+        if (parameter.ndim === 1) parameter.fill_(name.endsWith('bias') ? 0 : 1);
+        else
+          scope(() => {
+            const flat = parameter.view([parameter.numel]);
+            for (let start = 0; start < flat.numel; start += block.numel) {
+              const count = Math.min(block.numel, flat.numel - start);
+              flat.narrow(0, start, count).copy_(block.narrow(0, 0, count));
+            }
+          });
+      }
+    }),
+  );
+  return model;
+}
+
+function readPixels() {
+  if (testCase.folder) return openSafetensors(path.join(testCase.folder, 'inputs.safetensors')).read('pixel_values');
+  return randn([testCase.grid[0] * testCase.grid[1], 1176]);
+}
+
+function measureModel() {
+  const { prompt, ids, latents, patches, newTokens, grid } = testCase;
+  const model = buildModel();
+  const tokens = (grid[0] * grid[1]) / 4;
+  const row = [...prompt, ...new Array(latents).fill(ids.latent)];
+  const image = {
+    pixels: readPixels(),
+    grid: [1, ...grid],
+    tokens,
+    tokenGrid: grid.map((n) => n / 2),
+    source: { width: 280, height: 280 },
+  };
+  const batch = {
+    inputIds: [row],
+    labels: [row.map(() => -100)],
+    attentionMask: [row.map(() => 1)],
+    latentStart: prompt.length,
+    latents,
+    images: [image],
+    imageStart: [prompt.indexOf(ids.image)],
+    imageTokens: [tokens],
+    pickTargets: [null],
+  };
+  const options = { ...LATENT_DEFAULTS, patches, onExhausted: 'reuse', maxNewTokens: newTokens, eosIds: [] };
+  const runs = [];
+  let last = null;
+  for (let i = 0; i < Number(repeat); i++) {
+    const started = performance.now();
+    const marks = [];
+    const events = generate(model, batch, options);
+    for (;;) {
+      const { done, value } = events.next();
+      if (done) {
+        last = value;
+        break;
+      }
+      if (value.type !== 'end') marks.push((performance.now() - started) / 1000);
+    }
+    const [firstHidden, firstToken, end] = [marks[0], marks[latents], marks.at(-1)];
+    runs.push({ prefill: firstHidden, latents: firstToken - firstHidden, decode: end - firstToken });
+  }
+  return {
+    runs,
+    picks: last.traces[0].map(({ picked }) => picked.map((index) => index + batch.imageStart[0])),
+    tokens: last.tokens[0],
+    peakMegabytes: process.resourceUsage().maxRSS / 1024,
+    versions: { node: process.version, libtorch: torchVersion() },
+  };
+}
+
+/** Best of several: seconds that `body` takes. */
+function best(rounds, body) {
+  let least = Number.POSITIVE_INFINITY;
+  for (let i = 0; i < rounds; i++) {
+    const start = performance.now();
+    scope(body);
+    least = Math.min(least, (performance.now() - start) / 1000);
+  }
+  return least;
+}
+
+/** GFLOP/s of the products that prefill and latent steps are made of, and GB/s of reading memory far larger than the caches. */
+function measureMachine() {
+  const { dims, dtype, grid, prompt, patches } = testCase;
+  return inferenceMode(() =>
+    scope(() => {
+      const products = {};
+      const shapes = [
+        [grid[0] * grid[1], dims.vdim, 4 * dims.vdim],
+        [prompt.length, dims.hidden, dims.inter],
+        [prompt.length, dims.inter, dims.hidden],
+        [patches + 1, dims.hidden, dims.inter],
+        [patches + 1, dims.inter, dims.hidden],
+        [512, dims.hidden, dims.inter],
+      ];
+      for (const [rows, inputs, outputs] of shapes) {
+        scope(() => {
+          const x = randn([rows, inputs]).to(dtype);
+          const count = Math.max(2, Math.min(8, Math.floor(2e8 / (inputs * outputs))));
+          const weights = Array.from({ length: count }, () => randn([outputs, inputs]).to(dtype));
+          const seconds = best(8, () => weights.forEach((weight) => ops.linear(x, weight)));
+          products[`${rows}x${inputs}x${outputs}`] = (count * 2 * rows * inputs * outputs) / seconds / 1e9;
+        });
+      }
+      const buffer = empty([3 << 27], { dtype: 'float32' }).fill_(1);
+      const bytes = buffer.numel * 4;
+      const half = buffer.numel / 2;
+      const bandwidth = {
+        sum: bytes / best(4, () => ops.sum(buffer)) / 1e9,
+        max: bytes / best(4, () => ops.max(buffer)) / 1e9,
+        copy: bytes / best(3, () => buffer.narrow(0, 0, half).copy_(buffer.narrow(0, half, half))) / 1e9,
+      };
+      return { products, bandwidth };
+    }),
+  );
+}

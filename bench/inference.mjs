@@ -1,0 +1,175 @@
+// Latent reasoning on a Qwen2-VL of random weights, timed by phase beside Python. After a build:
+//   PYTHON=python3 node bench/inference.mjs [--size tiny|small|2b] [--official DIR] [--threads 2] [--repeat 3] [--json] [--save]
+// One 280x280 picture, 60 text tokens, 3 latent steps of 32 patches, 16 new tokens, against (a) transformers with SDPA and a key/value
+// cache doing the same work and (b) the official code from the checkout DIR. Each runs in a process of its own, one after the other; times
+// are those of its fastest run. PYTHON must have torch and transformers (test/parity/python/requirements.txt).
+// Size 2b is Qwen2-VL-2B in bfloat16 and takes about 5 GB and some minutes; tiny runs in float32 on one set of weights and compares picks
+// and tokens too. --save writes bench/results/inference-SIZE.json.
+import { spawnSync } from 'node:child_process';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { demand, makeCase, SIZES } from './inference-shapes.mjs';
+
+const { values } = parseArgs({
+  options: {
+    size: { type: 'string', default: 'tiny' },
+    official: { type: 'string' },
+    threads: { type: 'string', default: String(Math.min(2, os.availableParallelism())) },
+    repeat: { type: 'string', default: '3' },
+    json: { type: 'boolean', default: false },
+    save: { type: 'boolean', default: false },
+  },
+});
+if (!SIZES.includes(values.size)) fail(`--size is ${SIZES.join(', ')}, not ${values.size}`);
+const python = process.env.PYTHON ?? 'python3';
+const say = (line) => (values.json ? console.error(line) : console.log(line));
+const here = (name) => fileURLToPath(new URL(name, import.meta.url));
+const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ivtlr-bench-'));
+process.on('exit', () => fs.rmSync(folder, { recursive: true, force: true }));
+
+function fail(message) {
+  console.error(message);
+  process.exit(2);
+}
+
+/** Runs one side and returns what it printed. */
+function child(command, args, name) {
+  say(`running ${name} ..`);
+  const { status, stdout, stderr } = spawnSync(command, args, { encoding: 'utf8', maxBuffer: 1 << 26 });
+  if (status !== 0) fail(`${name} failed (${command} ${args.join(' ')}):\n${stderr ?? ''}`);
+  return JSON.parse(stdout.trim().split('\n').at(-1));
+}
+const peer = (which, ...rest) =>
+  child(
+    python,
+    [here('inference_peer.py'), '--case', caseFile, '--which', which, '--repeat', values.repeat, ...rest],
+    which,
+  );
+
+const testCase = makeCase(values.size, Number(values.threads));
+const caseFile = path.join(folder, 'case.json');
+if (testCase.spread) testCase.folder = folder;
+fs.writeFileSync(caseFile, JSON.stringify(testCase));
+if (testCase.spread) peer('make');
+
+const loadBefore = os.loadavg()[0];
+const machine = child(process.execPath, [here('inference-ours.mjs'), caseFile, '1', '--floor'], 'the machine');
+const sides = { ivtlr: child(process.execPath, [here('inference-ours.mjs'), caseFile, values.repeat], 'ivtlr') };
+sides.transformers = peer('transformers');
+if (values.official) sides.official = peer('official', '--official', path.resolve(values.official));
+else say('official: skipped, no --official DIR given');
+
+const round = (value) => Number(value.toPrecision(3));
+const total = ({ prefill, latents, decode }) => prefill + latents + decode;
+const steps = testCase.newTokens - 1;
+const needs = demand(testCase);
+const gemm = Math.max(...Object.values(machine.products)) * 1e9;
+const bandwidth = Math.max(...Object.values(machine.bandwidth)) * 1e9;
+const floor = {
+  prefill: needs.prefillFlops / gemm,
+  latents: needs.latentFlops / gemm,
+  decode: needs.decodeBytes / bandwidth,
+};
+
+const rows = {};
+for (const [name, side] of Object.entries(sides)) {
+  if (side.tokens.length !== testCase.newTokens)
+    fail(`${name} wrote ${side.tokens.length} tokens, not ${testCase.newTokens}`);
+  const fastest = side.runs.reduce((a, b) => (total(b) < total(a) ? b : a));
+  rows[name] = {
+    ...fastest,
+    total: total(fastest),
+    tokensPerSecond: steps / fastest.decode,
+    peakMegabytes: side.peakMegabytes,
+  };
+}
+rows.floor = {
+  ...floor,
+  total: total(floor),
+  tokensPerSecond: steps / floor.decode,
+  peakMegabytes: needs.weightBytes / 2 ** 20,
+};
+const ours = rows.ivtlr;
+const ratios = Object.fromEntries(
+  Object.keys(rows)
+    .filter((name) => name !== 'ivtlr')
+    .map((name) => [
+      name,
+      Object.fromEntries(
+        ['prefill', 'latents', 'decode', 'total'].map((phase) => [phase, round(rows[name][phase] / ours[phase])]),
+      ),
+    ]),
+);
+
+let agreement = null;
+if (testCase.spread) {
+  const same = (key) =>
+    Object.values(sides).every((side) => JSON.stringify(side[key]) === JSON.stringify(sides.ivtlr[key]));
+  agreement = { picks: same('picks'), tokens: same('tokens') };
+}
+
+const cpu = spawnSync('lscpu', [], { encoding: 'utf8' }).stdout ?? '';
+const result = {
+  command: `node bench/inference.mjs --size ${values.size}${values.official ? ' --official DIR' : ''} --threads ${values.threads} --repeat ${values.repeat}`,
+  date: new Date().toISOString().slice(0, 10),
+  hardware: {
+    cpu: cpu.match(/Model name:\s*(.*)/)?.[1] ?? os.cpus()[0]?.model ?? 'unknown',
+    cores: os.availableParallelism(),
+    threads: Number(values.threads),
+    memoryGigabytes: Math.round(os.totalmem() / 2 ** 30),
+    loadBefore: round(loadBefore),
+  },
+  versions: { ...sides.ivtlr.versions, ...sides.transformers.versions },
+  case: `${values.size}, ${testCase.dtype}: ${testCase.prompt.length} prompt tokens, ${testCase.latents} latent steps of ${testCase.patches} patches, ${testCase.newTokens} new tokens`,
+  seconds: Object.fromEntries(
+    Object.entries(rows).map(([name, row]) => [
+      name,
+      Object.fromEntries(Object.entries(row).map(([k, v]) => [k, round(v)])),
+    ]),
+  ),
+  timesOurs: ratios,
+  allRuns: Object.fromEntries(
+    Object.entries(sides).map(([name, { runs }]) => [name, runs.map((run) => round(total(run)))]),
+  ),
+  machine: {
+    gigaflopsPerSecond: Object.fromEntries(Object.entries(machine.products).map(([k, v]) => [k, round(v)])),
+    gigabytesPerSecond: Object.fromEntries(Object.entries(machine.bandwidth).map(([k, v]) => [k, round(v)])),
+  },
+  ...(agreement && { agreement }),
+};
+
+if (values.json) console.log(JSON.stringify(result, null, 2));
+else {
+  console.log(`${result.case}; ${result.hardware.cpu}, ${values.threads} threads`);
+  console.table(
+    Object.fromEntries(
+      Object.entries(rows).map(([name, { tokensPerSecond, peakMegabytes, ...phases }]) => [
+        name,
+        {
+          ...Object.fromEntries(Object.entries(phases).map(([phase, s]) => [`${phase} s`, round(s)])),
+          'tokens/s': round(tokensPerSecond),
+          'peak MB': Math.round(peakMegabytes),
+          'total / ours': round(rows[name].total / ours.total),
+        },
+      ]),
+    ),
+  );
+  console.log(
+    'prefill: picture and prompt to the first hidden state; latents: the rows of all latent steps, to the first token; decode: the rest',
+  );
+  console.log(
+    `floor: ${round(gemm / 1e9)} GFLOP/s of ${testCase.dtype} products, ${round(bandwidth / 1e9)} GB/s of memory, weights alone as peak; ivtlr takes ${round(1 / ratios.floor.total)} times the floor (prefill ${round(1 / ratios.floor.prefill)}, latents ${round(1 / ratios.floor.latents)}, decode ${round(1 / ratios.floor.decode)})`,
+  );
+  if (agreement)
+    console.log(`same picks: ${agreement.picks ? 'yes' : 'NO'}; same tokens: ${agreement.tokens ? 'yes' : 'NO'}`);
+}
+
+if (values.save) {
+  const file = new URL(`results/inference-${values.size}.json`, import.meta.url);
+  fs.mkdirSync(new URL('.', file), { recursive: true });
+  fs.writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`);
+}
+if (agreement && !(agreement.picks && agreement.tokens)) process.exit(1);
