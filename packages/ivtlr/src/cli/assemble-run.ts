@@ -28,24 +28,25 @@ import { trainingLoss } from '../train/loss.ts';
 import { type Phase, planRun } from '../train/schedule.ts';
 import type { Trainee } from '../train/step.ts';
 
-/** Builds the run. @throws UserError for anything the recipe asks for that cannot be had */
+/** Builds the run; `dispose` frees the model. @throws UserError for anything the recipe asks for that cannot be had */
 export async function assembleRun(
   recipe: Recipe,
   resume: Checkpoint | null,
   reporter: TrainReporter,
   stopRequested: () => string | null,
-): Promise<TrainRun> {
+): Promise<TrainRun & Disposable> {
   const task = findTask(recipe.task);
   if (recipe.threads !== null) setNumThreads(recipe.threads);
   setFlushDenormal(true);
-  const opened = openForTraining(recipe, task, resume);
-  manualSeed(recipe.seed);
-  opened.model.module.setRequiresGrad(true).train();
+  const draws = pretrainingDraws(recipe, task);
   const source = await openSource(recipe, task);
   const stepsPerEpoch = Math.ceil(source.samplesPerEpoch / recipe.globalBatch);
   const plan = planRun(recipe.pretrain, recipe.numEpochs, stepsPerEpoch, (epoch) => stageOf(recipe, epoch));
   if (plan.totalSteps === 0) throw new UserError('the recipe has no steps: numEpochs is 0 and pretrain is empty');
-  const maker = new BatchMaker(source, pretrainingDraws(recipe, task), opened.processImage, {
+  const opened = openForTraining(recipe, task, resume);
+  manualSeed(recipe.seed);
+  opened.model.module.setRequiresGrad(true).train();
+  const maker = new BatchMaker(source, draws, opened.processImage, {
     seed: recipe.seed,
     globalBatch: recipe.globalBatch,
     microBatch: recipe.microBatch,
@@ -85,6 +86,7 @@ export async function assembleRun(
     resume,
     reporter,
     stopRequested,
+    [Symbol.dispose]: () => opened.model.module.dispose(),
   };
 }
 

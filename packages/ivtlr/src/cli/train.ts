@@ -43,7 +43,7 @@ async function train(name: string, options: TrainOptions): Promise<void> {
     note: (text: string) => progress?.log(text),
   };
   try {
-    const run = await assembleRun(recipe, checkpoint, report, () => stop.signal);
+    using run = await assembleRun(recipe, checkpoint, report, () => stop.signal);
     if (checkpoint) process.stderr.write(`going on after step ${checkpoint.state.step} of ${run.plan.totalSteps}\n`);
     const end = await runTraining(run);
     (progress as Progress | null)?.finish(

@@ -1,0 +1,97 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { liveTensorCount, scope } from '@ivtlr/torch';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { loadRecipe } from '../config/load.ts';
+import { openModelFolder } from '../engine/model-folder.ts';
+import { disposeBatches } from '../train/batches.ts';
+import { positionOf } from '../train/schedule.ts';
+import { assembleRun, stageOf } from './assemble-run.ts';
+
+let out: string;
+let baseline: number;
+beforeAll(() => {
+  baseline = liveTensorCount();
+  out = mkdtempSync(join(tmpdir(), 'ivtlr-assemble-'));
+});
+afterAll(() => {
+  rmSync(out, { recursive: true, force: true });
+  expect(liveTensorCount()).toBe(baseline);
+});
+
+const recipe = (...set: string[]) => loadRecipe('dominoes', [`out=${out}`, 'threads=1', ...set]);
+const quiet = { step() {}, note() {} };
+const build = (...set: string[]) => assembleRun(recipe(...set), null, quiet, () => null);
+describe('stageOf', () => {
+  it('follows a list, whose last stage lasts, or a number', () => {
+    const listed = recipe('latent.epochsPerStage=[2, 1, 1, 1]');
+    expect([0, 1, 2, 3, 4, 9].map((epoch) => stageOf(listed, epoch))).toEqual([0, 0, 1, 2, 3, 3]);
+    const even = recipe('latent.epochsPerStage=4');
+    expect([0, 3, 4, 19, 20].map((epoch) => stageOf(even, epoch))).toEqual([0, 0, 1, 4, 5]);
+  });
+
+  it('stays 0 without latent steps', () => {
+    expect(stageOf(recipe('mode=cot', 'latent.pickSupervision=0'), 20)).toBe(0);
+    expect(stageOf(loadRecipe('dominoes-no-cot'), 20)).toBe(0);
+  });
+});
+
+describe('assembleRun', () => {
+  it('makes the model the recipe describes and a loss that reaches every parameter', async () => {
+    using run = await build();
+    expect(run.plan.phases.map(({ name, steps }) => [name, steps])).toEqual([
+      ['pretrain', 700],
+      ['stage-0', 330],
+      ['stage-1', 150],
+      ['stage-2', 180],
+      ['stage-3', 180],
+    ]);
+    const micros = await run.batches(positionOf(run.plan, run.plan.totalSteps - 1));
+    const without = scope(() => {
+      run.trainee.loss(micros[0]!).loss.backward();
+      return [...run.trainee.parameters].filter(([, { grad }]) => grad === null).map(([name]) => name);
+    });
+    expect(without).toEqual([]);
+    for (const parameter of run.trainee.parameters.values()) parameter.grad = null;
+    disposeBatches(micros);
+  });
+
+  it('saves a folder that knows how many latent steps its stage has', async () => {
+    using run = await build('latent.latentVision=zero');
+    const [pretrain, , stage1] = run.plan.phases;
+    run.trainee.save(out, stage1!);
+    const opened = openModelFolder(out);
+    expect(opened.settings).toMatchObject({
+      task: 'dominoes',
+      latents: 1,
+      patches: 1,
+      hideImageFromLatents: true,
+      latentVision: 'zero',
+    });
+    expect(opened.renderOptions('dominoes').profile.name).toBe('consistent');
+    opened.model.module.dispose();
+    run.trainee.save(out, pretrain!);
+    const bare = openModelFolder(out);
+    expect(bare.settings.latents).toBe(0);
+    bare.model.module.dispose();
+  });
+
+  it('leaves patches out in Coconut mode', async () => {
+    using run = await build('mode=coconut', 'latent.pickSupervision=0');
+    run.trainee.save(out, run.plan.phases.at(-1)!);
+    const opened = openModelFolder(out);
+    expect(opened.settings).toMatchObject({ latents: 3, latentVision: 'off' });
+    opened.model.module.dispose();
+  });
+
+  it('says what a recipe asks for in vain', async () => {
+    await expect(build('pretrain.0.mix.0.task=pictures')).rejects.toThrow(
+      'pretrain.0.mix.0.task: task dominoes has no pretraining text "pictures"; it has picture, options',
+    );
+    await expect(build('task=dominos')).rejects.toThrow('there is no task dominos');
+    await expect(build('task=m3cot', 'pretrain=[]')).rejects.toThrow('task m3cot has no generator');
+    await expect(build('model=nowhere')).rejects.toThrow('there is no model folder nowhere');
+    await expect(build('numEpochs=0', 'pretrain=[]')).rejects.toThrow('the recipe has no steps');
+  });
+});
