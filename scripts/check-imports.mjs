@@ -22,6 +22,7 @@ const RULES = {
     text: ['errors', 'files'],
     vision: ['errors', 'files'],
     models: ['errors', 'files', 'text', 'vision'],
+    lora: ['errors', 'files', 'models/types'],
     data: ['errors', 'files', 'random', 'text', 'vision', 'models/types'],
     latent: ['errors', 'files', 'vision', 'data', 'models/types', 'models/common'],
     tasks: ['errors', 'files', 'random', 'text', 'vision', 'data'],

@@ -4,7 +4,7 @@
  * is taken in the wider dtype and rounded back.
  * Shapes: B any leading sizes, I inputs, O outputs, R rank.
  */
-import { type DType, Linear, Module, noGrad, scope, type Tensor, zeros } from '@ivtlr/torch';
+import { type DType, type Linear, Module, noGrad, scope, type Tensor, zeros } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 
 /** One factor; a module of its own because the stored name is `lora_A.weight`. */
@@ -78,8 +78,11 @@ export class LoraLinear extends Module {
     const result = ops.linear(rows, this.weight, this.bias);
     const { weight: a } = this.lora_A;
     const wide = rows.dtype === a.dtype ? rows : rows.to(a.dtype);
-    const dropped = this.training && this.dropout > 0 ? ops.native_dropout(wide, this.dropout, true)[0] : wide;
-    result.add_(ops.linear(ops.linear(dropped, a), this.lora_B.weight), this.scaling);
+    // native_dropout draws what torch.nn.Dropout draws, and keeps one byte an element for the way back.
+    const kept = this.training && this.dropout > 0 ? ops.native_dropout(wide, this.dropout, true)[0] : wide;
+    const narrow = ops.linear(kept, a);
+    // Scaled here, where it is R wide and float32; as a factor of the sum it would scale a 16-bit gradient.
+    result.add_(ops.linear(narrow.mul(this.scaling), this.lora_B.weight));
     return x.ndim === 2 ? result : result.view([...x.shape.slice(0, -1), result.shape[1]!]);
   }
 

@@ -1,4 +1,4 @@
-import { Linear, liveTensorCount, manualSeed, Module, noGrad, randn, scope, type Tensor } from '@ivtlr/torch';
+import { Linear, liveTensorCount, Module, manualSeed, noGrad, randn, scope, type Tensor } from '@ivtlr/torch';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { UserError } from '../errors.ts';
 import { baseStateDict, injectLora, loraLayers, loraParameters, mergeLora, removeLora, unmergeLora } from './inject.ts';
@@ -45,7 +45,12 @@ test('wraps whole names only, freezes all else and changes nothing at the start'
     const names = [...net.stateDict().keys()];
     const weights = [...net.stateDict().values()];
     const wrapped = injectLora(net, options);
-    expect([...wrapped.keys()]).toEqual(['layers.0.q_proj', 'layers.0.down_proj', 'layers.1.q_proj', 'layers.1.down_proj']);
+    expect([...wrapped.keys()]).toEqual([
+      'layers.0.q_proj',
+      'layers.0.down_proj',
+      'layers.1.q_proj',
+      'layers.1.down_proj',
+    ]);
     expect(net.forward(x).toNumbers()).toEqual(before);
     const trained = [...net.namedParameters()].filter(([, p]) => p.requiresGrad).map(([name]) => name);
     expect(trained).toEqual([...loraParameters(net).keys()]);
@@ -79,7 +84,11 @@ test('only adapters get gradients, and a step through them changes the output', 
   injectLora(net, options);
   fill(net);
   scope(() => {
-    net.forward(randn([2, 12])).pow(2).sum().backward();
+    net
+      .forward(randn([2, 12]))
+      .pow(2)
+      .sum()
+      .backward();
     for (const [name, p] of net.namedParameters()) expect(p.grad !== null, name).toBe(name.includes('lora_'));
     for (const p of loraParameters(net).values()) {
       expect(p.grad!.abs().sum().item()).toBeGreaterThan(0);
@@ -136,7 +145,11 @@ test('merged and unmerged give the same output; unmerge restores the weight; rem
 
 test('a base moved to another dtype keeps its adapters in float32', () => {
   using layer = new LoraLinear(new Linear(6, 4, { dtype: 'bfloat16' }), { rank: 2, scaling: 2, dropout: 0 });
-  expect([layer.weight.dtype, layer.lora_A.weight.dtype, layer.lora_B.weight.dtype]).toEqual(['bfloat16', 'float32', 'float32']);
+  expect([layer.weight.dtype, layer.lora_A.weight.dtype, layer.lora_B.weight.dtype]).toEqual([
+    'bfloat16',
+    'float32',
+    'float32',
+  ]);
   scope(() => {
     const x = randn([2, 3, 6], { dtype: 'float32' }).to('bfloat16');
     x.requiresGrad = true;

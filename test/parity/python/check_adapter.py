@@ -1,0 +1,44 @@
+"""Reads the adapters that test/parity/train-adapter.mjs wrote into DIR with PEFT and compares the logits: check_adapter.py DIR"""
+
+import json
+import os
+import sys
+import warnings
+import torch
+from peft import PeftModel
+from lora_cases import base_model, inputs
+
+LIMIT = 1e-5
+
+
+def main(folder):
+    goldens = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "goldens")
+    with open(os.path.join(folder, "result.json"), encoding="utf-8") as file:
+        ours = torch.tensor(json.load(file)["logits"])
+    _, given = inputs()
+    worst = 0.0
+    for style in ("nested", "flat"):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model = PeftModel.from_pretrained(base_model(goldens, torch.float32), os.path.join(folder, style)).eval()
+        missing = [str(w.message).splitlines()[0] for w in caught if "missing adapter keys" in str(w.message)]
+        if missing:
+            print(f"{style}: this transformers has other module paths ({missing[0][:80]}..)")
+            if style == "nested":
+                sys.exit(1)
+            continue
+        with torch.no_grad():
+            theirs = model(**given).logits[0, -1]
+            with model.disable_adapter():
+                plain = model(**given).logits[0, -1]
+        scale = theirs.abs().max()
+        difference, effect = ((theirs - ours).abs().max() / scale).item(), ((theirs - plain).abs().max() / scale).item()
+        print(f"{style}: PEFT's logits differ by {difference:.2e} (the adapter changes them by {effect:.2f})")
+        worst = max(worst, difference)
+        if effect < 0.05:
+            sys.exit("the adapter does nothing")
+    sys.exit(0 if worst < LIMIT else f"the logits differ by more than {LIMIT}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
