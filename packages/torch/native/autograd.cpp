@@ -112,10 +112,11 @@ napi_value set_grad_enabled(napi_env env, napi_callback_info info) {
   });
 }
 
+// inferenceMode(enter[, on]): opens a stretch with the mode on or off, or closes the last one.
 napi_value inference_mode(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
-    const auto args = arguments(env, info, 1);
-    if (to_bool(env, args[0])) inference_stack.push_back(std::make_unique<c10::InferenceMode>());
+    const auto args = arguments(env, info, 2);
+    if (to_bool(env, args[0])) inference_stack.push_back(std::make_unique<c10::InferenceMode>(to_bool(env, args[1])));
     else if (!inference_stack.empty()) inference_stack.pop_back();
     return undefined(env);
   });

@@ -15,11 +15,14 @@ function select(scores: number[][], tokens: number[], steps: number, options: Pa
   return scope(() => {
     const used = new Used(tokens);
     const table = tensor(scores);
-    return Array.from({ length: steps }, (_, step) => selectPatches(table, used, step, { ...LATENT_DEFAULTS, ...options }));
+    return Array.from({ length: steps }, (_, step) =>
+      selectPatches(table, used, step, { ...LATENT_DEFAULTS, ...options }),
+    );
   });
 }
 
-const one = (steps: number, options: Partial<LatentOptions>) => select([SCORES], [6], steps, options).map((rows) => rows[0]!);
+const one = (steps: number, options: Partial<LatentOptions>) =>
+  select([SCORES], [6], steps, options).map((rows) => rows[0]!);
 
 describe('order', () => {
   test('score: the best first', () => {
@@ -47,7 +50,9 @@ describe('order', () => {
 describe('when tokens run out', () => {
   test('fewer takes what is left, then nothing', () => {
     expect(one(4, { patches: 4, pickOrder: 'score', onExhausted: 'fewer' })).toEqual([[1, 5, 3, 2], [0, 4], [], []]);
-    expect(select([[0.1, 0.2, 0.9]], [2], 1, { patches: 5, pickOrder: 'score', onExhausted: 'fewer' })).toEqual([[[1, 0]]]);
+    expect(select([[0.1, 0.2, 0.9]], [2], 1, { patches: 5, pickOrder: 'score', onExhausted: 'fewer' })).toEqual([
+      [[1, 0]],
+    ]);
   });
 
   test('reuse fills up with used ones', () => {

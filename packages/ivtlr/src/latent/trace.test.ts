@@ -71,7 +71,13 @@ test('attention on one token alone is as focused as can be', () => {
       [0.5, 0, 0.5, 0, 0, 0],
       [0, 0.5, 0.25, 0.25, 0, 0],
     ]);
-    const traces = new Tracer(prompt()).trace({ picked: [[1], [0]], imageScores: null, scores, inserted: zeros([2, 2, 4]), mask: null });
+    const traces = new Tracer(prompt()).trace({
+      picked: [[1], [0]],
+      imageScores: null,
+      scores,
+      inserted: zeros([2, 2, 4]),
+      mask: null,
+    });
     expect(traces[0]!.focus).toBeCloseTo(1e6, -1);
     expect(traces[1]!.focus).toBeCloseTo(1 / Math.log(2), 4);
   });
@@ -84,13 +90,25 @@ test('without latent text no inserted row counts as text; without an image nothi
       [0.1, 0.2, 0.1, 0.3, 0.1, 0.2],
       [0.1, 0.1, 0.2, 0.2, 0.2, 0.2],
     ]);
-    const [, none] = tracer.trace({ picked: [[0, 1], []], imageScores: null, scores, inserted: zeros([2, 2, 4]), mask: null });
+    const [, none] = tracer.trace({
+      picked: [[0, 1], []],
+      imageScores: null,
+      scores,
+      inserted: zeros([2, 2, 4]),
+      mask: null,
+    });
     expect(none).toMatchObject({ picked: [], pickedScores: [], scores: [], attentionRatio: 0 });
     const wide = tensor([
       [0.1, 0, 0, 0, 0.1, 0.2, 0.3, 0.3],
       [0.1, 0, 0, 0, 0.1, 0.2, 0.3, 0.3],
     ]);
-    const [next] = tracer.trace({ picked: [[2], []], imageScores: null, scores: wide, inserted: zeros([2, 1, 4]), mask: null });
+    const [next] = tracer.trace({
+      picked: [[2], []],
+      imageScores: null,
+      scores: wide,
+      inserted: zeros([2, 1, 4]),
+      mask: null,
+    });
     expect(next!.attentionRatio).toBe(0);
     expect(next!.pickedScores).toEqual([0]);
   });

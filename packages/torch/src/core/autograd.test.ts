@@ -118,6 +118,10 @@ test(
     ).toThrow('mine');
     expect(x.mul(2).requiresGrad).toBe(true);
     expect(made.add(1).item()).toBe(3); // still numbers outside
+    // Normal tensors can be made in between, without leaving the mode.
+    const [normal, back] = inferenceMode(() => [inferenceMode(() => noGrad(() => x.mul(2)), false), x.mul(2)] as const);
+    expect(x.mul(normal).requiresGrad).toBe(true);
+    expect(() => x.mul(back)).toThrow(/saved for backward/);
   }),
 );
 

@@ -20,9 +20,12 @@ export function enableGrad<T>(body: () => T): T {
   return withGrad(true, body);
 }
 
-/** Like noGrad(), and without version counters: tensors made inside can never enter a graph. */
-export function inferenceMode<T>(body: () => T): T {
-  native.inferenceMode(true);
+/**
+ * Like noGrad(), and without version counters: tensors made inside can never enter a graph. With `on` false, `body` runs in normal mode
+ * although the caller may be in inference mode: for tables that are made once and used in both.
+ */
+export function inferenceMode<T>(body: () => T, on = true): T {
+  native.inferenceMode(true, on);
   try {
     return body();
   } finally {

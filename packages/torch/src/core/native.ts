@@ -33,7 +33,7 @@ interface Native {
     allowUnused: boolean,
   ): number[];
   setGradEnabled(value: boolean): boolean;
-  inferenceMode(enter: boolean): void;
+  inferenceMode(enter: boolean, on?: boolean): void;
   manualSeed(seed: number | bigint): void;
   rngState(which: string | number, state?: Handle): number | undefined;
   newGenerator(seed: number | bigint): number;

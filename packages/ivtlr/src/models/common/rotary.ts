@@ -1,5 +1,5 @@
 /** Rotary position embedding. Shapes: A axes (1, or 3 for M-RoPE), B batch, S sequence, E head size. */
-import { arange, cat, type Device, type DType, keep, noGrad, scope, type Tensor } from '@ivtlr/torch';
+import { arange, cat, type Device, type DType, inferenceMode, keep, noGrad, scope, type Tensor } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 
 /** Cosines and sines, each (B, 1, S, E), ready to broadcast over heads. */
@@ -56,15 +56,13 @@ export class Rotary {
     table?.sin.dispose();
     const rows = Math.max(256, 2 ** Math.ceil(Math.log2(limit)));
     this.#rows = rows;
-    this.#table = noGrad(() =>
-      scope(() => {
-        const half = arange(0, this.headSize, 2, { dtype: 'int64' }).to('float32').div(this.headSize);
-        const frequencies = ops.reciprocal(ops.pow_Scalar(this.theta, half));
-        const angles = arange(0, rows, 1).to('float32').unsqueeze(1).mul(frequencies.unsqueeze(0));
-        const both = cat([angles, angles], 1);
-        return keep({ cos: ops.cos(both).to({ dtype, device }), sin: ops.sin(both).to({ dtype, device }) });
-      }),
-    );
+    this.#table = makeTable(() => {
+      const half = arange(0, this.headSize, 2, { dtype: 'int64' }).to('float32').div(this.headSize);
+      const frequencies = ops.reciprocal(ops.pow_Scalar(this.theta, half));
+      const angles = arange(0, rows, 1).to('float32').unsqueeze(1).mul(frequencies.unsqueeze(0));
+      const both = cat([angles, angles], 1);
+      return { cos: ops.cos(both).to({ dtype, device }), sin: ops.sin(both).to({ dtype, device }) };
+    });
     return this.#table;
   }
 
@@ -74,6 +72,11 @@ export class Rotary {
     this.#table = null;
     this.#rows = 0;
   }
+}
+
+/** Makes angles that outlive every scope and serve training too, though the first use may be at inference. The caller disposes them. */
+export function makeTable(make: () => RotaryAngles): RotaryAngles {
+  return inferenceMode(() => noGrad(() => scope(() => keep(make()))), false);
 }
 
 /** Rotates the halves of each head: x (B, H, S, E) with angles that broadcast over it. */

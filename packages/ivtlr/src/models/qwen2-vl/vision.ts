@@ -7,20 +7,21 @@ import {
   Conv3d,
   type FactoryOptions,
   fromBytes,
-  keep,
   LayerNorm,
   Linear,
   Module,
-  noGrad,
   quickGelu,
   scope,
   stack,
   type Tensor,
 } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
-import { type RotaryAngles, rotate } from '../common/rotary.ts';
+import { makeTable, type RotaryAngles, rotate } from '../common/rotary.ts';
 import type { ProcessedImage } from '../types.ts';
 import type { Qwen2VLConfig } from './config.ts';
+
+/** Real pictures come in any number of sizes: only the angles of the last grids stay. */
+const GRIDS_KEPT = 16;
 
 class PatchEmbed extends Module {
   readonly proj: Conv3d;
@@ -47,7 +48,10 @@ class VisionAttention extends Module {
   }
   forward(x_IPC: Tensor, angles: RotaryAngles): Tensor {
     const [I, P, C] = x_IPC.shape as [number, number, number];
-    const parts = this.qkv.forward(x_IPC).view([I, P, 3, this.#heads, C / this.#heads]).permute([2, 0, 3, 1, 4]);
+    const parts = this.qkv
+      .forward(x_IPC)
+      .view([I, P, 3, this.#heads, C / this.#heads])
+      .permute([2, 0, 3, 1, 4]);
     const dtype = x_IPC.dtype;
     // Positions are applied in float32 whatever the model's dtype, as Hugging Face does.
     const wide = dtype === 'float64' ? dtype : 'float32';
@@ -184,13 +188,17 @@ export class Qwen2VisionTower extends Module {
             for (let i = 0; i < quarter; i++) angles[at++] = (r + Math.floor(member / merge)) * axis[i]!;
             for (let i = 0; i < quarter; i++) angles[at++] = (c + (member % merge)) * axis[i]!;
           }
-    const made = noGrad(() =>
-      scope(() => {
-        const half = fromBytes(new Uint8Array(angles.buffer), 'float32', [1, 1, time * patches, quarter * 2]);
-        const both = ops.cat([half, half], -1);
-        return keep({ cos: ops.cos(both).to({ device }), sin: ops.sin(both).to({ device }) });
-      }),
-    );
+    const made = makeTable(() => {
+      const half = fromBytes(new Uint8Array(angles.buffer), 'float32', [1, 1, time * patches, quarter * 2]);
+      const both = ops.cat([half, half], -1);
+      return { cos: ops.cos(both).to({ device }), sin: ops.sin(both).to({ device }) };
+    });
+    for (const [oldest, { cos, sin }] of this.#angles) {
+      if (this.#angles.size < GRIDS_KEPT) break;
+      cos.dispose();
+      sin.dispose();
+      this.#angles.delete(oldest);
+    }
     this.#angles.set(key, made);
     return made;
   }
