@@ -37,8 +37,12 @@ test('ratio and focus by hand, over two steps with patches of different number',
     });
     const [a, b] = first as [(typeof first)[0], (typeof first)[0]];
     expect(a.picked).toEqual([2, 0]);
-    a.pickedScores.forEach((score, i) => expect(score).toBeCloseTo([0.3, 0.2][i]!, 6));
-    a.scores.forEach((score, i) => expect(score).toBeCloseTo([0.2, 0.1, 0.3][i]!, 6));
+    a.pickedScores.forEach((score, i) => {
+      expect(score).toBeCloseTo([0.3, 0.2][i]!, 6);
+    });
+    a.scores.forEach((score, i) => {
+      expect(score).toBeCloseTo([0.2, 0.1, 0.3][i]!, 6);
+    });
     // Picked 0.5 over text 0.1 + 0.1 + 0.2.
     expect(a.attentionRatio).toBeCloseTo(0.5 / 0.4, 5);
     // Shares 1/3, 1/6, 1/2 of the image.
