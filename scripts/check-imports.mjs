@@ -19,6 +19,7 @@ const RULES = {
     errors: [],
     random: [],
     files: ['errors'],
+    hub: ['errors', 'files'],
     text: ['errors', 'files'],
     vision: ['errors', 'files'],
     models: ['errors', 'files', 'text', 'vision'],
@@ -59,8 +60,13 @@ for (const [base, rules] of Object.entries(RULES)) {
       const to = path.relative(source, path.resolve(path.dirname(file), target)).replace(/\.ts$/, '');
       const first = to.split(path.sep)[0];
       if (to.startsWith('..')) {
-        if (!/native\/setup\.mjs$/.test(target)) problems.push(`${base}/${relative} imports ${target}, outside its package`);
-      } else if (first !== owner && allowed !== '*' && !allowed.some((rule) => to === rule || to.startsWith(`${rule}${path.sep}`))) {
+        if (!/native\/setup\.mjs$/.test(target))
+          problems.push(`${base}/${relative} imports ${target}, outside its package`);
+      } else if (
+        first !== owner &&
+        allowed !== '*' &&
+        !allowed.some((rule) => to === rule || to.startsWith(`${rule}${path.sep}`))
+      ) {
         problems.push(`${base}/${relative} may not import ${to}`);
       }
     }
@@ -68,10 +74,13 @@ for (const [base, rules] of Object.entries(RULES)) {
 }
 
 // A model family is known to its own folder and the registry only.
-const families = fs.readdirSync(path.join(root, 'packages/ivtlr/src/models'), { withFileTypes: true }).filter((entry) => entry.isDirectory() && entry.name !== 'common');
+const families = fs
+  .readdirSync(path.join(root, 'packages/ivtlr/src/models'), { withFileTypes: true })
+  .filter((entry) => entry.isDirectory() && entry.name !== 'common');
 for (const file of sources(path.join(root, 'packages/ivtlr/src/latent')))
   for (const { name } of families)
-    if (fs.readFileSync(file, 'utf8').includes(name)) problems.push(`${path.relative(root, file)} names the model family ${name}`);
+    if (fs.readFileSync(file, 'utf8').includes(name))
+      problems.push(`${path.relative(root, file)} names the model family ${name}`);
 
 for (const problem of problems) console.error(problem);
 if (problems.length) process.exit(1);

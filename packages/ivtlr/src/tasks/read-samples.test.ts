@@ -1,15 +1,16 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { readParquet, writeParquet } from '../data/parquet.ts';
+import type { BadRows } from '../data/row.ts';
 import { UserError } from '../errors.ts';
 import { decodeImage } from '../vision/decode.ts';
 import { createDominoes, dominoes } from './dominoes/dominoes.ts';
 import { dominoesSample } from './dominoes/generator.ts';
 import { makeDominoes } from './dominoes/make.ts';
 import { M3COT_COLUMNS, m3cot } from './m3cot/m3cot.ts';
-import { readSamples } from './read-samples.ts';
+import { readSamples, streamSamples } from './read-samples.ts';
 import { findTask, taskNames } from './registry.ts';
 
 let folder = '';
@@ -90,6 +91,70 @@ test('rows without an image are left out and still counted', async () => {
   await expect(readSamples(file, m3cot)).rejects.toThrow(
     new UserError(`${file} row group 0, row 2, column answer: should be text, but holds nothing`),
   );
+});
+
+test('JSON lines with picture files; bad rows are skipped and said, in order', async () => {
+  const own = join(folder, 'lines');
+  mkdirSync(own);
+  const [whole] = await readSamples(path, m3cot, { limit: 1 });
+  const png = (whole!.image as { bytes: Uint8Array }).bytes;
+  writeFileSync(join(own, 'whole.png'), png);
+  writeFileSync(join(own, 'cut.png'), png.subarray(0, png.length / 2));
+  writeFileSync(join(own, 'text.png'), 'no picture');
+  const line = (id: string, more: object) =>
+    JSON.stringify({
+      id,
+      question: 'q',
+      choices: ['x'],
+      answer: 'A',
+      rationale: null,
+      domain: 'd',
+      topic: 't',
+      ...more,
+    });
+  const lines = [
+    line('0', { image: 'whole.png' }),
+    line('1', { image: 'cut.png' }),
+    line('2', { image: null }),
+    line('3', { image: 'whole.png', answer: 4 }),
+    '{"id":',
+    line('5', { image: 'none.png' }),
+    line('6', { image: 'text.png' }),
+    line('7', { image: 'whole.png' }),
+  ];
+  const file = join(own, 'train.jsonl');
+  writeFileSync(file, lines.join('\n'));
+  const bad: BadRows[] = [];
+  const kept = await readSamples(own, m3cot, { split: 'train', onBad: (rows) => bad.push(rows) });
+  expect(kept.map(({ id, rowIndex }) => [id, rowIndex])).toEqual([
+    ['0', 0],
+    ['7', 7],
+  ]);
+  expect((await decodeImage(kept[1]!.image)).width).toBe(112);
+  const said = bad.map(({ message }) => message).sort();
+  expect(said.length).toBe(5);
+  expect(said.filter((message) => message.includes(`${file} line 5 is not JSON`)).length).toBe(1);
+  for (const wrong of ['cut.png (', 'line 4, column answer: should be text', 'none.png', 'text.png (']) {
+    expect(said.filter((message) => message.includes(wrong)).length, wrong).toBe(1);
+  }
+  await expect(readSamples(own, m3cot)).rejects.toThrow(/line 4, column answer/);
+  const first = [];
+  for await (const sample of streamSamples(own, m3cot, { limit: 1, onBad: () => {} })) first.push(sample.id);
+  expect(first).toEqual(['0']);
+});
+
+test('a corrupt row group is an error, or skipped with its rows counted', async () => {
+  const broken = join(folder, 'broken.parquet');
+  copyFileSync(path, broken);
+  const bytes = readFileSync(broken);
+  bytes.fill(0xff, 4, 40);
+  writeFileSync(broken, bytes);
+  await expect(readSamples(broken, m3cot)).rejects.toThrow(
+    /broken\.parquet row group 0 is corrupt: column id, rows 0 to 6/,
+  );
+  const bad: BadRows[] = [];
+  await expect(readSamples(broken, m3cot, { onBad: (rows) => bad.push(rows) })).rejects.toThrow(/no row has an image/);
+  expect(bad).toMatchObject([{ place: `${broken} row group 0`, rows: 7 }]);
 });
 
 test('bad sizes are refused before anything is written', async () => {

@@ -85,7 +85,13 @@ async function* checked(
   };
   for await (const sample of samples) {
     // Failures are values here: a rejection that nobody awaits yet would end the process.
-    ahead.push({ sample, failure: Promise.resolve(decodeImage(sample.image)).then(() => null, (error: unknown) => error) });
+    ahead.push({
+      sample,
+      failure: Promise.resolve(decodeImage(sample.image)).then(
+        () => null,
+        (error: unknown) => error,
+      ),
+    });
     if (ahead.length < CHECKS_AHEAD) continue;
     const whole = await next();
     if (whole) yield whole;

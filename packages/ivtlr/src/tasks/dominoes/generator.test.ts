@@ -16,7 +16,8 @@ function look(image: RawImage, cell: number): [string, string] | null {
     return [...image.data.slice(offset, offset + 3)];
   };
   const nearest = (pixel: number[]) => {
-    const far = ([, ...rgb]: (typeof COLOURS)[number]) => rgb.reduce<number>((sum, v, i) => sum + (v - pixel[i]!) ** 2, 0);
+    const far = ([, ...rgb]: (typeof COLOURS)[number]) =>
+      rgb.reduce<number>((sum, v, i) => sum + (v - pixel[i]!) ** 2, 0);
     return [...COLOURS].sort((a, b) => far(a) - far(b))[0]![0];
   };
   if (at(14, 14).every((value) => value === 0)) return null;

@@ -4,10 +4,10 @@
  */
 import type { RawImage, Sample, SupervisedSample } from '../../data/sample.ts';
 import { UserError } from '../../errors.ts';
+import { Random } from '../../random.ts';
 import { choiceLetter } from '../../text/prompt.ts';
 import { SPLITS, type Split } from '../task.ts';
 import { COLOURS, drawPicture, GRID, PICTURE, type PlacedDomino } from './picture.ts';
-import { Random } from '../../random.ts';
 
 export interface DominoesOptions {
   /** Dominoes to follow from the first colour to the answer. */

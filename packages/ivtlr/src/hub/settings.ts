@@ -1,0 +1,47 @@
+/** Where the hub is and where its files are kept, by the environment variables of Python's huggingface_hub. */
+import { readFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join } from 'node:path';
+import { UserError } from '../errors.ts';
+
+export interface HubSettings {
+  /** Without a slash at the end. */
+  endpoint: string;
+  /** The folder with `datasets--*` and `models--*`. */
+  cache: string;
+  token: string | undefined;
+  offline: boolean;
+}
+
+/**
+ * HF_ENDPOINT; HF_HUB_CACHE (or its old name HUGGINGFACE_HUB_CACHE), else HF_HOME/hub, HF_HOME being ~/.cache/huggingface; HF_TOKEN, else the file
+ * HF_TOKEN_PATH or HF_HOME/token; HF_HUB_OFFLINE.
+ * @throws UserError when HF_ENDPOINT is no address.
+ */
+export function hubSettings(env: NodeJS.ProcessEnv = process.env): HubSettings {
+  const endpoint = (env.HF_ENDPOINT || 'https://huggingface.co').replace(/\/+$/, '');
+  if (!/^https?:$/.test(URL.parse(endpoint)?.protocol ?? '')) {
+    throw new UserError(`HF_ENDPOINT should be an address such as https://huggingface.co, not ${endpoint}`);
+  }
+  const home = homeFolder(env.HF_HOME || join(env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'huggingface'));
+  const cache = env.HF_HUB_CACHE || env.HUGGINGFACE_HUB_CACHE || join(home, 'hub');
+  return {
+    endpoint,
+    cache: homeFolder(cache),
+    token:
+      env.HF_TOKEN?.trim() || env.HUGGING_FACE_HUB_TOKEN?.trim() || tokenFile(env.HF_TOKEN_PATH || join(home, 'token')),
+    offline: /^(1|on|yes|true)$/i.test(env.HF_HUB_OFFLINE ?? ''),
+  };
+}
+
+function homeFolder(path: string): string {
+  return path === '~' || path.startsWith('~/') ? join(homedir(), path.slice(1)) : path;
+}
+
+function tokenFile(path: string): string | undefined {
+  try {
+    return readFileSync(homeFolder(path), 'utf8').trim() || undefined;
+  } catch {
+    return undefined; // Most data needs no token; the server says when it does.
+  }
+}
