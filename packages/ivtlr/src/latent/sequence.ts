@@ -7,7 +7,15 @@ import { cat, empty, fromBytes, stack, type Tensor, tensor } from '@ivtlr/torch'
 import * as ops from '@ivtlr/torch/ops';
 import type { Batch } from '../data/collate.ts';
 import type { KeyValueCache } from '../models/common/kv-cache.ts';
-import type { ForwardResult, PositionKind, ProcessedImage, TapMode, VisionLanguageModel } from '../models/types.ts';
+import type {
+  ForwardOptions,
+  ForwardResult,
+  LayerChain,
+  PositionKind,
+  ProcessedImage,
+  TapMode,
+  VisionLanguageModel,
+} from '../models/types.ts';
 
 /** A batch's prompts as they enter the decoder. */
 export interface EmbeddedPrompt {
@@ -74,7 +82,11 @@ export function toIds(ids: readonly (readonly number[])[], device: string): Tens
 export function validTensor(mask: readonly (readonly number[])[], device: string): Tensor | null {
   const flat = mask.flat();
   if (flat.every((value) => value !== 0)) return null;
-  const made = fromBytes(Uint8Array.from(flat, (v) => (v ? 1 : 0)), 'bool', [mask.length, mask[0]!.length]);
+  const made = fromBytes(
+    Uint8Array.from(flat, (v) => (v ? 1 : 0)),
+    'bool',
+    [mask.length, mask[0]!.length],
+  );
   return device === 'cpu' ? made : made.to({ device });
 }
 
@@ -95,7 +107,12 @@ export class Sequence {
   #pending: Pushed[] = [];
   #limit: number;
 
-  constructor(model: VisionLanguageModel, prompt: EmbeddedPrompt, cache: KeyValueCache | null, hideImageFromLatents: boolean) {
+  constructor(
+    model: VisionLanguageModel,
+    prompt: EmbeddedPrompt,
+    cache: KeyValueCache | null,
+    hideImageFromLatents: boolean,
+  ) {
     this.model = model;
     this.prompt = prompt;
     this.cache = cache;
@@ -114,7 +131,10 @@ export class Sequence {
    * Adds rows (B, R, D) at the next positions. `mask` says which of them count (default: all); those that do not take no position.
    * `latent` rows are the ones hideImageFromLatents is about.
    */
-  push(rows: Tensor, { mask, latent = false }: { mask?: readonly (readonly number[])[] | null; latent?: boolean } = {}): void {
+  push(
+    rows: Tensor,
+    { mask, latent = false }: { mask?: readonly (readonly number[])[] | null; latent?: boolean } = {},
+  ): void {
     const [B, R] = rows.shape as [number, number];
     const axes = this.prompt.positions.shape[0]!;
     const flat = new BigInt64Array(B * R);
@@ -129,20 +149,32 @@ export class Sequence {
 
   /** Runs all pending rows: hidden states (B, pending, D), and the last row's scores (B, T) when tapped. */
   run(tap: TapMode = 'off'): ForwardResult {
+    const { inputs, ...options } = this.#take();
+    return this.model.forward(inputs, { ...options, cache: this.cache, tap });
+  }
+
+  /** As `run`, cut at the decoder's layers; only for a sequence without a cache. */
+  runInLayers(): { inputs: Tensor; chain: LayerChain } {
+    if (this.cache) throw new RangeError('a pass over a cache cannot be cut into layers');
+    const { inputs, ...options } = this.#take();
+    return { inputs, chain: this.model.layerChain(inputs, options) };
+  }
+
+  #take(): { inputs: Tensor } & Omit<ForwardOptions, 'cache' | 'tap'> {
     const parts = this.#pending;
     this.#pending = [];
-    const join = (pick: (part: Pushed) => Tensor, dim: number) => (parts.length === 1 ? pick(parts[0]!) : cat(parts.map(pick), dim));
+    const join = (pick: (part: Pushed) => Tensor, dim: number) =>
+      parts.length === 1 ? pick(parts[0]!) : cat(parts.map(pick), dim);
     const masked = parts.some(({ valid }) => valid);
     const B = this.prompt.rows.shape[0]!;
     const ones = (rows: Tensor) => empty([B, rows.shape[1]!], { dtype: 'bool', device: this.model.device }).fill_(1);
-    return this.model.forward(join(({ rows }) => rows, 1), {
+    return {
+      inputs: join(({ rows }) => rows, 1),
       positions: join(({ positions }) => positions, 2),
       positionLimit: this.#limit,
-      cache: this.cache,
       valid: masked ? join(({ rows, valid }) => valid ?? ones(rows), 1) : null,
       hidden: this.#hidden(parts),
-      tap,
-    });
+    };
   }
 
   #hidden(parts: readonly Pushed[]) {
@@ -160,7 +192,9 @@ export class Sequence {
       at += size;
     }
     const { imageStart, imageTokens } = this.prompt;
-    const columns = imageStart.map((first, b) => (first < 0 ? [0, 0] : [first, first + imageTokens[b]!]) as [number, number]);
+    const columns = imageStart.map(
+      (first, b) => (first < 0 ? [0, 0] : [first, first + imageTokens[b]!]) as [number, number],
+    );
     return { rows: [start, end] as const, columns };
   }
 }

@@ -60,6 +60,14 @@ export interface ForwardResult {
   scores: Tensor | null;
 }
 
+/** A whole pass cut at the decoder's layers, so that training can forget what a layer computed and run it again. */
+export interface LayerChain {
+  /** One layer each: (B, S, D) -> (B, S, D). May run more than once while the tensors of this chain live. */
+  readonly layers: readonly ((hidden: Tensor) => Tensor)[];
+  /** The final norm. */
+  finish(hidden: Tensor): Tensor;
+}
+
 export interface VisionLanguageModel {
   readonly family: string;
   readonly hiddenSize: number;
@@ -84,6 +92,8 @@ export interface VisionLanguageModel {
   newCache(batch: number, capacity: number | 'graph'): KeyValueCache;
   /** inputs (B, S, D) -> hidden states; S new positions after the cache's. */
   forward(inputs: Tensor, options: ForwardOptions): ForwardResult;
+  /** `forward` without cache and tap, layer by layer; tensors that the layers share belong to the caller's scope. */
+  layerChain(inputs: Tensor, options: Omit<ForwardOptions, 'cache' | 'tap'>): LayerChain;
   /** hidden (rows, D) -> (rows, V). */
   logits(hidden: Tensor): Tensor;
 }

@@ -2,24 +2,32 @@
  * The training loss of a batch (spec section 2): latent steps, then mean cross-entropy over the written text that follows.
  * Shapes: B batch, P prompt columns, S all columns, D hidden size, V vocabulary, N image tokens.
  */
-import { cat, crossEntropy, noGrad, scope, type Tensor, tensor } from '@ivtlr/torch';
+import { crossEntropy, noGrad, scope, type Tensor, tensor } from '@ivtlr/torch';
 import type { Batch } from '../data/collate.ts';
 import { IGNORE } from '../data/render.ts';
 import type { LatentOptions } from '../latent/options.ts';
 import { type LatentStep, Rollout } from '../latent/rollout.ts';
 import { embedPrompt, Sequence, toIds } from '../latent/sequence.ts';
 import type { VisionLanguageModel } from '../models/types.ts';
+import { type CheckpointedPass, checkpointedPass } from './checkpointed-pass.ts';
 
 export interface LossOptions extends LatentOptions {
   /** `detached`: inserted rows are constants (official). `through`: gradients flow back through the latent steps. */
   latentGradient: 'detached' | 'through';
   /** Weight of -log of the target patches' share of the image's attention, summed over steps; 0 is off. */
   pickSupervision: number;
+  /**
+   * Run every decoder layer a second time in the backward pass instead of keeping its activations. Only for `detached` without supervision:
+   * gradients that flow through the cache of the latent steps need the whole graph.
+   */
+  activationCheckpointing?: boolean;
 }
 
 export interface TrainingLoss {
-  /** Scalar with graph: crossEntropy + pickSupervision * pickLoss. */
+  /** Scalar: crossEntropy + pickSupervision * pickLoss. With graph, except with activation checkpointing. */
   loss: Tensor;
+  /** Adds the gradients of `factor * loss` to the parameters' `.grad`. Once. */
+  backward(factor?: number): void;
   /** Scalar: mean over the labelled tokens, nats. */
   crossEntropy: Tensor;
   /** Scalar: mean over rows of the summed -log shares; null when not supervised. */
@@ -37,6 +45,9 @@ export function trainingLoss(model: VisionLanguageModel, batch: Batch, options: 
     options.pickSupervision > 0 && batch.latents > 0 && batch.pickTargets.some((targets) => targets !== null);
   const prompt = embedPrompt(model, batch, options.positions);
   const throughCache = batch.latents > 0 && (options.latentGradient === 'through' || supervised);
+  const checkpointed = options.activationCheckpointing ?? false;
+  if (checkpointed && throughCache)
+    throw new RangeError('activation checkpointing needs detached latent steps without supervision');
   const cache = throughCache ? model.newCache(batch.inputIds.length, 'graph') : null;
   try {
     const sequence = new Sequence(model, prompt, cache, options.hideImageFromLatents);
@@ -63,7 +74,8 @@ export function trainingLoss(model: VisionLanguageModel, batch: Batch, options: 
       sequence.push(model.embed(toIds(rest, model.device)), {
         mask: batch.attentionMask.map((row) => row.slice(first)),
       });
-    const { hidden } = sequence.run();
+    const pass = checkpointed ? checkpointedRun(sequence) : { ...sequence.run(), continueBackward: null };
+    const { hidden } = pass;
     const { rows, labels } = labelledRows(batch, before, hidden.shape[1]!);
     if (labels.length === 0) throw new RangeError('no token of the batch is labelled');
     const { device } = model;
@@ -72,8 +84,14 @@ export function trainingLoss(model: VisionLanguageModel, batch: Batch, options: 
     const entropy = crossEntropy(logits.dtype === 'float64' ? logits : logits.to('float32'), targets);
     const correct = noGrad(() => scope(() => logits.argmax(-1).eq(targets).sum().item()));
     const pickLoss = supervised ? supervision(batch, steps) : null;
+    const whole = pickLoss ? entropy.add(pickLoss, options.pickSupervision) : entropy;
     return {
-      loss: pickLoss ? entropy.add(pickLoss, options.pickSupervision) : entropy,
+      // Without graph, so that a backward pass which would stop at the last layer cannot happen by mistake.
+      loss: checkpointed ? whole.detach() : whole,
+      backward(factor = 1) {
+        (factor === 1 ? whole : whole.mul(factor)).backward();
+        pass.continueBackward?.();
+      },
       crossEntropy: entropy,
       pickLoss,
       tokens: labels.length,
@@ -83,6 +101,11 @@ export function trainingLoss(model: VisionLanguageModel, batch: Batch, options: 
   } finally {
     cache?.dispose();
   }
+}
+
+function checkpointedRun(sequence: Sequence): CheckpointedPass {
+  const { inputs, chain } = sequence.runInLayers();
+  return checkpointedPass(inputs, chain);
 }
 
 /** The latent steps over a plain cache; only what they insert remains. */

@@ -8,7 +8,7 @@ import * as ops from '@ivtlr/torch/ops';
 import { type AttentionMask, attend, attentionMask, tapScores } from '../common/attention.ts';
 import type { KeyValueCache } from '../common/kv-cache.ts';
 import { Rotary, type RotaryAngles, rotate } from '../common/rotary.ts';
-import type { ForwardOptions, ForwardResult, TapMode } from '../types.ts';
+import type { ForwardOptions, ForwardResult, LayerChain, TapMode } from '../types.ts';
 import type { Qwen2VLConfig } from './config.ts';
 
 /** What every layer of one pass shares. */
@@ -93,7 +93,10 @@ class DecoderLayer extends Module {
   forward(x: Tensor, pass: Pass): LayerResult {
     const attention = this.self_attn.forward(this.input_layernorm.forward(x), pass);
     const hidden = x.add(attention.hidden);
-    return { hidden: hidden.add(this.mlp.forward(this.post_attention_layernorm.forward(hidden))), scores: attention.scores };
+    return {
+      hidden: hidden.add(this.mlp.forward(this.post_attention_layernorm.forward(hidden))),
+      scores: attention.scores,
+    };
   }
 }
 
@@ -113,16 +116,8 @@ export class Qwen2Decoder extends Module {
 
   /** inputs (B, S, D) -> hidden states after the final norm, and the tapped scores. */
   forward(inputs_BSD: Tensor, options: ForwardOptions): ForwardResult {
-    const [B, S] = inputs_BSD.shape as [number, number, number];
-    const { cache = null, valid = null, hidden = null, tap = 'off' } = options;
-    const { dtype, device } = inputs_BSD;
     const result = scope(() => {
-      const pass: Pass = {
-        angles: this.#rotary.angles(options.positions, options.positionLimit, dtype, device),
-        mask: attentionMask(B, S, cache, valid, hidden, device),
-        cache,
-        tap,
-      };
+      const pass = this.#pass(inputs_BSD, options);
       let x = inputs_BSD;
       let sum: Tensor | null = null;
       for (const layer of this.layers) {
@@ -137,8 +132,29 @@ export class Qwen2Decoder extends Module {
       }
       return { hidden: this.norm.forward(x), scores: sum && (sum as Tensor).div(this.layers.length) };
     });
-    cache?.advance(S, valid);
+    options.cache?.advance(inputs_BSD.shape[1]!, options.valid ?? null);
     return result;
+  }
+
+  /** See VisionLanguageModel.layerChain. */
+  layerChain(inputs_BSD: Tensor, options: Omit<ForwardOptions, 'cache' | 'tap'>): LayerChain {
+    const pass = this.#pass(inputs_BSD, options);
+    return {
+      layers: this.layers.map((layer) => (x: Tensor) => layer.forward(x, pass).hidden),
+      finish: (x) => this.norm.forward(x),
+    };
+  }
+
+  #pass(inputs_BSD: Tensor, options: ForwardOptions): Pass {
+    const [B, S] = inputs_BSD.shape as [number, number, number];
+    const { cache = null, valid = null, hidden = null, tap = 'off' } = options;
+    const { dtype, device } = inputs_BSD;
+    return {
+      angles: this.#rotary.angles(options.positions, options.positionLimit, dtype, device),
+      mask: attentionMask(B, S, cache, valid, hidden, device),
+      cache,
+      tap,
+    };
   }
 
   override dispose(): void {

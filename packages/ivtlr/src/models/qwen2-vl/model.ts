@@ -1,8 +1,26 @@
 /** Qwen2-VL: vision tower, decoder and language head under the checkpoint's names, as a VisionLanguageModel. */
-import { type Device, type DType, type FactoryOptions, fromBytes, Linear, Module, noGrad, scope, type Tensor } from '@ivtlr/torch';
+import {
+  type Device,
+  type DType,
+  type FactoryOptions,
+  fromBytes,
+  Linear,
+  Module,
+  noGrad,
+  scope,
+  type Tensor,
+} from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import { GraphCache, type KeyValueCache, PreallocatedCache } from '../common/kv-cache.ts';
-import type { ForwardOptions, ForwardResult, PositionKind, ProcessedImage, PromptPositions, VisionLanguageModel } from '../types.ts';
+import type {
+  ForwardOptions,
+  ForwardResult,
+  LayerChain,
+  PositionKind,
+  ProcessedImage,
+  PromptPositions,
+  VisionLanguageModel,
+} from '../types.ts';
 import type { Qwen2VLConfig } from './config.ts';
 import { Qwen2Decoder } from './decoder.ts';
 import { Qwen2VisionTower } from './vision.ts';
@@ -68,11 +86,18 @@ export class Qwen2VL extends Module implements VisionLanguageModel {
     if (capacity === 'graph') return new GraphCache();
     const { layers, keyValueHeads, hiddenSize, heads } = this.#config;
     const { dtype, device } = this;
-    return new PreallocatedCache({ layers, batch, heads: keyValueHeads, headSize: hiddenSize / heads, dtype, device }, capacity);
+    return new PreallocatedCache(
+      { layers, batch, heads: keyValueHeads, headSize: hiddenSize / heads, dtype, device },
+      capacity,
+    );
   }
 
   forward(inputs: Tensor, options: ForwardOptions): ForwardResult {
     return this.model.forward(inputs, options);
+  }
+
+  layerChain(inputs: Tensor, options: Omit<ForwardOptions, 'cache' | 'tap'>): LayerChain {
+    return this.model.layerChain(inputs, options);
   }
 
   logits(hidden: Tensor): Tensor {

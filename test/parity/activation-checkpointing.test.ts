@@ -1,0 +1,104 @@
+/** Activation checkpointing gives the gradients of a plain backward pass, on the models and batches of official-train.json. */
+import { liveTensorCount, manualSeed, noGrad, randn, scope } from '@ivtlr/torch';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { LATENT_DEFAULTS } from '../../packages/ivtlr/src/latent/options.ts';
+import { injectLora, loraParameters } from '../../packages/ivtlr/src/lora/inject.ts';
+import { DECODER_PROJECTIONS } from '../../packages/ivtlr/src/lora/options.ts';
+import type { Qwen2VL } from '../../packages/ivtlr/src/models/qwen2-vl/model.ts';
+import { type LossOptions, trainingLoss } from '../../packages/ivtlr/src/train/loss.ts';
+import { type GoldenCase, makeBatch, readGolden, relativeError, seededImages, seededModel } from './model.ts';
+
+interface TrainCase extends GoldenCase {
+  patches: number;
+  latents: number;
+  input_ids: number[][];
+  labels: number[][];
+  attention_mask: number[][];
+}
+
+const { cases } = readGolden<{ cases: TrainCase[] }>('official-train.json');
+
+let baseline = 0;
+beforeEach(() => {
+  baseline = liveTensorCount();
+});
+afterEach(() => {
+  expect(liveTensorCount()).toBe(baseline);
+});
+
+/** Loss and all gradients, from the same random state. */
+function gradients(model: Qwen2VL, golden: TrainCase, more: Partial<LossOptions>) {
+  return scope(() => {
+    const images = seededImages(golden);
+    const batch = makeBatch(golden.input_ids, golden.attention_mask, images, golden.ids, golden.labels);
+    const options: LossOptions = {
+      ...LATENT_DEFAULTS,
+      patches: golden.patches,
+      onExhausted: 'reuse',
+      latentGradient: 'detached',
+      pickSupervision: 0,
+      ...more,
+    };
+    manualSeed(11);
+    const result = trainingLoss(model, batch, options);
+    const loss = result.loss.item();
+    result.backward(0.5);
+    const after = randn([3]).toNumbers();
+    const found = new Map<string, number[]>();
+    for (const [name, parameter] of model.namedParameters()) {
+      if (parameter.grad) found.set(name, parameter.grad.toNumbers());
+      parameter.grad = null;
+    }
+    return { loss, found, after };
+  });
+}
+
+function expectSame(model: Qwen2VL, golden: TrainCase): Map<string, number[]> {
+  const plain = gradients(model, golden, {});
+  const checkpointed = gradients(model, golden, { activationCheckpointing: true });
+  expect(checkpointed.loss).toBe(plain.loss);
+  expect([...checkpointed.found.keys()]).toEqual([...plain.found.keys()]);
+  for (const [name, values] of plain.found)
+    expect(relativeError(checkpointed.found.get(name)!, values), name).toBeLessThan(1e-5);
+  // What is drawn afterwards does not depend on the layers having run twice.
+  expect(checkpointed.after).toEqual(plain.after);
+  return plain.found;
+}
+
+describe.each(cases.slice(0, 11).map((golden) => [golden.name, golden] as const))('%s', (_, golden) => {
+  test('all weights, vision tower and embeddings included', () => {
+    using model = seededModel(golden);
+    const found = expectSame(model, golden);
+    expect([...found.keys()].some((name) => name.startsWith('visual.'))).toBe(true);
+    expect(found.has('model.embed_tokens.weight')).toBe(true);
+  });
+
+  test('LoRA with dropout', () => {
+    using model = seededModel(golden);
+    manualSeed(4);
+    injectLora(model, { rank: 3, alpha: 6, dropout: 0.3, targets: DECODER_PROJECTIONS });
+    noGrad(() => scope(() => loraParameters(model).forEach((p) => void p.copy_(randn(p.shape).mul(0.3)))));
+    model.train();
+    const found = expectSame(model, golden);
+    expect([...found.keys()]).toEqual([...loraParameters(model).keys()]);
+  });
+});
+
+test('a loss with checkpoints cannot be differentiated halfway, nor through the latent steps', () => {
+  const golden = cases.find(({ latents }) => latents > 0)!;
+  using model = seededModel(golden);
+  scope(() => {
+    const batch = makeBatch(golden.input_ids, golden.attention_mask, seededImages(golden), golden.ids, golden.labels);
+    const options: LossOptions = {
+      ...LATENT_DEFAULTS,
+      patches: 1,
+      latentGradient: 'detached',
+      pickSupervision: 0,
+      activationCheckpointing: true,
+    };
+    expect(trainingLoss(model, batch, options).loss.requiresGrad).toBe(false);
+    expect(() => trainingLoss(model, batch, { ...options, latentGradient: 'through' })).toThrow(
+      /needs detached latent steps/,
+    );
+  });
+});
