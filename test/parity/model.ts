@@ -90,7 +90,12 @@ export function makeBatch(
     inputIds,
     labels: labels ?? inputIds.map((row) => row.map(() => -100)),
     attentionMask: mask,
-    latentStart: latents > 0 ? inputIds[0]!.indexOf(ids.latent) : labels ? labels[0]!.findIndex((l) => l !== -100) : inputIds[0]!.length,
+    latentStart:
+      latents > 0
+        ? inputIds[0]!.indexOf(ids.latent)
+        : labels
+          ? labels[0]!.findIndex((l) => l !== -100)
+          : inputIds[0]!.length,
     latents,
     images: withImage.map((has) => (has ? images[next++]! : null)),
     imageStart: inputIds.map((row) => row.indexOf(ids.image)),

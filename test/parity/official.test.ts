@@ -28,7 +28,9 @@ interface TrainCase extends GoldenCase {
   moved_norms: Record<string, number>;
 }
 
-const generateGolden = readGolden<{ max_new_tokens: number; cases: GenerateCase[] }>('official-generate.json');
+const generateGolden = readGolden<{ max_new_tokens: number; cases: GenerateCase[]; exhausted: GenerateCase[] }>(
+  'official-generate.json',
+);
 const trainGolden = readGolden<{ trained: string[]; cases: TrainCase[] }>('official-train.json');
 
 const official = (patches: number): LatentOptions => ({ ...LATENT_DEFAULTS, patches, onExhausted: 'reuse' });
@@ -44,14 +46,26 @@ afterEach(() => {
 test('there are enough cases', () => {
   expect(generateGolden.cases.length).toBeGreaterThanOrEqual(24);
   expect(trainGolden.cases.length).toBeGreaterThanOrEqual(8);
+  expect(generateGolden.exhausted.length).toBe(4);
+  for (const { latents, patches, input_ids, ids } of generateGolden.exhausted)
+    expect(latents * patches).toBeGreaterThan(input_ids.filter((id) => id === ids.image).length);
 });
 
-describe.each(generateGolden.cases.map((golden) => [golden.name, golden] as const))('generate: %s', (_, golden) => {
+const generateCases = [
+  ...generateGolden.cases.map((golden) => [golden.name, golden] as const),
+  ...generateGolden.exhausted.map((golden) => [`exhausted: ${golden.name}`, golden] as const),
+];
+
+describe.each(generateCases)('generate: %s', (_, golden) => {
   test('same picks in the same order, same logits, same tokens', () => {
     using model = seededModel(golden);
     scope(() => {
       const batch = makeBatch([golden.input_ids], [golden.input_ids.map(() => 1)], seededImages(golden), golden.ids);
-      const options = { ...official(golden.patches), maxNewTokens: generateGolden.max_new_tokens, eosIds: [golden.ids.eos] };
+      const options = {
+        ...official(golden.patches),
+        maxNewTokens: generateGolden.max_new_tokens,
+        eosIds: [golden.ids.eos],
+      };
       const result = generateAll(model, batch, options);
       const start = batch.imageStart[0]!;
       expect(result.traces[0]!.map(({ picked }) => picked.map((index) => index + start))).toEqual(golden.picked);
@@ -63,7 +77,9 @@ describe.each(generateGolden.cases.map((golden) => [golden.name, golden] as cons
 
 /** Trains exactly what the golden trains, and returns the optimiser. */
 function prepare(model: Qwen2VL): AdamW {
-  const trained = new Map([...model.namedParameters()].filter(([name]) => trainGolden.trained.some((part) => name.includes(part))));
+  const trained = new Map(
+    [...model.namedParameters()].filter(([name]) => trainGolden.trained.some((part) => name.includes(part))),
+  );
   model.setRequiresGrad(false);
   for (const parameter of trained.values()) parameter.requiresGrad = true;
   return new AdamW(trained, { lr: 4e-5, weightDecay: 0.01 });
@@ -81,11 +97,17 @@ describe.each(trainGolden.cases.map((golden) => [golden.name, golden] as const))
       for (let step = 0; step < golden.steps; step++) {
         scope(() => {
           const batch = makeBatch(golden.input_ids, golden.attention_mask, images, golden.ids, golden.labels);
-          const result = trainingLoss(model, batch, { ...official(golden.patches), latentGradient: 'detached', pickSupervision: 0 });
+          const result = trainingLoss(model, batch, {
+            ...official(golden.patches),
+            latentGradient: 'detached',
+            pickSupervision: 0,
+          });
           result.loss.backward();
           losses.push(result.loss.item());
           if (step === 0) {
-            const absolute = result.picked.map((rows) => rows.map((row, b) => row.map((index) => index + batch.imageStart[b]!)));
+            const absolute = result.picked.map((rows) =>
+              rows.map((row, b) => row.map((index) => index + batch.imageStart[b]!)),
+            );
             expect(absolute).toEqual(golden.picked);
             for (const [name, wanted] of Object.entries(golden.gradient_norms)) {
               const norm = trained.get(name)!.grad!.pow(2).sum().sqrt().item();

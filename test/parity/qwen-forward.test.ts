@@ -1,10 +1,18 @@
 /** Qwen2-VL against Hugging Face transformers: vision features, positions, logits, attention row, greedy tokens. */
 import { liveTensorCount, scope, type Tensor, tensor } from '@ivtlr/torch';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { LATENT_DEFAULTS } from '../../packages/ivtlr/src/latent/options.ts';
 import { generateAll } from '../../packages/ivtlr/src/latent/generate.ts';
+import { LATENT_DEFAULTS } from '../../packages/ivtlr/src/latent/options.ts';
 import { embedPrompt, Sequence } from '../../packages/ivtlr/src/latent/sequence.ts';
-import { type GoldenCase, makeBatch, readGolden, relativeError, type Stats, seededImages, seededModel } from './model.ts';
+import {
+  type GoldenCase,
+  makeBatch,
+  readGolden,
+  relativeError,
+  type Stats,
+  seededImages,
+  seededModel,
+} from './model.ts';
 
 interface Expected {
   position_ids: number[][][] | number[][];
@@ -43,34 +51,55 @@ function stats(t: Tensor): Omit<Stats, 'first'> & { first: number[] } {
   };
 }
 
+/** A row of a batch has one image or none: cases with more in a row can only show that the images are encoded right. */
+function severalInARow(golden: ForwardCase): boolean {
+  // Every image is a run of image tokens of its own.
+  return golden.input_ids.some((row) => row.filter((id, s) => id === golden.ids.image && row[s - 1] !== id).length > 1);
+}
+
+function label(golden: ForwardCase): string {
+  return severalInARow(golden) ? `${golden.name} (vision tower only: one image a row)` : golden.name;
+}
+
+const towerOnly = cases.filter(severalInARow);
+const complete = cases.filter((golden) => !severalInARow(golden));
+
 test('there are enough cases', () => {
-  expect(cases.length).toBeGreaterThanOrEqual(6);
+  expect(complete.length).toBeGreaterThanOrEqual(8);
+  expect(towerOnly.length).toBe(3);
 });
 
-describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, golden) => {
+describe.each(cases.map((golden) => [label(golden), golden] as const))('%s', (_, golden) => {
   test('weights are drawn alike', () => {
     using model = seededModel(golden);
     const parameters = model.namedParameters();
     expect(parameters.size).toBe(golden.weights.count);
     for (const [name, first] of Object.entries(golden.weights.first))
-      scope(() => expect(relativeError(parameters.get(name)!.flatten().narrow(0, 0, first.length).toNumbers(), first)).toBeLessThan(1e-6));
+      scope(() =>
+        expect(
+          relativeError(parameters.get(name)!.flatten().narrow(0, 0, first.length).toNumbers(), first),
+        ).toBeLessThan(1e-6),
+      );
   });
 
-  test.runIf(golden.vision)('vision features', () => {
-    using model = seededModel(golden);
-    scope(() => {
-      const encoded = model.encodeImages(seededImages(golden));
-      expect(encoded.length).toBe(golden.vision!.length);
-      encoded.forEach((features, i) => {
-        const wanted = golden.vision![i]!;
-        const got = stats(features);
-        expect(got.shape).toEqual(wanted.shape);
-        expect(relativeError(got.first, wanted.first)).toBeLessThan(1e-4);
-        for (const key of ['sum', 'abs_sum', 'weighted'] as const)
-          expect(Math.abs(got[key] - wanted[key]) / wanted.abs_sum).toBeLessThan(1e-4);
+  if (golden.vision)
+    test('vision features', () => {
+      using model = seededModel(golden);
+      scope(() => {
+        const encoded = model.encodeImages(seededImages(golden));
+        expect(encoded.length).toBe(golden.vision!.length);
+        encoded.forEach((features, i) => {
+          const wanted = golden.vision![i]!;
+          const got = stats(features);
+          expect(got.shape).toEqual(wanted.shape);
+          expect(relativeError(got.first, wanted.first)).toBeLessThan(1e-4);
+          for (const key of ['sum', 'abs_sum', 'weighted'] as const)
+            expect(Math.abs(got[key] - wanted[key]) / wanted.abs_sum).toBeLessThan(1e-4);
+        });
       });
     });
-  });
+
+  if (severalInARow(golden)) return;
 
   for (const kind of ['mrope', 'sequential'] as const) {
     test(`forward with ${kind} positions`, () => {
@@ -88,7 +117,9 @@ describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, g
         const last = logits.select(1, -1);
         expect(relativeError(last.toNumbers(), expected.last_logits.flat())).toBeLessThan(1e-4);
         for (const { row, column, logits: probe } of expected.probes)
-          expect(relativeError(logits.select(0, row).select(0, column).narrow(0, 0, probe.length).toNumbers(), probe)).toBeLessThan(1e-4);
+          expect(
+            relativeError(logits.select(0, row).select(0, column).narrow(0, 0, probe.length).toNumbers(), probe),
+          ).toBeLessThan(1e-4);
         expect(relativeError(scores!.toNumbers(), expected.attention_row.flat())).toBeLessThan(1e-4);
       });
     });
@@ -98,7 +129,12 @@ describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, g
     using model = seededModel(golden);
     scope(() => {
       const batch = makeBatch(golden.input_ids, golden.attention_mask, seededImages(golden), golden.ids);
-      const result = generateAll(model, batch, { ...LATENT_DEFAULTS, positions: 'mrope', maxNewTokens: 12, eosIds: [] });
+      const result = generateAll(model, batch, {
+        ...LATENT_DEFAULTS,
+        positions: 'mrope',
+        maxNewTokens: 12,
+        eosIds: [],
+      });
       expect(result.tokens).toEqual(golden.mrope.greedy);
     });
   });

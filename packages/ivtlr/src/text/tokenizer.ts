@@ -37,16 +37,16 @@ export class Tokenizer {
   readonly #native: NativeTokenizer;
   readonly #decoder: { decode(tokens: string[]): string } | null;
   readonly #specialIds: Set<number>;
-  /** Special tokens as they may stand in a text, longest first. */
-  #specialTexts: string[];
+  readonly #path: string;
+  /** The same without special tokens, made when it is first needed. */
+  #plain: NativeTokenizer | null = null;
 
-  private constructor(native: NativeTokenizer, specialIds: Set<number>, eosId: number) {
+  private constructor(native: NativeTokenizer, specialIds: Set<number>, eosId: number, path: string) {
     this.#native = native;
     this.#decoder = native.getDecoder();
     this.#specialIds = specialIds;
-    this.#specialTexts = [];
+    this.#path = path;
     this.eosId = eosId;
-    this.#collectSpecials();
   }
 
   /**
@@ -67,7 +67,7 @@ export class Tokenizer {
       const id = field(token, 'id');
       if (typeof id === 'number' && field(token, 'special') === true) specialIds.add(id);
     }
-    return new Tokenizer(native, specialIds, findEos(folder, native));
+    return new Tokenizer(native, specialIds, findEos(folder, native), path);
   }
 
   /** Number of ids, added tokens included: one more than the largest id unless the vocabulary has gaps. */
@@ -83,9 +83,10 @@ export class Tokenizer {
   /** Token ids of several texts in one native call, each as `encode` would give them. */
   async encodeBatch(texts: readonly string[], options: EncodeOptions = {}): Promise<number[][]> {
     if (texts.length === 0) return [];
-    const addSpecialTokens = options.addBos ?? false;
-    if (options.specials === false) return Promise.all(texts.map((text) => this.#encodePlain(text)));
-    const encodings = await this.#native.encodeBatch([...texts], { addSpecialTokens });
+    const plain = options.specials === false;
+    const addSpecialTokens = !plain && (options.addBos ?? false);
+    const native = plain ? this.#plainTokenizer() : this.#native;
+    const encodings = await native.encodeBatch([...texts], { addSpecialTokens });
     return encodings.map((encoding) => encoding.getIds());
   }
 
@@ -120,7 +121,6 @@ export class Tokenizer {
     if (missing.length > 0) this.#native.addSpecialTokens(missing);
     const ids = tokens.map((token) => this.#native.tokenToId(token)!);
     for (const id of ids) this.#specialIds.add(id);
-    this.#collectSpecials();
     return ids;
   }
 
@@ -159,34 +159,14 @@ export class Tokenizer {
     };
   }
 
-  /** Encodes with special tokens taken as plain text: the text is cut inside each of them, where no special token can match. */
-  async #encodePlain(text: string): Promise<number[]> {
-    let pieces = [text];
-    for (const special of this.#specialTexts) {
-      pieces = pieces.flatMap((piece) => cutInside(piece, special));
+  #plainTokenizer(): NativeTokenizer {
+    if (!this.#plain) {
+      const definition = readJson(this.#path, 'tokenizer') as Record<string, unknown>;
+      const added = listOf(definition.added_tokens).filter((token) => field(token, 'special') !== true);
+      this.#plain = NativeTokenizer.fromString(JSON.stringify({ ...definition, added_tokens: added }));
     }
-    const encodings = await this.#native.encodeBatch(pieces, { addSpecialTokens: false });
-    return encodings.flatMap((encoding) => encoding.getIds());
+    return this.#plain;
   }
-
-  #collectSpecials(): void {
-    this.#specialTexts = [...this.#specialIds]
-      .map((id) => this.#native.idToToken(id) ?? '')
-      .filter((text) => text.length > 1)
-      .sort((a, b) => b.length - a.length);
-  }
-}
-
-/** 'a<x>b' cut inside '<x>' after its first character: ['a<', 'x>b']. */
-function cutInside(text: string, special: string): string[] {
-  const pieces: string[] = [];
-  let start = 0;
-  for (let at = text.indexOf(special); at >= 0; at = text.indexOf(special, at + 1)) {
-    pieces.push(text.slice(start, at + 1));
-    start = at + 1;
-  }
-  pieces.push(text.slice(start));
-  return pieces;
 }
 
 function findEos(folder: string, native: NativeTokenizer): number {
