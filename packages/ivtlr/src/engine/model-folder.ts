@@ -11,13 +11,10 @@ import type { RawImage } from '../data/sample.ts';
 import { UserError } from '../errors.ts';
 import { readJson, writeFileAtomic } from '../files.ts';
 import { LATENT_DEFAULTS, type LatentOptions } from '../latent/options.ts';
-import { OFFICIAL_INPUTS, Qwen2VlInputs } from '../models/qwen2-vl/inputs.ts';
-import { qwen2VlPrompts } from '../models/qwen2-vl/prompts.ts';
 import { loadModel, saveModel } from '../models/registry.ts';
 import type { ProcessedImage, VisionLanguageModel } from '../models/types.ts';
-import { type ChatTemplate, loadChatTemplate } from '../text/chat-template.ts';
-import type { ProfileName, PromptProfile } from '../text/prompt.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
+import { type FamilyInputs, families, folderRendering } from './families.ts';
 
 const settingsFile = 'ivtlr.json';
 
@@ -48,23 +45,6 @@ export function latentOptions(settings: ReasoningSettings): LatentOptions {
   return options;
 }
 
-/** What a family adds to a folder's files. */
-interface FamilyParts {
-  inputs(folder: string, profile: ProfileName): { processImage(image: RawImage): Promise<ProcessedImage> };
-  prompts(profile: ProfileName, task: string): PromptProfile;
-  imageToken: string;
-}
-
-const latentToken = LATENT_TOKENS[2];
-
-const families: Record<string, FamilyParts> = {
-  'qwen2-vl': {
-    inputs: (folder, profile) => Qwen2VlInputs.fromFolder(folder, profile === 'official' ? OFFICIAL_INPUTS : {}),
-    prompts: qwen2VlPrompts,
-    imageToken: '<|image_pad|>',
-  },
-};
-
 export interface ModelFolder {
   folder: string;
   model: VisionLanguageModel;
@@ -72,6 +52,8 @@ export interface ModelFolder {
   config: unknown;
   tokenizer: Tokenizer;
   settings: ReasoningSettings;
+  /** How pictures are read, for threads that prepare them. */
+  inputs: FamilyInputs;
   processImage(image: RawImage): Promise<ProcessedImage>;
   /** How samples of a task become tokens for this model. */
   renderOptions(task: string): RenderOptions;
@@ -110,19 +92,15 @@ export function withModel(
   const settings = { ...readReasoningSettings(folder), ...overrides };
   const parts = families[model.family]!;
   const inputs = parts.inputs(folder, settings.profile);
-  let chatTemplate: ChatTemplate | undefined;
   return {
     folder,
     model,
     config,
     tokenizer,
     settings,
+    inputs,
     processImage: (image) => inputs.processImage(image),
-    renderOptions(task) {
-      const profile = parts.prompts(settings.profile, task);
-      if (profile.train.chat || profile.infer.chat) chatTemplate ??= loadChatTemplate(folder);
-      return { tokenizer, profile, imageToken: parts.imageToken, latentToken, ...(chatTemplate && { chatTemplate }) };
-    },
+    renderOptions: folderRendering(folder, parts, tokenizer, settings.profile),
   };
 }
 

@@ -9,11 +9,13 @@ import { shareBytes, type Tensor } from '@ivtlr/torch';
 import { z } from 'zod';
 import { UserError } from '../../errors.ts';
 import { readJson } from '../../files.ts';
-import { type DecodeOptions, decodeImage } from '../../vision/decode.ts';
+import type { DecodeOptions } from '../../vision/decode.ts';
 import type { RawImage, RgbImage } from '../../vision/image.ts';
 import { normalizedLevels } from '../../vision/normalize.ts';
-import { type ResizeFilter, type ResizeOptions, resize } from '../../vision/resize.ts';
+import { compiledModule, type Preparation, type PreparedPicture } from '../../vision/picture-pool.ts';
+import type { ResizeFilter, ResizeOptions } from '../../vision/resize.ts';
 import type { ProcessedImage } from '../types.ts';
+import { type PreparationRules, preparePicture, resizePicture } from './prepare.ts';
 import { smartResize } from './smart-resize.ts';
 
 export interface Qwen2VlInputOptions extends DecodeOptions {
@@ -120,38 +122,40 @@ export class Qwen2VlInputs {
     return (target.width / this.factor) * (target.height / this.factor);
   }
 
+  /** How pictures are decoded and resized. */
+  get rules(): PreparationRules {
+    const { factor, minPixels, maxPixels, filter } = this;
+    const { fixedSize, passOrder, ...decode } = this.options;
+    return { decode, resize: { filter, passOrder }, fixedSize, limits: { factor, minPixels, maxPixels } };
+  }
+
+  /** The same for picture threads; `finish` makes a tensor of what they send back. */
+  get preparation(): Preparation {
+    return { module: compiledModule('./prepare', import.meta.url), rules: this.rules };
+  }
+
   /** Decodes and processes one picture. @throws UserError naming the picture. */
   async processImage(image: RawImage): Promise<ProcessedImage> {
-    const decoded = await decodeImage(image, this.options);
-    try {
-      return this.processRgb(decoded);
-    } catch (error) {
-      if (error instanceof UserError && image.kind === 'encoded')
-        throw new UserError(`${image.name}: ${error.message}`);
-      throw error;
-    }
+    return this.finish(await preparePicture(image, this.rules));
   }
 
   /** Processes one decoded picture. */
   processRgb(image: RgbImage): ProcessedImage {
-    const resized = this.#resize(image);
-    const rows = resized.height / this.patchSize;
-    const columns = resized.width / this.patchSize;
+    const { width, height } = image;
+    return this.finish({ image: resizePicture(image, this.rules), source: { width, height } });
+  }
+
+  /** Makes a tensor of a picture that was decoded and resized by `rules`. */
+  finish({ image, source }: PreparedPicture): ProcessedImage {
+    const rows = image.height / this.patchSize;
+    const columns = image.width / this.patchSize;
     return {
-      pixels: this.#patches(resized),
+      pixels: this.#patches(image),
       grid: [1, rows, columns],
       tokens: (rows * columns) / this.mergeSize ** 2,
       tokenGrid: [rows / this.mergeSize, columns / this.mergeSize],
-      source: { width: image.width, height: image.height },
+      source,
     };
-  }
-
-  #resize(image: RgbImage): RgbImage {
-    const { fixedSize, passOrder } = this.options;
-    const options = { filter: this.filter, passOrder };
-    const first = fixedSize ? resize(image, fixedSize.width, fixedSize.height, options) : image;
-    const target = smartResize(first.height, first.width, this);
-    return resize(first, target.width, target.height, options);
   }
 
   /**

@@ -1,0 +1,110 @@
+/**
+ * Samples and their pictures ahead of the trainer. What comes is decided by position alone, so it is the same with any number of threads, and a
+ * run that goes on from a checkpoint continues as if it had never stopped.
+ */
+import type { ProcessedImage } from '../models/types.ts';
+import type { PreparedPicture } from '../vision/picture-pool.ts';
+import type { RawImage, Sample } from './sample.ts';
+
+/** Samples by place in the epoch, as the trainer knows them. */
+export interface PlacedSamples {
+  samplesPerEpoch: number;
+  sample(epoch: number, place: number): Promise<Sample>;
+}
+
+export interface PrefetchOptions {
+  /** Samples prepared beyond the one asked for: what memory holds at most. About a global batch or two. */
+  ahead: number;
+  /** Nothing is prepared beyond this epoch. */
+  epochs?: number;
+}
+
+/** How a model takes pictures. */
+export interface PictureInputs {
+  /** Makes a tensor of what a thread sends back. */
+  finish(prepared: PreparedPicture): ProcessedImage;
+  /** All of it at once, for pictures that no thread has prepared. */
+  processImage(image: RawImage): Promise<ProcessedImage>;
+}
+
+interface Entry {
+  sample: Promise<Sample>;
+  /** Null for pictures that are no files: drawn ones need no decoding. */
+  picture: Promise<PreparedPicture | null>;
+}
+
+/**
+ * Stands between a source and the trainer: `sample` hands out what the source has and starts on what follows; `processImage` then finds the
+ * picture prepared. Asking out of order is allowed, and only slower.
+ */
+export class Prefetch implements PlacedSamples {
+  readonly #source: PlacedSamples;
+  readonly #pool: { prepare(image: RawImage): Promise<PreparedPicture> };
+  readonly #inputs: PictureInputs;
+  readonly #options: PrefetchOptions;
+  /** By epoch * samplesPerEpoch + place. */
+  readonly #entries = new Map<number, Entry>();
+  /** Pictures of samples that were handed out. */
+  readonly #handedOut = new WeakMap<RawImage, Promise<PreparedPicture | null>>();
+
+  constructor(
+    source: PlacedSamples,
+    pool: { prepare(image: RawImage): Promise<PreparedPicture> },
+    inputs: PictureInputs,
+    options: PrefetchOptions,
+  ) {
+    this.#source = source;
+    this.#pool = pool;
+    this.#inputs = inputs;
+    this.#options = options;
+  }
+
+  get samplesPerEpoch(): number {
+    return this.#source.samplesPerEpoch;
+  }
+
+  /** Samples that are being prepared or wait; at most `ahead` after each call. */
+  get waiting(): number {
+    return this.#entries.size;
+  }
+
+  /** The source's sample, and its errors. */
+  async sample(epoch: number, place: number): Promise<Sample> {
+    const { samplesPerEpoch } = this;
+    const { ahead, epochs = Number.POSITIVE_INFINITY } = this.#options;
+    const position = epoch * samplesPerEpoch + place;
+    const last = Math.min(position + ahead, epochs * samplesPerEpoch - 1);
+    // After a jump (another epoch, a resumed run) what was prepared before is of no use.
+    for (const key of this.#entries.keys()) if (key < position || key > last) this.#entries.delete(key);
+    const entry = this.#entries.get(position) ?? this.#begin(position);
+    this.#entries.delete(position);
+    for (let next = position + 1; next <= last; next++) {
+      if (!this.#entries.has(next)) this.#entries.set(next, this.#begin(next));
+    }
+    const sample = await entry.sample;
+    this.#handedOut.set(sample.image, entry.picture);
+    return sample;
+  }
+
+  /** The picture of a sample, or any other picture. @throws UserError naming the picture and its row */
+  async processImage(image: RawImage): Promise<ProcessedImage> {
+    const ready = await this.#handedOut.get(image);
+    this.#handedOut.delete(image);
+    return ready ? this.#inputs.finish(ready) : this.#inputs.processImage(image);
+  }
+
+  /** Forgets what waits. The pool belongs to the caller. */
+  clear(): void {
+    this.#entries.clear();
+  }
+
+  #begin(position: number): Entry {
+    const { samplesPerEpoch } = this;
+    const sample = this.#source.sample(Math.floor(position / samplesPerEpoch), position % samplesPerEpoch);
+    const picture = sample.then(({ image }) => (image.kind === 'encoded' ? this.#pool.prepare(image) : null));
+    // Errors surface where the sample is asked for; until then they must not count as forgotten.
+    sample.catch(() => {});
+    picture.catch(() => {});
+    return { sample, picture };
+  }
+}

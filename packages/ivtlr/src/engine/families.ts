@@ -1,0 +1,79 @@
+/** What each model family adds to a folder's files, and what can be done with those files alone, without weights. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import type { RenderOptions } from '../data/render.ts';
+import type { RawImage } from '../data/sample.ts';
+import { UserError } from '../errors.ts';
+import { readJson } from '../files.ts';
+import { OFFICIAL_INPUTS, Qwen2VlInputs } from '../models/qwen2-vl/inputs.ts';
+import { qwen2VlPrompts } from '../models/qwen2-vl/prompts.ts';
+import type { ProcessedImage } from '../models/types.ts';
+import { type ChatTemplate, loadChatTemplate } from '../text/chat-template.ts';
+import type { ProfileName, PromptProfile } from '../text/prompt.ts';
+import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
+import type { Preparation, PreparedPicture } from '../vision/picture-pool.ts';
+
+/** How a family reads pictures: at once, or in two parts of which the first can run in a thread. */
+export interface FamilyInputs {
+  processImage(image: RawImage): Promise<ProcessedImage>;
+  /** Decoding and resizing. */
+  readonly preparation: Preparation;
+  /** The rest, where libtorch is. */
+  finish(prepared: PreparedPicture): ProcessedImage;
+}
+
+export interface FamilyParts {
+  inputs(folder: string, profile: ProfileName): FamilyInputs;
+  prompts(profile: ProfileName, task: string): PromptProfile;
+  imageToken: string;
+}
+
+export const families: Readonly<Record<string, FamilyParts>> = {
+  'qwen2-vl': {
+    inputs: (folder, profile) => Qwen2VlInputs.fromFolder(folder, profile === 'official' ? OFFICIAL_INPUTS : {}),
+    prompts: qwen2VlPrompts,
+    imageToken: '<|image_pad|>',
+  },
+};
+
+/** `model_type` of config.json -> family. */
+const MODEL_TYPES: Readonly<Record<string, string>> = { qwen2_vl: 'qwen2-vl' };
+
+/** How samples of a task become tokens for a folder's model. */
+export function folderRendering(
+  folder: string,
+  parts: FamilyParts,
+  tokenizer: Tokenizer,
+  profileName: ProfileName,
+): (task: string) => RenderOptions {
+  let chatTemplate: ChatTemplate | undefined;
+  return (task) => {
+    const profile = parts.prompts(profileName, task);
+    if (profile.train.chat || profile.infer.chat) chatTemplate ??= loadChatTemplate(folder);
+    const latentToken = LATENT_TOKENS[2];
+    return { tokenizer, profile, imageToken: parts.imageToken, latentToken, ...(chatTemplate && { chatTemplate }) };
+  };
+}
+
+/** A model folder without its weights: enough to see what a sample becomes. */
+export interface FolderWithoutWeights {
+  tokenizer: Tokenizer;
+  inputs: FamilyInputs;
+  renderOptions(task: string): RenderOptions;
+}
+
+/** Opens config, tokenizer, chat template and preprocessing of a folder. @throws UserError naming the file that is missing or wrong */
+export function openWithoutWeights(folder: string, profile: ProfileName): FolderWithoutWeights {
+  if (!existsSync(folder)) throw new UserError(`there is no model folder ${folder}`);
+  const config = readJson(join(folder, 'config.json'), 'model config');
+  const type = String((config as { model_type?: unknown } | null)?.model_type);
+  const parts = families[MODEL_TYPES[type] ?? ''];
+  if (!parts) {
+    const known = Object.keys(MODEL_TYPES).join(', ');
+    throw new UserError(`${join(folder, 'config.json')}: model_type ${type} is not known; known are ${known}`);
+  }
+  const tokenizer = Tokenizer.fromFolder(folder);
+  tokenizer.addSpecialTokens(LATENT_TOKENS);
+  const inputs = parts.inputs(folder, profile);
+  return { tokenizer, inputs, renderOptions: folderRendering(folder, parts, tokenizer, profile) };
+}
