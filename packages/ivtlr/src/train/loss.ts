@@ -44,17 +44,19 @@ export function trainingLoss(model: VisionLanguageModel, batch: Batch, options: 
   const supervised =
     options.pickSupervision > 0 && batch.latents > 0 && batch.pickTargets.some((targets) => targets !== null);
   const prompt = embedPrompt(model, batch, options.positions);
-  const throughCache = batch.latents > 0 && (options.latentGradient === 'through' || supervised);
   const checkpointed = options.activationCheckpointing ?? false;
-  if (checkpointed && throughCache)
+  if (checkpointed && batch.latents > 0 && (options.latentGradient === 'through' || supervised))
     throw new RangeError('activation checkpointing needs detached latent steps without supervision');
-  const cache = throughCache ? model.newCache(batch.inputIds.length, 'graph') : null;
+  // One pass with a graph serves the latent steps and the loss: what a step sees of the rows before it is what the loss sees of them. Only
+  // checkpointing, which wants its layers whole, runs the latent steps apart.
+  const onePass = batch.latents > 0 && !checkpointed;
+  const cache = onePass ? model.newCache(batch.inputIds.length, 'graph') : null;
   try {
     const sequence = new Sequence(model, prompt, cache, options.hideImageFromLatents);
     let steps: LatentStep[] = [];
     // Columns of the final pass that come before the written text.
     let before: number;
-    if (throughCache) {
+    if (onePass) {
       const rollout = new Rollout(sequence, options, {
         detach: options.latentGradient === 'detached',
         tap: supervised ? 'graph' : 'value',

@@ -1,0 +1,124 @@
+// This project's side of bench/train.mjs: reads the case, trains, prints one JSON object.
+import fs from 'node:fs';
+import path from 'node:path';
+import {
+  AdamW,
+  liveTensorBytes,
+  manualSeed,
+  noGrad,
+  openSafetensors,
+  randn,
+  scope,
+  setFlushDenormal,
+  setNumThreads,
+  skipInit,
+  torchVersion,
+} from '@ivtlr/torch';
+import { LATENT_DEFAULTS } from '../packages/ivtlr/dist/latent/options.js';
+import { injectLora, loraParameters } from '../packages/ivtlr/dist/lora/inject.js';
+import { parseQwen2VLConfig } from '../packages/ivtlr/dist/models/qwen2-vl/config.js';
+import { Qwen2VL } from '../packages/ivtlr/dist/models/qwen2-vl/model.js';
+import { loadModel } from '../packages/ivtlr/dist/models/registry.js';
+import { trainingLoss } from '../packages/ivtlr/dist/train/loss.js';
+
+const testCase = JSON.parse(fs.readFileSync(process.argv[2], 'utf8'));
+const { ids, grid, images: count } = testCase;
+setNumThreads(testCase.threads);
+setFlushDenormal(true);
+manualSeed(0);
+
+/** Small random weights, without a float32 copy on the way: 2B parameters in bfloat16 are 4.4 GB. */
+function randomModel() {
+  const model = skipInit(() => new Qwen2VL(parseQwen2VLConfig(testCase.config, 'case'), { dtype: testCase.dtype }));
+  noGrad(() =>
+    scope(() => {
+      const block = randn([1 << 22])
+        .mul(0.02)
+        .to(testCase.dtype);
+      for (const [name, parameter] of model.namedParameters()) {
+        if (parameter.ndim === 1) parameter.fill_(name.endsWith('bias') ? 0 : 1);
+        else
+          scope(() => {
+            const flat = parameter.view([parameter.numel]);
+            for (let at = 0; at < flat.numel; at += block.numel) {
+              const size = Math.min(block.numel, flat.numel - at);
+              flat.narrow(0, at, size).copy_(block.narrow(0, 0, size));
+            }
+          });
+      }
+    }),
+  );
+  return model;
+}
+
+const model = testCase.folder ? loadModel(testCase.folder) : randomModel();
+let trained;
+if (testCase.lora) {
+  injectLora(model.module, testCase.lora);
+  model.module.train();
+  trained = loraParameters(model.module);
+} else {
+  model.module.eval();
+  model.module.setRequiresGrad(false);
+  const wanted = (name) => testCase.trained.some((part) => name.includes(part));
+  trained = new Map([...model.module.namedParameters()].filter(([name]) => wanted(name)));
+  for (const parameter of trained.values()) parameter.requiresGrad = true;
+}
+const pixels = testCase.folder
+  ? openSafetensors(path.join(testCase.folder, 'inputs.safetensors')).read('pixel_values')
+  : randn([count * grid[0] * grid[1], 1176]);
+const patches = grid[0] * grid[1];
+const images = Array.from({ length: count }, (_, i) => ({
+  pixels: pixels.narrow(0, i * patches, patches),
+  grid: [1, ...grid],
+  tokens: patches / 4,
+  tokenGrid: grid.map((n) => n / 2),
+  source: { width: grid[1] * 14, height: grid[0] * 14 },
+}));
+const { inputIds, attentionMask, labels, latents } = testCase;
+const batch = {
+  inputIds,
+  attentionMask,
+  labels,
+  latents,
+  latentStart: inputIds[0].indexOf(ids.latent),
+  images,
+  imageStart: inputIds.map((row) => row.indexOf(ids.image)),
+  imageTokens: images.map((image) => image.tokens),
+  pickTargets: images.map(() => null),
+};
+const options = {
+  ...LATENT_DEFAULTS,
+  patches: testCase.patches,
+  onExhausted: 'reuse',
+  latentGradient: 'detached',
+  pickSupervision: 0,
+  activationCheckpointing: testCase.activationCheckpointing,
+};
+const optimizer = new AdamW(trained, { lr: testCase.lr, weightDecay: 0.01 });
+const megabytes = (bytes) => bytes / 2 ** 20;
+const startMegabytes = megabytes(process.memoryUsage.rss());
+const losses = [];
+const seconds = [];
+for (let step = 0; step < testCase.steps; step++) {
+  const started = performance.now();
+  scope(() => {
+    const result = trainingLoss(model, batch, options);
+    losses.push(result.loss.item());
+    result.backward();
+  });
+  optimizer.step();
+  optimizer.zeroGrad();
+  seconds.push((performance.now() - started) / 1000);
+}
+console.log(
+  JSON.stringify({
+    losses,
+    seconds,
+    peakMegabytes: process.resourceUsage().maxRSS / 1024,
+    startMegabytes,
+    tensorMegabytes: megabytes(liveTensorBytes()),
+    trainedParameters: [...trained.values()].reduce((sum, { numel }) => sum + numel, 0),
+    versions: { node: process.version, libtorch: torchVersion() },
+  }),
+);
