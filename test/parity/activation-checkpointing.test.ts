@@ -59,7 +59,7 @@ function expectSame(model: Qwen2VL, golden: TrainCase): Map<string, number[]> {
   expect(Math.abs(checkpointed.loss / plain.loss - 1)).toBeLessThan(1e-6);
   expect([...checkpointed.found.keys()]).toEqual([...plain.found.keys()]);
   for (const [name, values] of plain.found)
-    expect(relativeError(checkpointed.found.get(name)!, values), name).toBeLessThan(1e-5);
+    expect(relativeError(checkpointed.found.get(name)!, values), name).toBeLessThan(golden.latents === 0 ? 1e-5 : 1e-4);
   // What is drawn afterwards does not depend on the layers having run twice.
   if (golden.latents === 0) expect(checkpointed.after).toEqual(plain.after);
   return plain.found;
