@@ -29,6 +29,8 @@ export interface Trouble {
 export interface Hub {
   url: string;
   storeUrl: string;
+  /** The one data set it has. */
+  repo: string;
   trouble: Trouble;
   /** `GET /path bytes=..` and whether a token came along. */
   log: string[];
@@ -38,7 +40,15 @@ export interface Hub {
 
 /** Files whose name ends in .parquet count as large. */
 export async function startHub(files: Record<string, Buffer>): Promise<Hub> {
-  const hub: Hub = { url: '', storeUrl: '', trouble: {}, log: [], files: new Map(Object.entries(files)), close };
+  const hub: Hub = {
+    url: '',
+    storeUrl: '',
+    repo: 'some/data',
+    trouble: {},
+    log: [],
+    files: new Map(Object.entries(files)),
+    close,
+  };
   const servers: Server[] = [];
   const listen = async (handler: (request: IncomingMessage, response: ServerResponse) => void) => {
     const server = createServer(handler);
@@ -82,12 +92,12 @@ function answer(hub: Hub, request: IncomingMessage, response: ServerResponse): v
   }
   const [, api, , owner, name, what, revision] = url.pathname.split('/');
   if (api === 'api') {
-    if (`${owner}/${name}` !== 'some/data') return void fail(404, 'RepoNotFound');
+    if (`${owner}/${name}` !== hub.repo) return void fail(404, 'RepoNotFound');
     if (!['main', 'v1', COMMIT].includes(revision!)) return void fail(404, 'RevisionNotFound');
     if (what === 'revision') return void response.end(JSON.stringify({ sha: COMMIT }));
     return void sendPage(hub, url, response);
   }
-  const [path = ''] = url.pathname.split(`/datasets/some/data/resolve/${COMMIT}/`).slice(1);
+  const [path = ''] = url.pathname.split(`/datasets/${hub.repo}/resolve/${COMMIT}/`).slice(1);
   if (!hub.files.has(decodeURIComponent(path))) return void fail(404, 'EntryNotFound');
   if (trouble.store && path.endsWith('.parquet')) {
     return void response.writeHead(302, { location: `${hub.storeUrl}/${path}` }).end();

@@ -1,6 +1,10 @@
-/** `ivtlr data`: makes data files. */
-import { type Command, InvalidArgumentError, Option } from 'commander';
+/** `ivtlr data`: gets, makes and shows data. */
+import { type Command, Option } from 'commander';
 import { SPLITS, type Split } from '../tasks/task.ts';
+import { wholeNumber } from './data-flags.ts';
+import { registerDataGet } from './data-get.ts';
+import { registerDataInspect } from './data-inspect.ts';
+import { registerDataStats } from './data-stats.ts';
 
 interface MakeFlags {
   rows: number;
@@ -12,7 +16,8 @@ interface MakeFlags {
 }
 
 export function registerData(program: Command): void {
-  const data = program.command('data').description('make data files');
+  const data = program.command('data').description('get, make and look at data');
+  registerDataGet(data);
   const make = data.command('make').description('draw a data set');
   make
     .command('dominoes')
@@ -33,9 +38,6 @@ export function registerData(program: Command): void {
       if (onProgress) process.stderr.write('\r\x1b[K');
       process.stdout.write(`${path}: ${flags.rows} rows\n`);
     });
-}
-
-function wholeNumber(text: string): number {
-  if (!/^\d+$/.test(text)) throw new InvalidArgumentError('should be a whole number.');
-  return Number(text);
+  registerDataInspect(data);
+  registerDataStats(data);
 }

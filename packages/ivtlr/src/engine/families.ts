@@ -16,7 +16,9 @@ import type { Preparation, PreparedPicture } from '../vision/picture-pool.ts';
 /** How a family reads pictures: at once, or in two parts of which the first can run in a thread. */
 export interface FamilyInputs {
   processImage(image: RawImage): Promise<ProcessedImage>;
-  /** Decoding and resizing. */
+  /** Decoding and resizing, here. */
+  prepare(image: RawImage): Promise<PreparedPicture>;
+  /** Decoding and resizing, in threads. */
   readonly preparation: Preparation;
   /** The rest, where libtorch is. */
   finish(prepared: PreparedPicture): ProcessedImage;
@@ -26,6 +28,8 @@ export interface FamilyParts {
   inputs(folder: string, profile: ProfileName): FamilyInputs;
   prompts(profile: ProfileName, task: string): PromptProfile;
   imageToken: string;
+  /** Samples longer than this lose whole steps from the end. */
+  maxTokens: number;
 }
 
 export const families: Readonly<Record<string, FamilyParts>> = {
@@ -33,6 +37,7 @@ export const families: Readonly<Record<string, FamilyParts>> = {
     inputs: (folder, profile) => Qwen2VlInputs.fromFolder(folder, profile === 'official' ? OFFICIAL_INPUTS : {}),
     prompts: qwen2VlPrompts,
     imageToken: '<|image_pad|>',
+    maxTokens: 3400,
   },
 };
 
@@ -51,7 +56,8 @@ export function folderRendering(
     const profile = parts.prompts(profileName, task);
     if (profile.train.chat || profile.infer.chat) chatTemplate ??= loadChatTemplate(folder);
     const latentToken = LATENT_TOKENS[2];
-    return { tokenizer, profile, imageToken: parts.imageToken, latentToken, ...(chatTemplate && { chatTemplate }) };
+    const { imageToken, maxTokens } = parts;
+    return { tokenizer, profile, imageToken, latentToken, maxTokens, ...(chatTemplate && { chatTemplate }) };
   };
 }
 

@@ -136,7 +136,12 @@ export class Qwen2VlInputs {
 
   /** Decodes and processes one picture. @throws UserError naming the picture. */
   async processImage(image: RawImage): Promise<ProcessedImage> {
-    return this.finish(await preparePicture(image, this.rules));
+    return this.finish(await this.prepare(image));
+  }
+
+  /** Decodes and resizes one picture. @throws UserError naming the picture. */
+  prepare(image: RawImage): Promise<PreparedPicture> {
+    return preparePicture(image, this.rules);
   }
 
   /** Processes one decoded picture. */

@@ -1,0 +1,149 @@
+/** `ivtlr data inspect`: one row as the model is trained on it: prompt, steps, labels in colour, token counts, the picture with its token grid. */
+import { type Command, Option } from 'commander';
+import type { InspectedSample, TokenRun } from '../engine/inspect-sample.ts';
+import { UserError } from '../errors.ts';
+import type { IndexedSample } from '../tasks/read-samples.ts';
+import { SPLITS, type Split, type Task } from '../tasks/task.ts';
+import { addBadRowFlag, type BadRowFlags, SkippedRows, wholeNumber } from './data-flags.ts';
+
+interface InspectFlags extends BadRowFlags {
+  data?: string;
+  split: Split;
+  row: number;
+  seed: number;
+  stage: number;
+  model: string;
+  profile?: 'official' | 'consistent';
+  maxSteps: number;
+  maxLatentStage: number;
+  padLatentToMax: boolean;
+  png: string;
+  json?: boolean;
+}
+
+export function registerDataInspect(data: Command): void {
+  const command = data
+    .command('inspect')
+    .description('one row as a model is trained on it')
+    .argument('<task>', 'how the row is read')
+    .requiredOption('--model <folder>', 'model folder; its weights are not read')
+    .option(
+      '--data <folder>',
+      'Parquet or JSON lines file, or a folder of them (default: a fresh sample, if the task can draw one)',
+    )
+    .addOption(new Option('--split <name>', 'which rows').choices(SPLITS).default('train'))
+    .option('--row <n>', 'row of the split, from 0, rows without an image counted too', wholeNumber, 0)
+    .option('--seed <n>', 'seed of fresh samples', wholeNumber, 0)
+    .option('--stage <n>', 'latent stage', wholeNumber, 0)
+    .addOption(
+      new Option('--profile <name>', "prompt wording (default: the model's)").choices(['official', 'consistent']),
+    )
+    .option('--max-steps <n>', 'most pieces a rationale is cut into', wholeNumber, 3)
+    .option('--max-latent-stage <n>', 'last stage that drops one more step', wholeNumber, 5)
+    .option('--no-pad-latent-to-max', 'beyond the last stage, no more latent steps than written ones')
+    .option('--png <file>', 'where the picture with its token grid goes', 'inspect.png')
+    .option('--json', 'print one JSON object');
+  addBadRowFlag(command).action((task: string, flags: InspectFlags) => inspect(task, flags));
+}
+
+async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
+  const { openWithoutWeights } = await import('../engine/families.ts');
+  const { inspectSample } = await import('../engine/inspect-sample.ts');
+  const { readReasoningSettings } = await import('../engine/model-folder.ts');
+  const { writeFileAtomic } = await import('../files.ts');
+  const { findTask } = await import('../tasks/registry.ts');
+  const { drawTokenGrid } = await import('../vision/grid-picture.ts');
+  const task = findTask(taskName);
+  const { stage, maxSteps, maxLatentStage, padLatentToMax } = flags;
+  const profile = flags.profile ?? readReasoningSettings(flags.model).profile;
+  const opened = openWithoutWeights(flags.model, profile);
+  const sample = await findSample(task, flags);
+  const options = { task: task.name, stage, maxSteps, maxLatentStage, padLatentToMax };
+  const { inspected, picture } = await inspectSample(sample, opened, options);
+  writeFileAtomic(flags.png, await drawTokenGrid(picture, inspected.picture.tokenGrid));
+  if (flags.json) {
+    const { split, row, png } = flags;
+    process.stdout.write(`${JSON.stringify({ task: task.name, split, row, profile, png, ...inspected })}\n`);
+    return;
+  }
+  process.stdout.write(`${describe(inspected, profile, wantsColour())}\npicture with its token grid: ${flags.png}\n`);
+}
+
+async function findSample(task: Task, flags: InspectFlags): Promise<IndexedSample> {
+  const { data, split, row, seed } = flags;
+  if (data === undefined) {
+    if (!task.generator) throw new UserError(`task ${task.name} draws no samples of its own; give --data`);
+    return { ...task.generator.sample(seed, split, row), rowIndex: row };
+  }
+  const { streamSamples } = await import('../tasks/read-samples.ts');
+  const skipped = new SkippedRows();
+  const onBad = skipped.handler(flags);
+  let last = -1;
+  try {
+    for await (const sample of streamSamples(data, task, { split, ...(onBad && { onBad }) })) {
+      last = sample.rowIndex;
+      if (last === row) return sample;
+      if (last > row) throw new UserError(`row ${row} of ${data} has no image${onBad ? ', or was skipped' : ''}`);
+    }
+  } finally {
+    skipped.report();
+  }
+  throw new UserError(`there is no row ${row} with an image in ${data}; the last one is row ${last}`);
+}
+
+/** NO_COLOR and FORCE_COLOR as in other programs (no-color.org). */
+function wantsColour(): boolean {
+  if (process.env.NO_COLOR) return false;
+  return process.env.FORCE_COLOR ? process.env.FORCE_COLOR !== '0' : process.stdout.isTTY === true;
+}
+
+const COLOURS: Record<TokenRun['kind'], string> = {
+  prompt: '\x1b[2m',
+  image: '\x1b[36m',
+  latent: '\x1b[35m',
+  trained: '\x1b[32m',
+};
+
+/** All of it as text for the terminal. Exported for tests. */
+export function describe(sample: InspectedSample, profile: string, colour: boolean): string {
+  const paint = (kind: TokenRun['kind'], text: string) =>
+    colour ? `${COLOURS[kind]}${printable(text)}\x1b[0m` : printable(text);
+  const { tokens, picture, stage, latents, droppedSteps, steps, truncatedSteps } = sample;
+  const [rows, columns] = picture.tokenGrid;
+  const meta = Object.entries(sample.meta).map(([name, value]) => `${name}: ${value}`);
+  const lines = [
+    `sample ${sample.id}   answer ${sample.answer}   ${meta.join(', ')}`,
+    `picture ${picture.width}x${picture.height}, ${rows} x ${columns} = ${tokens.image} image tokens`,
+    '',
+    ...steps.map((step, index) => {
+      const length = tokens.steps[index];
+      const note =
+        length === undefined
+          ? 'left out: too long'
+          : `${length} tokens${index < droppedSteps ? ', latent at this stage' : ''}`;
+      return `step ${index + 1} (${note}): ${step}`;
+    }),
+    steps.length === 0
+      ? 'no steps'
+      : `${steps.length} steps${truncatedSteps > 0 ? `, ${truncatedSteps} too long` : ''}`,
+    '',
+    `stage ${stage}: ${latents} latent slots; profile ${profile}; ` +
+      `${tokens.prompt} prompt + ${tokens.image} image + ${latents} latent + ${tokens.trained} trained = ${tokens.total} tokens`,
+    '',
+  ];
+  const runs = sample.runs.map(({ kind, tokens: count, text }) => {
+    const shown = kind === 'image' || kind === 'latent' ? '' : `\n${text}`;
+    return paint(kind, `[${kind}, ${count} ${count === 1 ? 'token' : 'tokens'}]${shown}`);
+  });
+  return [...lines.map(printable), ...runs].join('\n');
+}
+
+/** Control characters of the data must not reach the terminal as commands. */
+function printable(text: string): string {
+  const characters = [...text].map((character) => {
+    const code = character.codePointAt(0)!;
+    const harmless = code === 9 || code === 10 || (code >= 32 && code < 127) || code >= 160;
+    return harmless ? character : `\\x${code.toString(16).padStart(2, '0')}`;
+  });
+  return characters.join('');
+}

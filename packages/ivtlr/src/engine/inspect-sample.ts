@@ -1,0 +1,108 @@
+/** One sample as a model would be given it: what `ivtlr data inspect` shows. */
+import { IGNORE, renderPrompt, renderTraining, splitSteps, tokenizeSample } from '../data/render.ts';
+import type { Sample } from '../data/sample.ts';
+import { curriculum } from '../latent/curriculum.ts';
+import type { RgbImage } from '../vision/image.ts';
+import type { FolderWithoutWeights } from './families.ts';
+
+export interface InspectOptions {
+  task: string;
+  stage: number;
+  maxLatentStage: number;
+  padLatentToMax: boolean;
+  maxSteps: number;
+  maxTokens?: number;
+}
+
+/** A run of neighbouring tokens of one kind. */
+export interface TokenRun {
+  kind: 'prompt' | 'image' | 'latent' | 'trained';
+  tokens: number;
+  text: string;
+}
+
+export interface InspectedSample {
+  id: string;
+  question: string;
+  choices: string[];
+  answer: string;
+  meta: Record<string, string>;
+  /** All steps, before the stage drops some and before any is too long. */
+  steps: string[];
+  /** The user's text in training and at inference, without chat template. */
+  prompts: { train: string; infer: string };
+  stage: number;
+  latents: number;
+  droppedSteps: number;
+  truncatedSteps: number;
+  tokens: {
+    prompt: number;
+    image: number;
+    latents: number;
+    trained: number;
+    total: number;
+    steps: number[];
+    answer: number;
+  };
+  picture: { width: number; height: number; tokenGrid: [rows: number, columns: number] };
+  /** The whole row in order; special tokens written out. */
+  runs: TokenRun[];
+  ids: number[];
+  labels: number[];
+}
+
+/** @returns the description, and the picture as the model sees it. @throws UserError as rendering and picture do */
+export async function inspectSample(
+  sample: Sample,
+  opened: FolderWithoutWeights,
+  options: InspectOptions,
+): Promise<{ inspected: InspectedSample; picture: RgbImage }> {
+  const { tokenizer, inputs } = opened;
+  const { stage, maxSteps, maxTokens } = options;
+  const render = { ...opened.renderOptions(options.task), maxSteps, ...(maxTokens !== undefined && { maxTokens }) };
+  const { image: picture, source } = await inputs.prepare(sample.image);
+  const processed = inputs.finish({ image: picture, source });
+  processed.pixels.dispose();
+  const tokenized = await tokenizeSample(sample, processed.tokens, 'train', render);
+  const plan = curriculum(stage, options, tokenized.stepIds.length);
+  const { ids, labels, latentStart, latents, imageStart, imageTokens } = renderTraining(tokenized, plan);
+  const kindAt = (index: number): TokenRun['kind'] => {
+    if (labels[index] !== IGNORE) return 'trained';
+    if (index >= latentStart) return 'latent';
+    return index >= imageStart && index < imageStart + imageTokens ? 'image' : 'prompt';
+  };
+  const runs: TokenRun[] = [];
+  for (let start = 0; start < ids.length; ) {
+    const kind = kindAt(start);
+    let end = start + 1;
+    while (end < ids.length && kindAt(end) === kind) end++;
+    runs.push({ kind, tokens: end - start, text: tokenizer.decode(ids.slice(start, end), { skipSpecial: false }) });
+    start = end;
+  }
+  const { id, question, choices, answer, meta } = sample;
+  const trained = labels.filter((label) => label !== IGNORE).length;
+  const inspected: InspectedSample = {
+    ...{ id, question, choices, answer, meta },
+    steps: splitSteps(sample.rationale, maxSteps),
+    prompts: {
+      train: renderPrompt(sample, render.profile, 'train'),
+      infer: renderPrompt(sample, render.profile, 'infer'),
+    },
+    stage,
+    latents,
+    droppedSteps: Math.min(plan.droppedSteps, tokenized.stepIds.length),
+    truncatedSteps: tokenized.truncatedSteps,
+    tokens: {
+      prompt: latentStart - imageTokens,
+      image: imageTokens,
+      latents,
+      trained,
+      total: ids.length,
+      steps: tokenized.stepIds.map((step) => step.length),
+      answer: tokenized.answerIds.length,
+    },
+    picture: { ...source, tokenGrid: [...processed.tokenGrid] },
+    ...{ runs, ids, labels },
+  };
+  return { inspected, picture };
+}
