@@ -1,7 +1,22 @@
 /** Functions without parameters. Shapes: B batch, H query heads, G key/value heads, S queries, T keys, E head size, V classes. */
+import { op } from '../core/op.ts';
 import type { Tensor } from '../core/tensor.ts';
 import * as ops from '../ops.gen.ts';
 import { Module } from './module.ts';
+
+/** Kernels of native/linear.cpp. */
+export type LinearKernel = 'avx512_bf16' | 'avx2' | 'aten';
+
+const linearOp = op('ivtlr::linear');
+
+/**
+ * x W^T + bias: aten::linear, except that few rows of bfloat16 on the CPU outside a graph run on kernels of our own, at the speed the weight
+ * can be read. x (B, I), weight (O, I), bias (O) or null -> (B, O). A named kernel is forced (for tests and measurements).
+ * @throws TorchError when a named kernel is not for this call or this CPU
+ */
+export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, kernel?: LinearKernel): Tensor {
+  return linearOp(x, weight, bias, kernel) as Tensor;
+}
 
 export interface AttentionOptions {
   /** Broadcast to (B, H, S, T): bool (true = may attend) or float, added to the scores. Not together with `isCausal`. */

@@ -1,6 +1,7 @@
 /** Linear, Embedding. Shapes: B any leading sizes, I inputs, O outputs, V entries, D features. */
 import type { Tensor } from '../core/tensor.ts';
 import * as ops from '../ops.gen.ts';
+import { linear } from './functional.ts';
 import { type FactoryOptions, normalParameter, uniformParameter } from './init.ts';
 import { Module } from './module.ts';
 
@@ -18,7 +19,7 @@ export class Linear extends Module {
 
   /** x (B, I) -> (B, O). */
   forward(x: Tensor): Tensor {
-    return ops.linear(x, this.weight, this.bias);
+    return linear(x, this.weight, this.bias);
   }
 }
 

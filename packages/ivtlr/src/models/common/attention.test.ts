@@ -1,0 +1,72 @@
+import { fromBytes, liveTensorCount, manualSeed, randn, scope, type Tensor } from '@ivtlr/torch';
+import * as ops from '@ivtlr/torch/ops';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { type AttentionMask, attend, attentionMask } from './attention.ts';
+import { PreallocatedCache } from './kv-cache.ts';
+
+let baseline = 0;
+beforeEach(() => {
+  baseline = liveTensorCount();
+});
+afterEach(() => {
+  expect(liveTensorCount()).toBe(baseline);
+});
+
+/** softmax(q k^T / sqrt(E)) v in float32, heads repeated, written out. */
+function reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | null): Tensor {
+  const [B, H, S, E] = q.shape as [number, number, number, number];
+  const each = H / k.shape[1]!;
+  const [keys, values] = [k, v].map((x) => x.to('float32').repeatInterleave(each, 1));
+  let logits = q.to('float32').matmul(keys!.transpose(2, 3)).div(Math.sqrt(E));
+  if (mask) logits = logits.maskedFill(mask.not(), Number.NEGATIVE_INFINITY);
+  return logits
+    .softmax(-1)
+    .matmul(values!)
+    .transpose(1, 2)
+    .reshape([B, S, H * E]);
+}
+
+const largestError = (got: Tensor, wanted: Tensor) => ops.max(got.to('float32').sub(wanted).abs()).item();
+
+describe.each([
+  { rows: 1, past: 40, padded: false },
+  { rows: 1, past: 40, padded: true },
+  { rows: 7, past: 30, padded: false },
+  { rows: 33, past: 20, padded: true },
+  { rows: 64, past: 3, padded: false },
+  { rows: 70, past: 3, padded: true },
+  { rows: 12, past: 0, padded: false },
+])('attend: $rows rows after $past, padded $padded', ({ rows, past, padded }) => {
+  test.each([
+    ['bfloat16', 0.02],
+    ['float32', 1e-5],
+  ] as const)('%s', (dtype, tolerance) => {
+    scope(() => {
+      manualSeed(rows + past);
+      const [B, H, G, E] = [2, 6, 2, 16];
+      const total = past + rows;
+      const q = randn([B, H, rows, E]).to(dtype);
+      // Keys and values as the cache gives them: views into more room.
+      const [k, v] = [0, 1].map(() =>
+        randn([B, G, total + 5, E])
+          .to(dtype)
+          .narrow(2, 0, total),
+      ) as [Tensor, Tensor];
+      const cache = new PreallocatedCache({ layers: 1, batch: B, heads: G, headSize: E, dtype, device: 'cpu' }, total);
+      try {
+        const bits = new Uint8Array(B * past).fill(1);
+        if (padded) bits.fill(0, 0, 5);
+        if (past > 0) cache.advance(past, padded ? fromBytes(bits, 'bool', [B, past]) : null);
+        const mask: AttentionMask = attentionMask(B, rows, cache, null, null, 'cpu');
+        const causal = ops.tril(ops.ones([rows, total], 'bool'), past).view([1, 1, rows, total]);
+        const keys = padded
+          ? ops.cat([fromBytes(bits, 'bool', [B, past]), ops.ones([B, rows], 'bool')], 1).view([B, 1, 1, total])
+          : null;
+        const wanted = reference(q, k, v, keys ? causal.and(keys) : causal);
+        expect(largestError(attend(q, k, v, mask), wanted)).toBeLessThan(tolerance);
+      } finally {
+        cache.dispose();
+      }
+    });
+  });
+});

@@ -1,0 +1,262 @@
+// Linear layers over few rows of bfloat16 on the CPU, which is what decoding is made of: each weight is read once and the time is that of
+// reading it. ATen hands these shapes to oneDNN, which reaches about a third of the memory's speed for one row and reorders the weight anew
+// at every call for some tens of rows.
+//
+// The operator it registers, `ivtlr::linear(Tensor input, Tensor weight, Tensor? bias=None, str? kernel=None)`, takes everything
+// `aten::linear` takes and hands over to it whatever these kernels are not for: other dtypes and devices, many rows, graphs.
+// Products are summed in float32 and rounded once, as ATen does, in another order. `kernel` forces one of the names below and throws when
+// the call is not for it; it is there for tests and measurements.
+//   avx512_bf16  up to 48 rows: one row streams the weight; more rows work in register tiles of 6 to 8 outputs by up to 4 rows
+//   avx2         one row, an even number of inputs
+//   aten         aten::linear
+#include <ATen/Functions.h>
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define IVTLR_X86 1
+#endif
+
+namespace ivtlr {
+namespace {
+
+using at::Tensor;
+
+float widen(uint16_t bits) { return static_cast<float>(c10::BFloat16(bits, c10::BFloat16::from_bits())); }
+
+// Raw bits of bfloat16 values, row-major: x (rows, inputs), weight (outputs, inputs), bias (outputs) or null, y (rows, outputs).
+struct Product {
+  const uint16_t* x;
+  const uint16_t* weight;
+  const uint16_t* bias;
+  uint16_t* y;
+  int64_t rows, inputs, outputs;
+
+  void store(int64_t row, int64_t output, float sum) const {
+    if (bias) sum += widen(bias[output]);
+    y[row * outputs + output] = c10::BFloat16(sum).x;
+  }
+};
+
+// Rows from which oneDNN's reordering of the weight pays off.
+constexpr int64_t kRows = 48;
+// Outputs of one unit of parallel work; a multiple of every tile height below.
+constexpr int64_t kUnit = 24;
+// Elements of weight times rows below which a second thread costs more than it saves.
+constexpr int64_t kGrain = 1 << 17;
+
+#ifdef IVTLR_X86
+#define AVX512_BF16 __attribute__((target("avx512f,avx512bw,avx512bf16")))
+#define AVX2 __attribute__((target("avx2,fma")))
+
+AVX512_BF16 inline __m512bh load(const uint16_t* from) { return (__m512bh)_mm512_loadu_si512(from); }
+AVX512_BF16 inline __m512bh load(const uint16_t* from, __mmask32 mask) { return (__m512bh)_mm512_maskz_loadu_epi16(mask, from); }
+
+// The sums of four vectors, side by side.
+AVX512_BF16 inline __m128 reduce_four(__m512 a, __m512 b, __m512 c, __m512 d) {
+  const auto fold = [](__m512 v) __attribute__((target("avx512f,avx512bw,avx512bf16"), always_inline)) {
+    return _mm256_add_ps(_mm512_castps512_ps256(v), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)));
+  };
+  const __m256 four = _mm256_hadd_ps(_mm256_hadd_ps(fold(a), fold(b)), _mm256_hadd_ps(fold(c), fold(d)));
+  return _mm_add_ps(_mm256_castps256_ps128(four), _mm256_extractf128_ps(four, 1));
+}
+
+// N outputs by M rows held in registers. The weights of the tile below are asked for meanwhile: rows of a weight are too short for the
+// hardware to see them coming.
+template <int N, int M>
+AVX512_BF16 inline void tile(const Product& p, int64_t output, int64_t row, bool prefetch) {
+  const int64_t K = p.inputs;
+  const uint16_t* w = p.weight + output * K;
+  const uint16_t* x = p.x + row * K;
+  __m512 sum[N][M];
+#pragma GCC unroll 8
+  for (int n = 0; n < N; n++)
+#pragma GCC unroll 8
+    for (int m = 0; m < M; m++) sum[n][m] = _mm512_setzero_ps();
+  const int64_t ahead = prefetch ? N * K : 0;
+  int64_t k = 0;
+  for (; k + 32 <= K; k += 32) {
+    __m512bh values[M];
+#pragma GCC unroll 8
+    for (int m = 0; m < M; m++) values[m] = load(x + m * K + k);
+#pragma GCC unroll 8
+    for (int n = 0; n < N; n++) {
+      const __m512bh weight = load(w + n * K + k);
+      _mm_prefetch(reinterpret_cast<const char*>(w + n * K + k + ahead), _MM_HINT_T1);
+#pragma GCC unroll 8
+      for (int m = 0; m < M; m++) sum[n][m] = _mm512_dpbf16_ps(sum[n][m], weight, values[m]);
+    }
+  }
+  if (k < K) {
+    const __mmask32 mask = (1u << (K - k)) - 1;
+#pragma GCC unroll 8
+    for (int n = 0; n < N; n++)
+#pragma GCC unroll 8
+      for (int m = 0; m < M; m++) sum[n][m] = _mm512_dpbf16_ps(sum[n][m], load(w + n * K + k, mask), load(x + m * K + k, mask));
+  }
+#pragma GCC unroll 8
+  for (int n = 0; n < N; n++) {
+    if constexpr (M == 4) {
+      alignas(16) float sums[4];
+      _mm_store_ps(sums, reduce_four(sum[n][0], sum[n][1], sum[n][2], sum[n][3]));
+      for (int m = 0; m < 4; m++) p.store(row + m, output + n, sums[m]);
+    } else {
+#pragma GCC unroll 8
+      for (int m = 0; m < M; m++) p.store(row + m, output + n, _mm512_reduce_add_ps(sum[n][m]));
+    }
+  }
+}
+
+// Outputs [begin, end) of M rows.
+template <int N, int M>
+AVX512_BF16 void strip(const Product& p, int64_t begin, int64_t end, int64_t row) {
+  int64_t output = begin;
+  for (; output + N <= end; output += N) tile<N, M>(p, output, row, output + 2 * N <= p.outputs);
+  for (; output < end; output++) tile<1, M>(p, output, row, false);
+}
+
+// One row: a single stream through the weight with four sums in flight, which is what the hardware's own prefetching likes best.
+AVX512_BF16 void stream(const Product& p, int64_t begin, int64_t end) {
+  const int64_t K = p.inputs;
+  const uint16_t* w = p.weight + begin * K;
+  for (int64_t output = begin; output < end; output++, w += K) {
+    __m512 sum[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+    int64_t k = 0;
+    for (; k + 128 <= K; k += 128)
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; i++) sum[i] = _mm512_dpbf16_ps(sum[i], load(w + k + 32 * i), load(p.x + k + 32 * i));
+    for (; k + 32 <= K; k += 32) sum[0] = _mm512_dpbf16_ps(sum[0], load(w + k), load(p.x + k));
+    if (k < K) {
+      const __mmask32 mask = (1u << (K - k)) - 1;
+      sum[1] = _mm512_dpbf16_ps(sum[1], load(w + k, mask), load(p.x + k, mask));
+    }
+    p.store(0, output, _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3]))));
+  }
+}
+
+AVX512_BF16 void avx512_bf16(const Product& p, int64_t begin, int64_t end) {
+  // Beyond this length the row of x no longer stays in the first-level cache beside the stream, and eight outputs share each load of it.
+  if (p.rows == 1 && p.inputs <= 4096) return stream(p, begin, end);
+  if (p.rows <= 4) {
+    switch (p.rows) {
+      case 1: return strip<8, 1>(p, begin, end, 0);
+      case 2: return strip<8, 2>(p, begin, end, 0);
+      case 3: return strip<8, 3>(p, begin, end, 0);
+      default: return strip<6, 4>(p, begin, end, 0);
+    }
+  }
+  // Weights outside, rows inside: six weight rows stay in cache while all of x passes.
+  for (int64_t output = begin; output < end; output += 6) {
+    const int64_t stop = std::min(output + 6, end);
+    int64_t row = 0;
+    if (stop - output == 6) {
+      for (; row + 4 <= p.rows; row += 4) tile<6, 4>(p, output, row, row == 0 && stop + 6 <= p.outputs);
+      for (; row < p.rows; row++) tile<6, 1>(p, output, row, false);
+    } else {
+      for (; row < p.rows; row++) strip<1, 1>(p, output, stop, row);
+    }
+  }
+}
+
+// One row without bfloat16 instructions: even and odd elements are widened to float32 by a shift and a mask. `wide` holds x so widened, the
+// even elements and then the odd ones.
+AVX2 void avx2(const Product& p, const float* wide, int64_t begin, int64_t end) {
+  const int64_t K = p.inputs;
+  const float* even = wide;
+  const float* odd = wide + K / 2;
+  const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+  for (int64_t output = begin; output < end; output++) {
+    const uint16_t* w = p.weight + output * K;
+    __m256 low_sum = _mm256_setzero_ps(), high_sum = _mm256_setzero_ps();
+    int64_t k = 0;
+    for (; k + 16 <= K; k += 16) {
+      const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + k));
+      low_sum = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)), _mm256_loadu_ps(even + k / 2), low_sum);
+      high_sum = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(pairs, high)), _mm256_loadu_ps(odd + k / 2), high_sum);
+    }
+    alignas(32) float parts[8];
+    _mm256_store_ps(parts, _mm256_add_ps(low_sum, high_sum));
+    float sum = 0;
+    for (float part : parts) sum += part;
+    for (; k < K; k++) sum += widen(w[k]) * (k % 2 ? odd : even)[k / 2];
+    p.store(0, output, sum);
+  }
+}
+#endif
+
+enum class Kernel { aten, avx2, avx512_bf16 };
+
+Kernel best_kernel() {
+#ifdef IVTLR_X86
+  static const Kernel best = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") ? Kernel::avx512_bf16
+                             : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")          ? Kernel::avx2
+                                                                                                        : Kernel::aten;
+  return best;
+#else
+  return Kernel::aten;
+#endif
+}
+
+bool is_plain_bf16(const Tensor& tensor) {
+  return tensor.device().is_cpu() && tensor.scalar_type() == at::kBFloat16 && tensor.layout() == at::kStrided;
+}
+
+bool fits(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, Kernel kernel) {
+  if (kernel == Kernel::aten || !is_plain_bf16(weight) || !is_plain_bf16(input)) return false;
+  if (weight.dim() != 2 || !weight.is_contiguous() || input.dim() < 1 || input.size(-1) != weight.size(1)) return false;
+  const int64_t inputs = weight.size(1), rows = inputs > 0 ? input.numel() / inputs : 0;
+  if (rows < 1 || rows > (kernel == Kernel::avx512_bf16 ? kRows : 1)) return false;
+  if (kernel == Kernel::avx2 && inputs % 2 != 0) return false;
+  if (bias && bias->defined() && !(is_plain_bf16(*bias) && bias->is_contiguous() && bias->numel() == weight.size(0))) return false;
+  return !(at::GradMode::is_enabled() && (input.requires_grad() || weight.requires_grad() || (bias && bias->defined() && bias->requires_grad())));
+}
+
+Tensor few_rows(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, Kernel kernel) {
+  const Tensor x = input.contiguous();
+  const int64_t inputs = weight.size(1), outputs = weight.size(0), rows = x.numel() / inputs;
+  auto shape = x.sizes().vec();
+  shape.back() = outputs;
+  Tensor y = at::empty(shape, x.options());
+  const auto bits = [](const Tensor& tensor) { return static_cast<const uint16_t*>(tensor.const_data_ptr()); };
+  const Product product{bits(x),   bits(weight), bias && bias->defined() ? bits(*bias) : nullptr, static_cast<uint16_t*>(y.mutable_data_ptr()),
+                        rows,      inputs,       outputs};
+#ifdef IVTLR_X86
+  std::vector<float> wide;
+  if (kernel == Kernel::avx2) {
+    wide.resize(inputs);
+    for (int64_t k = 0; k < inputs; k++) wide[k / 2 + k % 2 * (inputs / 2)] = widen(product.x[k]);
+  }
+  const int64_t units = (outputs + kUnit - 1) / kUnit;
+  at::parallel_for(0, units, std::max<int64_t>(1, kGrain / (kUnit * inputs * rows)), [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * kUnit, last = std::min(outputs, end * kUnit);
+    if (kernel == Kernel::avx2) avx2(product, wide.data(), first, last);
+    else avx512_bf16(product, first, last);
+  });
+#endif
+  return y;
+}
+
+Tensor linear(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, std::optional<c10::string_view> forced) {
+  Kernel kernel = best_kernel();
+  if (forced) {
+    const Kernel asked = *forced == "avx512_bf16" ? Kernel::avx512_bf16 : *forced == "avx2" ? Kernel::avx2 : Kernel::aten;
+    TORCH_CHECK(asked != Kernel::aten || *forced == "aten", "there is no kernel '", *forced, "': avx512_bf16, avx2 or aten");
+    TORCH_CHECK(asked <= kernel, "this CPU has no ", *forced);
+    TORCH_CHECK(asked == Kernel::aten || fits(input, weight, bias, asked), "the call is not for the kernel ", *forced);
+    kernel = asked;
+  }
+  if (fits(input, weight, bias, kernel)) return few_rows(input, weight, bias, kernel);
+  return at::linear(input, weight, bias);
+}
+
+TORCH_LIBRARY(ivtlr, library) {
+  library.def("linear(Tensor input, Tensor weight, Tensor? bias=None, str? kernel=None) -> Tensor",
+              torch::dispatch(c10::DispatchKey::CompositeImplicitAutograd, TORCH_FN(linear)));
+}
+
+}  // namespace
+}  // namespace ivtlr
