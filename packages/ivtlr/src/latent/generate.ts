@@ -87,7 +87,15 @@ export function* generate(
     for (let n = 0; n < options.maxNewTokens && !ended.every(Boolean); n++) {
       last = run(() => {
         if (n === 0) insert();
-        else sequence.push(model.embed(toIds(last.map((id) => [id]), model.device)));
+        else
+          sequence.push(
+            model.embed(
+              toIds(
+                last.map((id) => [id]),
+                model.device,
+              ),
+            ),
+          );
         const { hidden } = sequence.run();
         const logits = model.logits(hidden.select(1, hidden.shape[1]! - 1));
         if (n === 0) firstLogits = logits.to('float32').tolist() as number[][];

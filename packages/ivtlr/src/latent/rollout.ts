@@ -40,7 +40,9 @@ export class Rollout {
 
   constructor(sequence: Sequence, options: LatentOptions, mode: RolloutMode) {
     if (options.latentText === 'off' && options.latentVision === 'off')
-      throw new UserError('latentText and latentVision are both off, so a latent step would insert nothing: use zero latent steps instead');
+      throw new UserError(
+        'latentText and latentVision are both off, so a latent step would insert nothing: use zero latent steps instead',
+      );
     this.sequence = sequence;
     this.#options = options;
     this.#mode = mode;
@@ -55,7 +57,9 @@ export class Rollout {
     const h_B1D = hidden.narrow(1, rows - 1, 1);
     const imageScores = prompt.images ? this.#imageScores(scores!) : null;
     const wantsVision = this.#options.latentVision !== 'off' && imageScores !== null;
-    const picked = wantsVision ? selectPatches(imageScores.detach(), this.#used, this.#steps, this.#options) : prompt.imageTokens.map(() => []);
+    const picked = wantsVision
+      ? selectPatches(imageScores.detach(), this.#used, this.#steps, this.#options)
+      : prompt.imageTokens.map(() => []);
     const K = Math.max(...picked.map((row) => row.length));
     const withText = this.#options.latentText !== 'off';
     // Ragged rows are padded in front: the last inserted row is what the next step reads, so it must count.
@@ -71,7 +75,10 @@ export class Rollout {
     // Swapped patches come with their own row's count.
     const inserts = this.#options.latentVision === 'swap' ? picked.map((_, b) => picked.at(b - 1)!) : picked;
     const mask = picked.some((row) => row.length < K)
-      ? inserts.map((row) => [...Array.from({ length: K }, (_, k) => (k < K - row.length ? 0 : 1)), ...(withText ? [1] : [])])
+      ? inserts.map((row) => [
+          ...Array.from({ length: K }, (_, k) => (k < K - row.length ? 0 : 1)),
+          ...(withText ? [1] : []),
+        ])
       : null;
     this.#steps++;
     return { picked, imageScores, scores: scores!, inserted, mask };
