@@ -5,7 +5,7 @@ import os
 import sys
 import torch
 
-PARTS = ["forward", "generate", "train", "folders", "lora", "preprocess", "tokens"]
+PARTS = ["forward", "generate", "train", "checkpoint", "folders", "lora", "preprocess", "tokens", "render"]
 
 
 def main():
@@ -13,7 +13,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default=os.path.join(here, "..", "goldens"), help="where the goldens go")
     parser.add_argument("--official", help="checkout of the official IVT-LR code; without it its cases are skipped")
-    parser.add_argument("--tokenizer", help="folder with the Qwen2 tokenizer.json; without it tokens.json is skipped")
+    parser.add_argument("--tokenizer", help="folder with the Qwen2 tokenizer.json; without it tokens.json and render.json are skipped")
     parser.add_argument("--only", help="comma-separated parts of: " + ", ".join(PARTS))
     options = parser.parse_args()
     parts = options.only.split(",") if options.only else PARTS
@@ -30,13 +30,26 @@ def main():
             import official_cases
 
             getattr(official_cases, f"make_{part}")(out, os.path.abspath(options.official))
-        elif part == "tokens":
-            if not options.tokenizer:
-                print("SKIPPED tokens.json: no --tokenizer DIR was given, the committed file stays as it is")
+        elif part == "checkpoint":
+            if not options.official:
+                print("SKIPPED official-checkpoint: no --official DIR was given, the committed files stay as they are")
                 continue
-            import token_cases
+            import official_checkpoint
 
-            token_cases.make(out, os.path.abspath(options.tokenizer))
+            official_checkpoint.make(out, os.path.abspath(options.official))
+        elif part in ("tokens", "render"):
+            if not options.tokenizer:
+                print(f"SKIPPED {part}.json: no --tokenizer DIR was given, the committed file stays as it is")
+                continue
+            folder = os.path.abspath(options.tokenizer)
+            if part == "tokens":
+                import token_cases
+
+                token_cases.make(out, folder)
+            else:
+                import render_cases
+
+                render_cases.make(out, folder, options.official and os.path.abspath(options.official))
         else:
             module = __import__(
                 {
