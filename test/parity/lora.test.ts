@@ -28,6 +28,7 @@ import {
   unmergeLora,
 } from '../../packages/ivtlr/src/lora/inject.ts';
 import { LoraLinear } from '../../packages/ivtlr/src/lora/linear.ts';
+import type { Qwen2VL } from '../../packages/ivtlr/src/models/qwen2-vl/model.ts';
 import { loadModel } from '../../packages/ivtlr/src/models/registry.ts';
 import type { VisionLanguageModel } from '../../packages/ivtlr/src/models/types.ts';
 import { trainingLoss } from '../../packages/ivtlr/src/train/loss.ts';
@@ -84,7 +85,7 @@ afterEach(() => {
   expect(liveTensorCount()).toBe(baseline);
 });
 
-const openBase = (dtype: DType = 'float32') => loadModel(folderOf(theCase.base), { dtype });
+const openBase = (dtype: DType = 'float32') => loadModel(folderOf(theCase.base), { dtype }) as Qwen2VL;
 const batchOf = (labels = theCase.labels) =>
   makeBatch(
     theCase.input_ids,
@@ -170,7 +171,7 @@ describe.each(golden.layers.map((layer) => [layer.dtype, layer] as const))(
 
 describe('an adapter folder of PEFT', () => {
   test('gives the logits of PEFT, adapted, merged and taken off again', () => {
-    using model = openBase().module as VisionLanguageModel & Disposable;
+    using model = openBase();
     expect(relativeError(lastLogits(model), theCase.float32.plain)).toBeLessThan(1e-5);
     const { config, layers } = loadAdapter(model.module, adapterFolder);
     expect(config).toMatchObject({
@@ -191,7 +192,7 @@ describe('an adapter folder of PEFT', () => {
   });
 
   test('on a bfloat16 base agrees within rounding', () => {
-    using model = openBase('bfloat16').module as VisionLanguageModel & Disposable;
+    using model = openBase('bfloat16');
     loadAdapter(model.module, adapterFolder);
     model.module.eval();
     const distance = relativeError(theCase.bfloat16.adapted, theCase.float32.adapted);
@@ -199,7 +200,7 @@ describe('an adapter folder of PEFT', () => {
   });
 
   test('trains as PEFT does: losses, gradients, steps', () => {
-    using model = openBase().module as VisionLanguageModel & Disposable;
+    using model = openBase();
     loadAdapter(model.module, adapterFolder);
     model.module.eval();
     const { lr, weight_decay: weightDecay, losses, gradient_norms, moved_norms } = theCase.training;
@@ -223,7 +224,7 @@ describe('an adapter folder of PEFT', () => {
   });
 
   test('draws the same dropout from the same seed', () => {
-    using model = openBase().module as VisionLanguageModel & Disposable;
+    using model = openBase();
     loadAdapter(model.module, adapterFolder);
     model.module.train();
     const parameters = loraParameters(model.module);
@@ -240,7 +241,7 @@ describe('an adapter folder of PEFT', () => {
   });
 
   test('is written again with the same names and bytes', () => {
-    using model = openBase().module as VisionLanguageModel & Disposable;
+    using model = openBase();
     const { config } = loadAdapter(model.module, adapterFolder);
     saveAdapter(model.module, temporary, config, { baseModel: theCase.base });
     using ours = openSafetensors(path.join(temporary, 'adapter_model.safetensors'));
@@ -285,7 +286,7 @@ describe('adapter folders', () => {
       (name: string) => name.replace(/\.weight$/, '.default.weight'),
     ]) {
       const folder = changed(`style-${Math.random()}`, rename);
-      using model = openBase().module as VisionLanguageModel & Disposable;
+      using model = openBase();
       loadAdapter(model.module, folder);
       model.module.eval();
       expect(relativeError(lastLogits(model), theCase.float32.adapted)).toBeLessThan(1e-5);
@@ -293,7 +294,7 @@ describe('adapter folders', () => {
   });
 
   test('flat and nested names of one adapter', () => {
-    using model = openBase().module as VisionLanguageModel & Disposable;
+    using model = openBase();
     const { config } = loadAdapter(model.module, adapterFolder);
     const folder = path.join(temporary, 'flat');
     fs.mkdirSync(folder);
@@ -303,7 +304,7 @@ describe('adapter folders', () => {
   });
 
   test('that do not fit are refused, and the model stays as it was', () => {
-    using model = openBase().module as VisionLanguageModel & Disposable;
+    using model = openBase();
     const before = [...model.module.stateDict().keys()];
     const last = 'lora_B.weight';
     const cases: [string, RegExp, ((name: string) => string | null)?, Record<string, unknown>?][] = [
@@ -338,13 +339,13 @@ describe('adapter folders', () => {
 
   test('rsLoRA scales by the square root of the rank', () => {
     const folder = changed('rs', (stored) => stored, { use_rslora: true });
-    using model = openBase().module as VisionLanguageModel & Disposable;
+    using model = openBase();
     const { layers } = loadAdapter(model.module, folder);
     expect([...layers.values()][0]!.scaling).toBeCloseTo(6 / Math.SQRT2, 12);
   });
 
   test('a new adapter trains only itself and leaves the base bytes alone', () => {
-    using model = openBase('bfloat16').module as VisionLanguageModel & Disposable;
+    using model = openBase('bfloat16');
     const bytes = () => model.module.stateDict().get('model.layers.0.mlp.up_proj.weight')!.bytes();
     const before = bytes();
     manualSeed(3);

@@ -10,23 +10,31 @@ import {
   openModelFolder,
   type ReasoningSettings,
   readCompanions,
+  saveAdapterFolder,
   saveModelFolder,
   withModel,
 } from '../engine/model-folder.ts';
 import { UserError } from '../errors.ts';
 import { evaluate, generatedSamples, storedSamples } from '../eval/runner.ts';
 import { writeFileAtomic } from '../files.ts';
-import { createModel } from '../models/registry.ts';
+import { injectLora, loraLayers, mergeLora, removeLora } from '../lora/inject.ts';
+import { createModel, saveModel } from '../models/registry.ts';
 import { SPECIAL_TOKENS, writeDominoesTokenizer } from '../tasks/dominoes/vocabulary.ts';
 import { findTask } from '../tasks/registry.ts';
 import type { Task } from '../tasks/task.ts';
 import { Tokenizer } from '../text/tokenizer.ts';
-import { BatchMaker, epochOrder, type SampleSource } from '../train/batches.ts';
+import { BatchMaker, disposeBatches, epochOrder, type SampleSource } from '../train/batches.ts';
 import type { Checkpoint } from '../train/checkpoint.ts';
 import type { TrainReporter, TrainRun } from '../train/loop.ts';
 import { trainingLoss } from '../train/loss.ts';
-import { type Phase, planRun } from '../train/schedule.ts';
+import { describeMemory, estimateMemory } from '../train/memory.ts';
+import { type Phase, planRun, positionOf } from '../train/schedule.ts';
 import type { Trainee } from '../train/step.ts';
+
+export interface AssembledRun extends TrainRun, Disposable {
+  /** One line on what the run needs in memory, before it starts. */
+  describeMemory(): Promise<string>;
+}
 
 /** Builds the run; `dispose` frees the model. @throws UserError for anything the recipe asks for that cannot be had */
 export async function assembleRun(
@@ -34,7 +42,7 @@ export async function assembleRun(
   resume: Checkpoint | null,
   reporter: TrainReporter,
   stopRequested: () => string | null,
-): Promise<TrainRun & Disposable> {
+): Promise<AssembledRun> {
   const task = findTask(recipe.task);
   if (recipe.threads !== null) setNumThreads(recipe.threads);
   setFlushDenormal(true);
@@ -45,7 +53,8 @@ export async function assembleRun(
   if (plan.totalSteps === 0) throw new UserError('the recipe has no steps: numEpochs is 0 and pretrain is empty');
   const opened = openForTraining(recipe, task, resume);
   manualSeed(recipe.seed);
-  opened.model.module.setRequiresGrad(true).train();
+  chooseTrained(recipe, opened);
+  opened.model.module.train();
   const maker = new BatchMaker(source, draws, opened.processImage, {
     seed: recipe.seed,
     globalBatch: recipe.globalBatch,
@@ -57,13 +66,27 @@ export async function assembleRun(
     padId: opened.tokenizer.eosId,
   });
   const { samples, everyEpochs, batch, maxNewTokens } = recipe.data.validation;
+  const trained = trainee(recipe, opened);
   return {
     plan,
-    trainee: trainee(recipe, opened),
+    trainee: trained,
+    async describeMemory() {
+      const micros = await maker.at(positionOf(plan, resume?.state.step ?? 0));
+      const { inputIds } = micros[0]!.batch;
+      const latentRows = recipe.mode === 'cot' || recipe.mode === 'no-cot' ? 0 : recipe.latent.maxLatentStage;
+      const needs = {
+        rows: recipe.microBatch,
+        columns: inputIds[0]!.length + latentRows * (recipe.latent.patches + 1),
+        vocabularySize: opened.model.vocabularySize,
+        activationCheckpointing: recipe.activationCheckpointing,
+      };
+      disposeBatches(micros);
+      return describeMemory(estimateMemory(opened.model.module, trained.parameters, needs), needs);
+    },
     batches: (position) => maker.at(position),
-    validate: async ({ epoch, phase, phaseEnd }) => {
-      const due = phaseEnd || (everyEpochs !== null && (epoch + 1) % everyEpochs === 0);
-      if (samples === 0 || !due) return null;
+    validates: ({ epoch, epochEnd, phaseEnd }) =>
+      samples > 0 && (phaseEnd || (epochEnd && everyEpochs !== null && (epoch + 1) % everyEpochs === 0)),
+    validate: async ({ phase }) => {
       opened.model.module.eval();
       const held = heldOut(recipe, task, samples);
       const settings = settingsFor(recipe, latentsAfter(recipe, phase));
@@ -80,6 +103,8 @@ export async function assembleRun(
     pretrain: recipe.pretrain,
     resetOptimizerAtStage: recipe.resetOptimizerAtStage,
     checkpoint: recipe.checkpoint,
+    guard: recipe.guard,
+    tensorboard: recipe.tensorboard,
     device: recipe.device,
     out: recipe.out,
     recipe,
@@ -103,6 +128,33 @@ export function stageOf({ mode, latent }: Recipe, epoch: number): number {
   return epochsPerStage.length - 1;
 }
 
+/** Leaves `requiresGrad` on exactly what the recipe trains: adapters, or every weight. */
+function chooseTrained({ lora }: Recipe, { model: { module }, adapter, folder }: ModelFolder): void {
+  if (!lora) {
+    // Whoever trains all weights of an adapted model wants the adapter's work in them.
+    mergeLora(module);
+    removeLora(module);
+    module.setRequiresGrad(true);
+    return;
+  }
+  if (!adapter) {
+    injectLora(module, lora);
+    return;
+  }
+  const targets = (names: readonly string[]) => [...names].sort().join(', ');
+  if (
+    adapter.rank !== lora.rank ||
+    adapter.alpha !== lora.alpha ||
+    targets(adapter.targets) !== targets(lora.targets)
+  ) {
+    throw new UserError(
+      `lora: the adapter to go on with has rank ${adapter.rank}, alpha ${adapter.alpha} and targets ${targets(adapter.targets)} ` +
+        `(its base is ${folder}); the recipe asks for rank ${lora.rank}, alpha ${lora.alpha} and targets ${targets(lora.targets)}`,
+    );
+  }
+  for (const layer of loraLayers(module).values()) layer.dropout = lora.dropout;
+}
+
 function trainee(recipe: Recipe, opened: ModelFolder): Trainee {
   const { latent } = recipe;
   const settings = settingsFor(recipe, 0);
@@ -115,14 +167,13 @@ function trainee(recipe: Recipe, opened: ModelFolder): Trainee {
         ...latentOptions(settings),
         latentGradient: latent.latentGradient,
         pickSupervision: latent.pickSupervision,
+        activationCheckpointing: recipe.activationCheckpointing,
       }),
-    save: (folder, phase) => {
-      const { model, config } = opened;
-      saveModelFolder(
-        { model, config, settings: settingsFor(recipe, latentsAfter(recipe, phase)) },
-        companions,
-        folder,
-      );
+    save: (target, phase) => {
+      const { model, config, folder } = opened;
+      const settings = settingsFor(recipe, latentsAfter(recipe, phase));
+      if (recipe.lora) saveAdapterFolder({ model, settings, folder }, recipe.lora, target);
+      else saveModelFolder({ model, config, settings }, companions, target);
     },
   };
 }
@@ -157,7 +208,10 @@ function openForTraining(recipe: Recipe, task: Task, resume: Checkpoint | null):
   if (folder !== undefined) return openModelFolder(folder, { dtype, device, settings });
   const fresh = join(recipe.out, 'init');
   const config = writeFreshFolder(fresh, task, recipe.model.config!);
-  return withModel(fresh, config, createModel(config, recipe.model.initSeed ?? 0, { dtype, device }), settings);
+  const model = createModel(config, recipe.model.initSeed ?? 0, { dtype, device });
+  // Adapters alone are stored later on, so what they adapt must be on disk.
+  if (recipe.lora) saveModel(model, config, fresh);
+  return withModel(fresh, config, model, settings);
 }
 
 /** Everything of a model folder but the weights, for a model that starts from nothing. Returns the completed config.json. */

@@ -44,6 +44,7 @@ async function train(name: string, options: TrainOptions): Promise<void> {
   };
   try {
     using run = await assembleRun(recipe, checkpoint, report, () => stop.signal);
+    if (run.resume?.state.step !== run.plan.totalSteps) process.stderr.write(`${await run.describeMemory()}\n`);
     if (checkpoint) process.stderr.write(`going on after step ${checkpoint.state.step} of ${run.plan.totalSteps}\n`);
     const end = await runTraining(run);
     (progress as Progress | null)?.finish(

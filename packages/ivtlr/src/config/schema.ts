@@ -1,8 +1,10 @@
 /** A recipe: one YAML file describes one complete run. Parts are declared beside the component that reads them and composed here. */
 import { z } from 'zod';
+import { loraSchema } from '../lora/options.ts';
 import {
   checkpointSchema,
   dataSchema,
+  guardSchema,
   latentTrainingSchema,
   optimizerSchema,
   pretrainPhaseSchema,
@@ -60,6 +62,10 @@ export const recipeSchema = z
       .default('cpu'),
     dtype: z.enum(['float32', 'bfloat16', 'float16']).default('float32'),
     latent: latentTrainingSchema,
+    /** Train low-rank adapters on frozen weights; null trains every weight. */
+    lora: loraSchema.nullable().default(null),
+    /** Run each decoder layer again in the backward pass instead of keeping its activations. */
+    activationCheckpointing: z.boolean().default(false),
     optimizer: optimizerSchema,
     schedule: scheduleSchema.prefault({}),
     resetOptimizerAtStage: z.boolean().default(false),
@@ -70,6 +76,9 @@ export const recipeSchema = z
     data: dataSchema,
     pretrain: z.array(pretrainPhaseSchema).default([]),
     checkpoint: checkpointSchema.prefault({}),
+    guard: guardSchema.prefault({}),
+    /** Also write TensorBoard event files, into the folder tensorboard of the run. */
+    tensorboard: z.boolean().default(false),
     out: z.string(),
   })
   .superRefine((recipe, context) => {
@@ -88,6 +97,10 @@ export const recipeSchema = z
     }
     if (recipe.data.source === 'folder' && recipe.data.folder === null) {
       issue(['data'], 'source folder needs folder, the place of the Parquet files');
+    }
+    const { latentGradient, pickSupervision } = recipe.latent;
+    if (recipe.activationCheckpointing && (latentGradient === 'through' || pickSupervision > 0)) {
+      issue(['activationCheckpointing'], 'needs latent.latentGradient detached and latent.pickSupervision 0');
     }
     const perStage = recipe.latent.epochsPerStage;
     if (Array.isArray(perStage) && perStage.length > recipe.latent.maxLatentStage + 2) {

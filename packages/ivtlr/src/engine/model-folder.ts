@@ -3,7 +3,7 @@
  * trains, evaluates or asks a model opens it here.
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import type { Device, DType } from '@ivtlr/torch';
 import { z } from 'zod';
 import type { RenderOptions } from '../data/render.ts';
@@ -11,6 +11,15 @@ import type { RawImage } from '../data/sample.ts';
 import { UserError } from '../errors.ts';
 import { readJson, writeFileAtomic } from '../files.ts';
 import { LATENT_DEFAULTS, type LatentOptions } from '../latent/options.ts';
+import {
+  type AdapterConfig,
+  adapterConfigFile,
+  isAdapterFolder,
+  loadAdapter,
+  readAdapterConfig,
+  saveAdapter,
+} from '../lora/adapter-folder.ts';
+import type { LoraOptions } from '../lora/options.ts';
 import { loadModel, saveModel } from '../models/registry.ts';
 import type { ProcessedImage, VisionLanguageModel } from '../models/types.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
@@ -46,12 +55,15 @@ export function latentOptions(settings: ReasoningSettings): LatentOptions {
 }
 
 export interface ModelFolder {
+  /** Where tokenizer and configuration come from: the base's folder for an adapter. */
   folder: string;
   model: VisionLanguageModel;
   /** Contents of config.json. */
   config: unknown;
   tokenizer: Tokenizer;
   settings: ReasoningSettings;
+  /** What adapter_config.json says; null for a model without adapters. */
+  adapter: AdapterConfig | null;
   /** How pictures are read, for threads that prepare them. */
   inputs: FamilyInputs;
   processImage(image: RawImage): Promise<ProcessedImage>;
@@ -67,12 +79,40 @@ export interface OpenModelOptions {
   settings?: Partial<ReasoningSettings>;
 }
 
-/** Opens a folder. @throws UserError naming the file that is missing or wrong */
+/**
+ * Opens a folder: a whole model, or a LoRA adapter, whose base is the folder that adapter_config.json names.
+ * @throws UserError naming the file that is missing or wrong
+ */
 export function openModelFolder(folder: string, options: OpenModelOptions = {}): ModelFolder {
   if (!existsSync(folder)) throw new UserError(`there is no model folder ${folder}`);
   const { dtype, device, settings } = options;
-  const config = readJson(join(folder, 'config.json'), 'model config');
-  return withModel(folder, config, loadModel(folder, { ...(dtype && { dtype }), ...(device && { device }) }), settings);
+  const base = isAdapterFolder(folder) ? baseOfAdapter(folder) : folder;
+  const config = readJson(join(base, 'config.json'), 'model config');
+  const model = loadModel(base, { ...(dtype && { dtype }), ...(device && { device }) });
+  if (base === folder) return withModel(base, config, model, settings);
+  try {
+    const { config: adapter } = loadAdapter(model.module, folder);
+    model.module.eval(); // adapters may have dropout
+    return { ...withModel(base, config, model, { ...readReasoningSettings(folder), ...settings }), adapter };
+  } catch (error) {
+    model.module.dispose();
+    throw error;
+  }
+}
+
+/** The base model's folder: as written, or beside the adapter. */
+function baseOfAdapter(folder: string): string {
+  const { baseModel } = readAdapterConfig(folder);
+  const file = join(folder, adapterConfigFile);
+  if (baseModel === null) throw new UserError(`${file} does not name its base model (base_model_name_or_path)`);
+  const candidates = [baseModel, join(folder, baseModel), join(folder, '..', baseModel)];
+  const found = candidates.find((candidate) => existsSync(join(candidate, 'config.json')));
+  if (!found) {
+    throw new UserError(
+      `${file}: the base model ${baseModel} is no folder with a config.json here; download it and write its folder as base_model_name_or_path`,
+    );
+  }
+  return found;
 }
 
 /** As openModelFolder, for weights at hand; the other files come from the folder. */
@@ -98,6 +138,7 @@ export function withModel(
     config,
     tokenizer,
     settings,
+    adapter: null,
     inputs,
     processImage: (image) => inputs.processImage(image),
     renderOptions: folderRendering(folder, parts, tokenizer, settings.profile),
@@ -131,4 +172,14 @@ export function saveModelFolder(
   for (const [name, bytes] of companions) writeFileAtomic(join(target, name), bytes);
   writeFileAtomic(join(target, settingsFile), `${JSON.stringify(opened.settings, null, 2)}\n`);
   saveModel(opened.model, opened.config, target);
+}
+
+/** Writes the model's adapters as a folder that openModelFolder and PEFT can load; the base stays where it is. `target` exists. */
+export function saveAdapterFolder(
+  opened: Pick<ModelFolder, 'model' | 'settings' | 'folder'>,
+  options: LoraOptions,
+  target: string,
+): void {
+  writeFileAtomic(join(target, settingsFile), `${JSON.stringify(opened.settings, null, 2)}\n`);
+  saveAdapter(opened.model.module, target, options, { baseModel: resolve(opened.folder) });
 }

@@ -34,7 +34,8 @@ export class LoraLinear extends Module {
   /** (O, R) */
   readonly lora_B: Factor;
   readonly scaling: number;
-  readonly dropout: number;
+  /** May be changed between passes. */
+  dropout: number;
   readonly #base: Linear;
   #merged = false;
 

@@ -16,7 +16,7 @@ import type { MicroBatch } from './batches.ts';
 import { type Checkpoint, readLatestCheckpoint } from './checkpoint.ts';
 import { runTraining, type TrainRun } from './loop.ts';
 import { readMetrics } from './metrics.ts';
-import { checkpointSchema, optimizerSchema, scheduleSchema } from './options.ts';
+import { checkpointSchema, type GuardOptions, guardSchema, optimizerSchema, scheduleSchema } from './options.ts';
 import { planRun } from './schedule.ts';
 import type { LossResult, Trainee } from './step.ts';
 
@@ -32,7 +32,7 @@ afterEach(() => {
 });
 
 /** A linear model on data drawn from torch's own generator, so that a resumed run must restore that generator too. */
-function regression(checkpoint: Checkpoint | null, poison = -1): Trainee & { free(): void } {
+function regression(checkpoint: Checkpoint | null, poison = -1, spike = -1): Trainee & { free(): void } {
   const weight = scope(() => {
     manualSeed(5);
     const fresh = keep(randn([4, 3]));
@@ -53,7 +53,8 @@ function regression(checkpoint: Checkpoint | null, poison = -1): Trainee & { fre
       const y = x.matmul(weight).sub(1);
       let loss = y.mul(y).mean();
       if (micro.ids[0] === `row ${poison}`) loss = loss.log().mul(Number.NaN);
-      return { loss, crossEntropy: loss, tokens: 2, correct: 1 };
+      if (micro.ids[0] === `row ${spike}`) loss = loss.mul(100);
+      return { loss, backward: (factor) => loss.mul(factor).backward(), crossEntropy: loss, tokens: 2, correct: 1 };
     },
     save: (folder) => saveSafetensors(join(folder, 'model.safetensors'), new Map([['weight', weight]])),
     free: () => weight.dispose(),
@@ -65,14 +66,20 @@ interface Settings {
   stopAfter?: number;
   everySteps?: number;
   poison?: number;
+  spike?: number;
+  guard?: Partial<GuardOptions>;
+  notes?: string[];
+  stepsPerEpoch?: number;
 }
 
-async function run(folder: string, { resume = false, stopAfter = -1, everySteps, poison = -1 }: Settings = {}) {
-  const plan = planRun([{ name: 'warm', steps: 4 }], 3, 5, (epoch) => epoch);
+async function run(folder: string, settings: Settings = {}) {
+  const { resume = false, stopAfter = -1, everySteps, poison = -1, spike = -1, guard = {}, notes = [] } = settings;
+  const { stepsPerEpoch = 5 } = settings;
+  const plan = planRun([{ name: 'warm', steps: 4 }], 3, stepsPerEpoch, (epoch) => epoch);
   const checkpoint = resume ? readLatestCheckpoint(folder) : null;
-  const trainee = regression(checkpoint, poison);
+  const trainee = regression(checkpoint, poison, spike);
   let done = checkpoint?.state.step ?? 0;
-  const settings: TrainRun = {
+  const parts: TrainRun = {
     plan,
     trainee,
     batches: async (position) => {
@@ -80,21 +87,24 @@ async function run(folder: string, { resume = false, stopAfter = -1, everySteps,
       const ids = [`row ${position.phase.start + position.phaseStep}`];
       return [0.25, 0.75].map((weight) => ({ batch: { images: [] } as unknown as MicroBatch['batch'], ids, weight }));
     },
-    validate: async (position) => (position.epoch === 1 ? { accuracy: 0.5, samples: 4, autoregressiveSteps: 3 } : null),
+    validates: ({ phase, epochEnd }) => phase.kind === 'stage' && epochEnd,
+    validate: async ({ epoch }) => ({ accuracy: [0.25, 0.5, 0.5][epoch]!, samples: 4, autoregressiveSteps: 3 }),
     optimizer: optimizerSchema.parse({ lr: 0.05, clip: 1 }),
     schedule: scheduleSchema.parse({ warmupSteps: 2, decayTo: 0.1 }),
     pretrain: [{ name: 'warm', steps: 4, mix: [], lr: 0.01, schedule: scheduleSchema.parse({}) }],
     resetOptimizerAtStage: true,
-    checkpoint: checkpointSchema.parse({ everySteps: everySteps ?? null, keep: 2, stageModels: true }),
+    checkpoint: checkpointSchema.parse({ everySteps: everySteps ?? null, keep: 2, stageModels: true, best: true }),
+    guard: guardSchema.parse(guard),
+    tensorboard: true,
     device: 'cpu',
     out: folder,
     recipe: { name: 'test' },
     resume: checkpoint,
-    reporter: { step() {}, note() {} },
+    reporter: { step() {}, note: (text) => notes.push(text) },
     stopRequested: () => (done === stopAfter ? 'SIGINT' : null),
   };
   try {
-    return await runTraining(settings);
+    return await runTraining(parts);
   } finally {
     trainee.free();
   }
@@ -141,5 +151,68 @@ describe('runTraining', () => {
       /stopped at step 8 \(stage-0\): the loss is NaN on the batch of samples row 7; .*step-00000006/,
     );
     expect(readLatestCheckpoint(out)!.state.step).toBe(6);
+  });
+
+  it('checkpoints before it validates, and validates again what a kill cut off', async () => {
+    const notes: string[] = [];
+    await run(out, { stopAfter: 9, notes });
+    // Stopped at the end of an epoch: the checkpoint is there, the validation is not.
+    expect(notes).toEqual([]);
+    await run(out, { resume: true, notes });
+    const validations = readMetrics(join(out, 'metrics.jsonl')).filter((entry) => entry.kind === 'validation');
+    expect(validations.map(({ step, accuracy }) => [step, accuracy])).toEqual([
+      [9, 0.25],
+      [14, 0.5],
+      [19, 0.5],
+    ]);
+    expect(notes[0]).toBe('epoch 0 (stage-0): accuracy 0.250 on 4 held-out samples, 3.0 steps each');
+  });
+
+  it('keeps the best model, the earlier of two equals', async () => {
+    await run(out, {});
+    const best = JSON.parse(readFileSync(join(out, 'best', 'validation.json'), 'utf8'));
+    expect(best).toEqual({ step: 14, epoch: 1, accuracy: 0.5, samples: 4, autoregressiveSteps: 3 });
+    const kept = readFileSync(join(out, 'best', 'model.safetensors'));
+    expect(kept.equals(readFileSync(join(out, 'models', 'stage-1', 'model.safetensors')))).toBe(true);
+  });
+
+  it('writes TensorBoard events, in a further file when resumed', async () => {
+    await run(out, { stopAfter: 6 });
+    await run(out, { resume: true });
+    const files = readdirSync(join(out, 'tensorboard')).sort();
+    expect(files).toHaveLength(2);
+    const [first, second] = files.map((name) => readFileSync(join(out, 'tensorboard', name), 'latin1'));
+    expect(first!.split('train/loss').length - 1).toBe(6);
+    expect(second!.split('train/loss').length - 1).toBe(13);
+    expect(second!.split('validation/accuracy').length - 1).toBe(3);
+  });
+
+  it('names the samples of a spike; leaves them out or stops where that is asked for', async () => {
+    // Step 30 is row 29, in the middle of the first stage.
+    const spiky = { stepsPerEpoch: 40, spike: 29 };
+    const notes: string[] = [];
+    const told = /^step 30: the loss \d+\.\d+ is far above the usual \d\.\d+ on the samples row 29, row 29/;
+    const changed = async (name: string, guard: Partial<GuardOptions>) => {
+      const folder = join(out, name);
+      await run(folder, { ...spiky, guard, notes: notes.splice(0) && notes });
+      return weights(folder);
+    };
+    const off = await changed('off', {});
+    expect(notes.filter((note) => note.startsWith('step'))).toEqual([]);
+    const warned = await changed('warned', { spikeFactor: 10 });
+    expect(notes[0]).toMatch(told);
+    expect(warned.equals(off)).toBe(true);
+    const skipped = await changed('skipped', { spikeFactor: 10, onSpike: 'skip' });
+    expect(notes[0]).toMatch(/they are left out$/);
+    expect(skipped.equals(off)).toBe(false);
+    // Resumed right after the spike, the guard knows the same history.
+    const parts = join(out, 'parts');
+    const guard = { spikeFactor: 10, onSpike: 'skip' as const };
+    await run(parts, { ...spiky, guard, stopAfter: 29 });
+    await run(parts, { ...spiky, guard, resume: true });
+    expect(weights(parts).equals(skipped)).toBe(true);
+    await expect(run(join(out, 'stopped'), { ...spiky, guard: { spikeFactor: 10, onSpike: 'stop' } })).rejects.toThrow(
+      /stopped at step 30 \(stage-0\): the loss .*samples row 29, row 29/,
+    );
   });
 });

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { AdamW } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
+import { writeFileAtomic } from '../files.ts';
 import { disposeBatches, type MicroBatch } from './batches.ts';
 import {
   type Checkpoint,
@@ -12,10 +13,18 @@ import {
   writeCheckpoint,
   writeFolderAtomic,
 } from './checkpoint.ts';
-import { MetricsLog, type StepMetrics } from './metrics.ts';
-import type { CheckpointOptions, OptimizerOptions, PretrainPhaseOptions, ScheduleOptions } from './options.ts';
+import { MetricsLog, readMetrics, type StepMetrics } from './metrics.ts';
+import type {
+  CheckpointOptions,
+  GuardOptions,
+  OptimizerOptions,
+  PretrainPhaseOptions,
+  ScheduleOptions,
+} from './options.ts';
 import { learningRate, type Phase, type Plan, type Position, positionOf } from './schedule.ts';
-import { createOptimizer, type Trainee, trainStep } from './step.ts';
+import { SpikeGuard } from './spike-guard.ts';
+import { createOptimizer, type Trainee, trainStep, type Verdict } from './step.ts';
+import { EventWriter } from './tensorboard.ts';
 
 /** Where a run tells how it is getting on; the terminal's part is the caller's. */
 export interface TrainReporter {
@@ -24,19 +33,30 @@ export interface TrainReporter {
   note(text: string): void;
 }
 
+export interface HeldOut {
+  accuracy: number;
+  samples: number;
+  autoregressiveSteps: number;
+}
+
 /** Everything one run needs. */
 export interface TrainRun {
   plan: Plan;
   trainee: Trainee;
   /** The micro-batches of one step; must depend on the position alone. */
   batches(position: Position): Promise<MicroBatch[]>;
-  /** Held-out accuracy at an epoch's end, or null when this epoch is not validated. */
-  validate(position: Position): Promise<{ accuracy: number; samples: number; autoregressiveSteps: number } | null>;
+  /** Whether the end of this step is followed by validation. */
+  validates(position: Position): boolean;
+  /** Held-out accuracy of the model as it is at the end of this step. */
+  validate(position: Position): Promise<HeldOut>;
   optimizer: OptimizerOptions;
   schedule: ScheduleOptions;
   pretrain: readonly PretrainPhaseOptions[];
   resetOptimizerAtStage: boolean;
   checkpoint: CheckpointOptions;
+  guard: GuardOptions;
+  /** Also write TensorBoard event files. */
+  tensorboard: boolean;
   device: string;
   /** Folder of the run. */
   out: string;
@@ -75,6 +95,11 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
   const started = performance.now();
   const seconds = () => before + (performance.now() - started) / 1000;
   const metrics = new MetricsLog(join(run.out, 'metrics.jsonl'), first);
+  const events = run.tensorboard
+    ? new EventWriter(join(run.out, 'tensorboard'), run.resume ? { purgeFrom: first + 1 } : {})
+    : null;
+  const earlier = readMetrics(metrics.path);
+  let best = Math.max(-1, ...earlier.map((entry) => (entry.kind === 'validation' ? entry.accuracy : -1)));
   let optimizer: AdamW = createOptimizer(trainee.parameters, run.optimizer);
   if (run.resume) restoreCheckpoint(run.resume, optimizer);
   let saved = run.resume?.folder ?? '';
@@ -89,11 +114,54 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
     savedStep = step;
   };
 
+  const guard = new SpikeGuard(run.guard);
+  const judge = (loss: number, samples: string, step: number): Verdict => {
+    const usual = guard.look(loss);
+    if (usual === null) return 'step';
+    const what = `the loss ${loss.toFixed(3)} is far above the usual ${usual.toFixed(3)} on the samples ${samples}`;
+    if (run.guard.onSpike === 'stop') throw new UserError(`${what} (guard.onSpike is stop)`);
+    reporter.note(`step ${step}: ${what}${run.guard.onSpike === 'skip' ? '; they are left out' : ''}`);
+    return run.guard.onSpike === 'skip' ? 'skip' : 'step';
+  };
+
+  /** After `step` finished steps. */
+  const validate = async (step: number, position: Position) => {
+    const { phase, epoch } = position;
+    const held = await run.validate(position);
+    if (run.checkpoint.best && held.accuracy > best) {
+      writeFolderAtomic(join(run.out, 'best'), (folder) => {
+        trainee.save(folder, phase);
+        writeFileAtomic(join(folder, 'validation.json'), `${JSON.stringify({ step, epoch, ...held }, null, 2)}\n`);
+      });
+    }
+    best = Math.max(best, held.accuracy);
+    const stage = phase.kind === 'stage' ? phase.index : 0;
+    // Last: a run killed before this line validates again when it is resumed.
+    metrics.append({ kind: 'validation', step, phase: phase.name, epoch, stage, ...held });
+    events?.scalars(step, {
+      'validation/accuracy': held.accuracy,
+      'validation/autoregressive_steps': held.autoregressiveSteps,
+    });
+    reporter.note(
+      `epoch ${epoch} (${phase.name}): accuracy ${held.accuracy.toFixed(3)} on ${held.samples} held-out samples, ` +
+        `${held.autoregressiveSteps.toFixed(1)} steps each`,
+    );
+  };
+
   try {
+    if (first > 0) {
+      const position = positionOf(plan, first - 1);
+      for (const entry of earlier) {
+        if (entry.kind === 'step' && entry.phase === position.phase.name) guard.look(entry.loss);
+      }
+      const done = earlier.some((entry) => entry.kind === 'validation' && entry.step === first);
+      if (run.validates(position) && !done) await validate(first, position);
+    }
     for (let step = first; step < plan.totalSteps; step++) {
       const position = positionOf(plan, step);
       const { phase, phaseStep } = position;
       const fresh = startsFresh(run, phase);
+      if (phaseStep === 0) guard.reset();
       if (phaseStep === 0 && fresh && step > 0) {
         optimizer.dispose();
         optimizer = createOptimizer(trainee.parameters, run.optimizer);
@@ -106,7 +174,10 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
       const begun = performance.now();
       const micros = await run.batches(position);
       const result = stepOrExplain(
-        () => trainStep(trainee, optimizer, micros, lr, run.optimizer.clip),
+        () =>
+          trainStep(trainee, optimizer, micros, lr, run.optimizer.clip, (loss, samples) =>
+            judge(loss, samples, step + 1),
+          ),
         step,
         phase,
         saved,
@@ -125,6 +196,7 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
         samplesPerSecond: samples / ((performance.now() - begun) / 1000),
       };
       metrics.append(entry);
+      events?.scalars(step + 1, scalarsOf(entry));
       reporter.step(entry, plan.totalSteps);
       const last = step + 1 === plan.totalSteps;
       const reason = run.stopRequested();
@@ -132,24 +204,10 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
       if (position.phaseEnd && run.checkpoint.stageModels) {
         writeFolderAtomic(join(run.out, 'models', phase.name), (folder) => trainee.save(folder, phase));
       }
-      if (last || reason || isDue(run.checkpoint, step + 1, position)) save(step + 1, position);
-      if (position.epochEnd && !reason) {
-        const held = await run.validate(position);
-        if (held) {
-          metrics.append({
-            kind: 'validation',
-            step: step + 1,
-            phase: phase.name,
-            epoch: position.epoch,
-            stage,
-            ...held,
-          });
-          reporter.note(
-            `epoch ${position.epoch} (${phase.name}): accuracy ${held.accuracy.toFixed(3)} on ${held.samples} held-out samples, ` +
-              `${held.autoregressiveSteps.toFixed(1)} steps each`,
-          );
-        }
-      }
+      const validates = run.validates(position);
+      // Before validation: what happens there must not cost the work so far.
+      if (last || reason || validates || isDue(run.checkpoint, step + 1, position)) save(step + 1, position);
+      if (validates && !reason) await validate(step + 1, position);
       if (reason && !last) return { step: step + 1, stopped: reason, checkpoint: saved, seconds: seconds() };
       // Signals and timers are handled here; the step itself never lets go of the thread.
       await new Promise((resolve) => setImmediate(resolve));
@@ -160,6 +218,18 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
   } finally {
     optimizer.dispose();
   }
+}
+
+function scalarsOf(entry: StepMetrics): Record<string, number> {
+  return {
+    'train/loss': entry.loss,
+    'train/cross_entropy': entry.crossEntropy,
+    'train/token_accuracy': entry.tokenAccuracy,
+    'train/gradient_norm': entry.gradNorm,
+    'train/learning_rate': entry.lr,
+    'train/samples_per_second': entry.samplesPerSecond,
+    'train/stage': entry.stage,
+  };
 }
 
 function isDue(options: CheckpointOptions, step: number, position: Position): boolean {

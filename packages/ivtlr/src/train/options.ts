@@ -31,8 +31,8 @@ export const latentTrainingSchema = z.strictObject({
   /** K: image tokens picked at each latent step. */
   patches: count.default(32),
   maxLatentStage: z.int().min(0),
-  /** Epochs of every stage, or one number a stage (the last one lasts until the end). */
-  epochsPerStage: z.union([count, z.array(count).min(1)]),
+  /** Epochs of every stage, or one number a stage (the last one lasts until the end; 0 skips a stage that the model has been through). */
+  epochsPerStage: z.union([count, z.array(z.int().min(0)).min(1)]),
   padLatentToMax: z.boolean().default(true),
   latentGradient: z.enum(['detached', 'through']).default('detached'),
   positions: z.enum(['sequential', 'mrope']).default('sequential'),
@@ -93,8 +93,17 @@ export const checkpointSchema = z.strictObject({
   everyEpochs: count.nullable().default(null),
   /** How many of the newest resumable checkpoints stay on disk. */
   keep: count.default(1),
+  /** Also keep the model with the best held-out accuracy, in the folder best. */
+  best: z.boolean().default(false),
   /** Also keep the bare model at the end of the pretrain phases and of each stage (models/pretrain, models/stage-0, ..). */
   stageModels: z.boolean().default(false),
+});
+
+/** What happens when a step's loss exceeds `spikeFactor` times the median of the steps before; null is off. A loss that is no number always stops. */
+export const guardSchema = z.strictObject({
+  spikeFactor: z.number().gt(1).nullable().default(null),
+  /** Tell which samples it was and go on; or leave these samples out; or stop. */
+  onSpike: z.enum(['warn', 'skip', 'stop']).default('warn'),
 });
 
 export type OptimizerOptions = z.output<typeof optimizerSchema>;
@@ -103,4 +112,5 @@ export type LatentTrainingOptions = z.output<typeof latentTrainingSchema>;
 export type DataOptions = z.output<typeof dataSchema>;
 export type RampOptions = z.output<typeof rampSchema>;
 export type PretrainPhaseOptions = z.output<typeof pretrainPhaseSchema>;
+export type GuardOptions = z.output<typeof guardSchema>;
 export type CheckpointOptions = z.output<typeof checkpointSchema>;

@@ -9,6 +9,8 @@ import type { Phase } from './schedule.ts';
 export interface LossResult {
   /** Everything that is trained, supervision of picks included. */
   loss: Tensor;
+  /** Adds the gradients of `factor * loss`. */
+  backward(factor: number): void;
   /** Mean cross-entropy over the labelled tokens, nats. */
   crossEntropy: Tensor;
   /** Labelled tokens, and how many of them the model would have written itself. */
@@ -33,8 +35,12 @@ export interface StepResult {
   samples: number;
 }
 
+/** What is thought of a step's loss before the parameters move: go on, or leave them as they are. */
+export type Verdict = 'step' | 'skip';
+
 /**
  * Runs one step.
+ * @param judge sees the step's loss and the names of its samples; may throw
  * @throws UserError when loss or gradient stop being numbers; parameters are then as they were before the step
  */
 export function trainStep(
@@ -43,6 +49,7 @@ export function trainStep(
   micros: readonly MicroBatch[],
   lr: number,
   clip: number | null,
+  judge: (loss: number, samples: string) => Verdict = () => 'step',
 ): StepResult {
   const sums = { loss: 0, crossEntropy: 0, correct: 0, tokens: 0, samples: 0 };
   for (const micro of micros) {
@@ -50,7 +57,7 @@ export function trainStep(
       const result = trainee.loss(micro);
       const loss = result.loss.item();
       if (!Number.isFinite(loss)) throw notANumber(`the loss is ${loss}`, [micro]);
-      result.loss.mul(micro.weight).backward();
+      result.backward(micro.weight);
       sums.loss += loss * micro.weight;
       sums.crossEntropy += result.crossEntropy.item() * micro.weight;
       sums.correct += result.correct;
@@ -60,11 +67,19 @@ export function trainStep(
   }
   const gradNorm = scope(() => clipGradNorm([...trainee.parameters.values()], clip ?? Number.POSITIVE_INFINITY));
   if (!Number.isFinite(gradNorm)) throw notANumber(`the gradient norm is ${gradNorm}`, micros);
+  let verdict: Verdict = 'skip';
+  try {
+    verdict = judge(sums.loss, describeSamples(micros));
+  } finally {
+    if (verdict === 'skip') optimizer.zeroGrad();
+  }
   optimizer.lr = lr;
-  scope(() => {
-    optimizer.step();
-    optimizer.zeroGrad();
-  });
+  if (verdict === 'step') {
+    scope(() => {
+      optimizer.step();
+      optimizer.zeroGrad();
+    });
+  }
   return {
     loss: sums.loss,
     crossEntropy: sums.crossEntropy,
@@ -82,9 +97,13 @@ export function createOptimizer(parameters: ReadonlyMap<string, Tensor>, options
 }
 
 function notANumber(what: string, micros: readonly MicroBatch[]): UserError {
-  const ids = micros.flatMap((micro) => micro.ids);
-  const shown = ids.length > 16 ? `${ids.slice(0, 16).join(', ')} and ${ids.length - 16} more` : ids.join(', ');
+  const samples = describeSamples(micros);
   return new UserError(
-    `${what} on the batch of samples ${shown}; a lower optimizer.lr or a smaller optimizer.clip may help`,
+    `${what} on the batch of samples ${samples}; a lower optimizer.lr or a smaller optimizer.clip may help`,
   );
+}
+
+function describeSamples(micros: readonly MicroBatch[]): string {
+  const ids = micros.flatMap((micro) => micro.ids);
+  return ids.length > 16 ? `${ids.slice(0, 16).join(', ')} and ${ids.length - 16} more` : ids.join(', ');
 }

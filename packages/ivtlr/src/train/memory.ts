@@ -1,0 +1,100 @@
+/** What a run will need in memory, worked out before its first step. An estimate: kernels' work space and the allocator's slack come on top. */
+import { elementSize, Linear, type Module, type Tensor } from '@ivtlr/torch';
+
+export interface MemoryNeeds {
+  /** Rows of a micro-batch, and its columns with latent rows. */
+  rows: number;
+  columns: number;
+  vocabularySize: number;
+  activationCheckpointing: boolean;
+}
+
+/** Bytes. */
+export interface MemoryEstimate {
+  weights: number;
+  gradients: number;
+  optimizer: number;
+  activations: number;
+  total: number;
+  /** What this process may use, what it holds already included; null where that is not known (GPUs). */
+  available: number | null;
+}
+
+/** @param trained the parameters that are trained, by name in `module` */
+export function estimateMemory(
+  module: Module,
+  trained: ReadonlyMap<string, Tensor>,
+  needs: MemoryNeeds,
+): MemoryEstimate {
+  const weights = sum([...new Set(module.parameters())].map(bytesOf));
+  const gradients = sum([...trained.values()].map(bytesOf));
+  // Two float32 means, and a float32 copy of 16-bit weights.
+  const optimizer = sum(
+    [...trained.values()].map((p) => p.numel * (elementSize(p.dtype) === 2 ? 12 : 2 * elementSize(p.dtype))),
+  );
+  const activations = activationBytes(module, needs);
+  const onCpu = module.parameters()[0]?.device === 'cpu';
+  return {
+    weights,
+    gradients,
+    optimizer,
+    activations,
+    total: weights + gradients + optimizer + activations,
+    available: onCpu ? process.availableMemory() + process.memoryUsage.rss() : null,
+  };
+}
+
+/** What the decoder's layers keep for the way back: the inputs and outputs of their linear layers are nearly all of it. */
+function activationBytes(
+  module: Module,
+  { rows, columns, vocabularySize, activationCheckpointing }: MemoryNeeds,
+): number {
+  const tokens = rows * columns;
+  const perLayer = new Map<string, number>();
+  let width = 0;
+  for (const [path, layer] of module.namedModules()) {
+    const at = /^(.*\.layers\.\d+)\./.exec(path)?.[1];
+    if (at === undefined || !isLinear(layer)) continue;
+    const [outputs, inputs] = layer.weight.shape as [number, number];
+    const size = elementSize(layer.weight.dtype);
+    let bytes = (inputs + outputs) * size;
+    // An adapter keeps its input widened and dropped out, and the mask.
+    if (!(layer instanceof Linear)) bytes += inputs * (4 + 4 + 1);
+    perLayer.set(at, (perLayer.get(at) ?? 0) + bytes * tokens);
+    width = Math.max(width, Math.min(inputs, outputs) * size);
+  }
+  const layers = [...perLayer.values()];
+  const kept = activationCheckpointing ? Math.max(0, ...layers) + layers.length * width * tokens : sum(layers);
+  // Logits of the written part (about a third), in float32, with their softmax and gradient.
+  const logits = Math.ceil(tokens / 3) * vocabularySize * 4 * 3;
+  return kept + logits;
+}
+
+function isLinear(module: Module): module is Module & { weight: Tensor } {
+  if (module instanceof Linear) return true;
+  const { weight, lora_A } = module as Module & { weight?: Tensor; lora_A?: unknown };
+  return weight !== undefined && lora_A !== undefined;
+}
+
+function bytesOf({ numel, dtype }: Tensor): number {
+  return numel * elementSize(dtype);
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((a, b) => a + b, 0);
+}
+
+/** One line for people, and a warning where it will not fit. */
+export function describeMemory(estimate: MemoryEstimate, { rows, columns }: MemoryNeeds): string {
+  const { weights, gradients, optimizer, activations, total, available } = estimate;
+  const parts = `weights ${gigabytes(weights)}, gradients ${gigabytes(gradients)}, optimiser ${gigabytes(optimizer)}, activations ${gigabytes(activations)}`;
+  const have = available === null ? '' : `; ${gigabytes(available)} can be had`;
+  const line = `memory: about ${gigabytes(total)} (${parts}, for ${rows} rows of ${columns} columns)${have}`;
+  if (available === null || total <= available) return line;
+  return `${line}\nThis will not fit: a smaller microBatch, activationCheckpointing or lora need less.`;
+}
+
+function gigabytes(bytes: number): string {
+  const value = bytes / 2 ** 30;
+  return value < 0.1 ? `${(bytes / 2 ** 20).toFixed(1)} MB` : `${value.toFixed(1)} GB`;
+}
