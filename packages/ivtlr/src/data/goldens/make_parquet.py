@@ -1,4 +1,4 @@
-"""Writes the Parquet files of parquet.test.ts with pyarrow, in M3CoT's schema: python make_parquet.py (needs pyarrow and pillow)."""
+"""Writes the Parquet files of parquet.test.ts and scienceqa.test.ts with pyarrow, in the schemas of M3CoT and ScienceQA: python make_parquet.py (needs pyarrow and pillow)."""
 import io
 import os
 
@@ -31,3 +31,16 @@ table = pa.Table.from_pylist(rows, schema=schema)
 here = os.path.dirname(os.path.abspath(__file__))
 for codec in ("snappy", "zstd", "gzip", "brotli", "lz4", "none"):
     pq.write_table(table, os.path.join(here, f"m3cot-{codec}.parquet"), compression=codec, row_group_size=4, store_schema=False)
+
+science = pa.schema(
+    [("image", pa.struct([("bytes", pa.binary()), ("path", text)])), ("question", text), ("choices", pa.list_(text)), ("answer", pa.int8())]
+    + [(name, text) for name in ("hint", "task", "grade", "subject", "topic", "category", "skill", "lecture", "solution")]
+)
+rows = [
+    dict(image=None if i in (1, 4) else picture((10 * i, 200, 30)), question=f"Größe {i}?", choices=["x", "y", "z"][: 2 + i % 2], answer=i % 2,
+         hint="Look." if i == 2 else "", task="closed choice", grade=f"grade{i + 1}", subject="natural science", topic="biology",
+         category="Plants", skill="Tell apart", lecture="A lecture. It is long." if i % 2 else "", solution="Solved." if i % 3 else "")
+    for i in range(6)
+]
+pq.write_table(pa.Table.from_pylist(rows, schema=science), os.path.join(here, "scienceqa-zstd.parquet"), compression="zstd",
+               row_group_size=4, store_schema=False)

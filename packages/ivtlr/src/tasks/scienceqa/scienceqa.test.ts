@@ -1,6 +1,8 @@
+import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
 import { splitSteps } from '../../data/render.ts';
 import { UserError } from '../../errors.ts';
+import { readSamples } from '../read-samples.ts';
 import { SCIENCEQA_COLUMNS, scienceqa, scienceqaRationale } from './scienceqa.ts';
 
 const row = {
@@ -77,4 +79,21 @@ test('both scorers', () => {
 test('groups of a report', () => {
   expect(scienceqa.groups(sample()!)).toEqual({ subject: 'natural science', grade: 'grade4', hint: 'with hint' });
   expect(scienceqa.groups(sample({ hint: ' ' })!).hint).toBe('without hint');
+});
+
+test('a file of another writer (data/goldens/make_parquet.py): int8 answers, rows without an image', async () => {
+  const path = fileURLToPath(new URL('../../data/goldens/scienceqa-zstd.parquet', import.meta.url));
+  const samples = await readSamples(path, scienceqa);
+  expect(samples.map(({ id, rowIndex, answer }) => [id, rowIndex, answer])).toEqual(
+    [0, 2, 3, 5].map((i) => [`scienceqa-${i}`, i, String(i % 2)]),
+  );
+  expect(samples.map(({ rationale }) => rationale)).toEqual([
+    '0',
+    'Solved.',
+    'A lecture. It is long.',
+    'A lecture. It is long. Solved.',
+  ]);
+  expect(samples.map(({ meta }) => meta.hasHint)).toEqual(['no', 'yes', 'no', 'no']);
+  expect(samples[3]!.question).toBe('Größe 5?');
+  expect(samples[3]!.choices).toEqual(['x', 'y', 'z']);
 });

@@ -1,0 +1,84 @@
+/** Pictures prepared in threads against pictures processed at once. Needs the compiled package, which `npm test` builds first. */
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { liveTensorCount } from '@ivtlr/torch';
+import sharp from 'sharp';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { Prefetch } from '../data/prefetch.ts';
+import type { Sample } from '../data/sample.ts';
+import { writeDominoesTokenizer } from '../tasks/dominoes/vocabulary.ts';
+import type { RawImage } from '../vision/image.ts';
+import { PicturePool } from '../vision/picture-pool.ts';
+import { openWithoutWeights } from './families.ts';
+
+let folder = '';
+const tensors = liveTensorCount();
+beforeAll(() => {
+  folder = join(mkdtempSync(join(tmpdir(), 'ivtlr-families-')), 'model');
+  mkdirSync(folder);
+  writeDominoesTokenizer(folder);
+  writeFileSync(join(folder, 'config.json'), '{"model_type":"qwen2_vl"}');
+});
+afterAll(() => {
+  rmSync(join(folder, '..'), { recursive: true, force: true });
+  expect(liveTensorCount()).toBe(tensors);
+});
+
+async function pictures(): Promise<RawImage[]> {
+  const made: RawImage[] = [];
+  for (let i = 0; i < 6; i++) {
+    const [width, height, channels] = [50 + 37 * i, 200 - 20 * i, i % 2 ? 4 : 3] as const;
+    const raw = Buffer.from(
+      Array.from({ length: width * height * channels }, (_, at) => (at * (7 + i) + (at >> 9)) & 255),
+    );
+    const picture = sharp(raw, { raw: { width, height, channels } });
+    made.push({
+      kind: 'encoded',
+      name: `picture ${i}`,
+      bytes: await (i % 2 ? picture.png() : picture.jpeg()).toBuffer(),
+    });
+  }
+  made.push({ kind: 'encoded', name: 'spoilt', bytes: Uint8Array.from([255, 216, 255, 1]) });
+  return made;
+}
+
+test.each(['official', 'consistent'] as const)('threads give the same tensors, bit by bit (%s)', async (profile) => {
+  const { inputs } = openWithoutWeights(folder, profile);
+  const images = await pictures();
+  const source = {
+    samplesPerEpoch: images.length,
+    sample: async (_: number, place: number) => ({ id: `${place}`, image: images[place]! }) as Sample,
+  };
+  const pool = new PicturePool(inputs.preparation, 2);
+  const ahead = new Prefetch(source, pool, inputs, { ahead: 3, epochs: 2 });
+  try {
+    for (let epoch = 0; epoch < 2; epoch++) {
+      for (const [place, image] of images.entries()) {
+        const sample = await ahead.sample(epoch, place);
+        if (place === images.length - 1) {
+          await expect(ahead.processImage(sample.image)).rejects.toThrow(/^spoilt: the JPEG picture cannot be decoded/);
+          continue;
+        }
+        const threaded = await ahead.processImage(sample.image);
+        const direct = await inputs.processImage(image);
+        expect({ ...threaded, pixels: null }).toEqual({ ...direct, pixels: null });
+        expect(Buffer.compare(threaded.pixels.bytes(), direct.pixels.bytes()), `${epoch} ${place}`).toBe(0);
+        threaded.pixels.dispose();
+        direct.pixels.dispose();
+      }
+    }
+  } finally {
+    await pool.close();
+  }
+});
+
+test('a folder of another family is named', () => {
+  const other = join(folder, '..', 'other');
+  mkdirSync(other);
+  writeFileSync(join(other, 'config.json'), '{"model_type":"llama"}');
+  expect(() => openWithoutWeights(other, 'official')).toThrow(
+    /config\.json: model_type llama is not known; known are qwen2_vl/,
+  );
+  expect(() => openWithoutWeights(join(folder, 'none'), 'official')).toThrow(/there is no model folder/);
+});
