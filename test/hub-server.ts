@@ -5,6 +5,9 @@ import type { AddressInfo } from 'node:net';
 
 export const COMMIT = 'c0ffee0000000000000000000000000000c0ffee';
 
+/** Time for what was sent to arrive: a connection that is cut takes with it what the other side has not read. */
+const CUT_DELAY_MS = 150;
+
 export interface Trouble {
   /** Large files come from here when set; its requests are logged with the prefix `store`. */
   store?: boolean;
@@ -20,6 +23,8 @@ export interface Trouble {
   gated?: boolean;
   /** This many answers are 503. */
   busy?: number;
+  /** This many signed links have run out. */
+  expired?: number;
   /** Files per page of the listing. */
   pageSize?: number;
   /** Replaces entries of the listing. */
@@ -59,7 +64,10 @@ export async function startHub(files: Record<string, Buffer>): Promise<Hub> {
   hub.url = await listen((request, response) => answer(hub, request, response));
   hub.storeUrl = await listen((request, response) => {
     note(hub, `store `, request);
-    if (request.headers.authorization) response.writeHead(400).end('a signed link takes no token');
+    if (hub.trouble.expired) {
+      hub.trouble.expired--;
+      response.writeHead(403).end();
+    } else if (request.headers.authorization) response.writeHead(400).end('a signed link takes no token');
     else sendFile(hub, decodeURIComponent(request.url!.slice(1)), request, response);
   });
   return hub;
@@ -121,7 +129,8 @@ function sendPage(hub: Hub, url: URL, response: ServerResponse): void {
   const all = [{ type: 'directory', path: 'data', oid: gitHash(Buffer.alloc(0)), size: 0 }, ...entries];
   const rest = from + pageSize < all.length;
   url.searchParams.set('cursor', String(from + pageSize));
-  if (rest) response.setHeader('link', `<${url.href}>; rel="next"`);
+  // As a mirror does: the link names the hub it copies.
+  if (rest) response.setHeader('link', `<https://hub.invalid${url.pathname}${url.search}>; rel="next"`);
   response.end(JSON.stringify(all.slice(from, from + pageSize)));
 }
 
@@ -140,7 +149,9 @@ function sendFile(hub: Hub, path: string, request: IncomingMessage, response: Se
   });
   if (trouble.cuts && bytes.length - start > trouble.cutAfter!) {
     trouble.cuts--;
-    response.write(bytes.subarray(start, start + trouble.cutAfter!), () => setTimeout(() => response.destroy(), 20));
+    response.write(bytes.subarray(start, start + trouble.cutAfter!), () =>
+      setTimeout(() => response.destroy(), CUT_DELAY_MS),
+    );
     return;
   }
   response.end(bytes.subarray(start));

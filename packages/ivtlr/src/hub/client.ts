@@ -85,15 +85,16 @@ export class HubClient {
     }
   }
 
-  /** Listings of many files come in pages. The token must not follow a link to another server. */
+  /**
+   * Listings of many files come in pages. The next one is asked of our own endpoint, even when a mirror passes on links to the hub it copies: the
+   * token must not go elsewhere.
+   */
   #nextPage(link: string | null): string | null {
     const next = link && /<([^>]+)>\s*;\s*rel="?next"?/.exec(link)?.[1];
     if (!next) return null;
-    const url = new URL(next, this.#settings.endpoint);
-    if (url.origin === new URL(this.#settings.endpoint).origin) return url.href;
-    throw new UserError(
-      `the hub's list of files goes on at another server, ${url.origin}; set HF_ENDPOINT to that one`,
-    );
+    const { endpoint } = this.#settings;
+    const { pathname, search } = new URL(next, endpoint);
+    return `${new URL(endpoint).origin}${pathname}${search}`;
   }
 
   async #get(
@@ -119,10 +120,18 @@ export class HubClient {
     throw this.#explain(response, url, revision, detail);
   }
 
-  #explain({ status, statusText, headers }: Response, url: string, revision: string, detail: string): Error {
+  #explain(
+    { status, statusText, headers, redirected }: Response,
+    url: string,
+    revision: string,
+    detail: string,
+  ): Error {
     const { token, endpoint } = this.#settings;
     const code = headers.get('x-error-code');
     const page = `${endpoint}/${this.#kind === 'models' ? '' : 'datasets/'}${this.#repo}`;
+    // Signed links to where large files lie run out; asking again gives a new one.
+    if (redirected && status >= 400)
+      return new TransientError(`the hub's store answered ${status} ${statusText}`.trim());
     const said = detail ? ` (the hub says: ${detail})` : '';
     if (status === 429 || status === 408 || status >= 500) {
       const wait = Number(headers.get('retry-after'));

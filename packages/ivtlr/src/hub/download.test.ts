@@ -126,12 +126,13 @@ describe('trouble on the line', () => {
     Object.assign(hub.trouble, { cutAfter: 100_000, cuts: 1 });
     await expect(get({ tries: 1, parallel: 1 })).rejects.toThrow(/gave up after 1 tries/);
     const kept = statSync(join(root(), 'blobs', `${sha256(big)}.incomplete`)).size;
-    expect(kept).toBe(100_000);
+    expect(kept).toBeGreaterThan(0);
+    expect(kept).toBeLessThanOrEqual(100_000);
     hub.log.length = 0;
     const seen: number[] = [];
     await get({ onProgress: (done) => seen.push(done) });
     expect(seen[0]).toBe(kept);
-    expect(hub.log.some((line) => line.endsWith('bytes=100000-'))).toBe(true);
+    expect(hub.log.some((line) => line.endsWith(`bytes=${kept}-`))).toBe(true);
   });
 
   test('a busy server is asked again', async () => {
@@ -201,8 +202,15 @@ describe('access', () => {
     expect(readFileSync(join(folder, first)).equals(big)).toBe(true);
     const toStore = hub.log.filter((line) => line.startsWith('store '));
     expect(toStore.length).toBe(3);
-    expect(toStore.some((line) => line.includes('bytes=100000-'))).toBe(true);
+    expect(toStore.some((line) => / bytes=[1-9]\d*-/.test(line))).toBe(true);
     expect(hub.log.filter((line) => !line.startsWith('store ')).every((line) => line.endsWith(' token'))).toBe(true);
+  });
+
+  test('a link to the store that ran out is asked for again', async () => {
+    Object.assign(hub.trouble, { store: true, expired: 2 });
+    const { folder } = await get();
+    expect(readFileSync(join(folder, first)).equals(big)).toBe(true);
+    expect(hub.log.filter((line) => line.startsWith('store ')).length).toBe(4);
   });
 
   test('what is missing is said: a token, access to gated data, the repository, the revision', async () => {
