@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { UserError } from '../errors.ts';
+import { registerConvert } from './convert.ts';
 import { registerData } from './data.ts';
 import { registerDemo } from './demo.ts';
 import { registerDoctor } from './doctor.ts';
@@ -16,7 +17,15 @@ const DESCRIPTION =
   'Interleaved Vision-Text Latent Reasoning: train, evaluate, run and look into vision-language models that reason in latent space.';
 
 /** In the order the help shows them. */
-const REGISTER = [registerInfer, registerTrain, registerEval, registerDemo, registerData, registerDoctor];
+const REGISTER = [
+  registerInfer,
+  registerTrain,
+  registerEval,
+  registerDemo,
+  registerData,
+  registerConvert,
+  registerDoctor,
+];
 
 /**
  * All commands. Modules that load libtorch are imported by the actions, not here, so that --help is instant and works
