@@ -59,6 +59,7 @@ async function stats(taskName: string, flags: StatsFlags): Promise<void> {
     );
     return;
   }
+  const percent = (count: number) => ((100 * count) / result.samples).toFixed(1);
   const unit = opened ? 'tokens' : 'characters';
   const lengths = Object.entries(result.lengths).flatMap(([name, summary]) =>
     summary ? [[name, ...numbers(summary)]] : [],
@@ -66,16 +67,14 @@ async function stats(taskName: string, flags: StatsFlags): Promise<void> {
   const head: Column[] = ['min', 'median', '90 %', '99 %', 'max', 'mean'].map((title) => ({ title, align: 'right' }));
   const tables = [renderTable([`${result.samples} samples (${unit})`, ...head], lengths)];
   for (const [name, groups] of Object.entries(result.groups)) {
-    const rows = groups
-      .slice(0, SHOWN)
-      .map(([value, count]) => [value || '(none)', count, (100 * count) / result.samples]);
+    const rows = groups.slice(0, SHOWN).map(([value, count]) => [value || '(none)', count, percent(count)]);
     const rest = groups.slice(SHOWN).reduce((sum, [, count]) => sum + count, 0);
-    if (rest > 0) rows.push([`${groups.length - SHOWN} others`, rest, (100 * rest) / result.samples]);
+    if (rest > 0) rows.push([`${groups.length - SHOWN} others`, rest, percent(rest)]);
     tables.push(renderTable([name, { title: 'samples', align: 'right' }, { title: '%', align: 'right' }], rows));
   }
   process.stdout.write(`${tables.join('\n')}\n`);
 }
 
-function numbers({ min, p50, p90, p99, max, mean }: LengthSummary): number[] {
-  return [min, p50, p90, p99, max, Math.round(mean * 10) / 10];
+function numbers({ min, p50, p90, p99, max, mean }: LengthSummary): (number | string)[] {
+  return [min, p50, p90, p99, max, mean.toFixed(1)];
 }

@@ -17,4 +17,7 @@ test('counts, most frequent first', () => {
     ['a', 1],
     ['b', 1],
   ]);
+  const numbers = new Tally();
+  for (const value of ['10', '9', '10', '2']) numbers.add(value);
+  expect(numbers.entries().map(([value]) => value)).toEqual(['2', '9', '10']);
 });

@@ -20,7 +20,7 @@ export function summarizeLengths(values: readonly number[]): LengthSummary | nul
   return { count: sorted.length, min: rank(0), p50: rank(0.5), p90: rank(0.9), p99: rank(0.99), max: rank(1), mean };
 }
 
-/** How often each value stands, most frequent first, equal ones by name. */
+/** How often each value stands: numbers in their order, anything else most frequent first and equal ones by name. */
 export class Tally {
   readonly #counts = new Map<string, number>();
 
@@ -29,6 +29,8 @@ export class Tally {
   }
 
   entries(): [value: string, count: number][] {
-    return [...this.#counts].sort(([a, m], [b, n]) => n - m || (a < b ? -1 : 1));
+    const entries = [...this.#counts];
+    if (entries.every(([value]) => /^\d+$/.test(value))) return entries.sort(([a], [b]) => Number(a) - Number(b));
+    return entries.sort(([a, m], [b, n]) => n - m || (a < b ? -1 : 1));
   }
 }

@@ -1,0 +1,67 @@
+/** Stored samples for a trainer: read once, shuffled anew each epoch, their pictures prepared ahead by threads. */
+import { Prefetch } from '../data/prefetch.ts';
+import type { BadRows } from '../data/row.ts';
+import type { RawImage, Sample } from '../data/sample.ts';
+import type { FamilyInputs } from '../engine/families.ts';
+import type { ProcessedImage } from '../models/types.ts';
+import { readSamples } from '../tasks/read-samples.ts';
+import type { Split, Task } from '../tasks/task.ts';
+import { epochOrder, type SampleSource } from '../train/batches.ts';
+import { PicturePool } from '../vision/picture-pool.ts';
+
+export interface TrainingDataOptions {
+  seed: number;
+  split?: Split;
+  /** Fewer than there are: each epoch takes the first of its own order. */
+  samplesPerEpoch?: number | undefined;
+  /** Nothing is prepared beyond the last epoch. */
+  epochs: number;
+  /** Threads that prepare pictures; 0: the trainer's own thread does it when it needs them. */
+  threads: number;
+  /** Samples prepared beyond the one asked for. About two global batches. */
+  ahead: number;
+  /** Called with rows that are left out; without it they are errors. */
+  onBad?: ((bad: BadRows) => void) | undefined;
+}
+
+/** What a batch maker needs; `close` when training has ended, however it did. */
+export interface TrainingData extends SampleSource {
+  processImage(image: RawImage): Promise<ProcessedImage>;
+  close(): Promise<void>;
+}
+
+/**
+ * Which sample stands at a place depends on seed, epoch and place alone, so a resumed run sees what the first one would have seen.
+ * @throws UserError when files or rows are unusable, or no row has an image
+ */
+export async function openTrainingData(
+  folder: string,
+  task: Task,
+  inputs: FamilyInputs,
+  options: TrainingDataOptions,
+): Promise<TrainingData> {
+  const { seed, split = 'train', epochs, threads, ahead, onBad } = options;
+  const stored = await readSamples(folder, task, { split, ...(onBad && { onBad }) });
+  let shuffled: { epoch: number; order: number[] } | null = null;
+  const source = {
+    samplesPerEpoch: Math.min(stored.length, options.samplesPerEpoch ?? stored.length),
+    sample: async (epoch: number, place: number): Promise<Sample> => {
+      if (shuffled?.epoch !== epoch) shuffled = { epoch, order: epochOrder(seed, epoch, stored.length) };
+      return stored[shuffled.order[place]!]!;
+    },
+  };
+  if (threads === 0) {
+    return { ...source, processImage: (image) => inputs.processImage(image), close: async () => {} };
+  }
+  const pool = new PicturePool(inputs.preparation, threads);
+  const prefetch = new Prefetch(source, pool, inputs, { ahead, epochs });
+  return {
+    samplesPerEpoch: source.samplesPerEpoch,
+    sample: (epoch, place) => prefetch.sample(epoch, place),
+    processImage: (image) => prefetch.processImage(image),
+    close: async () => {
+      prefetch.clear();
+      await pool.close();
+    },
+  };
+}
