@@ -5,6 +5,7 @@ import { type Document, isMap, isNode, isScalar, LineCounter, parse, parseDocume
 import type { z } from 'zod';
 import { UserError } from '../errors.ts';
 import { closestName, keysAt, schemaAt, wantsText } from './introspect.ts';
+import { OFFICIAL_KEYS, renamedPath, translateOfficialKeys } from './official-keys.ts';
 import { type Recipe, recipeSchema } from './schema.ts';
 
 const bundledRecipes = fileURLToPath(new URL('../../recipes/', import.meta.url));
@@ -41,6 +42,9 @@ export function parseRecipe(text: string, source: string, overrides: readonly st
   }
   if (!isMap(document.contents))
     throw new UserError(`${place(0)}: a recipe is a map of settings such as "task: dominoes"`);
+  translateOfficialKeys(document, (offset, message) => {
+    throw new UserError(`${place(offset)}: ${message}`);
+  });
   const overridden = overrides.map((override) => applyOverride(document, override));
   const result = recipeSchema.safeParse(document.toJS());
   if (result.success) return result.data;
@@ -57,10 +61,8 @@ interface Override {
 function applyOverride(document: Document, text: string): Override {
   const equals = text.indexOf('=');
   if (equals < 1) throw new UserError(`--set ${text}: write path=value, such as optimizer.lr=1e-4`);
-  const path = text
-    .slice(0, equals)
-    .split('.')
-    .map((key) => (/^\d+$/.test(key) ? Number(key) : key));
+  const given = text.slice(0, equals);
+  const path = (renamedPath(given) ?? given.split('.')).map((key) => (/^\d+$/.test(key) ? Number(key) : key));
   const raw = text.slice(equals + 1);
   for (let depth = 1; depth <= path.length; depth++) {
     if (schemaAt(recipeSchema, path.slice(0, depth))) continue;
@@ -86,29 +88,10 @@ function applyOverride(document: Document, text: string): Override {
   return { path, text };
 }
 
-/** Settings of the official Python code's YAML files, and what they are called here. */
-const officialNames: Readonly<Record<string, string>> = {
-  project: 'nothing (runs are folders, see out)',
-  name: 'out',
-  save_path: 'out',
-  epochs_per_stage: 'latent.epochsPerStage',
-  max_latent_stage: 'latent.maxLatentStage',
-  pad_latent_to_max: 'latent.padLatentToMax',
-  load_model_path: 'model',
-  resume: 'the flag --resume',
-  bf16: 'dtype: bfloat16',
-  batch_size_training: 'microBatch',
-  gradient_accumulation_steps: 'globalBatch (accumulation is globalBatch / microBatch)',
-  num_epochs: 'numEpochs',
-  lr: 'optimizer.lr',
-};
-
 function unknownKey(key: string, known: readonly string[]): string {
   if (known.length === 0) return `unknown setting "${key}"`;
-  if (known.includes('globalBatch') && Object.hasOwn(officialNames, key)) {
-    return `unknown setting "${key}"; the official code's ${key} is ${officialNames[key]} here`;
-  }
-  const close = closestName(key, known);
+  // At the top the official code's names may stand as well.
+  const close = closestName(key, known.includes('globalBatch') ? [...known, ...OFFICIAL_KEYS] : known);
   if (close) return `unknown setting "${key}"; did you mean "${close}"?`;
   return `unknown setting "${key}"; known are ${known.join(', ')}`;
 }
