@@ -1,6 +1,6 @@
 """Writes the files the tests of openPth read, and pth/values.json with what is in them. By hand, after a change here:
 
-    python packages/torch/goldens/make_pth.py      (torch 2.13)
+python packages/torch/goldens/make_pth.py      (torch 2.13)
 """
 
 import collections
@@ -23,7 +23,11 @@ def pattern(*shape, dtype=torch.float32):
 
 def described(state):
     return {
-        name: dict(dtype=str(value.dtype).removeprefix("torch."), shape=list(value.shape), values=value.detach().double().flatten().tolist())
+        name: dict(
+            dtype=str(value.dtype).removeprefix("torch."),
+            shape=list(value.shape),
+            values=value.detach().double().flatten().tolist(),
+        )
         for name, value in state.items()
         if torch.is_tensor(value) and not value.is_complex()
     }
@@ -38,8 +42,19 @@ class Code:
 
 def main():
     here.mkdir(exist_ok=True)
-    dtypes = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8]
-    state = collections.OrderedDict((str(t).removeprefix("torch."), (pattern(2, 3, dtype=torch.float64) * 8).to(t)) for t in dtypes)
+    dtypes = [
+        torch.float64,
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+    ]
+    state = collections.OrderedDict(
+        (str(t).removeprefix("torch."), (pattern(2, 3, dtype=torch.float64) * 8).to(t)) for t in dtypes
+    )
     state["uint8"] = torch.tensor([0, 1, 128, 255], dtype=torch.uint8)
     state["bool"] = torch.tensor([[True, False, True]])
     state["scalar"] = torch.tensor(-2.5)

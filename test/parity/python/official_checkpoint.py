@@ -23,7 +23,15 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 TOKENIZER_ENTRIES = 317  # stands for Qwen2-VL's 151657
 BASE_ROWS = 336  # stands for 151936 and 152064
 SPECIALS = dict(eos=310, vstart=313, vend=314, image=315, video=316, slat=317, elat=318, latent=319)
-ADDED = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+ADDED = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
 
 # name, tied, rows of the embedding, dtype of the frozen weights, key style, key prefix
 FILES = [
@@ -61,12 +69,41 @@ def tokenizer_json():
             merges.append(f"{first} {second}")
     assert len(vocabulary) == SPECIALS["eos"]
     added = [
-        dict(id=SPECIALS["eos"] + i, content=c, single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+        dict(
+            id=SPECIALS["eos"] + i,
+            content=c,
+            single_word=False,
+            lstrip=False,
+            rstrip=False,
+            normalized=False,
+            special=True,
+        )
         for i, c in enumerate(ADDED)
     ]
     level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=False, use_regex=True)
-    model = dict(type="BPE", dropout=None, unk_token=None, continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False, byte_fallback=False, ignore_merges=False, vocab=vocabulary, merges=merges)
-    return dict(version="1.0", truncation=None, padding=None, added_tokens=added, normalizer=None, pre_tokenizer=level, post_processor=None, decoder=level, model=model)
+    model = dict(
+        type="BPE",
+        dropout=None,
+        unk_token=None,
+        continuing_subword_prefix="",
+        end_of_word_suffix="",
+        fuse_unk=False,
+        byte_fallback=False,
+        ignore_merges=False,
+        vocab=vocabulary,
+        merges=merges,
+    )
+    return dict(
+        version="1.0",
+        truncation=None,
+        padding=None,
+        added_tokens=added,
+        normalizer=None,
+        pre_tokenizer=level,
+        post_processor=None,
+        decoder=level,
+        model=model,
+    )
 
 
 def bare(tie, rows):
@@ -79,7 +116,9 @@ def bare(tie, rows):
 
 def with_adapters(model, rows):
     """In the order of the official training script: adapters first, then the embedding gets another size."""
-    lora = LoraConfig(task_type="CAUSAL_LM", target_modules=TARGETS, r=RANK, lora_alpha=ALPHA, lora_dropout=0.05, bias="none")
+    lora = LoraConfig(
+        task_type="CAUSAL_LM", target_modules=TARGETS, r=RANK, lora_alpha=ALPHA, lora_dropout=0.05, bias="none"
+    )
     model = get_peft_model(model, lora)
     if rows != BASE_ROWS:
         model.resize_token_embeddings(rows)
@@ -88,7 +127,17 @@ def with_adapters(model, rows):
 
 def official_network(official, backbone, patches=8):
     ids = SPECIALS
-    return official(backbone, ids["latent"], ids["slat"], ids["elat"], ids["eos"], ids["image"], ids["vstart"], ids["vend"], num_selected_patches=patches)
+    return official(
+        backbone,
+        ids["latent"],
+        ids["slat"],
+        ids["elat"],
+        ids["eos"],
+        ids["image"],
+        ids["vstart"],
+        ids["vend"],
+        num_selected_patches=patches,
+    )
 
 
 def old_name(name):
@@ -137,7 +186,13 @@ def run(official, model, row, seed):
     pixels, thw = draw_pixels(seed, [grid])
     given = torch.tensor([input_ids])
     with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
-        out = network.generate(input_ids=given, attention_mask=torch.ones_like(given), pixel_values=pixels, image_grid_thw=thw, max_new_tokens=NEW_TOKENS)
+        out = network.generate(
+            input_ids=given,
+            attention_mask=torch.ones_like(given),
+            pixel_values=pixels,
+            image_grid_thw=thw,
+            max_new_tokens=NEW_TOKENS,
+        )
     tokens = out[0, len(input_ids) :].tolist()
     rows = backbone.last_rows[latents : latents + len(tokens)]
     assert [int(r.argmax()) for r in rows] == tokens and len(official_qwen.picks) == latents
@@ -168,7 +223,11 @@ def make(out, checkout):
     for index, (name, tie, rows, dtype, style, prefix) in enumerate(FILES):
         base = os.path.join(folder, f"base-{'tied' if tie else 'untied'}")
         os.makedirs(base, exist_ok=True)
-        for file, content in (("config.json", config_of(tie, BASE_ROWS)), ("tokenizer.json", tokenizer_json()), ("tokenizer_config.json", dict(eos_token="<|endoftext|>"))):
+        for file, content in (
+            ("config.json", config_of(tie, BASE_ROWS)),
+            ("tokenizer.json", tokenizer_json()),
+            ("tokenizer_config.json", dict(eos_token="<|endoftext|>")),
+        ):
             with open(os.path.join(base, file), "w", encoding="utf-8") as stream:
                 stream.write(json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n")
         path = os.path.join(folder, f"{name}.pth")
@@ -180,17 +239,38 @@ def make(out, checkout):
                 delta = module.get_delta_weight("default").detach()
                 # As PEFT's merge: in place, in the dtype the weight has.
                 sums = {}
-                for dtype_name, start in (("float32", module.base_layer.weight.data.clone()), ("stored", module.base_layer.weight.data.to(dtype, copy=True))):
+                for dtype_name, start in (
+                    ("float32", module.base_layer.weight.data.clone()),
+                    ("stored", module.base_layer.weight.data.to(dtype, copy=True)),
+                ):
                     start += delta
-                    sums[dtype_name] = dict(abs_sum=rounded(start.double().abs().sum().item()), first=rounded(start.flatten()[:4].float()))
+                    sums[dtype_name] = dict(
+                        abs_sum=rounded(start.double().abs().sum().item()), first=rounded(start.flatten()[:4].float())
+                    )
                 merged[hub_name(part) + ".weight"] = sums
-        files[name] = dict(file=f"{name}.pth", base=os.path.basename(base), rows=rows, tied=tie, alpha=ALPHA, rank=RANK, tensors=len(torch.load(path)), merged=merged)
+        files[name] = dict(
+            file=f"{name}.pth",
+            base=os.path.basename(base),
+            rows=rows,
+            tied=tie,
+            alpha=ALPHA,
+            rank=RANK,
+            tensors=len(torch.load(path)),
+            merged=merged,
+        )
         for number, row in enumerate(PROMPTS):
             for seed in range(30000 + 1000 * index + 100 * number, 40000):
                 record, safe = run(official, model, row, seed)
                 if safe:
                     break
             print(f"  {name}, prompt {number}: seed {record['seed']}, gaps {record['gaps']}", flush=True)
-            cases.append(dict(name=f"{name}, T {row[0]}, K {row[1]}, {row[2][0]}x{row[2][1]}", checkpoint=name, ids=SPECIALS, **record))
+            cases.append(
+                dict(
+                    name=f"{name}, T {row[0]}, K {row[1]}, {row[2][0]}x{row[2][1]}",
+                    checkpoint=name,
+                    ids=SPECIALS,
+                    **record,
+                )
+            )
     header = dict(made_with=versions(peft=peft.__version__), dtype="float32", max_new_tokens=NEW_TOKENS, files=files)
     write_cases(os.path.join(folder, "cases.json"), header, cases)
