@@ -6,7 +6,7 @@
 // `aten::linear` takes and hands over to it whatever these kernels are not for: other dtypes and devices, many rows, graphs.
 // Products are summed in float32 and rounded once, as ATen does, in another order. `kernel` forces one of the names below and throws when
 // the call is not for it; it is there for tests and measurements.
-//   avx512_bf16  up to 48 rows: one row streams the weight; more rows work in register tiles of 6 to 8 outputs by up to 4 rows
+//   avx512_bf16  up to 96 rows: one row streams the weight; more rows work in register tiles of 8 outputs by up to 3 rows
 //   avx2         one row, an even number of inputs
 //   aten         aten::linear
 #include <ATen/Functions.h>
@@ -43,50 +43,50 @@ struct Product {
 };
 
 // Rows from which oneDNN's reordering of the weight pays off.
-constexpr int64_t kRows = 48;
-// Outputs of one unit of parallel work; a multiple of every tile height below.
-constexpr int64_t kUnit = 24;
+constexpr int64_t kRows = 96;
+// Outputs of one unit of parallel work; a multiple of the height of a tile.
+constexpr int64_t kUnit = 16;
 // Elements of weight times rows below which a second thread costs more than it saves.
 constexpr int64_t kGrain = 1 << 17;
 
 #ifdef IVTLR_X86
-#define AVX512_BF16 __attribute__((target("avx512f,avx512bw,avx512bf16")))
+#define AVX512_BF16_FEATURES "avx512f,avx512bw,avx512vl,avx512bf16"
+#define AVX512_BF16 __attribute__((target(AVX512_BF16_FEATURES)))
 #define AVX2 __attribute__((target("avx2,fma")))
 
 AVX512_BF16 inline __m512bh load(const uint16_t* from) { return (__m512bh)_mm512_loadu_si512(from); }
 AVX512_BF16 inline __m512bh load(const uint16_t* from, __mmask32 mask) { return (__m512bh)_mm512_maskz_loadu_epi16(mask, from); }
 
 // The sums of four vectors, side by side.
-AVX512_BF16 inline __m128 reduce_four(__m512 a, __m512 b, __m512 c, __m512 d) {
-  const auto fold = [](__m512 v) __attribute__((target("avx512f,avx512bw,avx512bf16"), always_inline)) {
+AVX512_BF16 inline __m128 reduce_four(const __m512* vectors, int step) {
+  const auto fold = [](__m512 v) __attribute__((target(AVX512_BF16_FEATURES), always_inline)) {
     return _mm256_add_ps(_mm512_castps512_ps256(v), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)));
   };
-  const __m256 four = _mm256_hadd_ps(_mm256_hadd_ps(fold(a), fold(b)), _mm256_hadd_ps(fold(c), fold(d)));
+  const __m256 four = _mm256_hadd_ps(_mm256_hadd_ps(fold(vectors[0]), fold(vectors[step])), _mm256_hadd_ps(fold(vectors[2 * step]), fold(vectors[3 * step])));
   return _mm_add_ps(_mm256_castps256_ps128(four), _mm256_extractf128_ps(four, 1));
 }
 
-// N outputs by M rows held in registers. The weights of the tile below are asked for meanwhile: rows of a weight are too short for the
-// hardware to see them coming.
-template <int N, int M>
-AVX512_BF16 inline void tile(const Product& p, int64_t output, int64_t row, bool prefetch) {
+// Eight outputs of M rows, held in registers. With `kPrefetch` the weights of the eight outputs below are asked for meanwhile: rows of a
+// weight are too short for the hardware to see the next ones coming.
+template <int M, bool kPrefetch>
+AVX512_BF16 inline void tile(const Product& p, int64_t output, int64_t row) {
   const int64_t K = p.inputs;
   const uint16_t* w = p.weight + output * K;
   const uint16_t* x = p.x + row * K;
-  __m512 sum[N][M];
+  __m512 sum[8][M];
 #pragma GCC unroll 8
-  for (int n = 0; n < N; n++)
+  for (int n = 0; n < 8; n++)
 #pragma GCC unroll 8
     for (int m = 0; m < M; m++) sum[n][m] = _mm512_setzero_ps();
-  const int64_t ahead = prefetch ? N * K : 0;
   int64_t k = 0;
   for (; k + 32 <= K; k += 32) {
     __m512bh values[M];
 #pragma GCC unroll 8
     for (int m = 0; m < M; m++) values[m] = load(x + m * K + k);
 #pragma GCC unroll 8
-    for (int n = 0; n < N; n++) {
+    for (int n = 0; n < 8; n++) {
       const __m512bh weight = load(w + n * K + k);
-      _mm_prefetch(reinterpret_cast<const char*>(w + n * K + k + ahead), _MM_HINT_T1);
+      if constexpr (kPrefetch) _mm_prefetch(reinterpret_cast<const char*>(w + (n + 8) * K + k), _MM_HINT_T1);
 #pragma GCC unroll 8
       for (int m = 0; m < M; m++) sum[n][m] = _mm512_dpbf16_ps(sum[n][m], weight, values[m]);
     }
@@ -94,72 +94,58 @@ AVX512_BF16 inline void tile(const Product& p, int64_t output, int64_t row, bool
   if (k < K) {
     const __mmask32 mask = (1u << (K - k)) - 1;
 #pragma GCC unroll 8
-    for (int n = 0; n < N; n++)
+    for (int n = 0; n < 8; n++)
 #pragma GCC unroll 8
       for (int m = 0; m < M; m++) sum[n][m] = _mm512_dpbf16_ps(sum[n][m], load(w + n * K + k, mask), load(x + m * K + k, mask));
   }
+  __m256 bias = _mm256_setzero_ps();
+  if (p.bias) bias = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.bias + output))), 16));
 #pragma GCC unroll 8
-  for (int n = 0; n < N; n++) {
-    if constexpr (M == 4) {
-      alignas(16) float sums[4];
-      _mm_store_ps(sums, reduce_four(sum[n][0], sum[n][1], sum[n][2], sum[n][3]));
-      for (int m = 0; m < 4; m++) p.store(row + m, output + n, sums[m]);
-    } else {
-#pragma GCC unroll 8
-      for (int m = 0; m < M; m++) p.store(row + m, output + n, _mm512_reduce_add_ps(sum[n][m]));
-    }
+  for (int m = 0; m < M; m++) {
+    const __m256 sums = _mm256_add_ps(_mm256_set_m128(reduce_four(&sum[4][m], M), reduce_four(&sum[0][m], M)), bias);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p.y + (row + m) * p.outputs + output), (__m128i)_mm256_cvtneps_pbh(sums));
   }
 }
 
-// Outputs [begin, end) of M rows.
-template <int N, int M>
-AVX512_BF16 void strip(const Product& p, int64_t begin, int64_t end, int64_t row) {
-  int64_t output = begin;
-  for (; output + N <= end; output += N) tile<N, M>(p, output, row, output + 2 * N <= p.outputs);
-  for (; output < end; output++) tile<1, M>(p, output, row, false);
-}
-
 // One row: a single stream through the weight with four sums in flight, which is what the hardware's own prefetching likes best.
-AVX512_BF16 void stream(const Product& p, int64_t begin, int64_t end) {
+AVX512_BF16 void stream(const Product& p, int64_t begin, int64_t end, int64_t row) {
   const int64_t K = p.inputs;
   const uint16_t* w = p.weight + begin * K;
+  const uint16_t* x = p.x + row * K;
   for (int64_t output = begin; output < end; output++, w += K) {
     __m512 sum[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
     int64_t k = 0;
     for (; k + 128 <= K; k += 128)
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; i++) sum[i] = _mm512_dpbf16_ps(sum[i], load(w + k + 32 * i), load(p.x + k + 32 * i));
-    for (; k + 32 <= K; k += 32) sum[0] = _mm512_dpbf16_ps(sum[0], load(w + k), load(p.x + k));
+      for (int i = 0; i < 4; i++) sum[i] = _mm512_dpbf16_ps(sum[i], load(w + k + 32 * i), load(x + k + 32 * i));
+    for (; k + 32 <= K; k += 32) sum[0] = _mm512_dpbf16_ps(sum[0], load(w + k), load(x + k));
     if (k < K) {
       const __mmask32 mask = (1u << (K - k)) - 1;
-      sum[1] = _mm512_dpbf16_ps(sum[1], load(w + k, mask), load(p.x + k, mask));
+      sum[1] = _mm512_dpbf16_ps(sum[1], load(w + k, mask), load(x + k, mask));
     }
-    p.store(0, output, _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3]))));
+    p.store(row, output, _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3]))));
   }
 }
 
+template <int M>
+AVX512_BF16 void tile(const Product& p, int64_t output, int64_t row) {
+  // Once for all rows is enough.
+  if (row == 0 && output + 16 <= p.outputs) tile<M, true>(p, output, row);
+  else tile<M, false>(p, output, row);
+}
+
 AVX512_BF16 void avx512_bf16(const Product& p, int64_t begin, int64_t end) {
-  // Beyond this length the row of x no longer stays in the first-level cache beside the stream, and eight outputs share each load of it.
-  if (p.rows == 1 && p.inputs <= 4096) return stream(p, begin, end);
-  if (p.rows <= 4) {
-    switch (p.rows) {
-      case 1: return strip<8, 1>(p, begin, end, 0);
-      case 2: return strip<8, 2>(p, begin, end, 0);
-      case 3: return strip<8, 3>(p, begin, end, 0);
-      default: return strip<6, 4>(p, begin, end, 0);
-    }
-  }
-  // Weights outside, rows inside: six weight rows stay in cache while all of x passes.
-  for (int64_t output = begin; output < end; output += 6) {
-    const int64_t stop = std::min(output + 6, end);
+  // Beyond this length a row of x no longer stays in the first-level cache beside the stream, and eight outputs share each load of it.
+  if (p.rows == 1 && p.inputs <= 4096) return stream(p, begin, end, 0);
+  int64_t output = begin;
+  // Weights outside, rows inside: the eight rows of the weight stay in cache while all of x passes.
+  for (; output + 8 <= end; output += 8) {
     int64_t row = 0;
-    if (stop - output == 6) {
-      for (; row + 4 <= p.rows; row += 4) tile<6, 4>(p, output, row, row == 0 && stop + 6 <= p.outputs);
-      for (; row < p.rows; row++) tile<6, 1>(p, output, row, false);
-    } else {
-      for (; row < p.rows; row++) strip<1, 1>(p, output, stop, row);
-    }
+    for (; row + 3 <= p.rows; row += 3) tile<3>(p, output, row);
+    if (p.rows - row == 2) tile<2>(p, output, row);
+    else if (p.rows - row == 1) tile<1>(p, output, row);
   }
+  for (int64_t row = 0; row < p.rows; row++) stream(p, output, end, row);
 }
 
 // One row without bfloat16 instructions: even and odd elements are widened to float32 by a shift and a mask. `wide` holds x so widened, the
@@ -192,10 +178,10 @@ enum class Kernel { aten, avx2, avx512_bf16 };
 
 Kernel best_kernel() {
 #ifdef IVTLR_X86
-  static const Kernel best = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") ? Kernel::avx512_bf16
-                             : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")          ? Kernel::avx2
-                                                                                                        : Kernel::aten;
-  return best;
+  static const bool has_avx512_bf16 =
+      __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return has_avx512_bf16 ? Kernel::avx512_bf16 : has_avx2 ? Kernel::avx2 : Kernel::aten;
 #else
   return Kernel::aten;
 #endif
