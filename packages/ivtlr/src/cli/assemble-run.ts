@@ -3,7 +3,6 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { manualSeed, setFlushDenormal, setNumThreads } from '@ivtlr/torch';
 import type { Recipe } from '../config/schema.ts';
-import type { Sample } from '../data/sample.ts';
 import {
   latentOptions,
   type ModelFolder,
@@ -23,13 +22,14 @@ import { SPECIAL_TOKENS, writeDominoesTokenizer } from '../tasks/dominoes/vocabu
 import { findTask } from '../tasks/registry.ts';
 import type { Task } from '../tasks/task.ts';
 import { Tokenizer } from '../text/tokenizer.ts';
-import { BatchMaker, disposeBatches, epochOrder, type SampleSource } from '../train/batches.ts';
+import { BatchMaker, disposeBatches } from '../train/batches.ts';
 import type { Checkpoint } from '../train/checkpoint.ts';
 import type { TrainReporter, TrainRun } from '../train/loop.ts';
 import { trainingLoss } from '../train/loss.ts';
 import { describeMemory, estimateMemory } from '../train/memory.ts';
 import { type Phase, planRun, positionOf } from '../train/schedule.ts';
 import type { Trainee } from '../train/step.ts';
+import { openTrainingData, type TrainingData } from './training-data.ts';
 
 export interface AssembledRun extends TrainRun, Disposable {
   /** One line on what the run needs in memory, before it starts. */
@@ -47,15 +47,37 @@ export async function assembleRun(
   if (recipe.threads !== null) setNumThreads(recipe.threads);
   setFlushDenormal(true);
   const draws = pretrainingDraws(recipe, task);
-  const source = await openSource(recipe, task);
+  if (recipe.data.source === 'fresh' && !task.generator) {
+    throw new UserError(`task ${task.name} has no generator, so data.source cannot be fresh`);
+  }
+  const opened = openForTraining(recipe, task, resume);
+  try {
+    return await assembleWith(opened, { recipe, task, draws, resume, reporter, stopRequested });
+  } catch (error) {
+    opened.model.module.dispose();
+    throw error;
+  }
+}
+
+interface Parts {
+  recipe: Recipe;
+  task: Task;
+  draws: ReturnType<typeof pretrainingDraws>;
+  resume: Checkpoint | null;
+  reporter: TrainReporter;
+  stopRequested: () => string | null;
+}
+
+async function assembleWith(opened: ModelFolder, parts: Parts): Promise<AssembledRun> {
+  const { recipe, task, draws, resume, reporter, stopRequested } = parts;
+  const source = await openSource(recipe, task, opened, reporter);
   const stepsPerEpoch = Math.ceil(source.samplesPerEpoch / recipe.globalBatch);
   const plan = planRun(recipe.pretrain, recipe.numEpochs, stepsPerEpoch, (epoch) => stageOf(recipe, epoch));
   if (plan.totalSteps === 0) throw new UserError('the recipe has no steps: numEpochs is 0 and pretrain is empty');
-  const opened = openForTraining(recipe, task, resume);
   manualSeed(recipe.seed);
   chooseTrained(recipe, opened);
   opened.model.module.train();
-  const maker = new BatchMaker(source, draws, opened.processImage, {
+  const maker = new BatchMaker(source, draws, source.processImage, {
     seed: recipe.seed,
     globalBatch: recipe.globalBatch,
     microBatch: recipe.microBatch,
@@ -73,7 +95,7 @@ export async function assembleRun(
     async describeMemory() {
       const micros = await maker.at(positionOf(plan, resume?.state.step ?? 0));
       const { inputIds } = micros[0]!.batch;
-      const latentRows = recipe.mode === 'cot' || recipe.mode === 'no-cot' ? 0 : recipe.latent.maxLatentStage;
+      const latentRows = Math.max(...plan.phases.map((phase) => latentsAfter(recipe, phase)));
       const needs = {
         rows: recipe.microBatch,
         columns: inputIds[0]!.length + latentRows * (recipe.latent.patches + 1),
@@ -111,7 +133,10 @@ export async function assembleRun(
     resume,
     reporter,
     stopRequested,
-    [Symbol.dispose]: () => opened.model.module.dispose(),
+    [Symbol.dispose]() {
+      void source.close(); // idle threads do not keep the program alive
+      opened.model.module.dispose();
+    },
   };
 }
 
@@ -243,28 +268,34 @@ function writeFreshFolder(folder: string, task: Task, given: Record<string, unkn
   return config;
 }
 
-async function openSource(recipe: Recipe, task: Task): Promise<SampleSource> {
-  const { source, folder, samplesPerEpoch } = recipe.data;
+async function openSource(
+  recipe: Recipe,
+  task: Task,
+  opened: ModelFolder,
+  reporter: TrainReporter,
+): Promise<TrainingData> {
+  const { source, folder, samplesPerEpoch, threads, onBadRow } = recipe.data;
   if (source === 'fresh') {
-    const { generator } = task;
-    if (!generator) throw new UserError(`task ${task.name} has no generator, so data.source cannot be fresh`);
+    const generator = task.generator!;
     const total = samplesPerEpoch!;
     return {
       samplesPerEpoch: total,
       sample: async (epoch, place) => generator.sample(recipe.seed, 'train', epoch * total + place),
+      processImage: opened.processImage,
+      close: async () => {},
     };
   }
-  const stored: Sample[] = [];
-  for await (const sample of storedSamples(task, folder!, 'train')) stored.push(sample);
-  if (stored.length === 0) throw new UserError(`data.folder ${folder} has no training rows with an image`);
-  let shuffled: { epoch: number; order: number[] } | null = null;
-  return {
-    samplesPerEpoch: Math.min(stored.length, samplesPerEpoch ?? stored.length),
-    sample: async (epoch, place) => {
-      if (shuffled?.epoch !== epoch) shuffled = { epoch, order: epochOrder(recipe.seed, epoch, stored.length) };
-      return stored[shuffled.order[place]!]!;
-    },
-  };
+  return openTrainingData(folder!, task, opened.inputs, {
+    seed: recipe.seed,
+    samplesPerEpoch: samplesPerEpoch ?? undefined,
+    epochs: recipe.numEpochs,
+    threads,
+    ahead: 2 * recipe.globalBatch,
+    onBad:
+      onBadRow === 'skip'
+        ? ({ place, message, rows }) => reporter.note(`${place}: left out ${rows} rows: ${message}`)
+        : undefined,
+  });
 }
 
 /** Held-out samples: never drawn from the training stream or split. */

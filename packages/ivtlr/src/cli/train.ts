@@ -40,7 +40,10 @@ async function train(name: string, options: TrainOptions): Promise<void> {
       progress ??= new Progress({ label: 'step', total, unit: 'steps', initial: m.step - 1 });
       progress.update(m.step, describe(m));
     },
-    note: (text: string) => progress?.log(text),
+    note: (text: string) => {
+      if (progress) progress.log(text);
+      else process.stderr.write(`${text}\n`);
+    },
   };
   try {
     using run = await assembleRun(recipe, checkpoint, report, () => stop.signal);
