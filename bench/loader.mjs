@@ -127,7 +127,9 @@ const megabytes = () => Math.round(process.memoryUsage().rss / 2 ** 20);
 
 const direct = { sample: source.sample, processImage: (image) => inputs.processImage(image) };
 await consume(direct, 0, 20);
+const cpuBefore = process.cpuUsage();
 const inline = 100 / (await consume(direct, 0, 100)).seconds;
+const cpu = process.cpuUsage(cpuBefore);
 
 const pool = new PicturePool(inputs.preparation, threads);
 const ahead = new Prefetch(source, pool, inputs, { ahead: AHEAD });
@@ -151,6 +153,8 @@ const report = {
   threads,
   picture: { width: 1024, height: 768, kilobytes: Math.round(bytes / 1024), to: '280x280' },
   samplesPerSecond: { inline, ahead: total / seconds },
+  /** Work of one sample; unlike the rates it hardly depends on what else the machine does. */
+  processorMsPerSample: (cpu.user + cpu.system) / 1000 / 100,
   training: {
     stepMs,
     samples: 200,
@@ -179,11 +183,14 @@ else {
   console.log(
     `pictures 1024x768, ${report.picture.kilobytes} KB, to 280x280; ${threads} threads on ${report.cores} cores`,
   );
+  console.log(`one sample takes ${report.processorMsPerSample.toFixed(1)} ms of a processor`);
   console.log(
     `in the trainer's thread ${inline.toFixed(1)} samples/s; ahead ${report.samplesPerSecond.ahead.toFixed(1)} samples/s`,
   );
   if (report.peer)
-    console.log(`Pillow and transformers, one process: ${report.peer.samplesPerSecond.toFixed(1)} samples/s`);
+    console.log(
+      `Pillow and transformers, one process: ${report.peer.samplesPerSecond.toFixed(1)} samples/s, ${report.peer.processorMsPerSample.toFixed(1)} ms of a processor`,
+    );
   const { waitedMsPerSample, waitedPart } = report.training;
   console.log(
     `a trainer with ${stepMs} ms a sample waits ${waitedMsPerSample.toFixed(1)} ms, ${(100 * waitedPart).toFixed(1)} % of its time`,

@@ -7,6 +7,7 @@ import {
   parquetReadObjects,
   parquetSchema,
   type SchemaElement,
+  type SchemaTree,
 } from 'hyparquet';
 import { compressors } from 'hyparquet-compressors';
 import { fileWriter, parquetWriteRows } from 'hyparquet-writer';
@@ -160,10 +161,32 @@ async function openParquet(path: string): Promise<OpenParquet> {
     const metadata = await parquetMetadataAsync(file).catch((error: Error) => {
       throw new UserError(`${path} is not a readable Parquet file: ${error.message}`);
     });
+    requireSoundFooter(path, metadata);
     return { file, metadata, close: () => handle.close() };
   } catch (error) {
     await handle.close();
     throw error;
+  }
+}
+
+/**
+ * Every row group must hold the schema's leaf columns in their order. The library relies on it: columns it cannot place are read all the same, and
+ * an error in one of them, which nobody awaits, would end the process.
+ */
+function requireSoundFooter(path: string, metadata: FileMetaData): void {
+  const leaves = (tree: SchemaTree): string[] =>
+    tree.children.length === 0 ? [tree.path.join('\0')] : tree.children.flatMap(leaves);
+  let expected: string;
+  try {
+    expected = parquetSchema(metadata).children.flatMap(leaves).join('\n');
+  } catch (error) {
+    throw new UserError(`${path} is not a readable Parquet file: ${(error as Error).message}`);
+  }
+  for (const [index, group] of metadata.row_groups.entries()) {
+    const found = (group.columns ?? []).map(({ meta_data }) => (meta_data?.path_in_schema ?? []).join('\0'));
+    if (found.join('\n') !== expected) {
+      throw new UserError(`${path} is corrupt: row group ${index} does not hold the columns of the schema`);
+    }
   }
 }
 
