@@ -100,8 +100,10 @@ const megabytes = (bytes) => bytes / 2 ** 20;
 const startMegabytes = megabytes(process.memoryUsage.rss());
 const losses = [];
 const seconds = [];
+const processor = [];
 for (let step = 0; step < testCase.steps; step++) {
   const started = performance.now();
+  const before = process.cpuUsage();
   scope(() => {
     const result = trainingLoss(model, batch, options);
     losses.push(result.loss.item());
@@ -110,11 +112,14 @@ for (let step = 0; step < testCase.steps; step++) {
   optimizer.step();
   optimizer.zeroGrad();
   seconds.push((performance.now() - started) / 1000);
+  const { user, system } = process.cpuUsage(before);
+  processor.push((user + system) / 1e6);
 }
 console.log(
   JSON.stringify({
     losses,
     seconds,
+    processor,
     peakMegabytes: process.resourceUsage().maxRSS / 1024,
     startMegabytes,
     tensorMegabytes: megabytes(liveTensorBytes()),
