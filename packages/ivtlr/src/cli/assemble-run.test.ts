@@ -27,6 +27,8 @@ describe('stageOf', () => {
   it('follows a list, whose last stage lasts, or a number', () => {
     const listed = recipe('latent.epochsPerStage=[2, 1, 1, 1]');
     expect([0, 1, 2, 3, 4, 9].map((epoch) => stageOf(listed, epoch))).toEqual([0, 0, 1, 2, 3, 3]);
+    const later = recipe('latent.epochsPerStage=[0, 0, 2, 1]');
+    expect([0, 1, 2].map((epoch) => stageOf(later, epoch))).toEqual([2, 2, 3]);
     const even = recipe('latent.epochsPerStage=4');
     expect([0, 3, 4, 19, 20].map((epoch) => stageOf(even, epoch))).toEqual([0, 0, 1, 4, 5]);
   });
@@ -42,10 +44,10 @@ describe('assembleRun', () => {
     using run = await build();
     expect(run.plan.phases.map(({ name, steps }) => [name, steps])).toEqual([
       ['pretrain', 700],
-      ['stage-0', 330],
-      ['stage-1', 150],
+      ['stage-0', 240],
+      ['stage-1', 120],
       ['stage-2', 180],
-      ['stage-3', 180],
+      ['stage-3', 360],
     ]);
     const micros = await run.batches(positionOf(run.plan, run.plan.totalSteps - 1));
     const without = scope(() => {
