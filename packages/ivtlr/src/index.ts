@@ -4,9 +4,18 @@ export { renderInference, renderTraining, tokenizeSample } from './data/render.t
 export type { RawImage, Sample } from './data/sample.ts';
 export { latentOptions, type ModelFolder, openModelFolder, saveModelFolder } from './engine/model-folder.ts';
 export { UserError } from './errors.ts';
-export { type GenerateEvent, type GenerateOptions, type GenerateResult, generate, generateAll } from './latent/generate.ts';
+export {
+  type GenerateEvent,
+  type GenerateOptions,
+  type GenerateResult,
+  generate,
+  generateAll,
+} from './latent/generate.ts';
 export { ABLATIONS, LATENT_DEFAULTS, type LatentOptions } from './latent/options.ts';
 export type { StepTrace } from './latent/trace.ts';
+export { type AdapterConfig, loadAdapter, saveAdapter } from './lora/adapter-folder.ts';
+export { injectLora, loraParameters, mergeLora, removeLora, unmergeLora } from './lora/inject.ts';
+export { type LoraOptions, loraSchema } from './lora/options.ts';
 export { createModel, loadModel, saveModel } from './models/registry.ts';
 export type { ProcessedImage, VisionLanguageModel } from './models/types.ts';
 export { type LossOptions, type TrainingLoss, trainingLoss } from './train/loss.ts';
