@@ -103,14 +103,14 @@ export function readZipDirectory(file: PositionalFile): Map<string, ZipEntry> {
 }
 
 /** Where an entry's data starts: its local header repeats the name and may be padded to align the data. */
-export function dataStart(file: PositionalFile, entry: ZipEntry, limit = file.size): number {
+export function dataStart(file: PositionalFile, entry: ZipEntry): number {
   const where = `${file.path}: entry ${quote(entry.name)}`;
   const header = file.read(entry.headerAt, LOCAL.bytes);
   if (header.getUint32(0, true) !== LOCAL.signature)
     throw new CheckpointError(`${where} is not where the zip directory says`);
   const nameBytes = header.getUint16(26, true);
   const start = entry.headerAt + LOCAL.bytes + nameBytes + header.getUint16(28, true);
-  if (start + entry.size > limit) throw new CheckpointError(`${where} reaches out of the file`);
+  if (start + entry.size > file.size) throw new CheckpointError(`${where} reaches out of the file`);
   const name = file.readInto(new Uint8Array(nameBytes), entry.headerAt + LOCAL.bytes);
   if (new TextDecoder().decode(name) !== entry.name)
     throw new CheckpointError(`${where} has another name at its place: ${quote(new TextDecoder().decode(name))}`);

@@ -40,6 +40,8 @@ class ZippedStateDict implements PthFile {
   readonly skipped: StateDict['skipped'];
   readonly #file: PositionalFile;
   readonly #tensors: ReadonlyMap<string, StoredTensor>;
+  /** Where each entry's data starts. */
+  readonly #starts = new Map<ZipEntry, number>();
   /** Entries whose checksum was compared. */
   readonly #verified = new Set<ZipEntry>();
   readonly #piece = new Uint8Array(PIECE_BYTES);
@@ -51,6 +53,8 @@ class ZippedStateDict implements PthFile {
       const { tensors, skipped } = readStateDict(this.#file);
       const ordered = [...tensors].sort(([, a], [, b]) => a.entry.headerAt - b.entry.headerAt || a.offset - b.offset);
       this.#tensors = new Map(ordered);
+      for (const { entry } of tensors.values())
+        if (!this.#starts.has(entry)) this.#starts.set(entry, dataStart(this.#file, entry));
       this.skipped = skipped;
     } catch (error) {
       this.#file.close();
@@ -124,7 +128,7 @@ class ZippedStateDict implements PthFile {
     const size = elementSize(dtype);
     const whole = first === 0 && count * size === entry.size;
     if (!whole) this.#verify(name, entry);
-    const begin = dataStart(this.#file, entry) + first * size;
+    const begin = this.#starts.get(entry)! + first * size;
     let checksum = 0;
     for (let at = 0; at < count * size; at += PIECE_BYTES) {
       const piece = this.#file.readInto(this.#piece.subarray(0, Math.min(PIECE_BYTES, count * size - at)), begin + at);
@@ -141,7 +145,7 @@ class ZippedStateDict implements PthFile {
   /** Goes through an entry's bytes once before a part of it is used. */
   #verify(name: string, entry: ZipEntry): void {
     if (entry.crc === 0 || this.#verified.has(entry)) return;
-    const begin = dataStart(this.#file, entry);
+    const begin = this.#starts.get(entry)!;
     let checksum = 0;
     for (let at = 0; at < entry.size; at += PIECE_BYTES)
       checksum = crc32(
