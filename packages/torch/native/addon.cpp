@@ -52,6 +52,13 @@ std::vector<napi_value> arguments(napi_env env, napi_callback_info info, size_t 
 
 NAPI_MODULE_INIT() {
   using namespace ivtlr;
+  // Handles and property keys belong to one JavaScript thread.
+  static bool loaded = false;
+  if (loaded) {
+    napi_throw_error(env, nullptr, "@ivtlr/torch is loaded already, on another thread: use child processes instead of worker threads");
+    return nullptr;
+  }
+  loaded = true;
   try {
     init_convert(env);
     const struct {

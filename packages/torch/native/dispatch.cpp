@@ -135,13 +135,14 @@ napi_value call_op(napi_env env, napi_callback_info info) {
   }, [&] { return op ? op->name : std::string("callOp"); });
 }
 
-// allOps() -> every schema the dispatcher knows, sorted.
+// allOps() -> every schema of libtorch itself, sorted.
 napi_value all_ops(napi_env env, napi_callback_info) {
   return guarded(env, [&] {
     std::vector<std::string> schemas;
     for (const auto& name : c10::Dispatcher::singleton().getAllOpNames()) {
       const auto handle = c10::Dispatcher::singleton().findOp(name);
       if (!handle || !handle->hasSchema()) continue;
+      if (handle->schema().name().starts_with("ivtlr::")) continue;  // this addon's own
       std::ostringstream text;
       text << handle->schema();
       schemas.push_back(text.str());

@@ -1,8 +1,8 @@
 /** The generated functions: complete, up to date, quick to compile, and each argument where the schema has it. */
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
+import ts from 'typescript';
 import { afterEach, expect, test } from 'vitest';
 import {
   arange,
@@ -52,40 +52,23 @@ test('every op with a fixed number of arguments has a function', () => {
   expect(torchVersion() === '2.13.0' ? missing : missing.slice(200)).toEqual([]);
 });
 
-test('the types compile in less than 20 seconds', () => {
-  const tsc = createRequire(import.meta.url).resolve('typescript/bin/tsc');
-  const base = folder('../../../tsconfig.base.json');
-  const options = (JSON.parse(readFileSync(base, 'utf8')) as { compilerOptions: { lib: string[]; target: string } })
-    .compilerOptions;
-  const flags = [
-    '--noEmit',
-    '--strict',
-    '--skipLibCheck',
-    '--allowImportingTsExtensions',
-    '--module',
-    'nodenext',
-    '--diagnostics',
-  ];
-  const started = performance.now();
-  const result = spawnSync(
-    process.execPath,
-    [
-      tsc,
-      '--ignoreConfig',
-      ...flags,
-      '--target',
-      options.target,
-      '--lib',
-      options.lib.join(','),
-      '--types',
-      'node',
-      folder('./ops.gen.ts'),
-    ],
-    { encoding: 'utf8' },
-  );
-  expect(`${result.stdout}${result.stderr}`).not.toMatch(/error TS/);
-  expect(result.status).toBe(0);
-  expect((performance.now() - started) / 1000).toBeLessThan(20);
+test('the types compile in less than 20 seconds of processor time', () => {
+  // In this process, so that a busy machine does not count: only time spent on it does.
+  const started = process.cpuUsage();
+  const program = ts.createProgram([folder('ops.gen.ts')], {
+    noEmit: true,
+    strict: true,
+    skipLibCheck: true,
+    allowImportingTsExtensions: true,
+    module: ts.ModuleKind.NodeNext,
+    target: ts.ScriptTarget.ES2022,
+    lib: ['lib.es2023.d.ts', 'lib.esnext.disposable.d.ts'],
+    types: ['node'],
+  });
+  const problems = ts.getPreEmitDiagnostics(program).map(({ messageText }) => ts.flattenDiagnosticMessageText(messageText, ' '));
+  const { user, system } = process.cpuUsage(started);
+  expect(problems).toEqual([]);
+  expect((user + system) / 1e6).toBeLessThan(20);
 });
 
 const x = () => tensor([1, -2, 3, -4], { shape: [2, 2] });
