@@ -9,24 +9,18 @@
 //   avx512_bf16  up to 96 rows: one row streams the weight; more rows work in register tiles of 8 outputs by up to 3 rows
 //   avx2         one row, an even number of inputs
 //   aten         aten::linear
-#include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <vector>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#define IVTLR_X86 1
-#endif
+#include "bf16.h"
 
 namespace ivtlr {
 namespace {
 
 using at::Tensor;
-
-float widen(uint16_t bits) { return static_cast<float>(c10::BFloat16(bits, c10::BFloat16::from_bits())); }
 
 // Raw bits of bfloat16 values, row-major: x (rows, inputs), weight (outputs, inputs), bias (outputs) or null, y (rows, outputs).
 struct Product {
@@ -50,19 +44,19 @@ constexpr int64_t kUnit = 16;
 constexpr int64_t kGrain = 1 << 17;
 
 #ifdef IVTLR_X86
-#define AVX512_BF16_FEATURES "avx512f,avx512bw,avx512vl,avx512bf16"
-#define AVX512_BF16 __attribute__((target(AVX512_BF16_FEATURES)))
 #define AVX2 __attribute__((target("avx2,fma")))
 
 AVX512_BF16 inline __m512bh load(const uint16_t* from) { return (__m512bh)_mm512_loadu_si512(from); }
 AVX512_BF16 inline __m512bh load(const uint16_t* from, __mmask32 mask) { return (__m512bh)_mm512_maskz_loadu_epi16(mask, from); }
 
+AVX512_BF16 inline __m256 fold(__m512 v) {
+  return _mm256_add_ps(_mm512_castps512_ps256(v), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)));
+}
+
 // The sums of four vectors, side by side.
 AVX512_BF16 inline __m128 reduce_four(const __m512* vectors, int step) {
-  const auto fold = [](__m512 v) __attribute__((target(AVX512_BF16_FEATURES), always_inline)) {
-    return _mm256_add_ps(_mm512_castps512_ps256(v), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)));
-  };
-  const __m256 four = _mm256_hadd_ps(_mm256_hadd_ps(fold(vectors[0]), fold(vectors[step])), _mm256_hadd_ps(fold(vectors[2 * step]), fold(vectors[3 * step])));
+  const __m256 left = _mm256_hadd_ps(fold(vectors[0]), fold(vectors[step]));
+  const __m256 four = _mm256_hadd_ps(left, _mm256_hadd_ps(fold(vectors[2 * step]), fold(vectors[3 * step])));
   return _mm_add_ps(_mm256_castps256_ps128(four), _mm256_extractf128_ps(four, 1));
 }
 
@@ -117,7 +111,12 @@ AVX512_BF16 void stream(const Product& p, int64_t begin, int64_t end, int64_t ro
     int64_t k = 0;
     for (; k + 128 <= K; k += 128)
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; i++) sum[i] = _mm512_dpbf16_ps(sum[i], load(w + k + 32 * i), load(x + k + 32 * i));
+      for (int i = 0; i < 4; i++) {
+#ifdef TRY_NTA
+        _mm_prefetch(reinterpret_cast<const char*>(w + k + 32 * i) + 2048, _MM_HINT_NTA);
+#endif
+        sum[i] = _mm512_dpbf16_ps(sum[i], load(w + k + 32 * i), load(x + k + 32 * i));
+      }
     for (; k + 32 <= K; k += 32) sum[0] = _mm512_dpbf16_ps(sum[0], load(w + k), load(x + k));
     if (k < K) {
       const __mmask32 mask = (1u << (K - k)) - 1;
@@ -178,17 +177,11 @@ enum class Kernel { aten, avx2, avx512_bf16 };
 
 Kernel best_kernel() {
 #ifdef IVTLR_X86
-  static const bool has_avx512_bf16 =
-      __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
   static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  return has_avx512_bf16 ? Kernel::avx512_bf16 : has_avx2 ? Kernel::avx2 : Kernel::aten;
+  return has_avx512_bf16() ? Kernel::avx512_bf16 : has_avx2 ? Kernel::avx2 : Kernel::aten;
 #else
   return Kernel::aten;
 #endif
-}
-
-bool is_plain_bf16(const Tensor& tensor) {
-  return tensor.device().is_cpu() && tensor.scalar_type() == at::kBFloat16 && tensor.layout() == at::kStrided;
 }
 
 bool fits(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, Kernel kernel) {
@@ -198,7 +191,7 @@ bool fits(const Tensor& input, const Tensor& weight, const std::optional<Tensor>
   if (rows < 1 || rows > (kernel == Kernel::avx512_bf16 ? kRows : 1)) return false;
   if (kernel == Kernel::avx2 && inputs % 2 != 0) return false;
   if (bias && bias->defined() && !(is_plain_bf16(*bias) && bias->is_contiguous() && bias->numel() == weight.size(0))) return false;
-  return !(at::GradMode::is_enabled() && (input.requires_grad() || weight.requires_grad() || (bias && bias->defined() && bias->requires_grad())));
+  return !in_graph(input, weight, bias ? *bias : Tensor());
 }
 
 Tensor few_rows(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, Kernel kernel) {
@@ -207,9 +200,7 @@ Tensor few_rows(const Tensor& input, const Tensor& weight, const std::optional<T
   auto shape = x.sizes().vec();
   shape.back() = outputs;
   Tensor y = at::empty(shape, x.options());
-  const auto bits = [](const Tensor& tensor) { return static_cast<const uint16_t*>(tensor.const_data_ptr()); };
-  const Product product{bits(x),   bits(weight), bias && bias->defined() ? bits(*bias) : nullptr, static_cast<uint16_t*>(y.mutable_data_ptr()),
-                        rows,      inputs,       outputs};
+  const Product product{bits(x), bits(weight), bias && bias->defined() ? bits(*bias) : nullptr, mutable_bits(y), rows, inputs, outputs};
 #ifdef IVTLR_X86
   std::vector<float> wide;
   if (kernel == Kernel::avx2) {
@@ -239,7 +230,7 @@ Tensor linear(const Tensor& input, const Tensor& weight, const std::optional<Ten
   return at::linear(input, weight, bias);
 }
 
-TORCH_LIBRARY(ivtlr, library) {
+TORCH_LIBRARY_FRAGMENT(ivtlr, library) {
   library.def("linear(Tensor input, Tensor weight, Tensor? bias=None, str? kernel=None) -> Tensor",
               torch::dispatch(c10::DispatchKey::CompositeImplicitAutograd, TORCH_FN(linear)));
 }

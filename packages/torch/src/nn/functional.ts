@@ -18,6 +18,31 @@ export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, ke
   return linearOp(x, weight, bias, kernel) as Tensor;
 }
 
+const rmsNormOp = op('ivtlr::rms_norm');
+const rotateOp = op('ivtlr::rotate');
+const attendRowOp = op('ivtlr::attend_row');
+
+/** x / sqrt(mean(x^2) + eps) over the last dimension, rounded to x's dtype, times weight (D): one op of native/decode.cpp. x (B, D). */
+export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
+  return rmsNormOp(x, weight, eps) as Tensor;
+}
+
+/**
+ * Rotary positions: x * cos + (-second half of x, first half) * sin over the last dimension, one op of native/decode.cpp.
+ * x (B, H, S, E), cos and sin (B or 1, 1, S, E) -> (B, H, S, E).
+ */
+export function rotateHalves(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
+  return rotateOp(x, cos, sin) as Tensor;
+}
+
+/**
+ * Attention of a single query row, one op of native/decode.cpp: q (B, H, 1, E), k and v (B, G, T, E), mask bool (B or 1, 1, 1, T), true = may
+ * attend, or null -> (B, 1, H*E).
+ */
+export function attendRow(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | null = null): Tensor {
+  return attendRowOp(q, k, v, mask) as Tensor;
+}
+
 export interface AttentionOptions {
   /** Broadcast to (B, H, S, T): bool (true = may attend) or float, added to the scores. Not together with `isCausal`. */
   mask?: Tensor | null;

@@ -1,6 +1,7 @@
 /** LayerNorm, RMSNorm, GroupNorm. Shapes: B any leading sizes, D features, N batch, C channels. */
 import type { Tensor } from '../core/tensor.ts';
 import * as ops from '../ops.gen.ts';
+import { rmsNorm } from './functional.ts';
 import { constantParameter, type FactoryOptions } from './init.ts';
 import { Module } from './module.ts';
 
@@ -37,22 +38,18 @@ export class LayerNorm extends Module {
 export class RMSNorm extends Module {
   weight: Tensor;
   readonly eps: number;
-  readonly #shape: [number];
 
   constructor(features: number, { eps = 1e-6, ...options }: FactoryOptions & { eps?: number } = {}) {
     super();
     this.weight = constantParameter([features], 1, options);
     this.eps = eps;
-    this.#shape = [features];
   }
 
   /** x (B, D) -> (B, D). */
   forward(x: Tensor): Tensor {
-    if (x.dtype === 'float32' || x.dtype === 'float64') return ops.rms_norm(x, this.#shape, this.weight, this.eps);
     // In half precision ATen's fused form multiplies by the weight in float32 and rounds once; Hugging Face rounds to x's dtype before the
-    // product. A quarter of all bf16 outputs differ, so the product stays a step of its own.
-    using normed = ops.rms_norm(x, this.#shape, null, this.eps);
-    return ops.mul_Tensor(this.weight, normed);
+    // product. A quarter of all bf16 outputs would differ.
+    return rmsNorm(x, this.weight, this.eps);
   }
 }
 

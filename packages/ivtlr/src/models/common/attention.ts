@@ -2,7 +2,7 @@
  * Causal attention over a cache, and the attention tap.
  * Shapes: B batch, S new positions, T all positions (past + new), H query heads, G key/value heads, E head size.
  */
-import { empty, fromBytes, noGrad, type Tensor } from '@ivtlr/torch';
+import { attendRow, empty, fromBytes, noGrad, type Tensor } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import type { HiddenColumns, TapMode } from '../types.ts';
 import type { KeyValueCache } from './kv-cache.ts';
@@ -67,6 +67,7 @@ const FEW_ROWS = 64;
 /** softmax(q k^T / sqrt(E)) v -> (B, S, H*E). Grouped key heads serve H/G query heads each. */
 export function attend(q_BHSE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor, mask: AttentionMask): Tensor {
   const [B, H, S, E] = q_BHSE.shape as [number, number, number, number];
+  if (S === 1) return attendRow(q_BHSE, k_BGTE, v_BGTE, mask.mask);
   if (S <= FEW_ROWS && q_BHSE.dtype === 'bfloat16' && q_BHSE.device === 'cpu' && !mask.isCausal)
     return attendFewRows(q_BHSE, k_BGTE, v_BGTE, mask);
   const grouped = k_BGTE.shape[1] !== H;

@@ -1,5 +1,5 @@
 /** Rotary position embedding. Shapes: A axes (1, or 3 for M-RoPE), B batch, S sequence, E head size. */
-import { arange, cat, type Device, type DType, inferenceMode, keep, noGrad, scope, type Tensor } from '@ivtlr/torch';
+import { arange, cat, type Device, type DType, inferenceMode, keep, noGrad, rotateHalves, scope, type Tensor } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 
 /** Cosines and sines, each (B, 1, S, E), ready to broadcast over heads. */
@@ -81,7 +81,5 @@ export function makeTable(make: () => RotaryAngles): RotaryAngles {
 
 /** Rotates the halves of each head: x (B, H, S, E) with angles that broadcast over it. */
 export function rotate(x: Tensor, { cos, sin }: RotaryAngles): Tensor {
-  const half = x.shape.at(-1)! / 2;
-  const swapped = cat([x.slice(-1, half).neg(), x.slice(-1, 0, half)], -1);
-  return x.mul(cos).add(swapped.mul(sin));
+  return rotateHalves(x, cos, sin);
 }

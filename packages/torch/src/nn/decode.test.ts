@@ -1,0 +1,128 @@
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { cat, fromBytes, grad, liveTensorCount, manualSeed, noGrad, randn, scope, type Tensor, TorchError } from '../core/index.ts';
+import * as ops from '../ops.gen.ts';
+import { attendRow, rmsNorm, rotateHalves } from './functional.ts';
+
+let baseline = 0;
+beforeEach(() => {
+  baseline = liveTensorCount();
+  manualSeed(11);
+});
+afterEach(() => {
+  expect(liveTensorCount()).toBe(baseline);
+});
+
+const inScope = (body: () => void) => noGrad(() => scope(body));
+const largest = (x: Tensor) => ops.max(x.to('float64').abs()).item();
+
+describe('rmsNorm', () => {
+  const composed = (x: Tensor, weight: Tensor) => weight.mul(ops.rms_norm(x, [weight.numel], null, 1e-6));
+
+  test.each([
+    [1, 1536],
+    [3, 64],
+    [200, 100],
+    [2, 7],
+  ])('%i rows of %i in bfloat16', (rows, size) => {
+    inScope(() => {
+      const x = randn([rows, size]).mul(3).to('bfloat16');
+      const weight = randn([size]).to('bfloat16');
+      const got = rmsNorm(x.view([1, rows, size]), weight, 1e-6).view([rows, size]);
+      const wanted = composed(x, weight);
+      // Sums in another order move a result by at most a rounding, and few of them.
+      expect(largest(got.sub(wanted).div(wanted.abs().add(1e-3)))).toBeLessThan(0.01);
+      expect(got.ne(wanted).to('float32').mean().item()).toBeLessThan(0.01);
+    });
+  });
+
+  test('float32 is ATen to the bit, rows may be strided', () => {
+    inScope(() => {
+      const [x, weight] = [randn([5, 32]), randn([32])];
+      expect(rmsNorm(x, weight, 1e-6).toNumbers()).toEqual(ops.rms_norm(x, [32], weight, 1e-6).toNumbers());
+      const strided = randn([64, 3]).to('bfloat16').transpose(0, 1);
+      const half = randn([64]).to('bfloat16');
+      expect(rmsNorm(strided, half, 1e-6).toNumbers()).toEqual(rmsNorm(strided.contiguous(), half, 1e-6).toNumbers());
+      expect(() => rmsNorm(x, randn([31]), 1e-6)).toThrow(TorchError);
+    });
+  });
+
+  test('inside a graph it has gradients', () => {
+    scope(() => {
+      const x = randn([2, 32]).to('bfloat16');
+      x.requiresGrad = true;
+      const weight = randn([32]).to('bfloat16');
+      const [got] = grad([rmsNorm(x, weight, 1e-6).sum()], [x]);
+      expect(got!.shape).toEqual([2, 32]);
+    });
+  });
+});
+
+describe('rotateHalves', () => {
+  const composed = (x: Tensor, cos: Tensor, sin: Tensor) => {
+    const half = x.shape[3]! / 2;
+    return x.mul(cos).add(cat([x.slice(3, half).neg(), x.slice(3, 0, half)], 3).mul(sin));
+  };
+
+  test.each([
+    ['bfloat16', 128, 1],
+    ['bfloat16', 128, 2],
+    ['bfloat16', 80, 1],
+    ['bfloat16', 6, 2],
+    ['float32', 64, 2],
+  ] as const)('%s, heads of %i, angles of %i rows: equal to the bit', (dtype, size, batch) => {
+    inScope(() => {
+      // As the decoder has it: heads split off a projection, positions second.
+      const x = randn([2, 5, 3, size]).to(dtype).transpose(1, 2);
+      const angles = randn([batch, 1, 5, size]);
+      const [cos, sin] = [ops.cos(angles).to(dtype), ops.sin(angles).to(dtype)];
+      const got = rotateHalves(x, cos, sin);
+      expect(got.shape).toEqual([2, 3, 5, size]);
+      expect(got.toNumbers()).toEqual(composed(x, cos, sin).toNumbers());
+    });
+  });
+
+  test('odd heads are refused', () => {
+    inScope(() => {
+      const x = randn([1, 1, 1, 5]);
+      expect(() => rotateHalves(x, x, x)).toThrow(/E even/);
+    });
+  });
+});
+
+describe('attendRow', () => {
+  function exact(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | null): Tensor {
+    const [B, H, , E] = q.shape as [number, number, number, number];
+    const each = H / k.shape[1]!;
+    const [queries, keys, values] = [q.to('float64'), k.to('float64').repeatInterleave(each, 1), v.to('float64').repeatInterleave(each, 1)];
+    let logits = queries.matmul(keys.transpose(2, 3)).div(Math.sqrt(E));
+    if (mask) logits = logits.maskedFill(mask.not(), Number.NEGATIVE_INFINITY);
+    return logits.softmax(-1).matmul(values).reshape([B, 1, H * E]);
+  }
+
+  test.each([
+    ['bfloat16', 128, 12, 2, 270, 0.01],
+    ['bfloat16', 256, 4, 4, 17, 0.01],
+    ['bfloat16', 32, 6, 1, 1, 0.01],
+    ['bfloat16', 48, 6, 2, 40, 0.02],
+    ['float32', 64, 6, 2, 40, 1e-5],
+  ] as const)('%s, heads of %i, %i over %i, %i positions', (dtype, size, heads, groups, positions, tolerance) => {
+    inScope(() => {
+      const q = randn([2, 1, heads, size]).to(dtype).transpose(1, 2);
+      // Keys and values as the cache gives them: views into more room.
+      const [k, v] = [0, 1].map(() =>
+        randn([2, groups, positions + 9, size]).to(dtype).narrow(2, 0, positions),
+      ) as [Tensor, Tensor];
+      expect(largest(attendRow(q, k, v).to('float64').sub(exact(q, k, v, null)))).toBeLessThan(tolerance);
+      const bytes = Uint8Array.from({ length: 2 * positions }, (_, i) => (i % 3 === 1 ? 0 : 1));
+      const mask = fromBytes(bytes, 'bool', [2, 1, 1, positions]);
+      if (positions > 1) expect(largest(attendRow(q, k, v, mask).to('float64').sub(exact(q, k, v, mask)))).toBeLessThan(tolerance);
+    });
+  });
+
+  test('more than one query row is refused', () => {
+    inScope(() => {
+      const x = randn([1, 2, 2, 32]);
+      expect(() => attendRow(x, x, x)).toThrow(/attend_row/);
+    });
+  });
+});
