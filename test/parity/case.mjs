@@ -13,7 +13,8 @@ if (!folder || !fs.existsSync(path.join(folder, 'config.json'))) {
   console.error('usage: npm run -s case -- DIR, where DIR holds a model and case.json or train.json');
   process.exit(2);
 }
-const read = (name) => (fs.existsSync(path.join(folder, name)) ? JSON.parse(fs.readFileSync(path.join(folder, name), 'utf8')) : null);
+const read = (name) =>
+  fs.existsSync(path.join(folder, name)) ? JSON.parse(fs.readFileSync(path.join(folder, name), 'utf8')) : null;
 
 function readImages(name) {
   const file = openSafetensors(path.join(folder, name));
@@ -25,7 +26,13 @@ function readImages(name) {
     .map(([t, h, w]) => {
       const own = pixels.narrow(0, at, t * h * w);
       at += t * h * w;
-      return { pixels: own, grid: [t, h, w], tokens: (t * h * w) / 4, tokenGrid: [h / 2, w / 2], source: { width: w * 14, height: h * 14 } };
+      return {
+        pixels: own,
+        grid: [t, h, w],
+        tokens: (t * h * w) / 4,
+        tokenGrid: [h / 2, w / 2],
+        source: { width: w * 14, height: h * 14 },
+      };
     });
 }
 
@@ -35,7 +42,13 @@ function makeBatch(inputIds, attentionMask, labels, images, ids) {
     inputIds,
     labels,
     attentionMask,
-    latentStart: first >= 0 ? first : Math.max(1, labels[0].findIndex((label) => label !== -100)) || inputIds[0].length,
+    latentStart:
+      first >= 0
+        ? first
+        : Math.max(
+            1,
+            labels[0].findIndex((label) => label !== -100),
+          ) || inputIds[0].length,
     latents: inputIds[0].filter((id) => id === ids.latent).length,
     images,
     imageStart: inputIds.map((row) => row.indexOf(ids.image)),
@@ -64,11 +77,19 @@ function generateCase(json) {
 function trainCase(json) {
   const model = loadModel(folder).eval();
   const parts = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'];
-  const trained = new Map([...model.module.namedParameters()].filter(([name]) => parts.some((part) => name.includes(part))));
+  const trained = new Map(
+    [...model.module.namedParameters()].filter(([name]) => parts.some((part) => name.includes(part))),
+  );
   model.module.setRequiresGrad(false);
   for (const parameter of trained.values()) parameter.requiresGrad = true;
   const optimizer = new AdamW(trained, { lr: json.lr ?? 4e-5, weightDecay: json.weight_decay ?? 0.01 });
-  const batch = makeBatch(json.input_ids, json.attention_mask, json.labels, readImages('train-inputs.safetensors'), json.ids);
+  const batch = makeBatch(
+    json.input_ids,
+    json.attention_mask,
+    json.labels,
+    readImages('train-inputs.safetensors'),
+    json.ids,
+  );
   const losses = Array.from({ length: json.losses?.length ?? 1 }, () =>
     scope(() => {
       const { loss } = trainingLoss(model, batch, { ...options(json), latentGradient: 'detached', pickSupervision: 0 });

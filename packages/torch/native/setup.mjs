@@ -27,7 +27,9 @@ function capture(command, args) {
 /** The version in a libtorch folder's own header, e.g. "2.13.0"; null when the folder is no libtorch. */
 export function libtorchVersion(folder) {
   const include = path.join(folder, 'include', 'torch');
-  const header = ['headeronly/version.h', 'csrc/api/include/torch/version.h'].map((name) => path.join(include, name)).find(fs.existsSync);
+  const header = ['headeronly/version.h', 'csrc/api/include/torch/version.h']
+    .map((name) => path.join(include, name))
+    .find(fs.existsSync);
   if (!header || !fs.existsSync(path.join(folder, 'lib', 'libtorch_cpu.so'))) return null;
   const text = fs.readFileSync(header, 'utf8');
   const part = (name) => text.match(new RegExp(`TORCH_VERSION_${name} (\\d+)`))?.[1];
@@ -43,13 +45,17 @@ function fromEnvironment() {
   const folder = process.env.IVTLR_LIBTORCH;
   if (!folder) return null;
   const version = libtorchVersion(folder);
-  if (!version) throw new SetupError(`IVTLR_LIBTORCH=${folder} is no libtorch folder: it needs include/ and lib/libtorch_cpu.so`);
+  if (!version)
+    throw new SetupError(`IVTLR_LIBTORCH=${folder} is no libtorch folder: it needs include/ and lib/libtorch_cpu.so`);
   checkVersion(version, 'IVTLR_LIBTORCH');
   return { folder: path.resolve(folder), version, source: 'IVTLR_LIBTORCH' };
 }
 
 function fromPython(log) {
-  const found = capture('python3', ['-c', 'import importlib.util as u; s = u.find_spec("torch"); print(s.submodule_search_locations[0] if s else "")']);
+  const found = capture('python3', [
+    '-c',
+    'import importlib.util as u; s = u.find_spec("torch"); print(s.submodule_search_locations[0] if s else "")',
+  ]);
   const folder = found.ok ? found.out.trim() : '';
   const version = folder ? libtorchVersion(folder) : null;
   if (!version) return null;
@@ -82,7 +88,9 @@ function download(log) {
   const work = fs.mkdtempSync(`${target}.part-`);
   try {
     if (!capture('python3', ['-m', 'pip', '--version']).ok)
-      throw new SetupError('python3 with pip is needed once to fetch libtorch: install python3-pip, or set IVTLR_LIBTORCH to a libtorch folder');
+      throw new SetupError(
+        'python3 with pip is needed once to fetch libtorch: install python3-pip, or set IVTLR_LIBTORCH to a libtorch folder',
+      );
     const base = ['-m', 'pip', 'download', '--no-deps', '--disable-pip-version-check', '-q', '-d', work];
     const attempts = [
       ['a local wheel', [...base, '--no-index', `torch==${PINNED_VERSION}`]],
@@ -99,7 +107,10 @@ function download(log) {
       if (result.ok && wheel) break;
       wheel = undefined;
     }
-    if (!wheel) throw new SetupError(`libtorch ${PINNED_VERSION} could not be fetched (${last}): set IVTLR_LIBTORCH to a libtorch folder or install torch in Python`);
+    if (!wheel)
+      throw new SetupError(
+        `libtorch ${PINNED_VERSION} could not be fetched (${last}): set IVTLR_LIBTORCH to a libtorch folder or install torch in Python`,
+      );
     log(`unpacking ${wheel}`);
     const unpacked = capture('python3', ['-m', 'zipfile', '-e', path.join(work, wheel), work]);
     if (!unpacked.ok) throw new SetupError(`${wheel} could not be unpacked: ${unpacked.err.trim().split('\n').pop()}`);
@@ -110,7 +121,10 @@ function download(log) {
     fs.rmSync(work, { recursive: true, force: true });
   }
   const found = fromCache();
-  if (!found) throw new SetupError(`the wheel torch==${PINNED_VERSION} holds no libtorch for this platform (Linux x86-64 and arm64 are supported)`);
+  if (!found)
+    throw new SetupError(
+      `the wheel torch==${PINNED_VERSION} holds no libtorch for this platform (Linux x86-64 and arm64 are supported)`,
+    );
   return found;
 }
 
@@ -130,7 +144,10 @@ export function findLibtorch() {
 
 function addonPath(libtorch) {
   const hash = createHash('sha256');
-  for (const file of fs.readdirSync(native).filter((name) => /\.(cpp|h|txt)$/.test(name)).sort())
+  for (const file of fs
+    .readdirSync(native)
+    .filter((name) => /\.(cpp|h|txt)$/.test(name))
+    .sort())
     hash.update(file).update(fs.readFileSync(path.join(native, file)));
   hash.update(libtorch.folder);
   const key = `${libtorch.version}-${hash.digest('hex').slice(0, 16)}-napi${process.versions.napi}-${process.arch}`;
@@ -146,16 +163,28 @@ export function findAddon() {
 }
 
 function build(libtorch, file, log) {
-  if (!capture('cmake', ['--version']).ok) throw new SetupError('CMake is needed to build the addon: install cmake and a C++20 compiler (gcc 12 or newer)');
+  if (!capture('cmake', ['--version']).ok)
+    throw new SetupError('CMake is needed to build the addon: install cmake and a C++20 compiler (gcc 12 or newer)');
   const headers = path.join(path.dirname(require.resolve('node-api-headers/package.json')), 'include');
   fs.mkdirSync(path.dirname(path.dirname(file)), { recursive: true });
   const work = fs.mkdtempSync(`${path.dirname(file)}.part-`);
   try {
     log(`building the addon against libtorch ${libtorch.version} (about a minute, once)`);
-    const configure = capture('cmake', ['-S', native, '-B', work, `-DLIBTORCH=${libtorch.folder}`, `-DNODE_API_INCLUDE=${headers}`]);
-    if (!configure.ok) throw new SetupError(`CMake could not configure the addon: a C++20 compiler is needed\n${configure.err}`);
+    const configure = capture('cmake', [
+      '-S',
+      native,
+      '-B',
+      work,
+      `-DLIBTORCH=${libtorch.folder}`,
+      `-DNODE_API_INCLUDE=${headers}`,
+    ]);
+    if (!configure.ok)
+      throw new SetupError(`CMake could not configure the addon: a C++20 compiler is needed\n${configure.err}`);
     const made = capture('cmake', ['--build', work, '--parallel', String(Math.max(1, os.availableParallelism()))]);
-    if (!made.ok) throw new SetupError(`the addon did not compile against libtorch ${libtorch.version}\n${made.out.slice(-4000)}${made.err.slice(-4000)}`);
+    if (!made.ok)
+      throw new SetupError(
+        `the addon did not compile against libtorch ${libtorch.version}\n${made.out.slice(-4000)}${made.err.slice(-4000)}`,
+      );
     fs.mkdirSync(path.dirname(file), { recursive: true });
     fs.copyFileSync(path.join(work, 'ivtlr_torch.node'), `${file}.tmp`);
     fs.renameSync(`${file}.tmp`, file);

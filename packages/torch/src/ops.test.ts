@@ -65,7 +65,9 @@ test('the types compile in less than 20 seconds of processor time', () => {
     lib: ['lib.es2023.d.ts', 'lib.esnext.disposable.d.ts'],
     types: ['node'],
   });
-  const problems = ts.getPreEmitDiagnostics(program).map(({ messageText }) => ts.flattenDiagnosticMessageText(messageText, ' '));
+  const problems = ts
+    .getPreEmitDiagnostics(program)
+    .map(({ messageText }) => ts.flattenDiagnosticMessageText(messageText, ' '));
   const { user, system } = process.cpuUsage(started);
   expect(problems).toEqual([]);
   expect((user + system) / 1e6).toBeLessThan(20);

@@ -1,5 +1,16 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { cat, fromBytes, grad, liveTensorCount, manualSeed, noGrad, randn, scope, type Tensor, TorchError } from '../core/index.ts';
+import {
+  cat,
+  fromBytes,
+  grad,
+  liveTensorCount,
+  manualSeed,
+  noGrad,
+  randn,
+  scope,
+  type Tensor,
+  TorchError,
+} from '../core/index.ts';
 import * as ops from '../ops.gen.ts';
 import { attendRow, rmsNorm, rotateHalves } from './functional.ts';
 
@@ -93,10 +104,17 @@ describe('attendRow', () => {
   function exact(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | null): Tensor {
     const [B, H, , E] = q.shape as [number, number, number, number];
     const each = H / k.shape[1]!;
-    const [queries, keys, values] = [q.to('float64'), k.to('float64').repeatInterleave(each, 1), v.to('float64').repeatInterleave(each, 1)];
+    const [queries, keys, values] = [
+      q.to('float64'),
+      k.to('float64').repeatInterleave(each, 1),
+      v.to('float64').repeatInterleave(each, 1),
+    ];
     let logits = queries.matmul(keys.transpose(2, 3)).div(Math.sqrt(E));
     if (mask) logits = logits.maskedFill(mask.not(), Number.NEGATIVE_INFINITY);
-    return logits.softmax(-1).matmul(values).reshape([B, 1, H * E]);
+    return logits
+      .softmax(-1)
+      .matmul(values)
+      .reshape([B, 1, H * E]);
   }
 
   test.each([
@@ -110,12 +128,27 @@ describe('attendRow', () => {
       const q = randn([2, 1, heads, size]).to(dtype).transpose(1, 2);
       // Keys and values as the cache gives them: views into more room.
       const [k, v] = [0, 1].map(() =>
-        randn([2, groups, positions + 9, size]).to(dtype).narrow(2, 0, positions),
+        randn([2, groups, positions + 9, size])
+          .to(dtype)
+          .narrow(2, 0, positions),
       ) as [Tensor, Tensor];
-      expect(largest(attendRow(q, k, v).to('float64').sub(exact(q, k, v, null)))).toBeLessThan(tolerance);
+      expect(
+        largest(
+          attendRow(q, k, v)
+            .to('float64')
+            .sub(exact(q, k, v, null)),
+        ),
+      ).toBeLessThan(tolerance);
       const bytes = Uint8Array.from({ length: 2 * positions }, (_, i) => (i % 3 === 1 ? 0 : 1));
       const mask = fromBytes(bytes, 'bool', [2, 1, 1, positions]);
-      if (positions > 1) expect(largest(attendRow(q, k, v, mask).to('float64').sub(exact(q, k, v, mask)))).toBeLessThan(tolerance);
+      if (positions > 1)
+        expect(
+          largest(
+            attendRow(q, k, v, mask)
+              .to('float64')
+              .sub(exact(q, k, v, mask)),
+          ),
+        ).toBeLessThan(tolerance);
     });
   });
 

@@ -38,7 +38,8 @@ export class PreallocatedCache implements KeyValueCache {
   append(layer: number, keys: Tensor, values: Tensor): { keys: Tensor; values: Tensor } {
     const rows = keys.shape[2]!;
     const end = this.length + rows;
-    if (end > this.capacity) throw new RangeError(`the cache has room for ${this.capacity} positions, ${end} are needed`);
+    if (end > this.capacity)
+      throw new RangeError(`the cache has room for ${this.capacity} positions, ${end} are needed`);
     const room = this.#layers[layer]!;
     noGrad(() => {
       room.keys.narrow(2, this.length, rows).copy_(keys);

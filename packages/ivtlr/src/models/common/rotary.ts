@@ -1,5 +1,16 @@
 /** Rotary position embedding. Shapes: A axes (1, or 3 for M-RoPE), B batch, S sequence, E head size. */
-import { arange, cat, type Device, type DType, inferenceMode, keep, noGrad, rotateHalves, scope, type Tensor } from '@ivtlr/torch';
+import {
+  arange,
+  cat,
+  type Device,
+  type DType,
+  inferenceMode,
+  keep,
+  noGrad,
+  rotateHalves,
+  scope,
+  type Tensor,
+} from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 
 /** Cosines and sines, each (B, 1, S, E), ready to broadcast over heads. */

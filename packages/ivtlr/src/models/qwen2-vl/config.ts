@@ -54,7 +54,16 @@ export interface Qwen2VLConfig {
   mropeSections: number[];
   tied: boolean;
   imageTokenId: number;
-  vision: { depth: number; dim: number; heads: number; mlpDim: number; patchSize: number; frames: number; merge: number; channels: number };
+  vision: {
+    depth: number;
+    dim: number;
+    heads: number;
+    mlpDim: number;
+    patchSize: number;
+    frames: number;
+    merge: number;
+    channels: number;
+  };
 }
 
 /** @throws UserError naming the file and the key that is missing or wrong */
@@ -74,9 +83,12 @@ export function parseQwen2VLConfig(json: unknown, source: string): Qwen2VLConfig
   if (!Number.isInteger(headSize) || inner.num_attention_heads % inner.num_key_value_heads !== 0)
     throw new UserError(`${source}: hidden_size, num_attention_heads and num_key_value_heads do not divide evenly`);
   if (sections.reduce((a, b) => a + b, 0) * 2 !== headSize)
-    throw new UserError(`${source}: mrope_section ${sections.join('+')} should add up to half the head size ${headSize}`);
+    throw new UserError(
+      `${source}: mrope_section ${sections.join('+')} should add up to half the head size ${headSize}`,
+    );
   const v = outer.vision_config;
-  if (v.hidden_act !== 'quick_gelu') throw new UserError(`${source}: vision_config.hidden_act is ${v.hidden_act}, only quick_gelu is known`);
+  if (v.hidden_act !== 'quick_gelu')
+    throw new UserError(`${source}: vision_config.hidden_act is ${v.hidden_act}, only quick_gelu is known`);
   return {
     hiddenSize: inner.hidden_size,
     layers: inner.num_hidden_layers,

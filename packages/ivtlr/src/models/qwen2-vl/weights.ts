@@ -5,9 +5,9 @@ import {
   type Device,
   type DType,
   openCheckpoint,
+  StateDictError,
   saveSafetensors,
   skipInit,
-  StateDictError,
   type Tensor,
 } from '@ivtlr/torch';
 import { UserError } from '../../errors.ts';
@@ -22,7 +22,11 @@ export function originalName(name: string): string {
 }
 
 /** @throws UserError naming the folder and the tensor that is missing, unknown, misshapen or damaged */
-export function loadQwen2VL(folder: string, config: Qwen2VLConfig, options: { dtype?: DType; device?: Device }): Qwen2VL {
+export function loadQwen2VL(
+  folder: string,
+  config: Qwen2VLConfig,
+  options: { dtype?: DType; device?: Device },
+): Qwen2VL {
   const { dtype, device = 'cpu' } = options;
   try {
     using file = openCheckpoint(folder);
@@ -39,7 +43,8 @@ export function loadQwen2VL(folder: string, config: Qwen2VLConfig, options: { dt
     }
     return model;
   } catch (error) {
-    if (error instanceof StateDictError) throw new UserError(`${folder}: the weights do not fit config.json: ${error.message}`);
+    if (error instanceof StateDictError)
+      throw new UserError(`${folder}: the weights do not fit config.json: ${error.message}`);
     if (error instanceof CheckpointError) throw new UserError(error.message);
     throw error;
   }
