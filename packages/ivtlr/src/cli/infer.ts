@@ -82,6 +82,14 @@ async function infer(options: InferOptions): Promise<void> {
   }
   if (!result) throw new Error('the answer ended without a result');
   if (!options.json) process.stdout.write('\n');
+  const { patches, latentVision } = { ...opened.settings, ...latent };
+  const short = latentVision === 'off' ? -1 : result.trace.findIndex(({ picked }) => picked.length < patches);
+  if (short >= 0) {
+    const total = result.trace[short]!.scores.length;
+    process.stderr.write(
+      `note: from latent step ${short + 1} on fewer than ${patches} of the picture's ${total} tokens were left to pick\n`,
+    );
+  }
   const files = options.trace === undefined ? undefined : await writeTraceFiles(options, question, result);
   if (options.json) await printJson(options, question, result, files, loadSeconds);
   else process.stderr.write(`${summary(result, loadSeconds)}\n${files ? `trace: ${files.picture}\n` : ''}`);
