@@ -4,6 +4,7 @@ import path from 'node:path';
 import {
   empty,
   inferenceMode,
+  linear,
   noGrad,
   openSafetensors,
   randn,
@@ -144,7 +145,11 @@ function measureMachine() {
       const buffer = empty([3 << 27], { dtype: 'float32' }).fill_(1);
       const bytes = buffer.numel * 4;
       const half = buffer.numel / 2;
+      // One row against a weight of a gigabyte and a half does nothing but read it, faster than a sum does.
+      const matrix = empty([bytes / 1024 / (dtype === 'float32' ? 4 : 2), 1024], { dtype }).fill_(1);
+      const row = randn([1, 1024]).to(dtype);
       const bandwidth = {
+        linear: bytes / best(4, () => linear(row, matrix)) / 1e9,
         sum: bytes / best(4, () => ops.sum(buffer)) / 1e9,
         max: bytes / best(4, () => ops.max(buffer)) / 1e9,
         copy: bytes / best(3, () => buffer.narrow(0, 0, half).copy_(buffer.narrow(0, half, half))) / 1e9,

@@ -43,16 +43,21 @@ AVX512_BF16 void rms_norm_row(const uint16_t* x, const uint16_t* weight, uint16_
   }
 }
 
-AVX512_BF16 void rotate_row(const uint16_t* x, const uint16_t* cos, const uint16_t* sin, uint16_t* y, int64_t half) {
+AVX512_BF16 inline __m512 angles16(const uint16_t* from, __mmask16 mask) { return widen16(from, mask); }
+AVX512_BF16 inline __m512 angles16(const float* from, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, from); }
+AVX512_BF16 inline __m512 product(__m512 x, __m512 angles, const uint16_t*) { return rounded(_mm512_mul_ps(x, angles)); }
+AVX512_BF16 inline __m512 product(__m512 x, __m512 angles, const float*) { return _mm512_mul_ps(x, angles); }
+
+// Angle: uint16_t for bfloat16, or float.
+template <typename Angle>
+AVX512_BF16 void rotate_row(const uint16_t* x, const Angle* cos, const Angle* sin, uint16_t* y, int64_t half) {
   for (int64_t i = 0; i < half; i += 16) {
     const __mmask16 mask = tail(half - i);
     const __m512 first = widen16(x + i, mask), second = widen16(x + half + i, mask);
-    const auto turn = [&](__m512 value, __m512 other, int64_t at) __attribute__((target(AVX512_BF16_FEATURES), always_inline)) {
-      const __m512 kept = rounded(_mm512_mul_ps(value, widen16(cos + at, mask)));
-      store16(y + at, _mm512_add_ps(kept, rounded(_mm512_mul_ps(other, widen16(sin + at, mask)))), mask);
-    };
-    turn(first, _mm512_sub_ps(_mm512_setzero_ps(), second), i);
-    turn(second, first, half + i);
+    const __m512 turned = _mm512_sub_ps(_mm512_setzero_ps(), second);
+    const __m512 above = product(turned, angles16(sin + i, mask), sin), below = product(first, angles16(sin + half + i, mask), sin);
+    store16(y + i, _mm512_add_ps(product(first, angles16(cos + i, mask), cos), above), mask);
+    store16(y + half + i, _mm512_add_ps(product(second, angles16(cos + half + i, mask), cos), below), mask);
   }
 }
 
@@ -107,31 +112,39 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
   return at::mul(weight, at::rms_norm(x, weight.sizes(), {}, eps));
 }
 
-// x (B, H, S, E) with cos and sin (B or 1, 1, S, E): x * cos + (-second half of x, first half) * sin, every step rounded. aten::cat, neg, mul, add.
+// x (B, H, S, E) with cos and sin (B or 1, 1, S, E): x * cos + (-second half of x, first half) * sin in the angles' dtype, every step rounded
+// to it, the result in x's. aten::to, cat, neg, mul, add.
 Tensor rotate(const Tensor& x, const Tensor& cos, const Tensor& sin) {
   TORCH_CHECK(x.dim() == 4 && x.size(3) % 2 == 0, "rotate: x should be (B, H, S, E) with E even");
   const int64_t half = x.size(3) / 2;
 #ifdef IVTLR_X86
   const auto fits = [&](const Tensor& angle) {
-    return is_plain_bf16(angle) && angle.dim() == 4 && angle.is_contiguous() && (angle.size(0) == x.size(0) || angle.size(0) == 1) &&
-           angle.size(1) == 1 && angle.size(2) == x.size(2) && angle.size(3) == x.size(3);
+    return angle.device().is_cpu() && angle.scalar_type() == cos.scalar_type() && angle.dim() == 4 && angle.is_contiguous() &&
+           (angle.size(0) == x.size(0) || angle.size(0) == 1) && angle.size(1) == 1 && angle.size(2) == x.size(2) && angle.size(3) == x.size(3);
   };
-  if (has_avx512_bf16() && is_plain_bf16(x) && x.stride(3) == 1 && half > 0 && fits(cos) && fits(sin) && !in_graph(x, cos, sin)) {
+  const bool wide = cos.scalar_type() == at::kFloat;
+  if (has_avx512_bf16() && is_plain_bf16(x) && x.stride(3) == 1 && half > 0 && (wide || is_plain_bf16(cos)) && fits(cos) && fits(sin) &&
+      !in_graph(x, cos, sin)) {
     const int64_t H = x.size(1), S = x.size(2), E = 2 * half;
     const int64_t cos_step = cos.size(0) == 1 ? 0 : S * E, sin_step = sin.size(0) == 1 ? 0 : S * E;
     const Tensor y = at::empty(x.sizes(), x.options());
-    at::parallel_for(0, x.size(0) * H * S, 1 + 32768 / E, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; row++) {
-        const int64_t b = row / (H * S), h = row / S % H, s = row % S;
-        rotate_row(bits(x) + b * x.stride(0) + h * x.stride(1) + s * x.stride(2), bits(cos) + b * cos_step + s * E, bits(sin) + b * sin_step + s * E,
-                   mutable_bits(y) + row * E, half);
-      }
-    });
+    const auto rotate_all = [&](const auto* cosines, const auto* sines) {
+      at::parallel_for(0, x.size(0) * H * S, 1 + 32768 / E, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; row++) {
+          const int64_t b = row / (H * S), h = row / S % H, s = row % S;
+          rotate_row(bits(x) + b * x.stride(0) + h * x.stride(1) + s * x.stride(2), cosines + b * cos_step + s * E, sines + b * sin_step + s * E,
+                     mutable_bits(y) + row * E, half);
+        }
+      });
+    };
+    if (wide) rotate_all(cos.const_data_ptr<float>(), sin.const_data_ptr<float>());
+    else rotate_all(bits(cos), bits(sin));
     return y;
   }
 #endif
-  const Tensor swapped = at::cat({x.slice(3, half).neg(), x.slice(3, 0, half)}, 3);
-  return at::add(at::mul(x, cos), at::mul(swapped, sin));
+  const Tensor in = x.to(at::result_type(x, cos));
+  const Tensor swapped = at::cat({in.slice(3, half).neg(), in.slice(3, 0, half)}, 3);
+  return at::add(at::mul(in, cos), at::mul(swapped, sin)).to(x.scalar_type());
 }
 
 // Attention of one query row: query (B, H, 1, E), keys and values (B, G, T, E) with H a multiple of G, mask bool (B or 1, 1, 1, T), true where

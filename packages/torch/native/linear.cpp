@@ -111,12 +111,7 @@ AVX512_BF16 void stream(const Product& p, int64_t begin, int64_t end, int64_t ro
     int64_t k = 0;
     for (; k + 128 <= K; k += 128)
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; i++) {
-#ifdef TRY_NTA
-        _mm_prefetch(reinterpret_cast<const char*>(w + k + 32 * i) + 2048, _MM_HINT_NTA);
-#endif
-        sum[i] = _mm512_dpbf16_ps(sum[i], load(w + k + 32 * i), load(x + k + 32 * i));
-      }
+      for (int i = 0; i < 4; i++) sum[i] = _mm512_dpbf16_ps(sum[i], load(w + k + 32 * i), load(x + k + 32 * i));
     for (; k + 32 <= K; k += 32) sum[0] = _mm512_dpbf16_ps(sum[0], load(w + k), load(x + k));
     if (k < K) {
       const __mmask32 mask = (1u << (K - k)) - 1;

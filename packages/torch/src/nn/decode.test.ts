@@ -92,6 +92,17 @@ describe('rotateHalves', () => {
     });
   });
 
+  test.each([1, 3])('float32 angles of %i rows: computed in float32, rounded once', (batch) => {
+    inScope(() => {
+      const x = randn([3, 4, 2, 80]).to('bfloat16').transpose(1, 2);
+      const angles = randn([batch, 1, 4, 80]);
+      const [cos, sin] = [ops.cos(angles), ops.sin(angles)];
+      const got = rotateHalves(x, cos, sin);
+      expect(got.dtype).toBe('bfloat16');
+      expect(got.toNumbers()).toEqual(composed(x.to('float32'), cos, sin).to('bfloat16').toNumbers());
+    });
+  });
+
   test('odd heads are refused', () => {
     inScope(() => {
       const x = randn([1, 1, 1, 5]);

@@ -29,7 +29,7 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
 
 /**
  * Rotary positions: x * cos + (-second half of x, first half) * sin over the last dimension, one op of native/decode.cpp.
- * x (B, H, S, E), cos and sin (B or 1, 1, S, E) -> (B, H, S, E).
+ * x (B, H, S, E), cos and sin (B or 1, 1, S, E) -> (B, H, S, E). Angles of a wider dtype than x: computed in theirs, returned in x's.
  */
 export function rotateHalves(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
   return rotateOp(x, cos, sin) as Tensor;

@@ -15,6 +15,9 @@ export interface AttentionMask {
   keys: Tensor | null;
 }
 
+/** Everything may attend to everything. */
+export const NO_MASK: AttentionMask = { mask: null, isCausal: false, keys: null };
+
 /** The mask of one forward pass, the same for all layers. */
 export function attentionMask(
   batch: number,
@@ -61,22 +64,25 @@ function hiddenMask(batch: number, rows: number, total: number, hidden: HiddenCo
   return row.and(column);
 }
 
-/** Query rows up to which plain products beat SDPA's bfloat16 kernel on the CPU, which repacks all keys and values first. */
-const FEW_ROWS = 64;
+/**
+ * Probabilities of one layer up to which plain products take SDPA's place in bfloat16 on the CPU: its kernel repacks keys and values first and
+ * takes up to three times as long, but needs no room for the probabilities (8 MB here).
+ */
+const MOST_PROBABILITIES = 2 ** 22;
 
 /** softmax(q k^T / sqrt(E)) v -> (B, S, H*E). Grouped key heads serve H/G query heads each. */
 export function attend(q_BHSE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor, mask: AttentionMask): Tensor {
   const [B, H, S, E] = q_BHSE.shape as [number, number, number, number];
   if (S === 1) return attendRow(q_BHSE, k_BGTE, v_BGTE, mask.mask);
-  if (S <= FEW_ROWS && q_BHSE.dtype === 'bfloat16' && q_BHSE.device === 'cpu' && !mask.isCausal)
-    return attendFewRows(q_BHSE, k_BGTE, v_BGTE, mask);
+  if (q_BHSE.dtype === 'bfloat16' && q_BHSE.device === 'cpu' && !mask.isCausal && B * H * S * k_BGTE.shape[2]! <= MOST_PROBABILITIES)
+    return attendByProducts(q_BHSE, k_BGTE, v_BGTE, mask);
   const grouped = k_BGTE.shape[1] !== H;
   const out = ops.scaled_dot_product_attention(q_BHSE, k_BGTE, v_BGTE, mask.mask, 0, mask.isCausal, null, grouped);
   return out.transpose(1, 2).reshape([B, S, H * E]);
 }
 
 /** The query heads of a group share its keys, so they are rows of one product. Rounds as Hugging Face's eager attention does. */
-function attendFewRows(q_BHSE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor, { mask }: AttentionMask): Tensor {
+function attendByProducts(q_BHSE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor, { mask }: AttentionMask): Tensor {
   const [B, H, S, E] = q_BHSE.shape as [number, number, number, number];
   const [, G, T] = k_BGTE.shape as [number, number, number];
   const rows = (H / G) * S;
@@ -85,7 +91,7 @@ function attendFewRows(q_BHSE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor, { mask }:
     .matmul(k_BGTE.transpose(2, 3))
     .mul(1 / Math.sqrt(E));
   if (mask) logits = logits.view([B, H, S, T]).maskedFill(mask.not(), Number.NEGATIVE_INFINITY).view([B, G, rows, T]);
-  const out = logits.softmax(-1, 'float32').to(q_BHSE.dtype).matmul(v_BGTE);
+  const out = logits.softmax(-1).matmul(v_BGTE);
   return out
     .view([B, H, S, E])
     .transpose(1, 2)

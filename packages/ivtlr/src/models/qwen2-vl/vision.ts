@@ -16,6 +16,7 @@ import {
   type Tensor,
 } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
+import { attend, NO_MASK } from '../common/attention.ts';
 import { makeTable, type RotaryAngles, rotate } from '../common/rotary.ts';
 import type { ProcessedImage } from '../types.ts';
 import type { Qwen2VLConfig } from './config.ts';
@@ -52,13 +53,10 @@ class VisionAttention extends Module {
       .forward(x_IPC)
       .view([I, P, 3, this.#heads, C / this.#heads])
       .permute([2, 0, 3, 1, 4]);
-    const dtype = x_IPC.dtype;
-    // Positions are applied in float32 whatever the model's dtype, as Hugging Face does.
-    const wide = dtype === 'float64' ? dtype : 'float32';
-    const q = rotate(parts.select(0, 0).to(wide), angles).to(dtype);
-    const k = rotate(parts.select(0, 1).to(wide), angles).to(dtype);
-    const out = ops.scaled_dot_product_attention(q, k, parts.select(0, 2));
-    return this.proj.forward(out.transpose(1, 2).reshape([I, P, C]));
+    // The angles are float32 whatever the model's dtype, and so are the products with them, as in Hugging Face.
+    const q = rotate(parts.select(0, 0), angles);
+    const k = rotate(parts.select(0, 1), angles);
+    return this.proj.forward(attend(q, k, parts.select(0, 2), NO_MASK));
   }
 }
 
