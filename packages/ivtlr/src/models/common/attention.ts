@@ -74,7 +74,12 @@ const MOST_PROBABILITIES = 2 ** 22;
 export function attend(q_BHSE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor, mask: AttentionMask): Tensor {
   const [B, H, S, E] = q_BHSE.shape as [number, number, number, number];
   if (S === 1) return attendRow(q_BHSE, k_BGTE, v_BGTE, mask.mask);
-  if (q_BHSE.dtype === 'bfloat16' && q_BHSE.device === 'cpu' && !mask.isCausal && B * H * S * k_BGTE.shape[2]! <= MOST_PROBABILITIES)
+  if (
+    q_BHSE.dtype === 'bfloat16' &&
+    q_BHSE.device === 'cpu' &&
+    !mask.isCausal &&
+    B * H * S * k_BGTE.shape[2]! <= MOST_PROBABILITIES
+  )
     return attendByProducts(q_BHSE, k_BGTE, v_BGTE, mask);
   const grouped = k_BGTE.shape[1] !== H;
   const out = ops.scaled_dot_product_attention(q_BHSE, k_BGTE, v_BGTE, mask.mask, 0, mask.isCausal, null, grouped);
