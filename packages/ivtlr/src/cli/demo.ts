@@ -31,6 +31,7 @@ interface Drawn {
 const bundledModels = fileURLToPath(new URL('../../models/', import.meta.url));
 /** Longer than any answer of the task, so that a model that has lost its way is cut off soon. */
 const maxNewTokens = 40;
+const batch = 50;
 
 export function registerDemo(program: Command): void {
   program
@@ -71,10 +72,17 @@ async function demo(options: DemoOptions): Promise<void> {
       throw new UserError(`the bundled model ${path} is missing; train it with: ivtlr train ${folder}`);
     const opened = openModelFolder(path);
     opened.model.module.eval();
+    // The first batch of a process pays for code that is compiled on first use; without this the first run would look slow.
+    await evaluate(opened, task, generatedSamples(task, seed, 'validation', batch), {
+      name,
+      batch,
+      maxNewTokens,
+      ablation,
+    });
     const progress = new Progress({ label: name, total: options.rows, unit: 'pictures' });
     const result = await evaluate(opened, task, generatedSamples(task, seed, 'test', options.rows), {
       name,
-      batch: 50,
+      batch,
       maxNewTokens,
       ablation,
       seed,
