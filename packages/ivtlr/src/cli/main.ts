@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { UserError } from '../errors.ts';
+import { registerAblate } from './ablate.ts';
 import { registerConvert } from './convert.ts';
 import { registerData } from './data.ts';
 import { registerDemo } from './demo.ts';
@@ -21,6 +22,7 @@ const REGISTER = [
   registerInfer,
   registerTrain,
   registerEval,
+  registerAblate,
   registerDemo,
   registerData,
   registerConvert,
