@@ -10,6 +10,7 @@ import { SkippedRows } from './data-flags.ts';
 import { type EvaluationFlags, GENERATED_SAMPLES } from './evaluation-flags.ts';
 
 export interface Evaluation {
+  /** The caller disposes of its module, or leaves it to the end of the process. */
   opened: ModelFolder;
   task: Task;
   /** The same samples each time it is called. */

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { UserError } from '../errors.ts';
 import { registerAblate } from './ablate.ts';
+import { registerAnalyze } from './analyze.ts';
 import { registerConvert } from './convert.ts';
 import { registerData } from './data.ts';
 import { registerDemo } from './demo.ts';
@@ -23,6 +24,7 @@ const REGISTER = [
   registerTrain,
   registerEval,
   registerAblate,
+  registerAnalyze,
   registerDemo,
   registerData,
   registerConvert,

@@ -31,6 +31,7 @@ function answered(id: string, index: number, generated = 'Therefore, the answer 
     score,
     autoregressiveSteps: 8,
     trace: [],
+    textTrace: [],
     restored: false,
     ...stored,
   };

@@ -164,6 +164,35 @@ describe('evaluate', () => {
     }
   });
 
+  it('traces written tokens like latent steps', async () => {
+    const traced = async (latents: number, traceText: boolean) => {
+      const seen: AnsweredSample[] = [];
+      const more = { batch: 3, maxNewTokens: 4, latents, traceText, onAnswer: (a: AnsweredSample) => seen.push(a) };
+      await evaluate(opened, dominoes, samples(3), { name: 'x', ...more });
+      return seen;
+    };
+    const written = await traced(0, true);
+    const latent = await traced(1, true);
+    const plain = await traced(1, false);
+    expect(latent.map(({ answered }) => answered)).toEqual(plain.map(({ answered }) => answered));
+    expect(plain[0]!.textTrace).toEqual([]);
+    written.forEach(({ textTrace, generatedTokens }, row) => {
+      expect(textTrace).toHaveLength(generatedTokens);
+      // The first token and the first latent step look from the same place, the end of the prompt.
+      const [step] = latent[row]!.trace;
+      const [token] = textTrace;
+      expect([...token!.picked].sort()).toEqual([...step!.picked].sort());
+      expect(token!.attentionRatio).toBeCloseTo(step!.attentionRatio, 5);
+      expect(token!.focus).toBeCloseTo(step!.focus, 5);
+      // A row of attention probabilities adds up to one: later tokens' text share grows by their own columns.
+      for (const { scores, attentionRatio, pickedScores } of textTrace) {
+        const image = scores.reduce((a, b) => a + b, 0);
+        const picked = pickedScores.reduce((a, b) => a + b, 0);
+        expect(picked / attentionRatio + image).toBeCloseTo(1, 4);
+      }
+    });
+  });
+
   it('stops when asked, and refuses an empty set', async () => {
     const stopped = await evaluate(opened, dominoes, samples(5), {
       name: 'x',

@@ -27,6 +27,8 @@ export interface EvaluateOptions {
   latents?: number;
   /** Text put before the first generated token; part of the answer, no step. Only without latent steps. */
   answerStart?: string;
+  /** Trace the written tokens too. */
+  traceText?: boolean;
   /** Seeds torch's generator, which random patches draw from: anew for each batch, by the place of its first sample. */
   seed?: number;
   /** An answer this sample got in an earlier run, which then counts and is not asked for again. */
@@ -53,6 +55,8 @@ export interface AnsweredSample extends StoredAnswer {
   autoregressiveSteps: number;
   /** What each latent step looked at; empty for a restored answer. */
   trace: StepTrace[];
+  /** What each written token looked at, with `traceText`. */
+  textTrace: StepTrace[];
   restored: boolean;
 }
 
@@ -75,14 +79,21 @@ export async function evaluate(
     throw new UserError(`${options.name} takes from another sample of the batch: use a batch of at least 2`);
   }
   const tally = new Tally();
-  const count = (placed: Placed, stored: StoredAnswer, trace: StepTrace[], restored: boolean) => {
+  const count = (placed: Placed, stored: StoredAnswer, traced: Pick<AnsweredSample, 'trace' | 'textTrace'> | null) => {
     const { sample } = placed;
     const score = task.score(sample, stored.answered);
     tally.add({ ...stored, ...score, groups: task.groups(sample) });
     const autoregressiveSteps = stored.latentSteps + stored.generatedTokens;
-    options.onAnswer?.({ ...placed, ...stored, score, autoregressiveSteps, trace, restored });
+    options.onAnswer?.({
+      ...placed,
+      ...stored,
+      score,
+      autoregressiveSteps,
+      ...(traced ?? { trace: [], textTrace: [] }),
+      restored: !traced,
+    });
   };
-  const pending = unanswered(samples, options, (placed, stored) => count(placed, stored, [], true));
+  const pending = unanswered(samples, options, (placed, stored) => count(placed, stored, null));
   for await (const chunk of chunks(pending, options.batch, swaps ? 2 : 1)) {
     if (swaps && chunk.length < 2) {
       throw new UserError(
@@ -102,7 +113,11 @@ export async function evaluate(
       const answered = { prompt: prompts[row]!, generated: texts[row]! };
       const generatedTokens = result.tokens[row]!.length;
       const picks = countPicks(placed.sample, trace);
-      count(placed, { answered, latentSteps: latents, generatedTokens, seconds, picks }, trace, false);
+      count(
+        placed,
+        { answered, latentSteps: latents, generatedTokens, seconds, picks },
+        { trace, textTrace: result.textTraces[row]! },
+      );
     });
     if (options.onBatch?.(tally.samples) === false) break;
     await new Promise((resolve) => setImmediate(resolve));
@@ -169,6 +184,7 @@ async function answerBatch(
       ...latent,
       maxNewTokens: options.maxNewTokens,
       eosIds: [eosId],
+      ...(options.traceText && { traceText: true }),
     });
     return { prompts, result };
   } finally {
