@@ -1,10 +1,11 @@
 /** Runs the built program as a user would; `npm test` builds it first. */
 import { execFile, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, truncateSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { createCanvas } from '@napi-rs/canvas';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 
 const program = fileURLToPath(new URL('../../bin/ivtlr.mjs', import.meta.url));
@@ -54,6 +55,31 @@ it('goes on after Ctrl-C where it stopped, to the same answers', async () => {
   expect(await failure('eval', '--model', model, ...args, '--resume', '--mode', 'coconut')).toMatchObject({
     code: 2,
     stderr: expect.stringContaining('mode ivt-lr'),
+  });
+});
+
+it('names the rows of stored data in official prediction files, and counts rows it leaves out', async () => {
+  const data = join(out, 'scienceqa');
+  mkdirSync(data);
+  writeFileSync(join(data, 'good.png'), createCanvas(112, 112).toBuffer('image/png'));
+  writeFileSync(join(data, 'broken.png'), 'no picture');
+  const row = { question: 'red or blue?', choices: ['red', 'blue'], answer: 1, hint: '', grade: 'grade2' };
+  const rest = { subject: 'natural science', topic: '', category: '', skill: '', lecture: '', solution: '' };
+  const images = [null, { path: 'good.png' }, { path: 'broken.png' }, { path: 'good.png' }];
+  const lines = images.map((image, at) => JSON.stringify({ image, ...row, ...rest, hint: at === 3 ? 'look' : '' }));
+  writeFileSync(join(data, 'test.jsonl'), `${lines.join('\n')}\n`);
+  const official = join(out, 'scienceqa.json');
+  const args = ['--task', 'scienceqa', '--data', data, '--max-new-tokens', '4', '--predictions-official', official];
+  const report = await evaluate(...args, '--on-bad-row', 'skip');
+  expect(report).toMatchObject({ skipped: 1, results: [{ samples: 2 }] });
+  expect(report.results[0].groups.hint.map(({ group }: { group: string }) => group)).toEqual([
+    'with hint',
+    'without hint',
+  ]);
+  expect(Object.keys(JSON.parse(readFileSync(official, 'utf8')).results)).toEqual(['1', '3']);
+  expect(await failure('eval', '--model', model, ...args)).toMatchObject({
+    code: 2,
+    stderr: expect.stringContaining('broken.png'),
   });
 });
 
