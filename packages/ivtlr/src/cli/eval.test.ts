@@ -93,7 +93,7 @@ it('answers in four modes', async () => {
   expect(cot.results[0]).toMatchObject({ latentSteps: 0 });
   expect(cot.results[0].accuracyStrict).toBeGreaterThan(0.9);
   const direct = await evaluate('--limit', '20', '--mode', 'no-cot', '--model', join(models, 'dominoes-cot'));
-  expect(direct.results[0].generatedTokens).toBeLessThan(cot.results[0].generatedTokens);
+  expect(direct.results[0].generatedTokens).toBeLessThan(4);
 });
 
 it('says which flags do not go together', async () => {

@@ -6,7 +6,7 @@ export interface Mode {
   title: string;
   /** How it differs from the latent steps the model was trained with. */
   ablation: Ablation;
-  /** Text put before the first generated token; it counts as part of the answer, and not as a step. */
+  /** Text put before the first generated token; it counts as part of the answer, which then ends with its first line, and not as a step. */
   answerStart?: string;
 }
 

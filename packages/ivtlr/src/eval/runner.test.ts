@@ -159,7 +159,8 @@ describe('evaluate', () => {
     expect(result).toMatchObject({ latentSteps: 0, name: 'no chain of thought' });
     expect(result.autoregressiveSteps).toBeLessThanOrEqual(3);
     for (const { answered } of seen) {
-      expect(answered.generated).toMatch(/^Therefore, the answer is/);
+      expect(answered.generated).toMatch(/^Therefore, the answer is( |$)/);
+      expect(answered.generated).not.toContain('\n');
       expect(answered.prompt).not.toContain('Therefore');
     }
   });

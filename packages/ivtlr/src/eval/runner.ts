@@ -104,19 +104,18 @@ export async function evaluate(
     // By place, so that a run that went on after a stop draws what an unbroken one would have drawn.
     if (options.seed !== undefined) manualSeed((options.seed * 1_000_003 + chunk[0]!.index) % 2 ** 52);
     const batch = chunk.map(({ sample }) => sample);
-    const { prompts, result } = await answerBatch(opened, task, batch, latents, latent, options);
-    const start = options.answerStart ?? '';
-    const texts = result.tokens.map((tokens) => start + opened.tokenizer.decode(tokens));
+    const { prompts, begun, result } = await answerBatch(opened, task, batch, latents, latent, options);
+    const written = result.tokens.map((tokens) => readAnswer(opened, begun, tokens));
     const seconds = (performance.now() - started) / 1000 / chunk.length;
     chunk.forEach((placed, row) => {
       const trace = result.traces[row]!;
-      const answered = { prompt: prompts[row]!, generated: texts[row]! };
-      const generatedTokens = result.tokens[row]!.length;
+      const answered = { prompt: prompts[row]!, generated: written[row]!.text };
+      const generatedTokens = written[row]!.tokens;
       const picks = countPicks(placed.sample, trace);
       count(
         placed,
         { answered, latentSteps: latents, generatedTokens, seconds, picks },
-        { trace, textTrace: result.textTraces[row]! },
+        { trace, textTrace: result.textTraces[row]!.slice(0, generatedTokens) },
       );
     });
     if (options.onBatch?.(tally.samples) === false) break;
@@ -124,6 +123,22 @@ export async function evaluate(
   }
   if (tally.samples === 0) throw new UserError('there are no samples to answer');
   return tally.result(options.name);
+}
+
+/**
+ * Text and length of an answer. One that was begun for the model ends with its first line: a model that learned to reason goes on reasoning after
+ * it, which a direct answer is not.
+ * @param begun what the answer was begun with; decoded together, since tokenizers of words see spaces between tokens
+ */
+function readAnswer(opened: ModelFolder, begun: readonly number[], tokens: readonly number[]) {
+  const decode = (count: number) => opened.tokenizer.decode([...begun, ...tokens.slice(0, count)]);
+  if (begun.length > 0) {
+    for (let count = 1; count <= tokens.length; count++) {
+      const text = decode(count);
+      if (text.includes('\n')) return { text: text.slice(0, text.indexOf('\n')), tokens: count };
+    }
+  }
+  return { text: decode(tokens.length), tokens: tokens.length };
 }
 
 /** How many steps of a trace picked one of the cells the task names for them. */
@@ -162,7 +177,7 @@ async function answerBatch(
   latents: number,
   latent: LatentOptions,
   options: EvaluateOptions,
-): Promise<{ prompts: string[]; result: GenerateResult }> {
+): Promise<{ prompts: string[]; begun: number[]; result: GenerateResult }> {
   const render = opened.renderOptions(task.name);
   const images: ProcessedImage[] = [];
   const { answerStart } = options;
@@ -186,7 +201,7 @@ async function answerBatch(
       eosIds: [eosId],
       ...(options.traceText && { traceText: true }),
     });
-    return { prompts, result };
+    return { prompts, begun, result };
   } finally {
     for (const image of images) image.pixels.dispose();
   }
