@@ -1,49 +1,37 @@
 /** `ivtlr eval`: accuracy, autoregressive steps and time of a model on a task, whole or with parts of its latent steps taken away. */
-import { type Command, InvalidArgumentError, Option } from 'commander';
+import { resolve } from 'node:path';
+import { type Command, Option } from 'commander';
 import { UserError } from '../errors.ts';
+import { MODES, planRuns } from '../eval/modes.ts';
 import type { AnsweredSample } from '../eval/runner.ts';
 import { writeFileAtomic } from '../files.ts';
 import { ABLATIONS } from '../latent/options.ts';
-import { SPLITS, type Split } from '../tasks/task.ts';
+import { wholeNumber } from './data-flags.ts';
+import { addEvaluationFlags, type EvaluationFlags } from './evaluation-flags.ts';
 import { Progress } from './progress.ts';
 import { renderTable } from './table.ts';
 
-interface EvalOptions {
-  model: string;
-  task?: string;
-  rows?: number;
-  seed: number;
-  data?: string;
-  split: Split;
-  batch: number;
-  maxNewTokens: number;
-  latents?: number;
-  threads?: number;
-  dtype?: 'float32' | 'bfloat16' | 'float16';
-  device: string;
+interface EvalOptions extends EvaluationFlags {
+  mode: string;
   ablation: string[];
+  latents?: number;
   predictions?: string;
+  predictionsOfficial?: string;
+  resume?: boolean;
   json?: boolean;
 }
 
-const generatedRows = 1000;
-
 export function registerEval(program: Command): void {
-  program
+  const command = program
     .command('eval')
-    .description('measure a model on a task: accuracy, autoregressive steps, time')
-    .requiredOption('--model <folder>', 'model folder')
-    .option('--task <name>', 'task (default: the one the model was trained on)')
-    .option('--rows <n>', `samples to answer (default: all of --data, or ${generatedRows} fresh ones)`, count)
-    .option('--seed <n>', 'seed of fresh samples and of random patches', whole, 0)
-    .option('--data <folder>', 'folder of Parquet files instead of fresh samples')
-    .addOption(new Option('--split <name>', 'which samples').choices(SPLITS).default('test'))
-    .option('--batch <n>', 'samples answered together', count, 50)
-    .option('--max-new-tokens <n>', 'longest answer', count, 512)
-    .option('--latents <n>', 'latent steps (default: as trained)', whole)
-    .option('--threads <n>', 'CPU threads', count)
-    .addOption(new Option('--dtype <name>', 'default: as stored').choices(['float32', 'bfloat16', 'float16']))
-    .option('--device <name>', 'cpu or cuda', 'cpu')
+    .description('measure a model on a task: accuracy, autoregressive steps, time');
+  addEvaluationFlags(command)
+    .addOption(
+      new Option('--mode <name>', 'how it answers; cot and no-cot take no latent steps, coconut none with patches')
+        .choices(Object.keys(MODES))
+        .default('ivt-lr'),
+    )
+    .option('--latents <n>', 'latent steps (default: as trained)', wholeNumber)
     .addOption(
       new Option(
         '--ablation <names...>',
@@ -52,83 +40,86 @@ export function registerEval(program: Command): void {
         .choices([...Object.keys(ABLATIONS), 'all'])
         .default(['full'], 'full'),
     )
-    .option('--predictions <file>', 'write every answer as JSON lines')
+    .option('--predictions <file>', 'write every answer as JSON lines, batch by batch')
+    .option('--resume', 'go on from the answers that --predictions has; they are not asked again')
+    .option('--predictions-official <file>', "write the answers in the form of the official code's file for the task")
     .option('--json', 'print the results as JSON')
     .action(evaluateModel);
 }
 
 async function evaluateModel(options: EvalOptions): Promise<void> {
-  const { setNumThreads } = await import('@ivtlr/torch');
-  const { openModelFolder } = await import('../engine/model-folder.ts');
-  const { evaluate, generatedSamples, storedSamples } = await import('../eval/runner.ts');
-  const { resultTable, toReport } = await import('../eval/report.ts');
-  const { findTask } = await import('../tasks/registry.ts');
-  if (options.threads !== undefined) setNumThreads(options.threads);
-  const { device, dtype } = options;
-  const opened = openModelFolder(options.model, { device, ...(dtype && { dtype }) });
-  opened.model.module.eval();
-  const taskName = options.task ?? opened.settings.task;
-  if (!taskName) throw new UserError(`${options.model} does not say which task it was trained on; give --task`);
-  const task = findTask(taskName);
-  const rows = options.rows ?? (options.data ? Number.POSITIVE_INFINITY : generatedRows);
-  const names = options.ablation.includes('all') ? Object.keys(ABLATIONS) : [...new Set(options.ablation)];
-  if (options.predictions && names.length > 1) {
-    throw new UserError('--predictions writes the answers of one run; give one --ablation with it');
+  if (options.resume && !options.predictions) {
+    throw new UserError('--resume goes on from the answers in a file; say which with --predictions');
   }
+  const runs = planRuns(options.mode, options.ablation);
+  if ((options.predictions || options.predictionsOfficial) && runs.length > 1) {
+    throw new UserError('a predictions file holds the answers of one run; give one --ablation with it');
+  }
+  if (options.latents !== undefined && MODES[options.mode]!.ablation.latents === 0) {
+    throw new UserError(`--mode ${options.mode} has no latent steps; leave out --latents`);
+  }
+  const { evaluate } = await import('../eval/runner.ts');
+  const { groupTable, resultTable, toReport } = await import('../eval/report.ts');
+  const { PredictionFile } = await import('../eval/predictions.ts');
+  const { openEvaluation } = await import('./evaluation.ts');
+  const { opened, task, samples, total, skipped } = await openEvaluation(options);
   const results = [];
-  const lines: string[] = [];
-  for (const name of names) {
-    const ablation = ABLATIONS[name]!;
-    const samples = options.data
-      ? storedSamples(task, options.data, options.split, rows)
-      : generatedSamples(task, options.seed, options.split, rows);
-    const total = Number.isFinite(rows) ? { total: rows } : {};
-    const progress = new Progress({ label: ablation.title, unit: 'samples', ...total });
-    results.push(
-      await evaluate(opened, task, samples, {
-        name: ablation.title,
+  const answers: AnsweredSample[] = [];
+  for (const { name, ablation, answerStart } of runs) {
+    const file = options.predictions
+      ? new PredictionFile(options.predictions, describeRun(options, task.name, name), options.resume ?? false)
+      : null;
+    if (file && file.stored > 0) process.stderr.write(`${file.stored} answers are there already\n`);
+    const progress = new Progress({ label: name, unit: 'samples', ...(total !== null && { total }) });
+    try {
+      const result = await evaluate(opened, task, samples(), {
+        name,
         batch: options.batch,
         maxNewTokens: options.maxNewTokens,
         seed: options.seed,
         ablation,
+        ...(answerStart !== undefined && { answerStart }),
         ...(options.latents !== undefined && { latents: options.latents }),
+        ...(file && { restore: (sample, index) => file.restore(sample, index) }),
         onBatch: (done) => {
+          file?.flush();
           progress.update(done);
           return true;
         },
         onAnswer: (answer) => {
-          if (options.predictions) lines.push(predictionLine(answer));
+          file?.add(answer);
+          if (options.predictionsOfficial) answers.push(answer);
         },
-      }),
-    );
-    progress.finish();
+      });
+      results.push(result);
+    } finally {
+      file?.close();
+      progress.finish();
+    }
   }
-  if (options.predictions) writeFileAtomic(options.predictions, lines.join(''));
+  if (options.predictionsOfficial) {
+    answers.sort((a, b) => a.index - b.index); // restored ones come before those they stood behind
+    writeFileAtomic(options.predictionsOfficial, task.officialPredictions(answers));
+  }
+  skipped.report();
   if (options.json) {
-    const { model, seed, split } = options;
-    const report = { model, task: task.name, seed, split, results: results.map(toReport) };
-    process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
+    const { model, mode, seed, split } = options;
+    const head = { model, task: task.name, mode, seed, split, skipped: skipped.rows };
+    process.stdout.write(`${JSON.stringify({ ...head, results: results.map(toReport) }, null, 2)}\n`);
     return;
   }
-  const { columns, rows: cells } = resultTable(results);
-  process.stdout.write(`${renderTable(columns, cells)}\n`);
+  for (const table of [resultTable(results), groupTable(results)]) {
+    if (table) process.stdout.write(`${renderTable(table.columns, table.rows)}\n`);
+  }
 }
 
-/** One answer in the form of the official code's M3CoT predictions. */
-function predictionLine({ sample, answered, score, autoregressiveSteps }: AnsweredSample): string {
-  const { id, choices, answer, meta } = sample;
-  const messages = [answered.prompt, answered.generated];
-  const { domain, topic } = meta;
-  return `${JSON.stringify({ id, choices, answer, domain, topic, messages, predicted: score.predicted, steps: autoregressiveSteps })}\n`;
-}
-
-function whole(text: string): number {
-  if (!/^\d+$/.test(text)) throw new InvalidArgumentError('It should be a whole number, 0 or more.');
-  return Number(text);
-}
-
-function count(text: string): number {
-  const value = whole(text);
-  if (value === 0) throw new InvalidArgumentError('It should be at least 1.');
-  return value;
+/** What answers depend on: two runs with the same text may share a predictions file. */
+function describeRun(options: EvalOptions, task: string, name: string): string {
+  const { model, data, split, seed, maxNewTokens, latents, mode, batch } = options;
+  const parts = [`model ${resolve(model)}`, `task ${task}`, `${split} of ${data ? resolve(data) : `seed ${seed}`}`];
+  parts.push(`mode ${mode}`, `ablation ${name}`, `latents ${latents ?? 'as trained'}`, `new tokens ${maxNewTokens}`);
+  // Random and swapped patches come from the batch.
+  if (!options.ablation.includes('full')) parts.push(`seed ${seed}`, `batch ${batch}`);
+  if (options.dtype) parts.push(options.dtype);
+  return parts.join(', ');
 }

@@ -2,6 +2,8 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { UserError } from '../errors.ts';
+import { registerAblate } from './ablate.ts';
+import { registerAnalyze } from './analyze.ts';
 import { registerConvert } from './convert.ts';
 import { registerData } from './data.ts';
 import { registerDemo } from './demo.ts';
@@ -21,6 +23,8 @@ const REGISTER = [
   registerInfer,
   registerTrain,
   registerEval,
+  registerAblate,
+  registerAnalyze,
   registerDemo,
   registerData,
   registerConvert,

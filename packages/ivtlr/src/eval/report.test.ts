@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { type EvalResult, resultTable, toReport, wilsonInterval } from './report.ts';
+import { type EvalResult, groupTable, resultTable, toReport, wilsonInterval } from './report.ts';
+import { Tally } from './tally.ts';
 
 describe('wilsonInterval', () => {
   it('gives the published values', () => {
@@ -45,5 +46,23 @@ describe('tables', () => {
   it('adds ratios for JSON', () => {
     expect(toReport(result)).toMatchObject({ accuracyStrict: 0.995, accuracyOfficial: 1, autoregressiveSteps: 14 });
     expect(toReport({ ...result, samples: 0, correctStrict: 0 }).accuracyStrict).toBe(0);
+  });
+
+  it('shows groups by both scorers, largest first', () => {
+    const tally = new Tally();
+    const one = { latentSteps: 3, generatedTokens: 5, seconds: 0.1, picks: { named: 2, right: 1 } };
+    tally.add({ ...one, strict: true, official: true, groups: { domain: 'science', topic: '' } });
+    tally.add({ ...one, strict: false, official: true, groups: { domain: 'science', topic: '' } });
+    tally.add({ ...one, strict: false, official: false, groups: { domain: 'arts', topic: '' } });
+    const grouped = tally.result('full');
+    expect(grouped).toMatchObject({ samples: 3, correctStrict: 1, correctOfficial: 2, pickAccuracy: 0.5 });
+    const table = groupTable([grouped])!;
+    expect(table.rows).toEqual([
+      ['domain', 'science', '0.500', '0.095-0.905', '1.000', '0.342-1.000', '2'],
+      ['domain', 'arts', '0.000', '0.000-0.793', '0.000', '0.000-0.793', '1'],
+    ]);
+    expect(toReport(grouped).groups!.domain![0]).toMatchObject({ group: 'science', accuracyStrict: 0.5 });
+    expect(groupTable([grouped, { ...grouped, name: 'other' }])!.rows[2]![0]).toBe('other');
+    expect(groupTable([result])).toBeNull();
   });
 });

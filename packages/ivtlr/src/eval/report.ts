@@ -16,14 +16,28 @@ export interface EvalResult {
   secondsPerSample: number;
   /** Share of latent steps that picked the cell the task names, where a task names one. */
   pickAccuracy?: number;
+  /** By the task's groupings, such as domain: how each group fared. */
+  groups?: Readonly<Record<string, readonly GroupCount[]>>;
+}
+
+export interface GroupCount {
+  group: string;
+  samples: number;
+  correctStrict: number;
+  correctOfficial: number;
+}
+
+/** Accuracies by both scorers with their Wilson 95% intervals. */
+interface Accuracies {
+  accuracyStrict: number;
+  accuracyOfficial: number;
+  interval95: [number, number];
+  interval95Official: [number, number];
 }
 
 /** A result with what follows from it; this is the JSON a script reads. */
-export interface EvalReport extends EvalResult {
-  accuracyStrict: number;
-  accuracyOfficial: number;
-  /** Wilson 95% interval of accuracyStrict. */
-  interval95: [number, number];
+export interface EvalReport extends Omit<EvalResult, 'groups'>, Accuracies {
+  groups?: Record<string, (GroupCount & Accuracies)[]>;
 }
 
 /**
@@ -39,12 +53,20 @@ export function wilsonInterval(correct: number, total: number, z = 1.959964): [n
   return [Math.max(0, (centre - spread) / scale), Math.min(1, (centre + spread) / scale)];
 }
 
-export function toReport(result: EvalResult): EvalReport {
+export function toReport({ groups, ...result }: EvalResult): EvalReport {
+  const kinds = Object.entries(groups ?? {}).map(([kind, counts]) => [
+    kind,
+    counts.map((count) => ({ ...count, ...accuracies(count) })),
+  ]);
+  return { ...result, ...accuracies(result), ...(groups && { groups: Object.fromEntries(kinds) }) };
+}
+
+function accuracies({ samples, correctStrict, correctOfficial }: Omit<GroupCount, 'group'>): Accuracies {
   return {
-    ...result,
-    accuracyStrict: ratio(result.correctStrict, result.samples),
-    accuracyOfficial: ratio(result.correctOfficial, result.samples),
-    interval95: wilsonInterval(result.correctStrict, result.samples),
+    accuracyStrict: ratio(correctStrict, samples),
+    accuracyOfficial: ratio(correctOfficial, samples),
+    interval95: wilsonInterval(correctStrict, samples),
+    interval95Official: wilsonInterval(correctOfficial, samples),
   };
 }
 
@@ -61,7 +83,7 @@ export function resultTable(results: readonly EvalResult[]): { columns: string[]
     const row = [
       report.name,
       report.accuracyStrict.toFixed(3),
-      report.interval95.map((bound) => bound.toFixed(3)).join('-'),
+      formatInterval(report.interval95),
       report.accuracyOfficial.toFixed(3),
       report.autoregressiveSteps.toFixed(1),
       `${report.latentSteps.toFixed(1)} + ${report.generatedTokens.toFixed(1)}`,
@@ -72,4 +94,31 @@ export function resultTable(results: readonly EvalResult[]): { columns: string[]
     return row;
   });
   return { columns, rows };
+}
+
+/** Accuracy by groups, kind after kind; null when no result has groups worth a table (one group alone says what the whole says). */
+export function groupTable(results: readonly EvalResult[]): { columns: string[]; rows: string[][] } | null {
+  const rows = results.flatMap((result) =>
+    Object.entries(toReport(result).groups ?? {}).flatMap(([kind, groups]) =>
+      groups.length < 2
+        ? []
+        : groups.map((group) => [
+            ...(results.length > 1 ? [result.name] : []),
+            kind,
+            group.group || '(none)',
+            group.accuracyStrict.toFixed(3),
+            formatInterval(group.interval95),
+            group.accuracyOfficial.toFixed(3),
+            formatInterval(group.interval95Official),
+            String(group.samples),
+          ]),
+    ),
+  );
+  if (rows.length === 0) return null;
+  const columns = ['by', 'group', 'accuracy', '95% interval', 'official', '95% interval', 'samples'];
+  return { columns: results.length > 1 ? ['run', ...columns] : columns, rows };
+}
+
+export function formatInterval(interval: readonly [number, number]): string {
+  return interval.map((bound) => bound.toFixed(3)).join('-');
 }

@@ -11,6 +11,7 @@ import { makeDominoes } from '../tasks/dominoes/make.ts';
 import { writeDominoesTokenizer } from '../tasks/dominoes/vocabulary.ts';
 import { m3cot } from '../tasks/m3cot/m3cot.ts';
 import { Tokenizer } from '../text/tokenizer.ts';
+import { planRuns } from './modes.ts';
 import { type AnsweredSample, evaluate, generatedSamples, storedSamples } from './runner.ts';
 
 let folder: string;
@@ -93,6 +94,104 @@ describe('evaluate', () => {
     const picks = ({ seen }: typeof full) => seen.map(({ trace }) => trace.map(({ picked }) => picked));
     expect(picks(random)).toEqual(picks(again));
     expect(picks(random)).not.toEqual(picks(full));
+  });
+
+  it('goes on from earlier answers to the same result', async () => {
+    const run = (restored: AnsweredSample[], stopAt: number) => {
+      const seen: AnsweredSample[] = [];
+      const done = evaluate(opened, dominoes, samples(5), {
+        name: 'x',
+        batch: 2,
+        maxNewTokens: 4,
+        seed: 1,
+        ablation: ABLATIONS['random-patches']!,
+        restore: (_, index) => restored.find((answer) => answer.index === index),
+        onAnswer: (answer) => seen.push(answer),
+        onBatch: (count) => count < stopAt,
+      });
+      return done.then((result) => ({ result, seen }));
+    };
+    const whole = await run([], 9);
+    const part = await run([], 4);
+    expect(part.result.samples).toBe(4);
+    const rest = await run(part.seen, 9);
+    expect(rest.seen.map(({ restored }) => restored)).toEqual([true, true, true, true, false]);
+    expect(rest.seen.map(({ answered, index }) => [index, answered])).toEqual(
+      whole.seen.map(({ answered, index }) => [index, answered]),
+    );
+    expect(rest.seen[4]!.trace[0]!.picked).toEqual(whole.seen[4]!.trace[0]!.picked);
+    const { secondsPerSample: _a, ...counted } = rest.result;
+    const { secondsPerSample: _b, ...expected } = whole.result;
+    expect(counted).toEqual(expected);
+  });
+
+  it('never swaps a sample with itself', async () => {
+    const sizes: number[] = [];
+    const swap = (count: number, batch: number) =>
+      evaluate(opened, dominoes, samples(count), {
+        name: 'swapped',
+        batch,
+        maxNewTokens: 2,
+        ablation: ABLATIONS['patches-swapped']!,
+        onBatch: (done) => {
+          sizes.push(done);
+          return true;
+        },
+      });
+    expect((await swap(5, 2)).samples).toBe(5);
+    expect(sizes).toEqual([2, 5]);
+    sizes.length = 0;
+    await swap(4, 2);
+    expect(sizes).toEqual([2, 4]);
+    sizes.length = 0;
+    await swap(5, 3);
+    expect(sizes).toEqual([3, 5]);
+    await expect(swap(4, 1)).rejects.toThrow('batch of at least 2');
+    await expect(swap(1, 2)).rejects.toThrow('only one sample');
+  });
+
+  it('begins an answer for the model, as part of the text and not of the steps', async () => {
+    const [run] = planRuns('no-cot', ['full']);
+    const seen: AnsweredSample[] = [];
+    const { name, ablation, answerStart } = run!;
+    const more = { batch: 2, maxNewTokens: 3, onAnswer: (answer: AnsweredSample) => seen.push(answer) };
+    const result = await evaluate(opened, dominoes, samples(2), { name, ablation, answerStart: answerStart!, ...more });
+    expect(result).toMatchObject({ latentSteps: 0, name: 'no chain of thought' });
+    expect(result.autoregressiveSteps).toBeLessThanOrEqual(3);
+    for (const { answered } of seen) {
+      expect(answered.generated).toMatch(/^Therefore, the answer is( |$)/);
+      expect(answered.generated).not.toContain('\n');
+      expect(answered.prompt).not.toContain('Therefore');
+    }
+  });
+
+  it('traces written tokens like latent steps', async () => {
+    const traced = async (latents: number, traceText: boolean) => {
+      const seen: AnsweredSample[] = [];
+      const more = { batch: 3, maxNewTokens: 4, latents, traceText, onAnswer: (a: AnsweredSample) => seen.push(a) };
+      await evaluate(opened, dominoes, samples(3), { name: 'x', ...more });
+      return seen;
+    };
+    const written = await traced(0, true);
+    const latent = await traced(1, true);
+    const plain = await traced(1, false);
+    expect(latent.map(({ answered }) => answered)).toEqual(plain.map(({ answered }) => answered));
+    expect(plain[0]!.textTrace).toEqual([]);
+    written.forEach(({ textTrace, generatedTokens }, row) => {
+      expect(textTrace).toHaveLength(generatedTokens);
+      // The first token and the first latent step look from the same place, the end of the prompt.
+      const [step] = latent[row]!.trace;
+      const [token] = textTrace;
+      expect([...token!.picked].sort()).toEqual([...step!.picked].sort());
+      expect(token!.attentionRatio).toBeCloseTo(step!.attentionRatio, 5);
+      expect(token!.focus).toBeCloseTo(step!.focus, 5);
+      // A row of attention probabilities adds up to one: later tokens' text share grows by their own columns.
+      for (const { scores, attentionRatio, pickedScores } of textTrace) {
+        const image = scores.reduce((a, b) => a + b, 0);
+        const picked = pickedScores.reduce((a, b) => a + b, 0);
+        expect(picked / attentionRatio + image).toBeCloseTo(1, 4);
+      }
+    });
   });
 
   it('stops when asked, and refuses an empty set', async () => {

@@ -14,6 +14,8 @@ export interface GenerateOptions extends LatentOptions {
   maxNewTokens: number;
   /** Tokens that end an answer. */
   eosIds: readonly number[];
+  /** Trace every written token too; it costs a row of attention probabilities a layer and token. */
+  traceText?: boolean;
 }
 
 export type GenerateEvent =
@@ -29,6 +31,8 @@ export interface GenerateResult {
   autoregressiveSteps: number[];
   /** Per row and latent step. */
   traces: StepTrace[][];
+  /** Per row and generated token; empty without `traceText`. */
+  textTraces: StepTrace[][];
   /** (B, V) as numbers: the logits the first token was chosen from. */
   firstLogits: number[][];
   /** Seconds: prompt and image up to the first hidden state; latent steps after it; decoding. */
@@ -45,6 +49,7 @@ export function* generate(
   const eos = new Set(options.eosIds);
   const tokens: number[][] = batch.inputIds.map(() => []);
   const traces: StepTrace[][] = batch.inputIds.map(() => []);
+  const textTraces: StepTrace[][] = batch.inputIds.map(() => []);
   const capacity = batch.latentStart + batch.latents * (options.patches + 1) + options.maxNewTokens;
   const owned: { dispose(): void }[] = [];
   // What a run returns is this function's own: kept out of the scope, if any, in which the caller asks for the next event.
@@ -84,6 +89,7 @@ export function* generate(
     let firstLogits: number[][] = [];
     const ended = new Array<boolean>(B).fill(false);
     let last: number[] = [];
+    let looked: StepTrace[] = [];
     for (let n = 0; n < options.maxNewTokens && !ended.every(Boolean); n++) {
       last = run(() => {
         if (n === 0) insert();
@@ -96,7 +102,8 @@ export function* generate(
               ),
             ),
           );
-        const { hidden } = sequence.run();
+        const { hidden, scores } = sequence.run(options.traceText ? 'value' : 'off');
+        looked = options.traceText ? tracer.traceText(scores!, options.patches) : [];
         const logits = model.logits(hidden.select(1, hidden.shape[1]! - 1));
         if (n === 0) firstLogits = logits.to('float32').tolist() as number[][];
         return logits.argmax(-1).toNumbers();
@@ -105,6 +112,7 @@ export function* generate(
       const emitted = last.map((id, b) => {
         if (ended[b]) return null;
         tokens[b]!.push(id);
+        if (looked[b]) textTraces[b]!.push(looked[b]);
         if (eos.has(id)) ended[b] = true;
         return id;
       });
@@ -115,6 +123,7 @@ export function* generate(
       tokens,
       autoregressiveSteps: tokens.map((row) => row.length + batch.latents),
       traces,
+      textTraces,
       firstLogits,
       seconds: { prefill, latents: Math.max(0, latents - prefill), decode: elapsed() - Math.max(latents, prefill) },
     };

@@ -1,4 +1,5 @@
 /** What a latent step looked at, in plain numbers. */
+import type { Tensor } from '@ivtlr/torch';
 import type { LatentStep } from './rollout.ts';
 import type { EmbeddedPrompt } from './sequence.ts';
 
@@ -44,18 +45,42 @@ export class Tracer {
       const scores = row.slice(start, start + this.#prompt.imageTokens[b]!);
       const picked = step.picked[b]!;
       const pickedScores = picked.map((index) => scores[index]!);
-      const text = this.#text[b]!.reduce((sum, isText, column) => sum + isText * row[column]!, 0);
+      const attentionRatio = this.#ratio(b, row, pickedScores);
       const K = Math.max(...step.picked.map((row) => row.length));
       for (let column = 0; column < width; column++) this.#text[b]!.push(column >= K ? 1 : 0);
-      return {
-        picked: [...picked],
-        pickedScores,
-        scores,
-        attentionRatio: pickedScores.reduce((a, c) => a + c, 0) / text,
-        focus: 1 / (entropy(scores) + 1e-6),
-      };
+      return { picked: [...picked], pickedScores, scores, attentionRatio, focus: focusOf(scores) };
     });
   }
+
+  /**
+   * One trace a row of a step that writes a token: `picked` are the `patches` image tokens with the most attention, those taken before too. Call once
+   * for every token, in order, after the latent steps.
+   * @param scores_BT attention probabilities of the position that writes the token
+   */
+  traceText(scores_BT: Tensor, patches: number): StepTrace[] {
+    const [B, T] = scores_BT.shape as [number, number];
+    const all = scores_BT.toNumbers();
+    return Array.from({ length: B }, (_, b) => {
+      const row = all.slice(b * T, (b + 1) * T);
+      const start = Math.max(0, this.#prompt.imageStart[b]!);
+      const scores = row.slice(start, start + this.#prompt.imageTokens[b]!);
+      const picked = scores.map((_, index) => index).sort((a, z) => scores[z]! - scores[a]! || a - z);
+      picked.length = Math.min(patches, picked.length);
+      const pickedScores = picked.map((index) => scores[index]!);
+      const attentionRatio = this.#ratio(b, row, pickedScores);
+      this.#text[b]!.push(1);
+      return { picked, pickedScores, scores, attentionRatio, focus: focusOf(scores) };
+    });
+  }
+
+  #ratio(b: number, row: readonly number[], pickedScores: readonly number[]): number {
+    const text = this.#text[b]!.reduce((sum, isText, column) => sum + isText * row[column]!, 0);
+    return pickedScores.reduce((a, c) => a + c, 0) / text;
+  }
+}
+
+function focusOf(scores: readonly number[]): number {
+  return 1 / (entropy(scores) + 1e-6);
 }
 
 function entropy(scores: readonly number[]): number {

@@ -20,6 +20,14 @@ export interface Score {
   predicted: string | null;
 }
 
+/** An answered sample as a prediction file sees it. */
+export interface Prediction {
+  sample: Sample;
+  /** Row in its split, rows without an image counted too. */
+  index: number;
+  answered: Answered;
+}
+
 /** Draws samples at will; each is a pure function of its arguments. */
 export interface SampleGenerator {
   sample(seed: number, split: Split, index: number): Sample;
@@ -43,6 +51,8 @@ export interface Task {
   score(sample: Sample, answered: Answered): Score;
   /** What a report groups the sample by: name of the grouping -> group. */
   groups(sample: Sample): Record<string, string>;
+  /** The contents of a prediction file in the official code's form for this task. */
+  officialPredictions(predictions: readonly Prediction[]): string;
   /** Present when the task can make its own samples. */
   readonly generator?: SampleGenerator;
 }

@@ -44,4 +44,12 @@ export const m3cot: Task = {
   rowToSample: m3cotSample,
   score: scoreLetters,
   groups: ({ meta }) => ({ domain: meta.domain ?? '', topic: meta.topic ?? '' }),
+  officialPredictions: (predictions) =>
+    predictions
+      .map(({ sample: { id, choices, answer, meta }, answered }) => {
+        const messages = [answered.prompt, answered.generated];
+        const line = { id, choices, answer, domain: meta.domain ?? '', topic: meta.topic ?? '', messages };
+        return `${JSON.stringify(line)}\n`;
+      })
+      .join(''),
 };

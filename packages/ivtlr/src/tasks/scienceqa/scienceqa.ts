@@ -76,4 +76,8 @@ export const scienceqa: Task = {
     grade: meta.grade ?? '',
     hint: meta.hasHint === 'yes' ? 'with hint' : 'without hint',
   }),
+  officialPredictions(predictions) {
+    const results = predictions.map(({ index, answered }) => [String(index), officialScienceqa(answered.generated)]);
+    return `${JSON.stringify({ results: Object.fromEntries(results) }, null, 2)}\n`;
+  },
 };

@@ -1,0 +1,98 @@
+/** `ivtlr analyze`: where a model looks, step by step, as drawings and JSON. */
+import { join } from 'node:path';
+import type { Command } from 'commander';
+import type { Analysis } from '../eval/analyze.ts';
+import type { Series } from '../eval/step-plot.ts';
+import { writeFileAtomic } from '../files.ts';
+import { wholeNumber } from './data-flags.ts';
+import { addEvaluationFlags, type EvaluationFlags } from './evaluation-flags.ts';
+import { Progress } from './progress.ts';
+
+interface AnalyzeFlags extends EvaluationFlags {
+  out: string;
+  against?: string;
+  latents?: number;
+  json?: boolean;
+}
+
+/** Written tokens beyond this place are left out of drawings; JSON has them all. */
+const DRAWN_TOKENS = 60;
+
+export function registerAnalyze(program: Command): void {
+  const command = program
+    .command('analyze')
+    .description(
+      'where the model looks: attention ratio and focus of every step, and how much of the image was picked',
+    );
+  addEvaluationFlags(command)
+    .requiredOption('--out <folder>', 'where attention-ratio.png, focus.png, coverage.png and analysis.json go')
+    .option('--against <folder>', 'a second model, such as one that writes its steps, drawn beside the first')
+    .option('--latents <n>', 'latent steps of the first model (default: as trained)', wholeNumber)
+    .option('--json', 'print the numbers too')
+    .action(runAnalysis);
+}
+
+async function runAnalysis(flags: AnalyzeFlags): Promise<void> {
+  const { drawStepPlot } = await import('../eval/step-plot.ts');
+  const { task, skipped, analysis } = await analyzeModel(flags, flags.model, flags.latents);
+  const other = flags.against ? await analyzeModel({ ...flags, task }, flags.against) : null;
+  skipped.report();
+  const models = [
+    { model: flags.model, ...analysis },
+    ...(other ? [{ model: flags.against!, ...other.analysis }] : []),
+  ];
+  const { seed, split, out } = flags;
+  const text = `${JSON.stringify({ task, seed, split, skipped: skipped.rows, models }, null, 2)}\n`;
+  const files: [name: string, bytes: string | Uint8Array][] = [['analysis.json', text]];
+  const ratio = { title: 'Attention ratio', label: 'on picked patches / on text' };
+  const focus = { title: 'Attention focus', label: '1 / entropy within the image' };
+  const coverage = { title: 'Image covered by the picks so far', label: 'share of image tokens' };
+  files.push(
+    ['attention-ratio.png', drawStepPlot({ ...ratio, series: seriesOf(models, 'attentionRatio') })],
+    ['focus.png', drawStepPlot({ ...focus, series: seriesOf(models, 'focus') })],
+  );
+  if (analysis.latent.length > 0) {
+    const points = analysis.latent.map(({ step, coverage: value }) => ({ step, value }));
+    files.push([
+      'coverage.png',
+      drawStepPlot({ ...coverage, series: [{ name: 'latent steps', points }], range: [0, 1] }),
+    ]);
+  }
+  for (const [name, bytes] of files) writeFileAtomic(join(out, name), bytes);
+  process.stdout.write(flags.json ? text : files.map(([name]) => `${join(out, name)}\n`).join(''));
+}
+
+async function analyzeModel(flags: EvaluationFlags, model: string, latents?: number) {
+  const { analyze } = await import('../eval/analyze.ts');
+  const { openEvaluation } = await import('./evaluation.ts');
+  const { opened, task, samples, total, skipped } = await openEvaluation({ ...flags, model });
+  const progress = new Progress({ label: model, unit: 'samples', ...(total !== null && { total }) });
+  try {
+    const analysis = await analyze(opened, task, samples(), {
+      batch: flags.batch,
+      maxNewTokens: flags.maxNewTokens,
+      seed: flags.seed,
+      ...(latents !== undefined && { latents }),
+      onBatch: (done) => {
+        progress.update(done);
+        return true;
+      },
+    });
+    return { task: task.name, skipped, analysis };
+  } finally {
+    progress.finish();
+    opened.model.module.dispose();
+  }
+}
+
+/** Latent steps and written tokens of each model; the second model's are named as its own. */
+function seriesOf(models: readonly Analysis[], what: 'attentionRatio' | 'focus'): Series[] {
+  return models.flatMap(({ latent, written }, index) => {
+    const drawn = written.slice(0, DRAWN_TOKENS);
+    const whose = index === 0 ? '' : 'second model: ';
+    return [
+      { name: `${whose}latent steps`, points: latent.map((step) => ({ step: step.step, value: step[what] })) },
+      { name: `${whose}written tokens`, points: drawn.map((step) => ({ step: step.step, value: step[what] })) },
+    ].filter(({ points }) => points.length > 0);
+  });
+}

@@ -1,0 +1,47 @@
+/** Flags of the commands that put a task's samples to a model. Loads nothing native, so that --help is instant. */
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { SPLITS, type Split } from '../tasks/task.ts';
+import { addBadRowFlag, type BadRowFlags, wholeNumber } from './data-flags.ts';
+
+export interface EvaluationFlags extends BadRowFlags {
+  model: string;
+  task?: string;
+  limit?: number;
+  /** The former name of `limit`. */
+  rows?: number;
+  seed: number;
+  data?: string;
+  split: Split;
+  batch: number;
+  maxNewTokens: number;
+  threads?: number;
+  dtype?: 'float32' | 'bfloat16' | 'float16';
+  device: string;
+}
+
+/** Samples of a task that makes its own, when nothing says how many. */
+export const GENERATED_SAMPLES = 1000;
+
+export function addEvaluationFlags(command: Command): Command {
+  command
+    .requiredOption('--model <folder>', 'model folder')
+    .option('--task <name>', 'task (default: the one the model was trained on)')
+    .option('--limit <n>', `samples to answer (default: all of --data, or ${GENERATED_SAMPLES} fresh ones)`, count)
+    .addOption(new Option('--rows <n>', 'the same as --limit').argParser(count).conflicts('limit').hideHelp())
+    .option('--seed <n>', 'seed of fresh samples and of random patches', wholeNumber, 0)
+    .option('--data <folder>', 'folder of Parquet files, or JSON lines, instead of fresh samples')
+    .addOption(new Option('--split <name>', 'which samples').choices(SPLITS).default('test'))
+    .option('--batch <n>', 'samples answered together', count, 50)
+    .option('--max-new-tokens <n>', 'longest answer', count, 512)
+    .option('--threads <n>', 'CPU threads', count)
+    .addOption(new Option('--dtype <name>', 'default: as stored').choices(['float32', 'bfloat16', 'float16']))
+    .option('--device <name>', 'cpu or cuda', 'cpu');
+  return addBadRowFlag(command);
+}
+
+/** A whole number from 1, for commander. */
+export function count(text: string): number {
+  const value = wholeNumber(text);
+  if (value === 0) throw new InvalidArgumentError('should be at least 1.');
+  return value;
+}
