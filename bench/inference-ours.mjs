@@ -1,24 +1,12 @@
 // This project's side of bench/inference.mjs: reads the case, runs it, prints one JSON object. `--floor` measures the machine instead.
 import fs from 'node:fs';
 import path from 'node:path';
-import {
-  empty,
-  inferenceMode,
-  linear,
-  noGrad,
-  openSafetensors,
-  randn,
-  scope,
-  setNumThreads,
-  skipInit,
-  torchVersion,
-} from '@ivtlr/torch';
+import { empty, inferenceMode, linear, openSafetensors, randn, scope, setNumThreads, torchVersion } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import { generate } from '../packages/ivtlr/dist/latent/generate.js';
 import { LATENT_DEFAULTS } from '../packages/ivtlr/dist/latent/options.js';
-import { parseQwen2VLConfig } from '../packages/ivtlr/dist/models/qwen2-vl/config.js';
-import { Qwen2VL } from '../packages/ivtlr/dist/models/qwen2-vl/model.js';
 import { loadModel } from '../packages/ivtlr/dist/models/registry.js';
+import { randomModel } from './random-model.mjs';
 
 const [file, repeat, mode] = process.argv.slice(2);
 const testCase = JSON.parse(fs.readFileSync(file, 'utf8'));
@@ -27,28 +15,7 @@ console.log(JSON.stringify(mode === '--floor' ? measureMachine() : measureModel(
 
 /** The case's model: loaded from its folder, or of its shape with small random weights. */
 function buildModel() {
-  if (testCase.folder) return loadModel(testCase.folder).eval();
-  const config = parseQwen2VLConfig(testCase.config, 'case');
-  const model = skipInit(() => new Qwen2VL(config, { dtype: testCase.dtype })).eval();
-  noGrad(() =>
-    scope(() => {
-      const block = randn([1 << 22])
-        .mul(0.02)
-        .to(testCase.dtype);
-      for (const [name, parameter] of model.namedParameters()) {
-        if (parameter.ndim === 1) parameter.fill_(name.endsWith('bias') ? 0 : 1);
-        else
-          scope(() => {
-            const flat = parameter.view([parameter.numel]);
-            for (let start = 0; start < flat.numel; start += block.numel) {
-              const count = Math.min(block.numel, flat.numel - start);
-              flat.narrow(0, start, count).copy_(block.narrow(0, 0, count));
-            }
-          });
-      }
-    }),
-  );
-  return model;
+  return (testCase.folder ? loadModel(testCase.folder) : randomModel(testCase)).eval();
 }
 
 function readPixels() {

@@ -5,21 +5,18 @@ import {
   AdamW,
   liveTensorBytes,
   manualSeed,
-  noGrad,
   openSafetensors,
   randn,
   scope,
   setFlushDenormal,
   setNumThreads,
-  skipInit,
   torchVersion,
 } from '@ivtlr/torch';
 import { LATENT_DEFAULTS } from '../packages/ivtlr/dist/latent/options.js';
 import { injectLora, loraParameters } from '../packages/ivtlr/dist/lora/inject.js';
-import { parseQwen2VLConfig } from '../packages/ivtlr/dist/models/qwen2-vl/config.js';
-import { Qwen2VL } from '../packages/ivtlr/dist/models/qwen2-vl/model.js';
 import { loadModel } from '../packages/ivtlr/dist/models/registry.js';
 import { trainingLoss } from '../packages/ivtlr/dist/train/loss.js';
+import { randomModel } from './random-model.mjs';
 
 const testCase = JSON.parse(fs.readFileSync(process.argv[2], 'utf8'));
 const { ids, grid, images: count } = testCase;
@@ -27,31 +24,7 @@ setNumThreads(testCase.threads);
 setFlushDenormal(true);
 manualSeed(0);
 
-/** Small random weights, without a float32 copy on the way: 2B parameters in bfloat16 are 4.4 GB. */
-function randomModel() {
-  const model = skipInit(() => new Qwen2VL(parseQwen2VLConfig(testCase.config, 'case'), { dtype: testCase.dtype }));
-  noGrad(() =>
-    scope(() => {
-      const block = randn([1 << 22])
-        .mul(0.02)
-        .to(testCase.dtype);
-      for (const [name, parameter] of model.namedParameters()) {
-        if (parameter.ndim === 1) parameter.fill_(name.endsWith('bias') ? 0 : 1);
-        else
-          scope(() => {
-            const flat = parameter.view([parameter.numel]);
-            for (let at = 0; at < flat.numel; at += block.numel) {
-              const size = Math.min(block.numel, flat.numel - at);
-              flat.narrow(0, at, size).copy_(block.narrow(0, 0, size));
-            }
-          });
-      }
-    }),
-  );
-  return model;
-}
-
-const model = testCase.folder ? loadModel(testCase.folder) : randomModel();
+const model = testCase.folder ? loadModel(testCase.folder) : randomModel(testCase);
 let trained;
 if (testCase.lora) {
   injectLora(model.module, testCase.lora);

@@ -174,9 +174,7 @@ ${ops.map((op, k) => emit(op, k, used)).join('\n\n')}
 
 if (process.argv.includes('--dump')) {
   const { operatorSchemas } = await import(path.join(root, 'dist', 'core', 'op.js'));
-  // The addon's own operators (native/linear.cpp) are no part of libtorch.
-  const schemas = operatorSchemas().filter((schema) => !schema.startsWith('ivtlr::'));
-  fs.writeFileSync(schemaFile, `${schemas.join('\n')}\n`);
+  fs.writeFileSync(schemaFile, `${operatorSchemas().join('\n')}\n`);
 }
 const text = generate(fs.readFileSync(schemaFile, 'utf8').trim().split('\n'));
 if (process.argv.includes('--check')) {

@@ -1,0 +1,27 @@
+// A Qwen2-VL of a case's shape with small random weights, without a float32 copy on the way: 2B parameters in bfloat16 are 4.4 GB.
+import { noGrad, randn, scope, skipInit } from '@ivtlr/torch';
+import { parseQwen2VLConfig } from '../packages/ivtlr/dist/models/qwen2-vl/config.js';
+import { Qwen2VL } from '../packages/ivtlr/dist/models/qwen2-vl/model.js';
+
+export function randomModel({ config, dtype }) {
+  const model = skipInit(() => new Qwen2VL(parseQwen2VLConfig(config, 'case'), { dtype }));
+  noGrad(() =>
+    scope(() => {
+      const block = randn([1 << 22])
+        .mul(0.02)
+        .to(dtype);
+      for (const [name, parameter] of model.namedParameters()) {
+        if (parameter.ndim === 1) parameter.fill_(name.endsWith('bias') ? 0 : 1);
+        else
+          scope(() => {
+            const flat = parameter.view([parameter.numel]);
+            for (let start = 0; start < flat.numel; start += block.numel) {
+              const count = Math.min(block.numel, flat.numel - start);
+              flat.narrow(0, start, count).copy_(block.narrow(0, 0, count));
+            }
+          });
+      }
+    }),
+  );
+  return model;
+}
