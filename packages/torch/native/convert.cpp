@@ -93,17 +93,51 @@ c10::IValue to_scalar(napi_env env, napi_value value) {
   }
 }
 
+c10::ScalarType dtype_from_number(int64_t number) {
+  if (number < 0 || number >= static_cast<int64_t>(c10::ScalarType::Undefined))
+    throw std::runtime_error("unknown dtype number " + std::to_string(number));
+  return static_cast<c10::ScalarType>(number);
+}
+
+c10::MemoryFormat memory_format(const std::string& name) {
+  if (name == "contiguous_format") return c10::MemoryFormat::Contiguous;
+  if (name == "preserve_format") return c10::MemoryFormat::Preserve;
+  if (name == "channels_last") return c10::MemoryFormat::ChannelsLast;
+  if (name == "channels_last_3d") return c10::MemoryFormat::ChannelsLast3d;
+  throw std::runtime_error("unknown memory format \"" + name + "\"");
+}
+
+c10::Layout layout(const std::string& name) {
+  if (name == "strided") return c10::Layout::Strided;
+  if (name == "sparse_coo") return c10::Layout::Sparse;
+  throw std::runtime_error("unknown layout \"" + name + "\"");
+}
+
+// A dtype, layout or memory format travels as an integer; libtorch reads past its tables for one that is none.
 int64_t to_enum(napi_env env, napi_value value, const c10::Type& real) {
-  if (type_of(env, value) != napi_string) return to_int(env, value);
-  const std::string name = to_string(env, value);
-  if (name == "contiguous_format") return static_cast<int64_t>(c10::MemoryFormat::Contiguous);
-  if (name == "preserve_format") return static_cast<int64_t>(c10::MemoryFormat::Preserve);
-  if (name == "channels_last") return static_cast<int64_t>(c10::MemoryFormat::ChannelsLast);
-  if (name == "channels_last_3d") return static_cast<int64_t>(c10::MemoryFormat::ChannelsLast3d);
-  if (name == "strided") return static_cast<int64_t>(c10::Layout::Strided);
-  if (real.kind() == c10::TypeKind::IntType || real.kind() == c10::TypeKind::SymIntType)
-    throw std::runtime_error("expected an integer, got the string \"" + name + "\"");
-  return static_cast<int64_t>(dtype_from_name(name));
+  const auto kind = real.kind();
+  if (type_of(env, value) == napi_string) {
+    const std::string name = to_string(env, value);
+    switch (kind) {
+      case c10::TypeKind::ScalarTypeType: return static_cast<int64_t>(dtype_from_name(name));
+      case c10::TypeKind::LayoutType: return static_cast<int64_t>(layout(name));
+      case c10::TypeKind::MemoryFormatType: return static_cast<int64_t>(memory_format(name));
+      default: throw std::runtime_error("expected an integer, got the string \"" + name + "\"");
+    }
+  }
+  const int64_t number = to_int(env, value);
+  switch (kind) {
+    case c10::TypeKind::ScalarTypeType: return static_cast<int64_t>(dtype_from_number(number));
+    case c10::TypeKind::LayoutType:
+      if (number < 0 || number >= static_cast<int64_t>(c10::Layout::NumOptions))
+        throw std::runtime_error("unknown layout number " + std::to_string(number));
+      return number;
+    case c10::TypeKind::MemoryFormatType:
+      if (number < 0 || number >= static_cast<int64_t>(c10::MemoryFormat::NumOptions))
+        throw std::runtime_error("unknown memory format number " + std::to_string(number));
+      return number;
+    default: return number;
+  }
 }
 
 c10::IValue convert(napi_env env, napi_value value, const c10::Type& type, const c10::Type& real, std::optional<int32_t> fixed);

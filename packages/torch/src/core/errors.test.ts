@@ -170,7 +170,36 @@ const TABLE: [string, () => unknown, string, RegExp][] = [
     /rounding_mode.*'up'/,
   ],
   ['an unknown dtype', () => ops.zeros([2], any('float3')), 'aten::zeros', /argument 'dtype' .*unknown dtype "float3"/],
-  ['a dtype number that is none', () => ops.zeros([2], any(999)), 'aten::zeros', /TypeMeta|dtype/],
+  [
+    'a dtype number that is none',
+    () => ops.zeros([2], any(999)),
+    'aten::zeros',
+    /argument 'dtype' .*unknown dtype number 999/,
+  ],
+  [
+    'a negative dtype number',
+    () => ops.zeros([2], any(-1)),
+    'aten::zeros',
+    /argument 'dtype' .*unknown dtype number -1/,
+  ],
+  [
+    'a layout that is none',
+    () => ops.zeros([2], null, any(99)),
+    'aten::zeros',
+    /argument 'layout' .*unknown layout number 99/,
+  ],
+  [
+    'a memory format that is none',
+    () => ops.clone(zeros([2]), any(99)),
+    'aten::clone',
+    /argument 'memory_format' .*unknown memory format number 99/,
+  ],
+  [
+    'a dtype where a layout belongs',
+    () => ops.zeros([2], null, any('float32')),
+    'aten::zeros',
+    /argument 'layout' .*unknown layout "float32"/,
+  ],
   [
     'a dtype or device that is neither',
     () => zeros([2]).to(any('floa32')),
