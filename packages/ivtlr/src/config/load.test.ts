@@ -112,7 +112,7 @@ describe('bundled recipes', () => {
     expect(recipe).toMatchObject({
       profile: name.endsWith('consistent') ? 'consistent' : 'official',
       mode: 'ivt-lr',
-      model: { folder: `models/Qwen2-VL-${name.includes('2b') ? '2B' : '7B'}-Instruct` },
+      model: { folder: `Qwen/Qwen2-VL-${name.includes('2b') ? '2B' : '7B'}-Instruct` },
       seed: 0,
       dtype: 'bfloat16',
       latent: { patches: 32, maxLatentStage: 5, epochsPerStage: 4, padLatentToMax: true, latentGradient: 'detached' },
