@@ -66,8 +66,9 @@ void find_statistics(Op& op, const c10::FunctionSchema& schema) {
 }
 
 void check_statistics(const Op& op, const torch::jit::Stack& stack) {
-  if (op.running.empty()) return;
+  if (op.training < 0 && op.running.empty()) return;
   const bool training = op.training >= 0 && stack[op.training].toBool();
+  if (!training && op.running.empty()) throw std::runtime_error("has no statistics, so it must be training");
   for (const int place : training ? op.saved : op.running)
     if (stack[place].isNone())
       throw std::runtime_error("argument '" + op.handle.schema().arguments()[place].name() + "' is needed when it is " +
