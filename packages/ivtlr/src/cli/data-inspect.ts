@@ -47,7 +47,7 @@ export function registerDataInspect(data: Command): void {
 }
 
 async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
-  const { openWithoutWeights } = await import('../engine/families.ts');
+  const { folderFamily, openWithoutWeights } = await import('../engine/families.ts');
   const { inspectSample } = await import('../engine/inspect-sample.ts');
   const { readReasoningSettings } = await import('../engine/model-folder.ts');
   const { writeFileAtomic } = await import('../files.ts');
@@ -55,7 +55,7 @@ async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
   const { drawTokenGrid } = await import('../vision/grid-picture.ts');
   const task = findTask(taskName);
   const { stage, maxSteps, maxLatentStage, padLatentToMax } = flags;
-  const profile = flags.profile ?? readReasoningSettings(flags.model).profile;
+  const profile = flags.profile ?? readReasoningSettings(flags.model, folderFamily(flags.model)).profile;
   const opened = openWithoutWeights(flags.model, profile);
   const sample = await findSample(task, flags);
   const options = { task: task.name, stage, maxSteps, maxLatentStage, padLatentToMax };

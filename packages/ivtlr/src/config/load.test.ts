@@ -37,7 +37,7 @@ describe('recipes', () => {
   it('fills in the official defaults', () => {
     const r = parseRecipe(recipe, 'r.yaml');
     expect(r.optimizer).toEqual({ lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0.01, clip: null });
-    expect(r.latent.patches).toBe(32);
+    expect(r.latent.patches).toBeNull();
     expect(r.latent.latentGradient).toBe('detached');
     expect(r.latent.pickSupervision).toBe(0);
     expect(r.mode).toBe('ivt-lr');

@@ -191,7 +191,7 @@ async function answerBatch(
       images.push(image);
       const tokenized = await tokenizeSample(sample, image.tokens, 'infer', render);
       prompts.push(opened.tokenizer.decode(tokenized.promptIds));
-      rows.push(renderInference({ ...tokenized, promptIds: [...tokenized.promptIds, ...begun] }, latents));
+      rows.push(renderInference(tokenized, latents, begun));
     }
     const { eosId } = opened.tokenizer;
     const batch = collate(rows, images, eosId);

@@ -3,11 +3,12 @@
  * Shapes: B batch, S sequence, T positions so far, D hidden size, V vocabulary, N image tokens, A position axes.
  */
 import type { Device, DType, Module, Tensor } from '@ivtlr/torch';
+import type { PictureSource } from '../vision/image.ts';
 import type { KeyValueCache } from './common/kv-cache.ts';
 
 /** A picture in the form a family's vision tower takes. */
 export interface ProcessedImage {
-  /** The family's own layout; Qwen2-VL: (patches, 1176) float32 in 2x2-merge order. */
+  /** The family's own layout; Qwen2-VL: (patches, 1176) float32 in 2x2-merge order; Chameleon: (1, 3, H, W) float32. */
   pixels: Tensor;
   /** Patches before merging: time, rows, columns. */
   grid: readonly [number, number, number];
@@ -15,8 +16,7 @@ export interface ProcessedImage {
   tokens: number;
   /** Rows and columns of the image tokens. */
   tokenGrid: readonly [number, number];
-  /** Pixels of the original. */
-  source: { width: number; height: number };
+  source: PictureSource;
 }
 
 export type PositionKind = 'sequential' | 'mrope';
