@@ -5,7 +5,7 @@ import os
 import sys
 import torch
 
-PARTS = ["forward", "generate", "train", "checkpoint", "folders", "lora", "preprocess", "tokens", "render"]
+PARTS = ["forward", "generate", "train", "checkpoint", "folders", "lora", "preprocess", "tokens", "render", "chameleon-inputs"]
 
 
 def main():
@@ -57,6 +57,7 @@ def main():
                     "folders": "hf_folders",
                     "lora": "lora_cases",
                     "preprocess": "preprocess_cases",
+                    "chameleon-inputs": "chameleon_pictures",
                 }[part]
             )
             module.make(out)
