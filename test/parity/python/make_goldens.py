@@ -5,7 +5,7 @@ import os
 import sys
 import torch
 
-PARTS = ["forward", "generate", "train", "checkpoint", "folders", "lora", "preprocess", "tokens", "render", "chameleon-inputs"]
+PARTS = ["forward", "generate", "train", "checkpoint", "folders", "lora", "preprocess", "tokens", "render", "chameleon-inputs", "chameleon-render"]
 
 
 def main():
@@ -37,6 +37,10 @@ def main():
             import official_checkpoint
 
             official_checkpoint.make(out, os.path.abspath(options.official))
+        elif part == "chameleon-render":
+            import chameleon_render
+
+            chameleon_render.make(out, options.official and os.path.abspath(options.official))
         elif part in ("tokens", "render"):
             if not options.tokenizer:
                 print(f"SKIPPED {part}.json: no --tokenizer DIR was given, the committed file stays as it is")

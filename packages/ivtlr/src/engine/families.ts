@@ -68,9 +68,7 @@ export function configFamily(config: unknown, source: string): FamilyParts {
   const type = String((config as { model_type?: unknown } | null)?.model_type);
   const parts = families[MODEL_TYPES[type] ?? ''];
   if (!parts)
-    throw new UserError(
-      `${source}: model_type ${type} is not known; known are ${Object.keys(MODEL_TYPES).join(', ')}`,
-    );
+    throw new UserError(`${source}: model_type ${type} is not known; known are ${Object.keys(MODEL_TYPES).join(', ')}`);
   return parts;
 }
 

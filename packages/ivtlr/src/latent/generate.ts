@@ -51,8 +51,7 @@ export function* generate(
   const traces: StepTrace[][] = batch.inputIds.map(() => []);
   const textTraces: StepTrace[][] = batch.inputIds.map(() => []);
   const given = givenAfterLatents(batch);
-  const capacity =
-    batch.latentStart + batch.latents * (options.patches + 1) + given[0]!.length + options.maxNewTokens;
+  const capacity = batch.latentStart + batch.latents * (options.patches + 1) + given[0]!.length + options.maxNewTokens;
   const owned: { dispose(): void }[] = [];
   // What a run returns is this function's own: kept out of the scope, if any, in which the caller asks for the next event.
   const run = <T>(body: () => T): T => inferenceMode(() => scope(() => keep(body())));

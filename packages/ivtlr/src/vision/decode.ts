@@ -110,7 +110,8 @@ async function decodeWithSharp(
   }
   const { alpha = 'drop' } = options;
   const blend =
-    header.hasAlpha && ((alpha === 'white' && isRgba(format, bytes)) || (alpha === 'blend' && !isRgbPng(format, bytes)));
+    header.hasAlpha &&
+    ((alpha === 'white' && isRgba(format, bytes)) || (alpha === 'blend' && !isRgbPng(format, bytes)));
   const { data, info } = await (blend ? upright : upright.removeAlpha())
     .toColourspace('srgb')
     .raw()

@@ -99,7 +99,9 @@ describe('ChameleonInputs', () => {
       });
       write('preprocessor_config.json', { ...tiny, resample: 3 });
       expect(ChameleonInputs.fromFolder(folder).rules.filter).toBe('bicubic');
-      expect(failure({ crop_size: 500 })).toThrow(/preprocessor_config\.json: crop_size 500x500 must be multiples of 16/);
+      expect(failure({ crop_size: 500 })).toThrow(
+        /preprocessor_config\.json: crop_size 500x500 must be multiples of 16/,
+      );
       expect(failure({ resample: 2 })).toThrow(/resample 2 is not supported/);
       expect(failure({ do_center_crop: false })).toThrow(/preprocessor_config\.json is not usable.*do_center_crop/s);
       expect(failure({ size: { shortest_edge: 512, longest_edge: 600 } })).toThrow(/size/);
