@@ -8,7 +8,7 @@ import type { KeyValueCache } from './common/kv-cache.ts';
 
 /** A picture in the form a family's vision tower takes. */
 export interface ProcessedImage {
-  /** The family's own layout; Qwen2-VL: (patches, 1176) float32 in 2x2-merge order; Chameleon: (1, 3, H, W) float32. */
+  /** The family's own layout, float32; Qwen2-VL: (patches, 1176) in 2x2-merge order, Chameleon: (1, 3, rows, columns). */
   pixels: Tensor;
   /** Patches before merging: time, rows, columns. */
   grid: readonly [number, number, number];
