@@ -12,14 +12,13 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { liveTensorCount, setNumThreads } from '@ivtlr/torch';
-import sharp from 'sharp';
-import { writeParquet } from '../packages/ivtlr/dist/data/parquet.js';
 import { Prefetch } from '../packages/ivtlr/dist/data/prefetch.js';
 import { OFFICIAL_INPUTS, Qwen2VlInputs } from '../packages/ivtlr/dist/models/qwen2-vl/inputs.js';
 import { m3cot } from '../packages/ivtlr/dist/tasks/m3cot/m3cot.js';
 import { readSamples } from '../packages/ivtlr/dist/tasks/read-samples.js';
 import { epochOrder } from '../packages/ivtlr/dist/train/batches.js';
 import { PicturePool } from '../packages/ivtlr/dist/vision/picture-pool.js';
+import { photo, writeSamples } from './photos.mjs';
 
 const WANTED = { waiting: 0.05, growth: 0.05 };
 const ROWS = 256;
@@ -40,58 +39,14 @@ const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ivtlr-loader-'));
 process.on('exit', () => fs.rmSync(folder, { recursive: true, force: true }));
 setNumThreads(1);
 
-/** Something like a photo: soft shapes of all sizes, some sharp edges, grain. */
-async function photo(seed) {
-  const [width, height] = [1024, 768];
-  let state = seed * 2654435761 + 1;
-  const random = () => {
-    state = (Math.imul(state ^ (state >>> 15), 0x2c1b3c6d) + 0x9e3779b9) | 0;
-    return (state >>> 8) / 2 ** 24;
-  };
-  const layer = async (cells) => {
-    const data = Buffer.from(Array.from({ length: cells * cells * 3 }, () => Math.floor(random() * 256)));
-    const small = sharp(data, { raw: { width: cells, height: cells, channels: 3 } });
-    return small.resize(width, height, { fit: 'fill', kernel: 'cubic' }).raw().toBuffer();
-  };
-  const layers = await Promise.all([3, 9, 33, 129].map(layer));
-  const pixels = Buffer.alloc(width * height * 3);
-  for (let i = 0; i < pixels.length; i++) {
-    const soft = layers[0][i] * 0.4 + layers[1][i] * 0.3 + layers[2][i] * 0.2 + layers[3][i] * 0.1;
-    pixels[i] = Math.max(0, Math.min(255, soft + (layers[1][i] > 140 ? 30 : -10) + (random() - 0.5) * 12));
-  }
-  return sharp(pixels, { raw: { width, height, channels: 3 } })
-    .jpeg({ quality: 90 })
-    .toBuffer();
-}
-
 async function makeData() {
   const photos = [];
   for (let seed = 0; seed < 64; seed++) photos.push(await photo(seed));
   photos.forEach((bytes, i) => {
     fs.writeFileSync(path.join(folder, `${i}.jpg`), bytes);
   });
-  async function* rows() {
-    for (let i = 0; i < ROWS; i++) {
-      const image = { bytes: photos[i % photos.length], path: `${i}.jpg` };
-      yield {
-        id: `${i}`,
-        question: 'q',
-        choices: ['a', 'b'],
-        answer: 'A',
-        rationale: 'One. Two',
-        image,
-        domain: 'd',
-        topic: 't',
-      };
-    }
-  }
-  const kind = (name) => (name === 'image' ? 'image' : name === 'choices' ? 'text list' : 'text');
   const file = path.join(folder, 'train.parquet');
-  await writeParquet(
-    file,
-    m3cot.columns.map((name) => ({ name, kind: kind(name) })),
-    rows(),
-  );
+  await writeSamples(file, ROWS, photos, () => ({ question: 'q', choices: ['a', 'b'] }));
   return {
     samples: await readSamples(file, m3cot),
     bytes: photos.reduce((sum, { length }) => sum + length, 0) / photos.length,

@@ -3,22 +3,25 @@ import { noGrad, randn, scope, skipInit } from '@ivtlr/torch';
 import { parseQwen2VLConfig } from '../packages/ivtlr/dist/models/qwen2-vl/config.js';
 import { Qwen2VL } from '../packages/ivtlr/dist/models/qwen2-vl/model.js';
 
-export function randomModel({ config, dtype }) {
+/** With `spread` the weights are large enough for varied answers and clear winners. */
+export function randomModel({ config, dtype, spread = false }) {
   const model = skipInit(() => new Qwen2VL(parseQwen2VLConfig(config, 'case'), { dtype }));
   noGrad(() =>
     scope(() => {
       const block = randn([1 << 22])
-        .mul(0.02)
+        .mul(spread ? 0.6 : 0.02)
         .to(dtype);
       for (const [name, parameter] of model.namedParameters()) {
         if (parameter.ndim === 1) parameter.fill_(name.endsWith('bias') ? 0 : 1);
         else
           scope(() => {
             const flat = parameter.view([parameter.numel]);
+            const inputs = parameter.numel / parameter.shape[0];
             for (let start = 0; start < flat.numel; start += block.numel) {
               const count = Math.min(block.numel, flat.numel - start);
               flat.narrow(0, start, count).copy_(block.narrow(0, 0, count));
             }
+            if (spread && !name.includes('embed_tokens')) parameter.mul_(inputs ** -0.5);
           });
       }
     }),

@@ -1,10 +1,12 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { liveTensorCount, scope } from '@ivtlr/torch';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { loadRecipe } from '../config/load.ts';
 import { openModelFolder } from '../engine/model-folder.ts';
+import { dominoesSample } from '../tasks/dominoes/generator.ts';
+import { encodePng } from '../tasks/dominoes/make.ts';
 import { disposeBatches } from '../train/batches.ts';
 import { positionOf } from '../train/schedule.ts';
 import { assembleRun, stageOf } from './assemble-run.ts';
@@ -85,6 +87,33 @@ describe('assembleRun', () => {
     const opened = openModelFolder(out);
     expect(opened.settings).toMatchObject({ latents: 3, latentVision: 'off' });
     opened.model.module.dispose();
+  });
+
+  it('leaves bad rows out of validation too, saying so once, or stops at them', async () => {
+    const folder = join(out, 'data');
+    mkdirSync(folder);
+    const { image, id, question, choices, rationale, answer } = dominoesSample(1, 'train', 0);
+    writeFileSync(join(folder, 'p.png'), await encodePng(image));
+    const good = { id, question, choices, rationale, answer, domain: '', topic: '', image: 'p.png' };
+    const lines = (...rows: object[]) => rows.map((row) => `${JSON.stringify(row)}\n`).join('');
+    writeFileSync(join(folder, 'train.jsonl'), lines(good, good, good));
+    writeFileSync(join(folder, 'validation.jsonl'), lines(good, { ...good, image: 'none.png' }, good, good));
+    const set = ['data.source=folder', `data.folder=${folder}`, 'data.samplesPerEpoch=3', 'data.validation.samples=10'];
+    const notes: string[] = [];
+    const open = (onBadRow: string) =>
+      assembleRun(
+        recipe(...set, 'data.threads=0', 'pretrain=[]', 'data.validation.maxNewTokens=2', `data.onBadRow=${onBadRow}`),
+        null,
+        { step() {}, note: (text) => notes.push(text) },
+        () => null,
+      );
+    using skipping = await open('skip');
+    const position = positionOf(skipping.plan, 0);
+    expect((await skipping.validate(position)).samples).toBe(3);
+    expect((await skipping.validate(position)).samples).toBe(3);
+    expect(notes.filter((note) => note.includes('left out 1 row: '))).toHaveLength(1);
+    using strict = await open('error');
+    await expect(strict.validate(position)).rejects.toThrow(/validation\.jsonl line 2.*there is no picture/);
   });
 
   it('says what a recipe asks for in vain', async () => {

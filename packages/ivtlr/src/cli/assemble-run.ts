@@ -3,6 +3,7 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { manualSeed, setFlushDenormal, setNumThreads } from '@ivtlr/torch';
 import type { Recipe } from '../config/schema.ts';
+import type { BadRows } from '../data/row.ts';
 import { families } from '../engine/families.ts';
 import {
   latentOptions,
@@ -90,6 +91,7 @@ async function assembleWith(opened: ModelFolder, parts: Parts): Promise<Assemble
   });
   const { samples, everyEpochs, batch, maxNewTokens } = recipe.data.validation;
   const trained = trainee(recipe, opened);
+  const noteBadRow = badRowNotes(recipe, reporter);
   return {
     plan,
     trainee: trained,
@@ -111,7 +113,7 @@ async function assembleWith(opened: ModelFolder, parts: Parts): Promise<Assemble
       samples > 0 && (phaseEnd || (epochEnd && everyEpochs !== null && (epoch + 1) % everyEpochs === 0)),
     validate: async ({ phase }) => {
       opened.model.module.eval();
-      const held = heldOut(recipe, task, samples);
+      const held = heldOut(recipe, task, samples, noteBadRow);
       const settings = settingsFor(recipe, opened, latentsAfter(recipe, phase));
       const result = await evaluate({ ...opened, settings }, task, held, { name: 'validation', batch, maxNewTokens });
       opened.model.module.train();
@@ -280,7 +282,7 @@ async function openSource(
   opened: ModelFolder,
   reporter: TrainReporter,
 ): Promise<TrainingData> {
-  const { source, folder, samplesPerEpoch, threads, onBadRow } = recipe.data;
+  const { source, folder, samplesPerEpoch, threads } = recipe.data;
   if (source === 'fresh') {
     const generator = task.generator!;
     const total = samplesPerEpoch!;
@@ -297,18 +299,26 @@ async function openSource(
     epochs: recipe.numEpochs,
     threads,
     ahead: 2 * recipe.globalBatch,
-    onBad:
-      onBadRow === 'skip'
-        ? ({ place, message, rows }) => reporter.note(`${place}: left out ${rows} rows: ${message}`)
-        : undefined,
+    onBad: badRowNotes(recipe, reporter),
   });
 }
 
+/** Says which rows are left out, each once; undefined when they are errors. */
+function badRowNotes({ data }: Recipe, reporter: TrainReporter): ((bad: BadRows) => void) | undefined {
+  if (data.onBadRow === 'error') return undefined;
+  const said = new Set<string>();
+  return ({ place, message, rows }) => {
+    if (said.has(place)) return;
+    said.add(place);
+    reporter.note(`${place}: left out ${rows} ${rows === 1 ? 'row' : 'rows'}: ${message}`);
+  };
+}
+
 /** Held-out samples: never drawn from the training stream or split. */
-function heldOut(recipe: Recipe, task: Task, count: number) {
+function heldOut(recipe: Recipe, task: Task, count: number, onBad?: (bad: BadRows) => void) {
   const { source, folder } = recipe.data;
   if (source === 'fresh') return generatedSamples(task, recipe.seed, 'validation', count);
-  return storedSamples(task, folder!, 'validation', count);
+  return storedSamples(task, folder!, 'validation', count, onBad);
 }
 
 function pretrainingDraws(recipe: Recipe, task: Task) {
