@@ -36,10 +36,9 @@ export async function writeTrace(
   const { tokenGrid, source } = answer;
   const image = source.shown ? cutOut(original, source.shown) : original;
   const steps = answer.trace;
-  writeFileAtomic(
-    files.picture,
-    drawTrace({ image, tokenGrid, steps, question: questionText(question), answer: answer.text }),
-  );
+  const cutFrom = image === original ? undefined : original;
+  const texts = { question: questionText(question), answer: answer.text };
+  writeFileAtomic(files.picture, drawTrace({ image, cutFrom, tokenGrid, steps, ...texts }));
   const numbers = { ...about, ...answerToJson(question, answer), image: { name: imageName(question), ...source } };
   writeFileAtomic(files.numbers, `${JSON.stringify(numbers, null, 1)}\n`);
   return files;
