@@ -9,6 +9,7 @@ import {
   Linear,
   Module,
   ones,
+  scope,
   type Tensor,
   tensor,
   zeros,
@@ -86,7 +87,8 @@ export class Chameleon extends Module implements VisionLanguageModel {
       this.lm_head.weight.dispose();
       this.lm_head.weight = this.model.embed_tokens.weight;
     }
-    const table = (ids: number[]) => tensor(ids, { dtype: 'int64' }).to({ device: options.device ?? 'cpu' });
+    const table = (ids: number[]) =>
+      scope(() => tensor(ids, { dtype: 'int64' }).to({ device: options.device ?? 'cpu' }));
     this.code_ids = this.buffer('code_ids', table(config.codeIds), { persistent: false });
     this.image_ids = this.buffer('image_ids', table(config.imageIds), { persistent: false });
   }
