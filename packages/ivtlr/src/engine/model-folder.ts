@@ -181,5 +181,6 @@ export function saveAdapterFolder(
   target: string,
 ): void {
   writeFileAtomic(join(target, settingsFile), `${JSON.stringify(opened.settings, null, 2)}\n`);
-  saveAdapter(opened.model.module, target, options, { baseModel: resolve(opened.folder) });
+  const { module, pathStyle: style } = opened.model;
+  saveAdapter(module, target, options, { baseModel: resolve(opened.folder), style });
 }

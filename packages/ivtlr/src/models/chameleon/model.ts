@@ -24,6 +24,7 @@ import type {
   ForwardOptions,
   ForwardResult,
   LayerChain,
+  PathStyle,
   PositionKind,
   ProcessedImage,
   PromptPositions,
@@ -95,6 +96,9 @@ export class Chameleon extends Module implements VisionLanguageModel {
 
   get family(): string {
     return 'chameleon';
+  }
+  get pathStyle(): PathStyle {
+    return 'flat';
   }
   get config(): ChameleonConfig {
     return this.#config;
