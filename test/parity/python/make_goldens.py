@@ -5,7 +5,8 @@ import os
 import sys
 import torch
 
-PARTS = ["forward", "generate", "train", "checkpoint", "folders", "lora", "preprocess", "tokens", "render", "chameleon-inputs", "chameleon-render"]
+PARTS = ["forward", "generate", "train", "checkpoint", "folders", "lora", "preprocess", "tokens", "render"]
+PARTS += ["chameleon", "chameleon-official", "chameleon-folders", "chameleon-inputs", "chameleon-render"]
 
 
 def main():
@@ -41,6 +42,17 @@ def main():
             import chameleon_render
 
             chameleon_render.make(out, options.official and os.path.abspath(options.official))
+        elif part == "chameleon-official":
+            if not options.official:
+                print("SKIPPED chameleon-generate.json and -train.json: no --official DIR was given, the committed files stay as they are")
+                continue
+            import chameleon_official
+
+            chameleon_official.make(out, os.path.abspath(options.official))
+        elif part == "chameleon-folders":
+            import chameleon_folders
+
+            chameleon_folders.make(out, options.official and os.path.abspath(options.official))
         elif part in ("tokens", "render"):
             if not options.tokenizer:
                 print(f"SKIPPED {part}.json: no --tokenizer DIR was given, the committed file stays as it is")
@@ -57,6 +69,7 @@ def main():
         else:
             module = __import__(
                 {
+                    "chameleon": "chameleon_cases",
                     "forward": "forward_cases",
                     "folders": "hf_folders",
                     "lora": "lora_cases",

@@ -119,6 +119,11 @@ describe('ivtlr infer', () => {
     expect([width! > 2000, height! > 600]).toEqual([true, true]);
   });
 
+  it('refuses a token that the model has no embedding for', async () => {
+    const failed = await ivtlr(...ask(), '--question', 'a <|start-latent|> b').catch((error) => error);
+    expect(failed).toMatchObject({ code: 2, stderr: expect.stringContaining('<|start-latent|>, <|end-latent|>') });
+  });
+
   it('says when patches run out, and takes a step away', async () => {
     const { stderr } = await ivtlr(...ask(), ...quick);
     expect(stderr).toContain("fewer than 64 of the picture's 36 tokens were left to pick");

@@ -195,8 +195,13 @@ describe('inference rows', () => {
     for (const question of ['a <img> b', 'a <lat> b']) {
       const attempt = tokenizeSample({ ...sample, question }, 3, 'infer', options);
       await expect(attempt).rejects.toThrow(UserError);
-      await expect(attempt).rejects.toThrow(/sample s1: the prompt should hold <img> once and <lat> never/);
+      await expect(attempt).rejects.toThrow(
+        /sample s1: its text should hold <img> once, put in by the prompt, and <lat> never/,
+      );
     }
+    const rationale = 'one. a <lat> b';
+    await expect(tokenizeSample({ ...sample, rationale }, 3, 'train', options)).rejects.toThrow(/the rationale/);
+    await expect(tokenizeSample({ ...sample, rationale }, 3, 'infer', options)).resolves.toBeDefined();
     await expect(tokenizeSample(sample, 3, 'infer', { ...options, latentToken: '<none>' })).rejects.toThrow(
       /does not know <none>/,
     );

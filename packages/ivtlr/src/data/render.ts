@@ -25,6 +25,8 @@ export interface RenderOptions {
   /** Token that stands once per image in a prompt's text and N times in its ids. */
   imageToken: string;
   latentToken: string;
+  /** Tokens that no text may hold, since the model may have no embedding for them. Default: `latentToken`. */
+  reservedTokens?: readonly string[];
   /** Rationale pieces beyond this many are merged (official 3). */
   maxSteps?: number;
   /** Question, all steps and answer may have this many tokens (Qwen2-VL 3400, Chameleon 1400); whole steps are dropped from the end. */
@@ -112,10 +114,14 @@ export async function tokenizeSample(
   const [markedIds, ...rest] = encoded;
   const imageId = idOf(tokenizer, options.imageToken);
   const latentId = idOf(tokenizer, options.latentToken);
+  const { reservedTokens = [options.latentToken] } = options;
+  const reserved = new Set(reservedTokens.map((token) => idOf(tokenizer, token)));
   const marks = markedIds!.filter((id) => id === imageId).length;
-  if (marks !== 1 || markedIds!.includes(latentId)) {
+  if (marks !== 1 || encoded.flat().some((id) => reserved.has(id))) {
+    const where =
+      marks === 1 && training ? 'the question, a choice, the rationale or the answer' : 'the question or a choice';
     throw new UserError(
-      `sample ${sample.id}: the prompt should hold ${options.imageToken} once and ${options.latentToken} never; are they written in the question or a choice?`,
+      `sample ${sample.id}: its text should hold ${options.imageToken} once, put in by the prompt, and ${reservedTokens.join(', ')} never; are they written in ${where}?`,
     );
   }
   const imageStart = markedIds!.indexOf(imageId);

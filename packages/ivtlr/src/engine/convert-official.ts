@@ -238,7 +238,7 @@ function writeAdapter(
   scope(() => {
     const tensors = new Map<string, Tensor>();
     for (const [path, { a, b }] of plan.adapters) {
-      const name = `base_model.model.${transformersPath(path, 'nested')}`;
+      const name = `base_model.model.${transformersPath(path, plan.pathStyle)}`;
       tensors.set(`${name}.lora_A.weight`, file.read(a));
       tensors.set(`${name}.lora_B.weight`, file.read(b));
     }

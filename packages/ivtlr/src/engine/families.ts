@@ -83,9 +83,13 @@ export function folderRendering(
   return (task) => {
     const profile = parts.prompts(profileName, task, folder, tokenizer);
     if (profile.train.chat || profile.infer.chat) chatTemplate ??= loadChatTemplate(folder);
-    const latentToken = LATENT_TOKENS[2];
+    const [, , latentToken] = LATENT_TOKENS;
+    const reservedTokens = LATENT_TOKENS;
     const { imageToken, maxTokens } = parts;
-    return { tokenizer, profile, imageToken, latentToken, maxTokens, ...(chatTemplate && { chatTemplate }) };
+    return {
+      ...{ tokenizer, profile, imageToken, latentToken, reservedTokens, maxTokens },
+      ...(chatTemplate && { chatTemplate }),
+    };
   };
 }
 

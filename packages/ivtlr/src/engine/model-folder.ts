@@ -124,12 +124,13 @@ export function withModel(
   overrides: Partial<ReasoningSettings> = {},
 ): ModelFolder {
   const tokenizer = Tokenizer.fromFolder(folder);
-  tokenizer.addSpecialTokens(LATENT_TOKENS);
   if (tokenizer.vocabSize > model.vocabularySize) {
     throw new UserError(
-      `${folder}: the tokenizer has ${tokenizer.vocabSize} entries with the latent tokens, but the model only ${model.vocabularySize}`,
+      `${folder}: the tokenizer has ${tokenizer.vocabSize} entries, but the model only ${model.vocabularySize}`,
     );
   }
+  // They mark the slots and are never embedded: Chameleon-7B has no rows left for them.
+  tokenizer.addSpecialTokens(LATENT_TOKENS);
   const parts = families[model.family]!;
   const settings = { ...readReasoningSettings(folder, parts), ...overrides };
   const inputs = parts.inputs(folder, settings.profile);
@@ -183,5 +184,6 @@ export function saveAdapterFolder(
   target: string,
 ): void {
   writeFileAtomic(join(target, settingsFile), `${JSON.stringify(opened.settings, null, 2)}\n`);
-  saveAdapter(opened.model.module, target, options, { baseModel: resolve(opened.folder) });
+  const { module, pathStyle: style } = opened.model;
+  saveAdapter(module, target, options, { baseModel: resolve(opened.folder), style });
 }

@@ -9,7 +9,7 @@ import { Chameleon, storedName } from './chameleon/model.ts';
 import { loadWeights, saveWeights } from './common/weights.ts';
 import { parseQwen2VLConfig } from './qwen2-vl/config.ts';
 import { originalName, Qwen2VL } from './qwen2-vl/model.ts';
-import type { VisionLanguageModel } from './types.ts';
+import type { PathStyle, VisionLanguageModel } from './types.ts';
 
 export interface LoadModelOptions {
   /** Default: the dtype of the stored weights. */
@@ -84,6 +84,7 @@ export interface WeightNames {
   shapes: Map<string, readonly number[]>;
   /** The name in `shapes` for a name of a Hugging Face checkpoint; null where the weight is not used or repeats another one. */
   storedName(name: string): string | null;
+  pathStyle: PathStyle;
 }
 
 /** The weights of a config.json, without making any. @throws UserError naming the key of the config that is wrong */
@@ -93,7 +94,7 @@ export function weightNames(configJson: unknown, source: string): WeightNames {
   const model = skipInit(() => make({ device: 'meta' }));
   try {
     const shapes = new Map([...model.module.namedParameters()].map(([name, { shape }]) => [name, [...shape]]));
-    return { shapes, storedName };
+    return { shapes, storedName, pathStyle: model.pathStyle };
   } finally {
     model.module.dispose();
   }

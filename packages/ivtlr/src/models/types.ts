@@ -68,8 +68,16 @@ export interface LayerChain {
   finish(hidden: Tensor): Tensor;
 }
 
+/**
+ * Module paths as transformers has them, which names in a LoRA adapter follow: `nested` below `model.language_model`, or `flat` as in this
+ * project (`model.layers..`).
+ */
+export type PathStyle = 'nested' | 'flat';
+
 export interface VisionLanguageModel {
   readonly family: string;
+  /** In today's transformers. */
+  readonly pathStyle: PathStyle;
   readonly hiddenSize: number;
   readonly vocabularySize: number;
   readonly imageTokenId: number;

@@ -9,6 +9,7 @@ import {
   Linear,
   Module,
   ones,
+  scope,
   type Tensor,
   tensor,
   zeros,
@@ -23,6 +24,7 @@ import type {
   ForwardOptions,
   ForwardResult,
   LayerChain,
+  PathStyle,
   PositionKind,
   ProcessedImage,
   PromptPositions,
@@ -86,13 +88,17 @@ export class Chameleon extends Module implements VisionLanguageModel {
       this.lm_head.weight.dispose();
       this.lm_head.weight = this.model.embed_tokens.weight;
     }
-    const table = (ids: number[]) => tensor(ids, { dtype: 'int64' }).to({ device: options.device ?? 'cpu' });
+    const table = (ids: number[]) =>
+      scope(() => tensor(ids, { dtype: 'int64' }).to({ device: options.device ?? 'cpu' }));
     this.code_ids = this.buffer('code_ids', table(config.codeIds), { persistent: false });
     this.image_ids = this.buffer('image_ids', table(config.imageIds), { persistent: false });
   }
 
   get family(): string {
     return 'chameleon';
+  }
+  get pathStyle(): PathStyle {
+    return 'flat';
   }
   get config(): ChameleonConfig {
     return this.#config;

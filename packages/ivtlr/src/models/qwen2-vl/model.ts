@@ -8,6 +8,7 @@ import type {
   ForwardOptions,
   ForwardResult,
   LayerChain,
+  PathStyle,
   PositionKind,
   ProcessedImage,
   PromptPositions,
@@ -36,6 +37,9 @@ export class Qwen2VL extends Module implements VisionLanguageModel {
 
   get family(): string {
     return 'qwen2-vl';
+  }
+  get pathStyle(): PathStyle {
+    return 'nested';
   }
   get config(): Qwen2VLConfig {
     return this.#config;
