@@ -6,7 +6,7 @@ import sys
 import torch
 
 PARTS = ["forward", "generate", "train", "checkpoint", "folders", "lora", "preprocess", "tokens", "render"]
-PARTS += ["chameleon", "chameleon-official", "chameleon-folders", "chameleon-inputs", "chameleon-render"]
+PARTS += ["chameleon", "chameleon-official", "chameleon-folders", "chameleon-inputs", "chameleon-render", "chameleon-answers"]
 
 
 def main():
@@ -38,6 +38,13 @@ def main():
             import official_checkpoint
 
             official_checkpoint.make(out, os.path.abspath(options.official))
+        elif part == "chameleon-answers":
+            if not options.official:
+                print("SKIPPED chameleon-answers.json: no --official DIR was given, the committed file stays as it is")
+                continue
+            import chameleon_answers
+
+            chameleon_answers.make(out, os.path.abspath(options.official))
         elif part == "chameleon-render":
             import chameleon_render
 
