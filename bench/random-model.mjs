@@ -1,24 +1,35 @@
-// A Qwen2-VL of a case's shape with small random weights, without a float32 copy on the way: 2B parameters in bfloat16 are 4.4 GB.
+// A model of a case's shape with small random weights, without a float32 copy on the way: 2B parameters in bfloat16 are 4.4 GB.
 import { noGrad, randn, scope, skipInit } from '@ivtlr/torch';
+import { parseChameleonConfig } from '../packages/ivtlr/dist/models/chameleon/config.js';
+import { Chameleon } from '../packages/ivtlr/dist/models/chameleon/model.js';
 import { parseQwen2VLConfig } from '../packages/ivtlr/dist/models/qwen2-vl/config.js';
 import { Qwen2VL } from '../packages/ivtlr/dist/models/qwen2-vl/model.js';
 
-export function randomModel({ config, dtype }) {
-  const model = skipInit(() => new Qwen2VL(parseQwen2VLConfig(config, 'case'), { dtype }));
+const MAKE = {
+  qwen2_vl: (config, options) => new Qwen2VL(parseQwen2VLConfig(config, 'case'), options),
+  chameleon: (config, options) => new Chameleon(parseChameleonConfig(config, 'case'), options),
+};
+
+/** With `spread` the weights are large enough for varied answers and clear winners. */
+export function randomModel({ config, dtype, spread = false }) {
+  const model = skipInit(() => MAKE[config.model_type](config, { dtype }));
   noGrad(() =>
     scope(() => {
       const block = randn([1 << 22])
-        .mul(0.02)
+        .mul(spread ? 0.6 : 0.02)
         .to(dtype);
       for (const [name, parameter] of model.namedParameters()) {
-        if (parameter.ndim === 1) parameter.fill_(name.endsWith('bias') ? 0 : 1);
+        // The norms of Chameleon's heads have two dimensions.
+        if (parameter.ndim === 1 || /[qk]_norm/.test(name)) parameter.fill_(name.endsWith('bias') ? 0 : 1);
         else
           scope(() => {
             const flat = parameter.view([parameter.numel]);
+            const inputs = parameter.numel / parameter.shape[0];
             for (let start = 0; start < flat.numel; start += block.numel) {
               const count = Math.min(block.numel, flat.numel - start);
               flat.narrow(0, start, count).copy_(block.narrow(0, 0, count));
             }
+            if (spread && !name.includes('embed_tokens')) parameter.mul_(inputs ** -0.5);
           });
       }
     }),
