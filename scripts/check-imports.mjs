@@ -29,7 +29,7 @@ const RULES = {
     tasks: ['errors', 'files', 'random', 'text', 'vision', 'data'],
     train: ['errors', 'files', 'random', 'text', 'data', 'latent', 'tasks', 'models/types'],
     eval: ['errors', 'files', 'random', 'text', 'data', 'latent', 'tasks', 'models/types', 'engine'],
-    engine: ['errors', 'files', 'text', 'vision', 'models', 'lora', 'data', 'latent', 'tasks'],
+    engine: ['errors', 'files', 'hub', 'text', 'vision', 'models', 'lora', 'data', 'latent', 'tasks'],
     config: ['errors', 'files', 'train', 'engine', 'lora'],
     cli: '*',
     index: '*',

@@ -34,7 +34,7 @@ export interface Trouble {
 export interface Hub {
   url: string;
   storeUrl: string;
-  /** The one data set it has. */
+  /** The one repository it has. */
   repo: string;
   trouble: Trouble;
   /** `GET /path bytes=..` and whether a token came along. */
@@ -105,7 +105,7 @@ function answer(hub: Hub, request: IncomingMessage, response: ServerResponse): v
     if (what === 'revision') return void response.end(JSON.stringify({ sha: COMMIT }));
     return void sendPage(hub, url, response);
   }
-  const [path = ''] = url.pathname.split(`/datasets/${hub.repo}/resolve/${COMMIT}/`).slice(1);
+  const [path = ''] = url.pathname.split(`/${hub.repo}/resolve/${COMMIT}/`).slice(1);
   if (!hub.files.has(decodeURIComponent(path))) return void fail(404, 'EntryNotFound');
   if (trouble.store && path.endsWith('.parquet')) {
     return void response.writeHead(302, { location: `${hub.storeUrl}/${path}` }).end();

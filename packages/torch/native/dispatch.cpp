@@ -18,6 +18,10 @@ struct Op {
   std::string name;
   // For each result: the argument it is (in-place and out variants), or -1 for a fresh value.
   std::vector<int> aliases;
+  // Places of a batch norm's arguments, -1 for none: without the statistics it needs, libtorch reads a null pointer.
+  int training = -1;
+  std::vector<int> running;  // needed when it is not training
+  std::vector<int> saved;    // needed by a backward of training
 };
 
 std::vector<Op>& ops = *new std::vector<Op>();
@@ -43,6 +47,34 @@ int written_argument(const c10::FunctionSchema& schema, const c10::Argument& res
   return -1;
 }
 
+std::vector<int> places_of(const c10::FunctionSchema& schema, std::initializer_list<std::string_view> names) {
+  std::vector<int> places;
+  const auto& arguments = schema.arguments();
+  for (size_t i = 0; i < arguments.size(); i++)
+    if (std::find(names.begin(), names.end(), arguments[i].name()) != names.end()) places.push_back(static_cast<int>(i));
+  return places;
+}
+
+void find_statistics(Op& op, const c10::FunctionSchema& schema) {
+  if (!schema.name().starts_with("aten::") || op.name.find("batch_norm") == std::string::npos) return;
+  const auto flag = places_of(schema, {"training", "train", "update"});
+  if (!flag.empty()) op.training = flag[0];
+  // The others without the flag do not read them.
+  else if (op.name.find("_no_update") == std::string::npos) return;
+  op.running = places_of(schema, {"running_mean", "running_var"});
+  op.saved = places_of(schema, {"save_mean", "save_invstd", "save_var", "save_var_transform"});
+}
+
+void check_statistics(const Op& op, const torch::jit::Stack& stack) {
+  if (op.training < 0 && op.running.empty()) return;
+  const bool training = op.training >= 0 && stack[op.training].toBool();
+  if (!training && op.running.empty()) throw std::runtime_error("has no statistics, so it must be training");
+  for (const int place : training ? op.saved : op.running)
+    if (stack[place].isNone())
+      throw std::runtime_error("argument '" + op.handle.schema().arguments()[place].name() + "' is needed when it is " +
+                               (training ? "training" : "not training"));
+}
+
 }  // namespace
 
 // findOp(name, overload) -> [index, schema text, result kinds], kinds being "T" tensor, "L" tensor list, "V" plain value.
@@ -52,7 +84,7 @@ napi_value find_op(napi_env env, napi_callback_info info) {
     const c10::OperatorName name(to_string(env, args[0]), to_string(env, args[1]));
     const auto handle = c10::Dispatcher::singleton().findOp(name);
     if (!handle || !handle->hasSchema()) throw std::runtime_error("unknown op " + full_name(name));
-    Op op{*handle, full_name(name), {}};
+    Op op{*handle, full_name(name)};
     const auto& schema = handle->schema();
     if (schema.arguments().size() > max_arguments) throw std::runtime_error(op.name + " has too many arguments");
     std::string kinds;
@@ -63,6 +95,7 @@ napi_value find_op(napi_env env, napi_callback_info info) {
                         type.castRaw<c10::ListType>()->getElementType()->kind() == c10::TypeKind::TensorType;
       kinds += type.kind() == c10::TypeKind::TensorType ? 'T' : list ? 'L' : 'V';
     }
+    find_statistics(op, schema);
     std::ostringstream text;
     text << schema;
     ops.push_back(std::move(op));
@@ -115,6 +148,7 @@ napi_value call_op(napi_env env, napi_callback_info info) {
         throw std::runtime_error(about(parameter) + error.what());
       }
     }
+    check_statistics(*op, stack);
     op->handle.callBoxed(stack);
     report_memory(env);
     const auto result = [&](size_t i) -> napi_value {

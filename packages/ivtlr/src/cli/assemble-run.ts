@@ -31,6 +31,7 @@ import { trainingLoss } from '../train/loss.ts';
 import { describeMemory, estimateMemory } from '../train/memory.ts';
 import { type Phase, planRun, positionOf } from '../train/schedule.ts';
 import type { Trainee } from '../train/step.ts';
+import { dataFolder, modelFolder } from './from-hub.ts';
 import { openTrainingData, type TrainingData } from './training-data.ts';
 
 export interface AssembledRun extends TrainRun, Disposable {
@@ -52,7 +53,7 @@ export async function assembleRun(
   if (recipe.data.source === 'fresh' && !task.generator) {
     throw new UserError(`task ${task.name} has no generator, so data.source cannot be fresh`);
   }
-  const opened = openForTraining(recipe, task, resume);
+  const opened = await openForTraining(recipe, task, resume);
   try {
     return await assembleWith(opened, { recipe, task, draws, resume, reporter, stopRequested });
   } catch (error) {
@@ -72,7 +73,9 @@ interface Parts {
 
 async function assembleWith(opened: ModelFolder, parts: Parts): Promise<AssembledRun> {
   const { recipe, task, draws, resume, reporter, stopRequested } = parts;
-  const source = await openSource(recipe, task, opened, reporter);
+  // A hub name is looked up once.
+  const folder = recipe.data.folder === null ? null : await dataFolder(recipe.data.folder);
+  const source = await openSource(recipe, task, folder, opened, reporter);
   const stepsPerEpoch = Math.ceil(source.samplesPerEpoch / recipe.globalBatch);
   const plan = planRun(recipe.pretrain, recipe.numEpochs, stepsPerEpoch, (epoch) => stageOf(recipe, epoch));
   if (plan.totalSteps === 0) throw new UserError('the recipe has no steps: numEpochs is 0 and pretrain is empty');
@@ -113,7 +116,7 @@ async function assembleWith(opened: ModelFolder, parts: Parts): Promise<Assemble
       samples > 0 && (phaseEnd || (epochEnd && everyEpochs !== null && (epoch + 1) % everyEpochs === 0)),
     validate: async ({ phase }) => {
       opened.model.module.eval();
-      const held = heldOut(recipe, task, samples, noteBadRow);
+      const held = heldOut(recipe, task, folder, samples, noteBadRow);
       const settings = settingsFor(recipe, opened, latentsAfter(recipe, phase));
       const result = await evaluate({ ...opened, settings }, task, held, { name: 'validation', batch, maxNewTokens });
       opened.model.module.train();
@@ -234,11 +237,11 @@ function settingsFor(recipe: Recipe, opened: ModelFolder, latents: number): Reas
   };
 }
 
-function openForTraining(recipe: Recipe, task: Task, resume: Checkpoint | null): ModelFolder {
+async function openForTraining(recipe: Recipe, task: Task, resume: Checkpoint | null): Promise<ModelFolder> {
   const { dtype, device } = recipe;
   const settings = { profile: recipe.profile };
   const folder = resume?.folder ?? recipe.model.folder;
-  if (folder !== undefined) return openModelFolder(folder, { dtype, device, settings });
+  if (folder !== undefined) return openModelFolder(await modelFolder(folder), { dtype, device, settings });
   const fresh = join(recipe.out, 'init');
   const config = writeFreshFolder(fresh, task, recipe.model.config!);
   const model = createModel(config, recipe.model.initSeed ?? 0, { dtype, device });
@@ -279,10 +282,11 @@ function writeFreshFolder(folder: string, task: Task, given: Record<string, unkn
 async function openSource(
   recipe: Recipe,
   task: Task,
+  folder: string | null,
   opened: ModelFolder,
   reporter: TrainReporter,
 ): Promise<TrainingData> {
-  const { source, folder, samplesPerEpoch, threads } = recipe.data;
+  const { source, samplesPerEpoch, threads } = recipe.data;
   if (source === 'fresh') {
     const generator = task.generator!;
     const total = samplesPerEpoch!;
@@ -315,10 +319,9 @@ function badRowNotes({ data }: Recipe, reporter: TrainReporter): ((bad: BadRows)
 }
 
 /** Held-out samples: never drawn from the training stream or split. */
-function heldOut(recipe: Recipe, task: Task, count: number, onBad?: (bad: BadRows) => void) {
-  const { source, folder } = recipe.data;
-  if (source === 'fresh') return generatedSamples(task, recipe.seed, 'validation', count);
-  return storedSamples(task, folder!, 'validation', count, onBad);
+function heldOut(recipe: Recipe, task: Task, folder: string | null, count: number, onBad?: (bad: BadRows) => void) {
+  if (folder === null) return generatedSamples(task, recipe.seed, 'validation', count);
+  return storedSamples(task, folder, 'validation', count, onBad);
 }
 
 function pretrainingDraws(recipe: Recipe, task: Task) {

@@ -14,9 +14,12 @@ export function registerConvert(program: Command): void {
   program
     .command('convert')
     .description('turn a published IVT-LR checkpoint (model.pth) into a model folder; nothing in the file is run')
-    .argument('<checkpoint>', 'the .pth file of the official code')
+    .argument('<checkpoint>', 'the .pth file of the official code, or owner/name on the hub')
     .argument('<out>', 'folder to make')
-    .requiredOption('--base <folder>', 'the Hugging Face model it was trained from: config, tokenizer, chat template')
+    .requiredOption(
+      '--base <folder>',
+      'the Hugging Face model it was trained from (folder or hub name): config, tokenizer, chat template',
+    )
     .option('--merge', 'add the LoRA adapters to the weights (default: write them as a PEFT folder, <out>/adapter)')
     .option('--alpha <n>', "LoRA's alpha, which the file does not tell", positive, 16)
     .addOption(
@@ -28,6 +31,7 @@ export function registerConvert(program: Command): void {
 
 async function convert(checkpoint: string, out: string, flags: ConvertFlags): Promise<void> {
   if (flags.task !== undefined) (await import('../tasks/registry.ts')).findTask(flags.task);
+  const { checkpointFile, modelFolder } = await import('./from-hub.ts');
   const { convertOfficial } = await import('../engine/convert-official.ts');
   const stop = new AbortController();
   const interrupt = () => stop.abort();
@@ -37,8 +41,8 @@ async function convert(checkpoint: string, out: string, flags: ConvertFlags): Pr
   try {
     const { base, merge, alpha, dtype, task } = flags;
     const result = await convertOfficial({
-      checkpoint,
-      base,
+      checkpoint: await checkpointFile(checkpoint),
+      base: await modelFolder(base),
       out,
       alpha,
       merge: merge ?? false,

@@ -2,6 +2,7 @@
 import { type Command, Option } from 'commander';
 import type { InspectedSample, TokenRun } from '../engine/inspect-sample.ts';
 import { UserError } from '../errors.ts';
+import { DATASETS } from '../tasks/datasets.ts';
 import type { IndexedSample } from '../tasks/read-samples.ts';
 import { SPLITS, type Split, type Task } from '../tasks/task.ts';
 import { addBadRowFlag, type BadRowFlags, SkippedRows, wholeNumber } from './data-flags.ts';
@@ -26,10 +27,10 @@ export function registerDataInspect(data: Command): void {
     .command('inspect')
     .description('one row as a model is trained on it')
     .argument('<task>', 'how the row is read')
-    .requiredOption('--model <folder>', 'model folder; its weights are not read')
+    .requiredOption('--model <folder>', 'model folder, or owner/name on the hub; its weights are not read')
     .option(
       '--data <folder>',
-      'Parquet or JSON lines file, or a folder of them (default: a fresh sample, if the task can draw one)',
+      'Parquet or JSON lines file, a folder of them, or owner/name on the hub (default: a fresh sample, or the data set of the task)',
     )
     .addOption(new Option('--split <name>', 'which rows').choices(SPLITS).default('train'))
     .option('--row <n>', 'row of the split, from 0, rows without an image counted too', wholeNumber, 0)
@@ -48,6 +49,7 @@ export function registerDataInspect(data: Command): void {
 
 async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
   const { folderFamily, openWithoutWeights } = await import('../engine/families.ts');
+  const { modelFolder } = await import('./from-hub.ts');
   const { inspectSample } = await import('../engine/inspect-sample.ts');
   const { readReasoningSettings } = await import('../engine/model-folder.ts');
   const { writeFileAtomic } = await import('../files.ts');
@@ -55,8 +57,9 @@ async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
   const { drawTokenGrid } = await import('../vision/grid-picture.ts');
   const task = findTask(taskName);
   const { stage, maxSteps, maxLatentStage, padLatentToMax } = flags;
-  const profile = flags.profile ?? readReasoningSettings(flags.model, folderFamily(flags.model)).profile;
-  const opened = openWithoutWeights(flags.model, profile);
+  const model = await modelFolder(flags.model);
+  const profile = flags.profile ?? readReasoningSettings(model, folderFamily(model)).profile;
+  const opened = openWithoutWeights(model, profile);
   const sample = await findSample(task, flags);
   const options = { task: task.name, stage, maxSteps, maxLatentStage, padLatentToMax };
   const { inspected, picture } = await inspectSample(sample, opened, options);
@@ -70,12 +73,13 @@ async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
 }
 
 async function findSample(task: Task, flags: InspectFlags): Promise<IndexedSample> {
-  const { data, split, row, seed } = flags;
-  if (data === undefined) {
-    if (!task.generator) throw new UserError(`task ${task.name} draws no samples of its own; give --data`);
+  const { split, row, seed } = flags;
+  if (flags.data === undefined && task.generator) {
     return { ...task.generator.sample(seed, split, row), rowIndex: row };
   }
+  const { dataFolder } = await import('./from-hub.ts');
   const { streamSamples } = await import('../tasks/read-samples.ts');
+  const data = await dataFolder(flags.data ?? DATASETS[task.name]!.repo);
   const skipped = new SkippedRows();
   const onBad = skipped.handler(flags);
   let last = -1;

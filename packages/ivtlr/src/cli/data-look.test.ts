@@ -155,7 +155,12 @@ test('inspect: fresh samples, and rows that are not there', async () => {
   await expect(at('2')).rejects.toThrow(/broken\.png.*line 3.*cannot be decoded/);
   await expect(at('2', '--on-bad-row', 'skip')).rejects.toThrow(/has no image, or was skipped/);
   await expect(at('9')).rejects.toThrow(/no row 9 with an image in .*; the last one is row 3/);
-  await expect(ivtlr('data', 'inspect', 'm3cot', '--model', model)).rejects.toThrow(/give --data/);
+  vi.stubEnv('HF_HUB_OFFLINE', '1');
+  vi.stubEnv('HF_HUB_CACHE', join(folder, 'empty'));
+  await expect(ivtlr('data', 'inspect', 'm3cot', '--model', model)).rejects.toThrow(
+    /M3CoT at main is not in the cache/,
+  );
+  vi.unstubAllEnvs();
   await expect(ivtlr('data', 'inspect', 'dominoes', '--model', join(folder, 'none'))).rejects.toThrow(
     /no model folder/,
   );

@@ -1,13 +1,15 @@
 /** `ivtlr data stats`: what a data set holds, as tables. */
 import { type Command, Option } from 'commander';
 import type { LengthSummary } from '../data/lengths.ts';
+import { UserError } from '../errors.ts';
+import { DATASETS } from '../tasks/datasets.ts';
 import { SPLITS, type Split } from '../tasks/task.ts';
 import { addBadRowFlag, type BadRowFlags, SkippedRows, wholeNumber } from './data-flags.ts';
 import { Progress } from './progress.ts';
 import { type Column, renderTable } from './table.ts';
 
 interface StatsFlags extends BadRowFlags {
-  data: string;
+  data?: string;
   split?: Split;
   model?: string;
   profile?: 'official' | 'consistent';
@@ -24,7 +26,10 @@ export function registerDataStats(data: Command): void {
     .command('stats')
     .description('counts, lengths, steps, answers and topics of a data set')
     .argument('<task>', 'how its rows are read')
-    .requiredOption('--data <folder>', 'Parquet or JSON lines file, or a folder of them')
+    .option(
+      '--data <folder>',
+      'Parquet or JSON lines file, a folder of them, or owner/name on the hub (default: the data set of the task)',
+    )
     .addOption(new Option('--split <name>', 'one split only (default: all files)').choices(SPLITS))
     .option('--model <folder>', 'count tokens as this model does; its weights are not read')
     .addOption(new Option('--profile <name>', 'prompt wording').choices(['official', 'consistent']))
@@ -37,13 +42,18 @@ export function registerDataStats(data: Command): void {
 async function stats(taskName: string, flags: StatsFlags): Promise<void> {
   const { gatherStats } = await import('../engine/data-stats.ts');
   const { openWithoutWeights } = await import('../engine/families.ts');
+  const { dataFolder, modelFolder } = await import('./from-hub.ts');
   const { findTask } = await import('../tasks/registry.ts');
   const { streamSamples } = await import('../tasks/read-samples.ts');
   const task = findTask(taskName);
   const skipped = new SkippedRows();
   const onBad = skipped.handler(flags);
-  const { data, split, limit, model, maxSteps } = flags;
-  const opened = model === undefined ? null : openWithoutWeights(model, flags.profile ?? 'consistent');
+  const { split, limit, model, maxSteps } = flags;
+  const source = flags.data ?? DATASETS[task.name]?.repo;
+  if (source === undefined) throw new UserError(`task ${task.name} has no data set on the hub; give --data`);
+  const data = await dataFolder(source);
+  const opened =
+    model === undefined ? null : openWithoutWeights(await modelFolder(model), flags.profile ?? 'consistent');
   const samples = streamSamples(data, task, {
     ...(split && { split }),
     ...(limit !== undefined && { limit }),

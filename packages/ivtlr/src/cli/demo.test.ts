@@ -63,6 +63,6 @@ it('eval says what is wrong with its arguments', async () => {
   });
   const unknown = await failure('--model', model, '--ablation', 'everything');
   expect(unknown).toMatchObject({ code: 2, stderr: expect.stringContaining('zero-latents') });
-  const stored = await failure('--model', model, '--task', 'm3cot', '--rows', '2');
-  expect(stored).toMatchObject({ code: 2, stderr: expect.stringContaining('folder of Parquet files') });
+  const stored = await failure('--model', model, '--task', 'm3cot', '--data', join(out, 'no-data'));
+  expect(stored).toMatchObject({ code: 2, stderr: expect.stringContaining('data not found') });
 });

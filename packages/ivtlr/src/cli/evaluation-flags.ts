@@ -24,12 +24,15 @@ export const GENERATED_SAMPLES = 1000;
 
 export function addEvaluationFlags(command: Command): Command {
   command
-    .requiredOption('--model <folder>', 'model folder')
+    .requiredOption('--model <folder>', 'model folder, or owner/name on the hub')
     .option('--task <name>', 'task (default: the one the model was trained on)')
     .option('--limit <n>', `samples to answer (default: all of --data, or ${GENERATED_SAMPLES} fresh ones)`, count)
     .addOption(new Option('--rows <n>', 'the same as --limit').argParser(count).conflicts('limit').hideHelp())
     .option('--seed <n>', 'seed of fresh samples and of random patches', wholeNumber, 0)
-    .option('--data <folder>', 'folder of Parquet files, or JSON lines, instead of fresh samples')
+    .option(
+      '--data <folder>',
+      'Parquet or JSON lines file, a folder of them, or owner/name on the hub (default: fresh samples, or the data set of the task)',
+    )
     .addOption(new Option('--split <name>', 'which samples').choices(SPLITS).default('test'))
     .option('--batch <n>', 'samples answered together', count, 50)
     .option('--max-new-tokens <n>', 'longest answer', count, 512)

@@ -4,10 +4,12 @@ import type { Sample } from '../data/sample.ts';
 import { type ModelFolder, openModelFolder } from '../engine/model-folder.ts';
 import { UserError } from '../errors.ts';
 import { generatedSamples, storedSamples } from '../eval/runner.ts';
+import { DATASETS } from '../tasks/datasets.ts';
 import { findTask } from '../tasks/registry.ts';
 import type { Task } from '../tasks/task.ts';
 import { SkippedRows } from './data-flags.ts';
 import { type EvaluationFlags, GENERATED_SAMPLES } from './evaluation-flags.ts';
+import { dataFolder, modelFolder } from './from-hub.ts';
 
 export interface Evaluation {
   /** The caller disposes of its module, or leaves it to the end of the process. */
@@ -23,13 +25,15 @@ export interface Evaluation {
 
 /** @throws UserError when model, task or data are unusable */
 export async function openEvaluation(flags: EvaluationFlags): Promise<Evaluation> {
-  const { data, split, seed, device, dtype } = flags;
+  const { split, seed, device, dtype } = flags;
   if (flags.threads !== undefined) setNumThreads(flags.threads);
-  const opened = openModelFolder(flags.model, { device, ...(dtype && { dtype }) });
+  const opened = openModelFolder(await modelFolder(flags.model), { device, ...(dtype && { dtype }) });
   opened.model.module.eval();
   const name = flags.task ?? opened.settings.task;
   if (!name) throw new UserError(`${flags.model} does not say which task it was trained on; give --task`);
   const task = findTask(name);
+  const source = flags.data ?? (task.generator ? undefined : DATASETS[task.name]?.repo);
+  const data = source === undefined ? undefined : await dataFolder(source);
   const limit = flags.limit ?? flags.rows ?? (data ? Number.POSITIVE_INFINITY : GENERATED_SAMPLES);
   const skipped = new SkippedRows();
   const onBad = skipped.handler(flags);

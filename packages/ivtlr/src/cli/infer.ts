@@ -66,7 +66,8 @@ async function infer(options: InferOptions): Promise<void> {
 
   const loading = performance.now();
   const { device, dtype } = options;
-  const opened = openModelFolder(options.model, { device, ...(dtype && { dtype }) });
+  const { modelFolder } = await import('./from-hub.ts');
+  const opened = openModelFolder(await modelFolder(options.model), { device, ...(dtype && { dtype }) });
   opened.model.module.eval();
   const loadSeconds = (performance.now() - loading) / 1000;
 

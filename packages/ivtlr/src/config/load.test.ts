@@ -113,7 +113,7 @@ describe('bundled recipes', () => {
     expect(recipe).toMatchObject({
       profile: name.endsWith('consistent') ? 'consistent' : 'official',
       mode: 'ivt-lr',
-      model: { folder: qwen ? `models/Qwen2-VL-${name.includes('2b') ? '2B' : '7B'}-Instruct` : 'models/chameleon-7b' },
+      model: { folder: qwen ? `Qwen/Qwen2-VL-${name.includes('2b') ? '2B' : '7B'}-Instruct` : 'facebook/chameleon-7b' },
       seed: 0,
       dtype: 'bfloat16',
       latent: {

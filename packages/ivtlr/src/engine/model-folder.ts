@@ -10,6 +10,8 @@ import type { RenderOptions } from '../data/render.ts';
 import type { RawImage } from '../data/sample.ts';
 import { UserError } from '../errors.ts';
 import { readJson, writeFileAtomic } from '../files.ts';
+import { cachedSnapshot, isHubName } from '../hub/cache.ts';
+import { hubSettings } from '../hub/settings.ts';
 import { LATENT_DEFAULTS, type LatentOptions } from '../latent/options.ts';
 import {
   type AdapterConfig,
@@ -101,16 +103,18 @@ export function openModelFolder(folder: string, options: OpenModelOptions = {}):
   }
 }
 
-/** The base model's folder: as written, or beside the adapter. */
+/** The base model's folder: as written, beside the adapter, or of a hub name that the cache has. */
 function baseOfAdapter(folder: string): string {
   const { baseModel } = readAdapterConfig(folder);
   const file = join(folder, adapterConfigFile);
   if (baseModel === null) throw new UserError(`${file} does not name its base model (base_model_name_or_path)`);
   const candidates = [baseModel, join(folder, baseModel), join(folder, '..', baseModel)];
+  const cached = isHubName(baseModel) ? cachedSnapshot(hubSettings(), 'models', baseModel) : null;
+  if (cached) candidates.push(cached.folder);
   const found = candidates.find((candidate) => existsSync(join(candidate, 'config.json')));
   if (!found) {
     throw new UserError(
-      `${file}: the base model ${baseModel} is no folder with a config.json here; download it and write its folder as base_model_name_or_path`,
+      `${file}: the base model ${baseModel} is no folder with a config.json here and not in the cache of the hub; download it, or write its folder as base_model_name_or_path`,
     );
   }
   return found;

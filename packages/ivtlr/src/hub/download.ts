@@ -1,9 +1,10 @@
 /** Files of the hub into its cache, in the layout of Python's huggingface_hub, so that both programs share what is there. */
 import { existsSync } from 'node:fs';
-import { mkdir, readdir, readFile, rm, stat, statfs, symlink } from 'node:fs/promises';
+import { mkdir, readdir, rm, stat, statfs, symlink } from 'node:fs/promises';
 import { dirname, join, relative } from 'node:path';
 import { UserError } from '../errors.ts';
 import { writeFileAtomic } from '../files.ts';
+import { cachedSnapshot, isHubName, repositoryFolder } from './cache.ts';
 import { HubClient, type HubFile, type Listing, type RepoKind } from './client.ts';
 import type { HubSettings } from './settings.ts';
 import { fetchBlob, type Patience, patiently } from './transfer.ts';
@@ -40,12 +41,12 @@ export interface Downloaded {
  */
 export async function download(options: DownloadOptions): Promise<Downloaded> {
   const { kind, repo, settings, revision = 'main', wanted = () => true } = options;
-  if (!/^[\w.-]+\/[\w.-]+$/.test(repo)) throw new UserError(`a hub name should be owner/name, not ${repo}`);
+  if (!isHubName(repo)) throw new UserError(`a hub name should be owner/name, not ${repo}`);
   if (!/^\w[\w.-]*(\/\w[\w.-]*)*$/.test(revision) || revision.includes('..')) {
     throw new UserError(`a revision should be a branch, tag or commit, not ${revision}`);
   }
-  const root = join(settings.cache, `${kind}--${repo.replace('/', '--')}`);
-  if (settings.offline) return cached(root, repo, revision);
+  if (settings.offline) return cached(options, revision);
+  const root = repositoryFolder(settings, kind, repo);
   const client = new HubClient(settings, kind, repo);
   const listing = await patiently(options, () => client.list(revision));
   const files = listing.files.filter(({ path }) => wanted(path));
@@ -53,9 +54,11 @@ export async function download(options: DownloadOptions): Promise<Downloaded> {
   return fetchAll(root, client, { ...listing, files }, revision, options);
 }
 
-async function cached(root: string, repo: string, revision: string): Promise<Downloaded> {
-  const commit = await readFile(join(root, 'refs', revision), 'utf8').catch(() => revision);
-  const folder = join(root, 'snapshots', commit.trim());
+async function cached({ settings, kind, repo }: DownloadOptions, revision: string): Promise<Downloaded> {
+  const found = cachedSnapshot(settings, kind, repo, revision);
+  if (!found)
+    throw new UserError(`${repo} at ${revision} is not in the cache ${settings.cache}, and HF_HUB_OFFLINE is set`);
+  const { folder, commit } = found;
   const names = await readdir(folder, { recursive: true }).catch(() => []);
   let files = 0;
   let bytes = 0;
@@ -65,10 +68,7 @@ async function cached(root: string, repo: string, revision: string): Promise<Dow
     if (found.isFile()) files++;
     if (found.isFile()) bytes += found.size;
   }
-  if (files === 0) {
-    throw new UserError(`${repo} at ${revision} is not in the cache ${dirname(root)}, and HF_HUB_OFFLINE is set`);
-  }
-  return { folder, commit: commit.trim(), files, bytes, fetched: 0 };
+  return { folder, commit, files, bytes, fetched: 0 };
 }
 
 async function fetchAll(

@@ -232,6 +232,23 @@ const TABLE: [string, () => unknown, string, RegExp][] = [
     /not aligned/,
   ],
   ['a matrix without an inverse', () => ops.linalg_inv(zeros([2, 2])), 'aten::linalg_inv', /singular/],
+  [
+    'a batch norm without statistics',
+    () => ops.native_batch_norm(ones([2, 3]), null, null, null, null, false, 0.1, 1e-5),
+    'aten::native_batch_norm',
+    /argument 'running_mean' is needed when it is not training/,
+  ],
+  [
+    'the gradient of a batch norm without what the forward pass saved',
+    () =>
+      ops.native_batch_norm_backward(ones([2, 3]), ones([2, 3]), null, null, null, null, null, true, 1e-5, [
+        true,
+        true,
+        true,
+      ]),
+    'aten::native_batch_norm_backward',
+    /argument 'save_mean' is needed when it is training/,
+  ],
   ['a tensor without numbers', () => zeros([2], { device: 'meta' }).toNumbers(), 'Tensor.data', /meta/],
 ];
 
