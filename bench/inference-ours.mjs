@@ -1,11 +1,11 @@
 // This project's side of bench/inference.mjs: reads the case, runs it, prints one JSON object. `--floor` measures the machine instead.
 import fs from 'node:fs';
 import path from 'node:path';
-import { empty, inferenceMode, linear, openSafetensors, randn, scope, setNumThreads, torchVersion } from '@ivtlr/torch';
-import * as ops from '@ivtlr/torch/ops';
+import { openSafetensors, randn, setNumThreads, torchVersion } from '@ivtlr/torch';
 import { generate } from '../packages/ivtlr/dist/latent/generate.js';
 import { LATENT_DEFAULTS } from '../packages/ivtlr/dist/latent/options.js';
 import { loadModel } from '../packages/ivtlr/dist/models/registry.js';
+import { bandwidths, productRates } from './machine.mjs';
 import { randomModel } from './random-model.mjs';
 
 const [file, repeat, mode] = process.argv.slice(2);
@@ -73,55 +73,16 @@ function measureModel() {
   };
 }
 
-/** Best of several: seconds that `body` takes. */
-function best(rounds, body) {
-  let least = Number.POSITIVE_INFINITY;
-  for (let i = 0; i < rounds; i++) {
-    const start = performance.now();
-    scope(body);
-    least = Math.min(least, (performance.now() - start) / 1000);
-  }
-  return least;
-}
-
-/** GFLOP/s of the products that prefill and latent steps are made of, and GB/s of reading memory far larger than the caches. */
+/** The products that prefill and latent steps are made of, and memory. */
 function measureMachine() {
   const { dims, dtype, grid, prompt, patches } = testCase;
-  return inferenceMode(() =>
-    scope(() => {
-      const products = {};
-      const shapes = [
-        [grid[0] * grid[1], dims.vdim, 4 * dims.vdim],
-        [prompt.length, dims.hidden, dims.inter],
-        [prompt.length, dims.inter, dims.hidden],
-        [patches + 1, dims.hidden, dims.inter],
-        [patches + 1, dims.inter, dims.hidden],
-        [512, dims.hidden, dims.inter],
-      ];
-      for (const [rows, inputs, outputs] of shapes) {
-        scope(() => {
-          const x = randn([rows, inputs]).to(dtype);
-          const count = Math.max(2, Math.min(8, Math.floor(2e8 / (inputs * outputs))));
-          const weights = Array.from({ length: count }, () => randn([outputs, inputs]).to(dtype));
-          const seconds = best(8, () => {
-            for (const weight of weights) ops.linear(x, weight);
-          });
-          products[`${rows}x${inputs}x${outputs}`] = (count * 2 * rows * inputs * outputs) / seconds / 1e9;
-        });
-      }
-      const buffer = empty([3 << 27], { dtype: 'float32' }).fill_(1);
-      const bytes = buffer.numel * 4;
-      const half = buffer.numel / 2;
-      // One row against a weight of a gigabyte and a half does nothing but read it, faster than a sum does.
-      const matrix = empty([bytes / 1024 / (dtype === 'float32' ? 4 : 2), 1024], { dtype }).fill_(1);
-      const row = randn([1, 1024]).to(dtype);
-      const bandwidth = {
-        linear: bytes / best(4, () => linear(row, matrix)) / 1e9,
-        sum: bytes / best(4, () => ops.sum(buffer)) / 1e9,
-        max: bytes / best(4, () => ops.max(buffer)) / 1e9,
-        copy: bytes / best(3, () => buffer.narrow(0, 0, half).copy_(buffer.narrow(0, half, half))) / 1e9,
-      };
-      return { products, bandwidth };
-    }),
-  );
+  const products = productRates(dtype, [
+    [grid[0] * grid[1], dims.vdim, 4 * dims.vdim],
+    [prompt.length, dims.hidden, dims.inter],
+    [prompt.length, dims.inter, dims.hidden],
+    [patches + 1, dims.hidden, dims.inter],
+    [patches + 1, dims.inter, dims.hidden],
+    [512, dims.hidden, dims.inter],
+  ]);
+  return { products, bandwidth: bandwidths(dtype) };
 }

@@ -1,18 +1,26 @@
-// A Qwen2-VL of a case's shape with small random weights, without a float32 copy on the way: 2B parameters in bfloat16 are 4.4 GB.
+// A model of a case's shape with small random weights, without a float32 copy on the way: 2B parameters in bfloat16 are 4.4 GB.
 import { noGrad, randn, scope, skipInit } from '@ivtlr/torch';
+import { parseChameleonConfig } from '../packages/ivtlr/dist/models/chameleon/config.js';
+import { Chameleon } from '../packages/ivtlr/dist/models/chameleon/model.js';
 import { parseQwen2VLConfig } from '../packages/ivtlr/dist/models/qwen2-vl/config.js';
 import { Qwen2VL } from '../packages/ivtlr/dist/models/qwen2-vl/model.js';
 
+const MAKE = {
+  qwen2_vl: (config, options) => new Qwen2VL(parseQwen2VLConfig(config, 'case'), options),
+  chameleon: (config, options) => new Chameleon(parseChameleonConfig(config, 'case'), options),
+};
+
 /** With `spread` the weights are large enough for varied answers and clear winners. */
 export function randomModel({ config, dtype, spread = false }) {
-  const model = skipInit(() => new Qwen2VL(parseQwen2VLConfig(config, 'case'), { dtype }));
+  const model = skipInit(() => MAKE[config.model_type](config, { dtype }));
   noGrad(() =>
     scope(() => {
       const block = randn([1 << 22])
         .mul(spread ? 0.6 : 0.02)
         .to(dtype);
       for (const [name, parameter] of model.namedParameters()) {
-        if (parameter.ndim === 1) parameter.fill_(name.endsWith('bias') ? 0 : 1);
+        // The norms of Chameleon's heads have two dimensions.
+        if (parameter.ndim === 1 || /[qk]_norm/.test(name)) parameter.fill_(name.endsWith('bias') ? 0 : 1);
         else
           scope(() => {
             const flat = parameter.view([parameter.numel]);

@@ -1,14 +1,15 @@
-/** Activation checkpointing gives the gradients of a plain backward pass, on the models and batches of official-train.json. */
+/** Activation checkpointing gives the gradients of a plain backward pass, on the models and batches of official-train.json and chameleon-train.json. */
 import { liveTensorCount, manualSeed, noGrad, randn, scope } from '@ivtlr/torch';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { LATENT_DEFAULTS } from '../../packages/ivtlr/src/latent/options.ts';
 import { injectLora, loraParameters } from '../../packages/ivtlr/src/lora/inject.ts';
 import { DECODER_PROJECTIONS } from '../../packages/ivtlr/src/lora/options.ts';
-import type { Qwen2VL } from '../../packages/ivtlr/src/models/qwen2-vl/model.ts';
+import type { VisionLanguageModel } from '../../packages/ivtlr/src/models/types.ts';
 import { type LossOptions, trainingLoss } from '../../packages/ivtlr/src/train/loss.ts';
+import { type ChameleonCase, seededChameleon, seededPictures } from './chameleon-model.ts';
 import { type GoldenCase, makeBatch, readGolden, relativeError, seededImages, seededModel } from './model.ts';
 
-interface TrainCase extends GoldenCase {
+interface TrainCase extends GoldenCase, Pick<ChameleonCase, 'pictures'> {
   patches: number;
   latents: number;
   input_ids: number[][];
@@ -17,6 +18,15 @@ interface TrainCase extends GoldenCase {
 }
 
 const { cases } = readGolden<{ cases: TrainCase[] }>('official-train.json');
+const QWEN = { model: seededModel, images: seededImages };
+const CHAMELEON = { model: seededChameleon, images: seededPictures };
+type Family = typeof QWEN | typeof CHAMELEON;
+const all = [
+  ...cases.slice(0, 11).map((golden) => [golden.name, golden, QWEN] as const),
+  ...readGolden<{ cases: TrainCase[] }>('chameleon-train.json').cases.map(
+    (golden) => [`chameleon ${golden.name}`, golden, CHAMELEON] as const,
+  ),
+];
 
 let baseline = 0;
 beforeEach(() => {
@@ -27,9 +37,9 @@ afterEach(() => {
 });
 
 /** Loss and all gradients, from the same random state. */
-function gradients(model: Qwen2VL, golden: TrainCase, more: Partial<LossOptions>) {
+function gradients(model: VisionLanguageModel, family: Family, golden: TrainCase, more: Partial<LossOptions>) {
   return scope(() => {
-    const images = seededImages(golden);
+    const images = family.images(golden);
     const batch = makeBatch(golden.input_ids, golden.attention_mask, images, golden.ids, golden.labels);
     const options: LossOptions = {
       ...LATENT_DEFAULTS,
@@ -45,7 +55,7 @@ function gradients(model: Qwen2VL, golden: TrainCase, more: Partial<LossOptions>
     result.backward(0.5);
     const after = randn([3]).toNumbers();
     const found = new Map<string, number[]>();
-    for (const [name, parameter] of model.namedParameters()) {
+    for (const [name, parameter] of model.module.namedParameters()) {
       if (parameter.grad) found.set(name, parameter.grad.toNumbers());
       parameter.grad = null;
     }
@@ -53,9 +63,9 @@ function gradients(model: Qwen2VL, golden: TrainCase, more: Partial<LossOptions>
   });
 }
 
-function expectSame(model: Qwen2VL, golden: TrainCase): Map<string, number[]> {
-  const plain = gradients(model, golden, {});
-  const checkpointed = gradients(model, golden, { activationCheckpointing: true });
+function expectSame(model: VisionLanguageModel, family: Family, golden: TrainCase): Map<string, number[]> {
+  const plain = gradients(model, family, golden, {});
+  const checkpointed = gradients(model, family, golden, { activationCheckpointing: true });
   expect(Math.abs(checkpointed.loss / plain.loss - 1)).toBeLessThan(1e-6);
   expect([...checkpointed.found.keys()]).toEqual([...plain.found.keys()]);
   for (const [name, values] of plain.found)
@@ -78,22 +88,24 @@ function withoutLatents(golden: TrainCase): TrainCase {
   };
 }
 
-describe.each(cases.slice(0, 11).map((golden) => [golden.name, golden] as const))('%s', (_, golden) => {
+describe.each(all)('%s', (_, golden, family) => {
   test('all weights, vision tower and embeddings included', () => {
-    using model = seededModel(golden);
-    const found = expectSame(model, golden);
-    expect([...found.keys()].some((name) => name.startsWith('visual.'))).toBe(true);
+    using model = family.model(golden);
+    const found = expectSame(model, family, golden);
+    expect([...found.keys()].some((name) => name.startsWith('visual.'))).toBe(family === QWEN);
+    // Chameleon's picture tokenizer is never trained.
+    expect([...found.keys()].some((name) => name.includes('vqmodel'))).toBe(false);
     expect(found.has('model.embed_tokens.weight')).toBe(true);
   });
 
   // Latent steps draw other masks in a pass of their own, so dropout is compared without them.
   test.each([0, 0.3])('LoRA with dropout %d', (dropout) => {
-    using model = seededModel(golden);
+    using model = family.model(golden);
     manualSeed(4);
     injectLora(model, { rank: 3, alpha: 6, dropout, targets: DECODER_PROJECTIONS });
     noGrad(() => scope(() => loraParameters(model).forEach((p) => void p.copy_(randn(p.shape).mul(0.3)))));
     model.train();
-    const found = expectSame(model, dropout > 0 ? withoutLatents(golden) : golden);
+    const found = expectSame(model, family, dropout > 0 ? withoutLatents(golden) : golden);
     expect([...found.keys()]).toEqual([...loraParameters(model).keys()]);
   });
 });

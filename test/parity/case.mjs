@@ -16,24 +16,44 @@ if (!folder || !fs.existsSync(path.join(folder, 'config.json'))) {
 const read = (name) =>
   fs.existsSync(path.join(folder, name)) ? JSON.parse(fs.readFileSync(path.join(folder, name), 'utf8')) : null;
 
+const config = read('config.json');
+
 function readImages(name) {
   const file = openSafetensors(path.join(folder, name));
   const pixels = file.read('pixel_values');
+  return config.model_type === 'chameleon'
+    ? chameleonImages(pixels)
+    : qwenImages(pixels, file.read('image_grid_thw').tolist());
+}
+
+/** pixels (patches of all images, 1176) */
+function qwenImages(pixels, grids) {
   let at = 0;
-  return file
-    .read('image_grid_thw')
-    .tolist()
-    .map(([t, h, w]) => {
-      const own = pixels.narrow(0, at, t * h * w);
-      at += t * h * w;
-      return {
-        pixels: own,
-        grid: [t, h, w],
-        tokens: (t * h * w) / 4,
-        tokenGrid: [h / 2, w / 2],
-        source: { width: w * 14, height: h * 14 },
-      };
-    });
+  return grids.map(([t, h, w]) => {
+    const own = pixels.narrow(0, at, t * h * w);
+    at += t * h * w;
+    return {
+      pixels: own,
+      grid: [t, h, w],
+      tokens: (t * h * w) / 4,
+      tokenGrid: [h / 2, w / 2],
+      source: { width: w * 14, height: h * 14 },
+    };
+  });
+}
+
+/** pixels (images, 3, side, side) */
+function chameleonImages(pixels) {
+  const [count, , height, width] = pixels.shape;
+  const shrink = 2 ** (config.vq_config.channel_multiplier.length - 1);
+  const [rows, columns] = [height / shrink, width / shrink];
+  return Array.from({ length: count }, (_, i) => ({
+    pixels: pixels.narrow(0, i, 1),
+    grid: [1, rows, columns],
+    tokens: rows * columns,
+    tokenGrid: [rows, columns],
+    source: { width, height },
+  }));
 }
 
 function makeBatch(inputIds, attentionMask, labels, images, ids) {
@@ -83,13 +103,11 @@ function trainCase(json) {
   model.module.setRequiresGrad(false);
   for (const parameter of trained.values()) parameter.requiresGrad = true;
   const optimizer = new AdamW(trained, { lr: json.lr ?? 4e-5, weightDecay: json.weight_decay ?? 0.01 });
-  const batch = makeBatch(
-    json.input_ids,
-    json.attention_mask,
-    json.labels,
-    readImages('train-inputs.safetensors'),
-    json.ids,
-  );
+  // A batch of one may be written as one row.
+  const rows = (value) => (Array.isArray(value[0]) ? value : [value]);
+  const inputIds = rows(json.input_ids);
+  const mask = json.attention_mask ? rows(json.attention_mask) : inputIds.map((row) => row.map(() => 1));
+  const batch = makeBatch(inputIds, mask, rows(json.labels), readImages('train-inputs.safetensors'), json.ids);
   const losses = Array.from({ length: json.losses?.length ?? 1 }, () =>
     scope(() => {
       const { loss } = trainingLoss(model, batch, { ...options(json), latentGradient: 'detached', pickSupervision: 0 });

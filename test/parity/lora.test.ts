@@ -243,7 +243,7 @@ describe('an adapter folder of PEFT', () => {
   test('is written again with the same names and bytes', () => {
     using model = openBase();
     const { config } = loadAdapter(model.module, adapterFolder);
-    saveAdapter(model.module, temporary, config, { baseModel: theCase.base });
+    saveAdapter(model.module, temporary, config, { baseModel: theCase.base, style: model.pathStyle });
     using ours = openSafetensors(path.join(temporary, 'adapter_model.safetensors'));
     using theirs = openSafetensors(path.join(adapterFolder, 'adapter_model.safetensors'));
     expect(ours.names().toSorted()).toEqual(theirs.names().toSorted());

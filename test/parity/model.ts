@@ -1,6 +1,6 @@
 /** Models and batches of the goldens (formats: README.md here), made again from their seeds. */
 import fs from 'node:fs';
-import { manualSeed, noGrad, randn, scope, type Tensor } from '@ivtlr/torch';
+import { type Module, manualSeed, noGrad, randn, scope, type Tensor } from '@ivtlr/torch';
 import type { Batch } from '../../packages/ivtlr/src/data/collate.ts';
 import { parseQwen2VLConfig } from '../../packages/ivtlr/src/models/qwen2-vl/config.ts';
 import { Qwen2VL } from '../../packages/ivtlr/src/models/qwen2-vl/model.ts';
@@ -29,27 +29,31 @@ export function readGolden<T>(name: string): T {
 
 /** The case's model, its weights drawn as the Python side drew them. */
 export function seededModel(golden: GoldenCase): Qwen2VL {
-  const model = new Qwen2VL(parseQwen2VLConfig(golden.config, golden.name)).eval();
-  const names = [...model.namedParameters().keys()].sort((a, b) => (a < b ? -1 : 1));
-  manualSeed(golden.seed);
+  return drawWeights(new Qwen2VL(parseQwen2VLConfig(golden.config, golden.name)), golden.seed).eval();
+}
+
+export function drawWeights<M extends Module>(model: M, seed: number): M {
+  const parameters = model.namedParameters();
+  const names = [...parameters.keys()].sort((a, b) => (a < b ? -1 : 1));
+  manualSeed(seed);
   noGrad(() =>
     scope(() => {
-      const parameters = model.namedParameters();
       for (const name of names) {
         const parameter = parameters.get(name)!;
-        const shape = parameter.shape;
-        const drawn = randn(shape);
-        let value: Tensor;
-        if (name.endsWith('.bias')) value = drawn.mul(0.1);
-        else if (shape.length === 1) value = drawn.mul(0.1).add(1);
-        else if (name === 'model.embed_tokens.weight') value = drawn.mul(0.6);
-        else if (shape.length === 5) value = drawn.mul(0.6 / Math.sqrt(3 * 2 * 14 * 14));
-        else value = drawn.mul(0.6 / Math.sqrt(shape.at(-1)!));
-        parameter.copy_(value);
+        parameter.copy_(drawn(name, parameter.shape));
       }
     }),
   );
   return model;
+}
+
+function drawn(name: string, shape: readonly number[]): Tensor {
+  const x = randn(shape);
+  if (name.endsWith('.bias')) return x.mul(0.1);
+  if (shape.length === 1 || /\.[qk]_norm\.weight$/.test(name)) return x.mul(0.1).add(1);
+  if (/^model\.(embed_tokens|vqmodel\.quantize\.embedding)\.weight$/.test(name)) return x.mul(0.6);
+  const fanIn = shape.slice(1).reduce((a, b) => a * b);
+  return x.mul((shape.length === 4 ? 1 : 0.6) / Math.sqrt(fanIn));
 }
 
 /** The case's images, in order. */

@@ -52,16 +52,16 @@ def layout(case, seed, vocab):
     return padded, mask, grids
 
 
-def read_out(model, inputs, positions):
-    """Last logits, logits at a few positions and the mean attention row of the last query."""
+def read_out(model, inputs, positions, kept=slice(None)):
+    """Last logits, logits at a few positions (of the vocabulary ids `kept`) and the mean attention row of the last query."""
     out = model(**inputs, position_ids=positions, output_attentions=True)
     rows = torch.cat(out.attentions, dim=1)[:, :, -1, :].mean(dim=1)
     mask, probes = inputs["attention_mask"], []
     for b in range(mask.shape[0]):
         live = mask[b].nonzero().flatten().tolist()
         for p in sorted({live[0], live[len(live) // 2], live[-2] if len(live) > 1 else live[-1]}):
-            probes.append(dict(row=b, column=p, logits=rounded(out.logits[b, p, :24])))
-    return dict(last_logits=rounded(out.logits[:, -1]), probes=probes, attention_row=rounded(rows))
+            probes.append(dict(row=b, column=p, logits=rounded(out.logits[b, p, kept][:24])))
+    return dict(last_logits=rounded(out.logits[:, -1, kept]), probes=probes, attention_row=rounded(rows))
 
 
 def greedy(model, inputs):

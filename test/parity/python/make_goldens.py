@@ -6,6 +6,7 @@ import sys
 import torch
 
 PARTS = ["forward", "generate", "train", "checkpoint", "folders", "lora", "preprocess", "tokens", "render"]
+PARTS += ["chameleon", "chameleon-official", "chameleon-folders", "chameleon-inputs", "chameleon-render", "chameleon-answers"]
 
 
 def main():
@@ -37,6 +38,28 @@ def main():
             import official_checkpoint
 
             official_checkpoint.make(out, os.path.abspath(options.official))
+        elif part == "chameleon-answers":
+            if not options.official:
+                print("SKIPPED chameleon-answers.json: no --official DIR was given, the committed file stays as it is")
+                continue
+            import chameleon_answers
+
+            chameleon_answers.make(out, os.path.abspath(options.official))
+        elif part == "chameleon-render":
+            import chameleon_render
+
+            chameleon_render.make(out, options.official and os.path.abspath(options.official))
+        elif part == "chameleon-official":
+            if not options.official:
+                print("SKIPPED chameleon-generate.json and -train.json: no --official DIR was given, the committed files stay as they are")
+                continue
+            import chameleon_official
+
+            chameleon_official.make(out, os.path.abspath(options.official))
+        elif part == "chameleon-folders":
+            import chameleon_folders
+
+            chameleon_folders.make(out, options.official and os.path.abspath(options.official))
         elif part in ("tokens", "render"):
             if not options.tokenizer:
                 print(f"SKIPPED {part}.json: no --tokenizer DIR was given, the committed file stays as it is")
@@ -53,10 +76,12 @@ def main():
         else:
             module = __import__(
                 {
+                    "chameleon": "chameleon_cases",
                     "forward": "forward_cases",
                     "folders": "hf_folders",
                     "lora": "lora_cases",
                     "preprocess": "preprocess_cases",
+                    "chameleon-inputs": "chameleon_pictures",
                 }[part]
             )
             module.make(out)

@@ -58,8 +58,8 @@ def config_of(tie, rows):
     return flat
 
 
-def tokenizer_json():
-    """A byte-level BPE of 256 bytes, merges up to the first special token, and Qwen2-VL's special tokens."""
+def tokenizer_json(special=ADDED):
+    """A byte-level BPE of 256 bytes, merges up to the first special token, and the family's special tokens."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     signs = [chr(b) for b in printable] + [chr(256 + i) for i in range(256 - len(printable))]
     vocabulary, merges = {sign: i for i, sign in enumerate(signs)}, []
@@ -78,7 +78,7 @@ def tokenizer_json():
             normalized=False,
             special=True,
         )
-        for i, c in enumerate(ADDED)
+        for i, c in enumerate(special)
     ]
     level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=False, use_regex=True)
     model = dict(
@@ -216,6 +216,26 @@ def run(official, model, row, seed):
     return record, gaps["logit"] > 1e-3 and gaps["pick"] > 1e-6 and gaps["order"] > 5e-8
 
 
+def merged_weights(model, dtype):
+    """Per adapted weight what PEFT's merge gives, in float32 and in the dtype of the file."""
+    merged = {}
+    for part, module in model.base_model.model.named_modules():
+        if hasattr(module, "lora_A"):
+            delta = module.get_delta_weight("default").detach()
+            # As PEFT's merge: in place, in the dtype the weight has.
+            sums = {}
+            for dtype_name, start in (
+                ("float32", module.base_layer.weight.data.clone()),
+                ("stored", module.base_layer.weight.data.to(dtype, copy=True)),
+            ):
+                start += delta
+                sums[dtype_name] = dict(
+                    abs_sum=rounded(start.double().abs().sum().item()), first=rounded(start.flatten()[:4].float())
+                )
+            merged[hub_name(part) + ".weight"] = sums
+    return merged
+
+
 def make(out, checkout):
     official, cases, files = official_qwen.load(checkout), [], {}
     folder = os.path.join(out, "official-checkpoint")
@@ -233,21 +253,7 @@ def make(out, checkout):
         path = os.path.join(folder, f"{name}.pth")
         torch.save(stored_state(official, tie, rows, dtype, style, prefix, 40 + index), path)
         model = load_as_official(official, path, tie, rows, style)
-        merged = {}
-        for part, module in model.base_model.model.named_modules():
-            if hasattr(module, "lora_A"):
-                delta = module.get_delta_weight("default").detach()
-                # As PEFT's merge: in place, in the dtype the weight has.
-                sums = {}
-                for dtype_name, start in (
-                    ("float32", module.base_layer.weight.data.clone()),
-                    ("stored", module.base_layer.weight.data.to(dtype, copy=True)),
-                ):
-                    start += delta
-                    sums[dtype_name] = dict(
-                        abs_sum=rounded(start.double().abs().sum().item()), first=rounded(start.flatten()[:4].float())
-                    )
-                merged[hub_name(part) + ".weight"] = sums
+        merged = merged_weights(model, dtype)
         files[name] = dict(
             file=f"{name}.pth",
             base=os.path.basename(base),

@@ -3,6 +3,7 @@
 It was written for an older transformers; the classes below show it a model of today's transformers the way it expects.
 """
 
+import importlib
 import logging
 import os
 import re
@@ -25,22 +26,13 @@ class _PickReader(logging.Handler):
             picks.append([int(x) for x in re.findall(r"\d+", text[text.index("[") : text.index("]")])])
 
 
-def load(official):
-    """The official class, with its log read instead of written."""
-    import transformers
-
-    class NoText:
-        @staticmethod
-        def batch_decode(*_, **__):
-            return []
-
-    transformers.AutoProcessor.from_pretrained = classmethod(lambda *_, **__: types.SimpleNamespace(tokenizer=NoText))
+def import_official(official, folder, module):
+    """The official class of a folder's module, with its log read instead of written and its choices watched."""
     sys.dont_write_bytecode = True
-    sys.path.insert(0, os.path.join(official, "qwen_vl"))
+    sys.path.insert(0, os.path.join(official, folder))
     back = os.getcwd()
     os.chdir(tempfile.mkdtemp())  # importing it opens a log file in the current folder
-    from qwen_ivtlr import IVTLR
-
+    network = importlib.import_module(module).IVTLR
     os.chdir(back)
     root = logging.getLogger()
     root.handlers = [_PickReader()]
@@ -49,21 +41,36 @@ def load(official):
         logging.getLogger(name).setLevel(logging.WARNING)
     torch.set_printoptions(profile="full", linewidth=10**6)
     _watch_topk()
-    return IVTLR
+    return network
+
+
+def load(official):
+    """The official class for Qwen2-VL."""
+    import transformers
+
+    class NoText:
+        @staticmethod
+        def batch_decode(*_, **__):
+            return []
+
+    transformers.AutoProcessor.from_pretrained = classmethod(lambda *_, **__: types.SimpleNamespace(tokenizer=NoText))
+    return import_official(official, "qwen_vl", "qwen_ivtlr")
 
 
 def _watch_topk():
     """Notes how clear each choice was; the call itself is unchanged."""
     original = torch.Tensor.topk
+    if original.__name__ == "watched_topk":
+        return
 
-    def topk(self, k, *rest, **named):
+    def watched_topk(self, k, *rest, **named):
         if self.dim() == 1:
             ordered = self.detach()[self.isfinite()].sort(descending=True).values.double()
             steps = (ordered[:-1] - ordered[1:]).tolist() + [float("inf")]  # nothing left to choose: perfectly clear
             gaps.append((steps[k - 1] if k <= len(ordered) else float("inf"), min(steps)))
         return original(self, k, *rest, **named)
 
-    torch.Tensor.topk = topk
+    torch.Tensor.topk = watched_topk
 
 
 class _Visual:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the pinned Python environment and writes every golden again. Arguments go to make_goldens.py:
-#   regenerate.sh [--official DIR] [--out DIR] [--only forward,generate,train,checkpoint,folders,lora,preprocess,tokens,render]
+#   regenerate.sh [--official DIR] [--out DIR] [--only PARTS], parts as make_goldens.py lists them, comma-separated
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 root="$(cd "$here/../../.." && pwd)"

@@ -7,6 +7,8 @@ The rule, which test/parity/README.md states and the TypeScript side repeats:
   `model.embed_tokens.weight`             0.6 * randn
   5-D patch embedding                     0.6 / sqrt(product of the last four dims) * randn
   every other matrix (lm_head too)        0.6 / sqrt(last dim) * randn
+Chameleon's further kinds (chameleon_model.py): 2-D q_norm and k_norm weights are norms, 4-D convolutions 1 / sqrt(fan in) * randn,
+the code vectors `model.vqmodel.quantize.embedding.weight` 0.6 * randn.
 A tied `lm_head.weight` is not drawn. Pixels: `torch.manual_seed(seed + 1)`, one `torch.randn(all patches, 1176)`.
 """
 
@@ -103,10 +105,12 @@ def draw(name, shape):
     x = torch.randn(shape)
     if name.endswith(".bias"):
         return x * 0.1
-    if len(shape) == 1:
+    if len(shape) == 1 or name.endswith(("q_norm.weight", "k_norm.weight")):
         return 1 + 0.1 * x
-    if name == "model.embed_tokens.weight":
+    if name in ("model.embed_tokens.weight", "model.vqmodel.quantize.embedding.weight"):
         return x * 0.6
+    if len(shape) == 4:
+        return x / math.sqrt(math.prod(shape[1:]))
     fan_in = math.prod(shape[1:]) if len(shape) == 5 else shape[-1]
     return x * (0.6 / math.sqrt(fan_in))
 
@@ -159,9 +163,9 @@ def image_tokens(grid):
 class TextSource:
     """Random text ids below the special ones. Their values are stored in the goldens, so only this file draws them."""
 
-    def __init__(self, seed, vocab):
+    def __init__(self, seed, vocab, first=0):
         self.generator = torch.Generator().manual_seed(seed + 2)
-        self.limit = vocab - 16
+        self.first, self.limit = first, vocab - 16
 
     def ids(self, count):
-        return torch.randint(0, self.limit, (count,), generator=self.generator).tolist()
+        return torch.randint(self.first, self.limit, (count,), generator=self.generator).tolist()

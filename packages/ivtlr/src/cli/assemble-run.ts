@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { manualSeed, setFlushDenormal, setNumThreads } from '@ivtlr/torch';
 import type { Recipe } from '../config/schema.ts';
 import type { BadRows } from '../data/row.ts';
+import { families } from '../engine/families.ts';
 import {
   latentOptions,
   type ModelFolder,
@@ -103,7 +104,7 @@ async function assembleWith(opened: ModelFolder, parts: Parts): Promise<Assemble
       const latentRows = Math.max(...plan.phases.map((phase) => latentsAfter(recipe, phase)));
       const needs = {
         rows: recipe.microBatch,
-        columns: inputIds[0]!.length + latentRows * (recipe.latent.patches + 1),
+        columns: inputIds[0]!.length + latentRows * (patchesOf(recipe, opened) + 1),
         vocabularySize: opened.model.vocabularySize,
         activationCheckpointing: recipe.activationCheckpointing,
       };
@@ -116,7 +117,7 @@ async function assembleWith(opened: ModelFolder, parts: Parts): Promise<Assemble
     validate: async ({ phase }) => {
       opened.model.module.eval();
       const held = heldOut(recipe, task, folder, samples, noteBadRow);
-      const settings = settingsFor(recipe, latentsAfter(recipe, phase));
+      const settings = settingsFor(recipe, opened, latentsAfter(recipe, phase));
       const result = await evaluate({ ...opened, settings }, task, held, { name: 'validation', batch, maxNewTokens });
       opened.model.module.train();
       return {
@@ -187,7 +188,7 @@ function chooseTrained({ lora }: Recipe, { model: { module }, adapter, folder }:
 
 function trainee(recipe: Recipe, opened: ModelFolder): Trainee {
   const { latent } = recipe;
-  const settings = settingsFor(recipe, 0);
+  const settings = settingsFor(recipe, opened, 0);
   const companions = readCompanions(opened.folder);
   const parameters = [...opened.model.module.namedParameters()].filter(([, parameter]) => parameter.requiresGrad);
   return {
@@ -201,7 +202,7 @@ function trainee(recipe: Recipe, opened: ModelFolder): Trainee {
       }),
     save: (target, phase) => {
       const { model, config, folder } = opened;
-      const settings = settingsFor(recipe, latentsAfter(recipe, phase));
+      const settings = settingsFor(recipe, opened, latentsAfter(recipe, phase));
       if (recipe.lora) saveAdapterFolder({ model, settings, folder }, recipe.lora, target);
       else saveModelFolder({ model, config, settings }, companions, target);
     },
@@ -213,14 +214,19 @@ function latentsAfter(recipe: Recipe, phase: Phase): number {
   return phase.kind === 'pretrain' ? 0 : Math.min(phase.index, recipe.latent.maxLatentStage);
 }
 
+/** K */
+function patchesOf({ latent }: Recipe, { model }: ModelFolder): number {
+  return latent.patches ?? families[model.family]!.patches;
+}
+
 /** How a model of this recipe reasons, with `latents` latent steps. */
-function settingsFor(recipe: Recipe, latents: number): ReasoningSettings {
+function settingsFor(recipe: Recipe, opened: ModelFolder, latents: number): ReasoningSettings {
   const { latent } = recipe;
   return {
     task: recipe.task,
     profile: recipe.profile,
     latents,
-    patches: latent.patches,
+    patches: patchesOf(recipe, opened),
     positions: latent.positions,
     pickOrder: latent.pickOrder,
     onExhausted: latent.onExhausted,

@@ -48,7 +48,7 @@ export function registerDataInspect(data: Command): void {
 }
 
 async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
-  const { openWithoutWeights } = await import('../engine/families.ts');
+  const { folderFamily, openWithoutWeights } = await import('../engine/families.ts');
   const { modelFolder } = await import('./from-hub.ts');
   const { inspectSample } = await import('../engine/inspect-sample.ts');
   const { readReasoningSettings } = await import('../engine/model-folder.ts');
@@ -58,7 +58,7 @@ async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
   const task = findTask(taskName);
   const { stage, maxSteps, maxLatentStage, padLatentToMax } = flags;
   const model = await modelFolder(flags.model);
-  const profile = flags.profile ?? readReasoningSettings(model).profile;
+  const profile = flags.profile ?? readReasoningSettings(model, folderFamily(model)).profile;
   const opened = openWithoutWeights(model, profile);
   const sample = await findSample(task, flags);
   const options = { task: task.name, stage, maxSteps, maxLatentStage, padLatentToMax };

@@ -38,7 +38,7 @@ export function registerInfer(program: Command): void {
     .requiredOption('--question <text>', 'what to ask')
     .option('--choices <text...>', 'texts to choose from; they get the letters A, B, C ..')
     .option('--latents <n>', 'latent steps (default: as trained; 3 where the model does not say)', whole)
-    .option('--patches <n>', 'patches picked at each latent step (default: as trained; 32)', whole)
+    .option('--patches <n>', 'patches picked at each latent step (default: as trained; else 32, Chameleon 64)', whole)
     .option('--task <name>', "task whose prompt wording is used (default: the model's own, else m3cot)")
     .addOption(new Option('--ablation <name>', 'take something away from the latent steps').choices(SINGLE_ABLATIONS))
     .option('--max-new-tokens <n>', 'longest answer', count, 512)

@@ -37,7 +37,7 @@ describe('recipes', () => {
   it('fills in the official defaults', () => {
     const r = parseRecipe(recipe, 'r.yaml');
     expect(r.optimizer).toEqual({ lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0.01, clip: null });
-    expect(r.latent.patches).toBe(32);
+    expect(r.latent.patches).toBeNull();
     expect(r.latent.latentGradient).toBe('detached');
     expect(r.latent.pickSupervision).toBe(0);
     expect(r.mode).toBe('ivt-lr');
@@ -107,15 +107,22 @@ describe('bundled recipes', () => {
     expect(name.split('-')).toContain(loadRecipe(name).task);
   });
 
-  it.each(names.filter((name) => name.startsWith('qwen')))('%s has the numbers of the official code', (name) => {
+  it.each(names.filter((name) => /^(qwen|chameleon)/.test(name)))('%s has the numbers of the official code', (name) => {
     const recipe = loadRecipe(name);
+    const qwen = name.startsWith('qwen');
     expect(recipe).toMatchObject({
       profile: name.endsWith('consistent') ? 'consistent' : 'official',
       mode: 'ivt-lr',
-      model: { folder: `Qwen/Qwen2-VL-${name.includes('2b') ? '2B' : '7B'}-Instruct` },
+      model: { folder: qwen ? `Qwen/Qwen2-VL-${name.includes('2b') ? '2B' : '7B'}-Instruct` : 'facebook/chameleon-7b' },
       seed: 0,
       dtype: 'bfloat16',
-      latent: { patches: 32, maxLatentStage: 5, epochsPerStage: 4, padLatentToMax: true, latentGradient: 'detached' },
+      latent: {
+        patches: qwen ? 32 : 64,
+        maxLatentStage: 5,
+        epochsPerStage: 4,
+        padLatentToMax: true,
+        latentGradient: 'detached',
+      },
       lora: { rank: 64, alpha: 16, dropout: 0.05 },
       activationCheckpointing: true,
       optimizer: { lr: 4e-5, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0.01, clip: 0.7 },
@@ -126,6 +133,8 @@ describe('bundled recipes', () => {
       numEpochs: 16,
     });
     expect(recipe.lora!.targets).toHaveLength(7);
+    // Only Qwen2-VL has positions of its own for image tokens.
+    expect(recipe.latent.positions).toBe(qwen && name.endsWith('consistent') ? 'mrope' : 'sequential');
   });
 
   it('are found by name only when there is one', () => {

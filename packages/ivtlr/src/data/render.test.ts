@@ -171,16 +171,37 @@ describe('inference rows', () => {
       ...codes('{'),
       IMG,
       IMG,
-      ...codes('q}'),
+      ...codes(' q\n}'),
     ]);
+  });
+
+  test('what stands behind the slots: in both phases, never labelled, before a begun answer, counted', async () => {
+    const plain = { chat: false, text: () => '<img>', afterLatents: '#' };
+    const own = { ...options, profile: { name: 'own', train: plain, infer: plain } };
+    const asked = await tokenizeSample(sample, 2, 'infer', own);
+    expect(renderInference(asked, 2).ids).toEqual([IMG, IMG, LAT, LAT, ...codes('#')]);
+    expect(renderInference(asked, 0, codes('So')).ids).toEqual([IMG, IMG, ...codes('#So')]);
+    expect(renderInference(asked, 2).latentStart).toBe(2);
+    const row = renderTraining(await tokenizeSample(sample, 2, 'train', own), { latents: 1, droppedSteps: 2 });
+    expect(row.ids).toEqual([IMG, IMG, LAT, ...codes('#'), ...answer]);
+    expect(row.labels).toEqual([-100, -100, -100, -100, ...answer]);
+    const total = row.ids.length - 1 + codes('one\ntwo.\n').length;
+    const fits = async (maxTokens: number) => tokenizeSample(sample, 2, 'train', { ...own, maxTokens });
+    expect((await fits(total)).truncatedSteps).toBe(0);
+    expect((await fits(total - 1)).truncatedSteps).toBe(1);
   });
 
   test('reserved tokens in a question are refused', async () => {
     for (const question of ['a <img> b', 'a <lat> b']) {
       const attempt = tokenizeSample({ ...sample, question }, 3, 'infer', options);
       await expect(attempt).rejects.toThrow(UserError);
-      await expect(attempt).rejects.toThrow(/sample s1: the prompt should hold <img> once and <lat> never/);
+      await expect(attempt).rejects.toThrow(
+        /sample s1: its text should hold <img> once, put in by the prompt, and <lat> never/,
+      );
     }
+    const rationale = 'one. a <lat> b';
+    await expect(tokenizeSample({ ...sample, rationale }, 3, 'train', options)).rejects.toThrow(/the rationale/);
+    await expect(tokenizeSample({ ...sample, rationale }, 3, 'infer', options)).resolves.toBeDefined();
     await expect(tokenizeSample(sample, 3, 'infer', { ...options, latentToken: '<none>' })).rejects.toThrow(
       /does not know <none>/,
     );

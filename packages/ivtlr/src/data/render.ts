@@ -25,6 +25,8 @@ export interface RenderOptions {
   /** Token that stands once per image in a prompt's text and N times in its ids. */
   imageToken: string;
   latentToken: string;
+  /** Tokens that no text may hold, since the model may have no embedding for them. Default: `latentToken`. */
+  reservedTokens?: readonly string[];
   /** Rationale pieces beyond this many are merged (official 3). */
   maxSteps?: number;
   /** Question, all steps and answer may have this many tokens (Qwen2-VL 3400, Chameleon 1400); whole steps are dropped from the end. */
@@ -42,6 +44,8 @@ export interface TokenizedSample {
   stepIds: number[][];
   /** With the end-of-text token. Empty when tokenised for inference. */
   answerIds: number[];
+  /** Stand right after the latent slots. */
+  afterLatentIds: number[];
   /** Per step (after merging), the image tokens it looks at. */
   pickTargets?: number[][];
   /** Steps lost because the sample was too long. */
@@ -51,9 +55,9 @@ export interface TokenizedSample {
 
 /** One row for a model. */
 export interface Rendered {
-  /** Prompt, then T latent slots, then (training) remaining steps and answer. */
+  /** Prompt, then T latent slots, then what the format puts after them, then (training) remaining steps and answer. */
   ids: number[];
-  /** As long as `ids`; -100 on the prompt and the slots. */
+  /** As long as `ids`; -100 up to the written text. */
   labels: number[];
   /** Index of the first latent slot, which is the prompt's length. */
   latentStart: number;
@@ -81,7 +85,7 @@ export function renderPrompt(
   profile: PromptProfile,
   phase: Phase,
 ): string {
-  return profile[phase].text(stripText(sample.question), sample.choices.map(stripText));
+  return profile[phase].text(sample.question, sample.choices);
 }
 
 /**
@@ -103,19 +107,27 @@ export async function tokenizeSample(
   const prompt = profile[phase].chat ? chatPrompt(body, true, options) : body;
   const texts = [prompt, ...steps.map((step) => `${step}\n`)];
   if (training) texts.push(`Therefore, the answer is ${sample.answer}`);
-  const [markedIds, ...rest] = await tokenizer.encodeBatch(texts);
+  const { afterLatents } = profile[phase];
+  if (afterLatents) texts.unshift(afterLatents);
+  const encoded = await tokenizer.encodeBatch(texts);
+  const afterLatentIds = afterLatents ? encoded.shift()! : [];
+  const [markedIds, ...rest] = encoded;
   const imageId = idOf(tokenizer, options.imageToken);
   const latentId = idOf(tokenizer, options.latentToken);
+  const { reservedTokens = [options.latentToken] } = options;
+  const reserved = new Set(reservedTokens.map((token) => idOf(tokenizer, token)));
   const marks = markedIds!.filter((id) => id === imageId).length;
-  if (marks !== 1 || markedIds!.includes(latentId)) {
+  if (marks !== 1 || encoded.flat().some((id) => reserved.has(id))) {
+    const where =
+      marks === 1 && training ? 'the question, a choice, the rationale or the answer' : 'the question or a choice';
     throw new UserError(
-      `sample ${sample.id}: the prompt should hold ${options.imageToken} once and ${options.latentToken} never; are they written in the question or a choice?`,
+      `sample ${sample.id}: its text should hold ${options.imageToken} once, put in by the prompt, and ${reservedTokens.join(', ')} never; are they written in ${where}?`,
     );
   }
   const imageStart = markedIds!.indexOf(imageId);
   const promptIds = expandImage(markedIds!, imageStart, imageId, imageTokens);
   const answerIds = training ? [...rest.pop()!, tokenizer.eosId] : [];
-  const stepIds = fitSteps(rest, maxTokens - promptIds.length - answerIds.length);
+  const stepIds = fitSteps(rest, maxTokens - promptIds.length - afterLatentIds.length - answerIds.length);
   const tokenized: TokenizedSample = {
     id: sample.id,
     image: sample.image,
@@ -124,6 +136,7 @@ export async function tokenizeSample(
     imageTokens,
     stepIds,
     answerIds,
+    afterLatentIds,
     truncatedSteps: rest.length - stepIds.length,
     latentId,
   };
@@ -131,7 +144,7 @@ export async function tokenizeSample(
   return tokenized;
 }
 
-/** Prompt, T slots, the steps after the first `droppedSteps`, answer. The curriculum of a stage gives the plan. */
+/** Prompt, T slots, what stands after them, the steps after the first `droppedSteps`, answer. The curriculum of a stage gives the plan. */
 export function renderTraining(sample: TokenizedSample, plan: { latents: number; droppedSteps: number }): Rendered {
   const rest = [...sample.stepIds.slice(plan.droppedSteps).flat(), ...sample.answerIds];
   const rendered = renderInference(sample, plan.latents);
@@ -144,9 +157,13 @@ export function renderTraining(sample: TokenizedSample, plan: { latents: number;
   return rendered;
 }
 
-/** Prompt and T slots; nothing is labelled. */
-export function renderInference(sample: TokenizedSample, latents: number): Rendered {
-  const ids = [...sample.promptIds, ...new Array<number>(latents).fill(sample.latentId)];
+/**
+ * Prompt, T slots and what stands after them; nothing is labelled.
+ * @param begun ids the answer is begun with
+ */
+export function renderInference(sample: TokenizedSample, latents: number, begun: readonly number[] = []): Rendered {
+  const slots = new Array<number>(latents).fill(sample.latentId);
+  const ids = [...sample.promptIds, ...slots, ...sample.afterLatentIds, ...begun];
   return {
     ids,
     labels: new Array<number>(ids.length).fill(IGNORE),

@@ -14,8 +14,10 @@ export interface Sample {
   rationale: string;
   /** The gold answer as the model should write it: a letter ('B'), or what the data set's convention is. */
   answer: string;
-  /** Per rationale step (before merging): image tokens (row-major over the merged grid) the step looks at, where a task knows them. */
+  /** Per rationale step (before merging): cells of `pickGrid` (row-major; without it image tokens) the step looks at, where a task knows them. */
   pickTargets?: number[][];
+  /** Rows and columns of equal cells that `pickTargets` cuts the whole picture into. Models see it through grids of their own: `pickTargetTokens`. */
+  pickGrid?: readonly [number, number];
   /** Anything reports group by, such as domain and topic. */
   meta: Record<string, string>;
 }

@@ -9,6 +9,7 @@ import { readJson } from '../files.ts';
 import { generate } from '../latent/generate.ts';
 import type { LatentOptions } from '../latent/options.ts';
 import type { StepTrace } from '../latent/trace.ts';
+import type { ProcessedImage } from '../models/types.ts';
 import { latentOptions, type ModelFolder } from './model-folder.ts';
 
 export interface Question {
@@ -36,6 +37,8 @@ export interface Answer {
   tokens: number[];
   /** Rows and columns of the image tokens that the traces count. */
   tokenGrid: readonly [rows: number, columns: number];
+  /** The picture's own size, and the part of it that the tokens cover. */
+  source: ProcessedImage['source'];
   /** One per latent step. */
   trace: StepTrace[];
   /** Latent steps + generated tokens. */
@@ -86,6 +89,7 @@ export async function* answer(
             text,
             tokens: tokens[0]!,
             tokenGrid: processed.tokenGrid,
+            source: processed.source,
             trace: traces[0]!,
             autoregressiveSteps: autoregressiveSteps[0]!,
             seconds: { picture, ...seconds },

@@ -29,6 +29,7 @@ import {
 } from '../models/official-checkpoint.ts';
 import { weightNames } from '../models/registry.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
+import { configFamily } from './families.ts';
 import { readCompanions, reasoningSettingsSchema } from './model-folder.ts';
 
 export interface ConvertOptions {
@@ -87,7 +88,8 @@ export async function convertOfficial(options: ConvertOptions): Promise<ConvertR
     for (const [name, bytes] of companions) writeFileAtomic(join(temporary, name), bytes);
     writeJson(join(temporary, 'config.json'), written.dtype ? withDtype(config, written.dtype) : config);
     // What the official code does at inference; more picks than patches bring used ones back there.
-    const settings = reasoningSettingsSchema.parse({ task: options.task ?? null, onExhausted: 'reuse' });
+    const { patches } = configFamily(config, join(options.base, 'config.json'));
+    const settings = reasoningSettingsSchema.parse({ task: options.task ?? null, patches, onExhausted: 'reuse' });
     writeJson(join(temporary, 'ivtlr.json'), settings);
     if (adapterFolder) {
       writeAdapter(file, plan, join(temporary, ADAPTER), out, options);
@@ -236,7 +238,7 @@ function writeAdapter(
   scope(() => {
     const tensors = new Map<string, Tensor>();
     for (const [path, { a, b }] of plan.adapters) {
-      const name = `base_model.model.${transformersPath(path, 'nested')}`;
+      const name = `base_model.model.${transformersPath(path, plan.pathStyle)}`;
       tensors.set(`${name}.lora_A.weight`, file.read(a));
       tensors.set(`${name}.lora_B.weight`, file.read(b));
     }

@@ -10,7 +10,7 @@ import type { Sample } from '../data/sample.ts';
 import { writeDominoesTokenizer } from '../tasks/dominoes/vocabulary.ts';
 import type { RawImage } from '../vision/image.ts';
 import { PicturePool } from '../vision/picture-pool.ts';
-import { openWithoutWeights } from './families.ts';
+import { families, openWithoutWeights } from './families.ts';
 
 let folder = '';
 const tensors = liveTensorCount();
@@ -43,8 +43,12 @@ async function pictures(): Promise<RawImage[]> {
   return made;
 }
 
-test.each(['official', 'consistent'] as const)('threads give the same tensors, bit by bit (%s)', async (profile) => {
-  const { inputs } = openWithoutWeights(folder, profile);
+test.each([
+  ['qwen2-vl', 'official'],
+  ['qwen2-vl', 'consistent'],
+  ['chameleon', 'official'],
+] as const)('threads give the same tensors, bit by bit (%s, %s)', async (family, profile) => {
+  const inputs = families[family]!.inputs(folder, profile);
   const images = await pictures();
   const source = {
     samplesPerEpoch: images.length,
@@ -78,7 +82,7 @@ test('a folder of another family is named', () => {
   mkdirSync(other);
   writeFileSync(join(other, 'config.json'), '{"model_type":"llama"}');
   expect(() => openWithoutWeights(other, 'official')).toThrow(
-    /config\.json: model_type llama is not known; known are qwen2_vl/,
+    /config\.json: model_type llama is not known; known are qwen2_vl, chameleon/,
   );
   expect(() => openWithoutWeights(join(folder, 'none'), 'official')).toThrow(/there is no model folder/);
 });

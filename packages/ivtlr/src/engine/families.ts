@@ -5,6 +5,8 @@ import type { RenderOptions } from '../data/render.ts';
 import type { RawImage } from '../data/sample.ts';
 import { UserError } from '../errors.ts';
 import { readJson } from '../files.ts';
+import { ChameleonInputs } from '../models/chameleon/inputs.ts';
+import { chameleonPrompts, folderTokens, IMAGE_TOKEN } from '../models/chameleon/prompts.ts';
 import { OFFICIAL_INPUTS, Qwen2VlInputs } from '../models/qwen2-vl/inputs.ts';
 import { qwen2VlPrompts } from '../models/qwen2-vl/prompts.ts';
 import type { ProcessedImage } from '../models/types.ts';
@@ -26,10 +28,12 @@ export interface FamilyInputs {
 
 export interface FamilyParts {
   inputs(folder: string, profile: ProfileName): FamilyInputs;
-  prompts(profile: ProfileName, task: string): PromptProfile;
+  prompts(profile: ProfileName, task: string, folder: string, tokenizer: Tokenizer): PromptProfile;
   imageToken: string;
   /** Samples longer than this lose whole steps from the end. */
   maxTokens: number;
+  /** K where nothing else is said. */
+  patches: number;
 }
 
 export const families: Readonly<Record<string, FamilyParts>> = {
@@ -38,11 +42,35 @@ export const families: Readonly<Record<string, FamilyParts>> = {
     prompts: qwen2VlPrompts,
     imageToken: '<|image_pad|>',
     maxTokens: 3400,
+    patches: 32,
+  },
+  chameleon: {
+    inputs: (folder) => ChameleonInputs.fromFolder(folder),
+    prompts: (profile, task, folder, tokenizer) => chameleonPrompts(profile, task, folderTokens(folder, tokenizer)),
+    imageToken: IMAGE_TOKEN,
+    maxTokens: 1400,
+    patches: 64,
   },
 };
 
 /** `model_type` of config.json -> family. */
-const MODEL_TYPES: Readonly<Record<string, string>> = { qwen2_vl: 'qwen2-vl' };
+const MODEL_TYPES: Readonly<Record<string, string>> = { qwen2_vl: 'qwen2-vl', chameleon: 'chameleon' };
+
+/** The family of a folder. @throws UserError when its config.json is missing or of no known family */
+export function folderFamily(folder: string): FamilyParts {
+  if (!existsSync(folder)) throw new UserError(`there is no model folder ${folder}`);
+  const file = join(folder, 'config.json');
+  return configFamily(readJson(file, 'model config'), file);
+}
+
+/** The family of a config.json. @throws UserError naming `source` when none is known */
+export function configFamily(config: unknown, source: string): FamilyParts {
+  const type = String((config as { model_type?: unknown } | null)?.model_type);
+  const parts = families[MODEL_TYPES[type] ?? ''];
+  if (!parts)
+    throw new UserError(`${source}: model_type ${type} is not known; known are ${Object.keys(MODEL_TYPES).join(', ')}`);
+  return parts;
+}
 
 /** How samples of a task become tokens for a folder's model. */
 export function folderRendering(
@@ -53,11 +81,15 @@ export function folderRendering(
 ): (task: string) => RenderOptions {
   let chatTemplate: ChatTemplate | undefined;
   return (task) => {
-    const profile = parts.prompts(profileName, task);
+    const profile = parts.prompts(profileName, task, folder, tokenizer);
     if (profile.train.chat || profile.infer.chat) chatTemplate ??= loadChatTemplate(folder);
-    const latentToken = LATENT_TOKENS[2];
+    const [, , latentToken] = LATENT_TOKENS;
+    const reservedTokens = LATENT_TOKENS;
     const { imageToken, maxTokens } = parts;
-    return { tokenizer, profile, imageToken, latentToken, maxTokens, ...(chatTemplate && { chatTemplate }) };
+    return {
+      ...{ tokenizer, profile, imageToken, latentToken, reservedTokens, maxTokens },
+      ...(chatTemplate && { chatTemplate }),
+    };
   };
 }
 
@@ -70,14 +102,7 @@ export interface FolderWithoutWeights {
 
 /** Opens config, tokenizer, chat template and preprocessing of a folder. @throws UserError naming the file that is missing or wrong */
 export function openWithoutWeights(folder: string, profile: ProfileName): FolderWithoutWeights {
-  if (!existsSync(folder)) throw new UserError(`there is no model folder ${folder}`);
-  const config = readJson(join(folder, 'config.json'), 'model config');
-  const type = String((config as { model_type?: unknown } | null)?.model_type);
-  const parts = families[MODEL_TYPES[type] ?? ''];
-  if (!parts) {
-    const known = Object.keys(MODEL_TYPES).join(', ');
-    throw new UserError(`${join(folder, 'config.json')}: model_type ${type} is not known; known are ${known}`);
-  }
+  const parts = folderFamily(folder);
   const tokenizer = Tokenizer.fromFolder(folder);
   tokenizer.addSpecialTokens(LATENT_TOKENS);
   const inputs = parts.inputs(folder, profile);

@@ -68,7 +68,7 @@ export async function inspectSample(
   const { ids, labels, latentStart, latents, imageStart, imageTokens } = renderTraining(tokenized, plan);
   const kindAt = (index: number): TokenRun['kind'] => {
     if (labels[index] !== IGNORE) return 'trained';
-    if (index >= latentStart) return 'latent';
+    if (index >= latentStart && index < latentStart + latents) return 'latent';
     return index >= imageStart && index < imageStart + imageTokens ? 'image' : 'prompt';
   };
   const runs: TokenRun[] = [];
@@ -93,7 +93,7 @@ export async function inspectSample(
     droppedSteps: Math.min(plan.droppedSteps, tokenized.stepIds.length),
     truncatedSteps: tokenized.truncatedSteps,
     tokens: {
-      prompt: latentStart - imageTokens,
+      prompt: ids.length - imageTokens - latents - trained,
       image: imageTokens,
       latents,
       trained,

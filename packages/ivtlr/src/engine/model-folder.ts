@@ -25,20 +25,20 @@ import type { LoraOptions } from '../lora/options.ts';
 import { loadModel, saveModel } from '../models/registry.ts';
 import type { ProcessedImage, VisionLanguageModel } from '../models/types.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
-import { type FamilyInputs, families, folderRendering } from './families.ts';
+import { type FamilyInputs, type FamilyParts, families, folderRendering } from './families.ts';
 
 const settingsFile = 'ivtlr.json';
 
 /**
  * How a model was trained to reason, kept as ivtlr.json beside its weights. Inference must do the same, so these are its defaults; the
- * values for a folder without the file are the official code's for Qwen2-VL.
+ * values for a folder without the file are the official code's.
  */
 export const reasoningSettingsSchema = z.strictObject({
   task: z.string().nullable().default(null),
   profile: z.enum(['official', 'consistent']).default('official'),
   /** T and K. */
   latents: z.int().min(0).default(3),
-  patches: z.int().min(0).default(32),
+  patches: z.int().min(0),
   positions: z.enum(['sequential', 'mrope']).default('sequential'),
   pickOrder: z.enum(['kernel', 'score', 'position']).default('kernel'),
   onExhausted: z.enum(['reuse', 'fewer', 'error']).default(LATENT_DEFAULTS.onExhausted),
@@ -95,7 +95,8 @@ export function openModelFolder(folder: string, options: OpenModelOptions = {}):
   try {
     const { config: adapter } = loadAdapter(model.module, folder);
     model.module.eval(); // adapters may have dropout
-    return { ...withModel(base, config, model, { ...readReasoningSettings(folder), ...settings }), adapter };
+    const stored = readReasoningSettings(folder, families[model.family]!);
+    return { ...withModel(base, config, model, { ...stored, ...settings }), adapter };
   } catch (error) {
     model.module.dispose();
     throw error;
@@ -127,14 +128,15 @@ export function withModel(
   overrides: Partial<ReasoningSettings> = {},
 ): ModelFolder {
   const tokenizer = Tokenizer.fromFolder(folder);
-  tokenizer.addSpecialTokens(LATENT_TOKENS);
   if (tokenizer.vocabSize > model.vocabularySize) {
     throw new UserError(
-      `${folder}: the tokenizer has ${tokenizer.vocabSize} entries with the latent tokens, but the model only ${model.vocabularySize}`,
+      `${folder}: the tokenizer has ${tokenizer.vocabSize} entries, but the model only ${model.vocabularySize}`,
     );
   }
-  const settings = { ...readReasoningSettings(folder), ...overrides };
+  // They mark the slots and are never embedded: Chameleon-7B has no rows left for them.
+  tokenizer.addSpecialTokens(LATENT_TOKENS);
   const parts = families[model.family]!;
+  const settings = { ...readReasoningSettings(folder, parts), ...overrides };
   const inputs = parts.inputs(folder, settings.profile);
   return {
     folder,
@@ -149,10 +151,11 @@ export function withModel(
   };
 }
 
-/** The settings stored beside a model, or the official defaults. */
-export function readReasoningSettings(folder: string): ReasoningSettings {
+/** The settings stored beside a model, or the official defaults of its family. */
+export function readReasoningSettings(folder: string, { patches }: Pick<FamilyParts, 'patches'>): ReasoningSettings {
   const path = join(folder, settingsFile);
-  const result = reasoningSettingsSchema.safeParse(existsSync(path) ? readJson(path, 'reasoning settings') : {});
+  const stored = existsSync(path) ? (readJson(path, 'reasoning settings') as object) : {};
+  const result = reasoningSettingsSchema.safeParse({ patches, ...stored });
   if (!result.success) throw new UserError(`${path} is not usable:\n${z.prettifyError(result.error)}`);
   return result.data;
 }
@@ -185,5 +188,6 @@ export function saveAdapterFolder(
   target: string,
 ): void {
   writeFileAtomic(join(target, settingsFile), `${JSON.stringify(opened.settings, null, 2)}\n`);
-  saveAdapter(opened.model.module, target, options, { baseModel: resolve(opened.folder) });
+  const { module, pathStyle: style } = opened.model;
+  saveAdapter(module, target, options, { baseModel: resolve(opened.folder), style });
 }

@@ -6,6 +6,7 @@ import { writeFileAtomic } from '../files.ts';
 import { drawTrace } from '../latent/trace-picture.ts';
 import { choiceLetter } from '../text/prompt.ts';
 import { decodeImage } from '../vision/decode.ts';
+import type { PictureSource, RgbImage } from '../vision/image.ts';
 import type { Answer, Question } from './answer.ts';
 
 export interface TraceFiles {
@@ -31,17 +32,34 @@ export async function writeTrace(
     throw new UserError(`the trace folder ${folder} cannot be made: ${(error as Error).message}`);
   }
   const files = { picture: join(folder, `${name}.png`), numbers: join(folder, `${name}.json`) };
-  const image = await decodeImage(question.image);
-  const { tokenGrid } = answer;
+  const original = await decodeImage(question.image);
+  const { tokenGrid, source } = answer;
+  const image = source.shown ? cutOut(original, source.shown) : original;
   const steps = answer.trace;
-  writeFileAtomic(
-    files.picture,
-    drawTrace({ image, tokenGrid, steps, question: questionText(question), answer: answer.text }),
-  );
-  const { width, height } = image;
-  const numbers = { ...about, ...answerToJson(question, answer), image: { name: imageName(question), width, height } };
+  const cutFrom = image === original ? undefined : original;
+  const texts = { question: questionText(question), answer: answer.text };
+  writeFileAtomic(files.picture, drawTrace({ image, cutFrom, tokenGrid, steps, ...texts }));
+  const numbers = { ...about, ...answerToJson(question, answer), image: { name: imageName(question), ...source } };
   writeFileAtomic(files.numbers, `${JSON.stringify(numbers, null, 1)}\n`);
   return files;
+}
+
+/** A part of a picture, to the pixel; black where it sticks out. */
+function cutOut(image: RgbImage, part: NonNullable<PictureSource['shown']>): RgbImage {
+  const left = Math.round(part.left);
+  const top = Math.round(part.top);
+  const width = Math.max(1, Math.round(part.width));
+  const height = Math.max(1, Math.round(part.height));
+  const data = new Uint8Array(width * height * 3);
+  const from = Math.max(0, left);
+  const to = Math.min(image.width, left + width);
+  for (let row = 0; row < height; row++) {
+    const y = top + row;
+    if (y < 0 || y >= image.height || to <= from) continue;
+    const bytes = image.data.subarray((y * image.width + from) * 3, (y * image.width + to) * 3);
+    data.set(bytes, (row * width + from - left) * 3);
+  }
+  return { width, height, data };
 }
 
 /** The answer with its trace as plain data; picked patches with their places in the grid. */

@@ -1,6 +1,7 @@
 /** Answers samples in batches and counts: accuracy by both scorers, autoregressive steps, time, and whether the picks were right. */
 import { manualSeed } from '@ivtlr/torch';
 import { collate } from '../data/collate.ts';
+import { pickTargetTokens } from '../data/pick-targets.ts';
 import { renderInference, tokenizeSample } from '../data/render.ts';
 import type { BadRows } from '../data/row.ts';
 import type { Sample } from '../data/sample.ts';
@@ -104,14 +105,14 @@ export async function evaluate(
     // By place, so that a run that went on after a stop draws what an unbroken one would have drawn.
     if (options.seed !== undefined) manualSeed((options.seed * 1_000_003 + chunk[0]!.index) % 2 ** 52);
     const batch = chunk.map(({ sample }) => sample);
-    const { prompts, begun, result } = await answerBatch(opened, task, batch, latents, latent, options);
+    const { prompts, targets, begun, result } = await answerBatch(opened, task, batch, latents, latent, options);
     const written = result.tokens.map((tokens) => readAnswer(opened, begun, tokens));
     const seconds = (performance.now() - started) / 1000 / chunk.length;
     chunk.forEach((placed, row) => {
       const trace = result.traces[row]!;
       const answered = { prompt: prompts[row]!, generated: written[row]!.text };
       const generatedTokens = written[row]!.tokens;
-      const picks = countPicks(placed.sample, trace);
+      const picks = countPicks(targets[row], trace);
       count(
         placed,
         { answered, latentSteps: latents, generatedTokens, seconds, picks },
@@ -141,11 +142,11 @@ function readAnswer(opened: ModelFolder, begun: readonly number[], tokens: reado
   return { text: decode(tokens.length), tokens: tokens.length };
 }
 
-/** How many steps of a trace picked one of the cells the task names for them. */
-function countPicks(sample: Sample, trace: readonly StepTrace[]): Counted['picks'] {
+/** How many steps of a trace picked one of the image tokens the task names for them. */
+function countPicks(allTargets: readonly number[][] | undefined, trace: readonly StepTrace[]): Counted['picks'] {
   const picks = { named: 0, right: 0 };
   trace.forEach(({ picked }, step) => {
-    const targets = sample.pickTargets?.[step];
+    const targets = allTargets?.[step];
     if (!targets || targets.length === 0 || picked.length === 0) return;
     picks.named++;
     picks.right += Number(targets.some((target) => picked.includes(target)));
@@ -177,7 +178,7 @@ async function answerBatch(
   latents: number,
   latent: LatentOptions,
   options: EvaluateOptions,
-): Promise<{ prompts: string[]; begun: number[]; result: GenerateResult }> {
+): Promise<{ prompts: string[]; targets: (number[][] | undefined)[]; begun: number[]; result: GenerateResult }> {
   const render = opened.renderOptions(task.name);
   const images: ProcessedImage[] = [];
   const { answerStart } = options;
@@ -186,12 +187,14 @@ async function answerBatch(
     const [begun = []] = answerStart === undefined ? [] : await opened.tokenizer.encodeBatch([answerStart]);
     const rows = [];
     const prompts: string[] = [];
+    const targets: (number[][] | undefined)[] = [];
     for (const sample of samples) {
       const image = await opened.processImage(sample.image);
       images.push(image);
+      targets.push(pickTargetTokens(sample, image));
       const tokenized = await tokenizeSample(sample, image.tokens, 'infer', render);
       prompts.push(opened.tokenizer.decode(tokenized.promptIds));
-      rows.push(renderInference({ ...tokenized, promptIds: [...tokenized.promptIds, ...begun] }, latents));
+      rows.push(renderInference(tokenized, latents, begun));
     }
     const { eosId } = opened.tokenizer;
     const batch = collate(rows, images, eosId);
@@ -201,7 +204,7 @@ async function answerBatch(
       eosIds: [eosId],
       ...(options.traceText && { traceText: true }),
     });
-    return { prompts, begun, result };
+    return { prompts, targets, begun, result };
   } finally {
     for (const image of images) image.pixels.dispose();
   }

@@ -58,6 +58,8 @@ const VARIANTS: [string, Partial<GenerateOptions>, TinyRow[]?][] = [
   ['without latent vision', { latentVision: 'off' }],
   ['repeats allowed', { allowRepeats: true }],
   ['no latent steps', {}, ROWS.map((row) => ({ ...row, latents: 0 }))],
+  ['tokens behind the slots', {}, ROWS.map((row) => ({ ...row, text: [20, 21] }))],
+  ['tokens behind no slots', {}, ROWS.map((row) => ({ ...row, latents: 0, text: [20] }))],
   ['a row without image', {}, [ROWS[0]!, { ...ROWS[1]!, grid: null }]],
   ['rows of equal length', {}, [ROWS[0]!, { ...ROWS[0]!, seed: 9 }]],
 ];
@@ -138,6 +140,29 @@ test.each([false, true])('the cache changes nothing: one uncached pass over ever
       });
     }),
   );
+});
+
+describe('tokens behind the latent slots', () => {
+  test.each([0, 3])('are read as if the model had written them, %i latent steps', (latents) => {
+    const rows = ROWS.map((row) => ({ ...row, latents }));
+    const free = run(rows, { traceText: true });
+    const given = rows.map((row, b) => ({ ...row, text: free.tokens[b]!.slice(0, 2) }));
+    const result = run(given, { maxNewTokens: 4, traceText: true });
+    expect(result.tokens).toEqual(free.tokens.map((row) => row.slice(2)));
+    expect(result.autoregressiveSteps).toEqual([latents + 4, latents + 4, latents + 4]);
+    result.textTraces.forEach((traces, b) => {
+      traces.forEach((trace, n) => {
+        const wanted = free.textTraces[b]![n + 2]!;
+        expectClose(trace.scores, wanted.scores, 1e-5);
+        expectClose([trace.attentionRatio], [wanted.attentionRatio], 1e-3 * Math.max(1, wanted.attentionRatio));
+      });
+    });
+  });
+
+  test('must be equally many in all rows', () => {
+    const rows = ROWS.map((row, b) => ({ ...row, text: [20, 21].slice(0, 1 + (b % 2)) }));
+    expect(() => run(rows)).toThrow(/equally many tokens after their latent slots/);
+  });
 });
 
 describe('events', () => {

@@ -39,7 +39,7 @@ export interface GenerateResult {
   seconds: { prefill: number; latents: number; decode: number };
 }
 
-/** Answers a batch of prompts whose `latents` slots say how many latent steps to take. */
+/** Answers a batch of prompts whose `latents` slots say how many latent steps to take; what stands after the slots is read before the answer. */
 export function* generate(
   model: VisionLanguageModel,
   batch: Batch,
@@ -50,7 +50,8 @@ export function* generate(
   const tokens: number[][] = batch.inputIds.map(() => []);
   const traces: StepTrace[][] = batch.inputIds.map(() => []);
   const textTraces: StepTrace[][] = batch.inputIds.map(() => []);
-  const capacity = batch.latentStart + batch.latents * (options.patches + 1) + options.maxNewTokens;
+  const given = givenAfterLatents(batch);
+  const capacity = batch.latentStart + batch.latents * (options.patches + 1) + given[0]!.length + options.maxNewTokens;
   const owned: { dispose(): void }[] = [];
   // What a run returns is this function's own: kept out of the scope, if any, in which the caller asks for the next event.
   const run = <T>(body: () => T): T => inferenceMode(() => scope(() => keep(body())));
@@ -93,16 +94,10 @@ export function* generate(
     for (let n = 0; n < options.maxNewTokens && !ended.every(Boolean); n++) {
       last = run(() => {
         if (n === 0) insert();
-        else
-          sequence.push(
-            model.embed(
-              toIds(
-                last.map((id) => [id]),
-                model.device,
-              ),
-            ),
-          );
+        const next = n === 0 ? given : last.map((id) => [id]);
+        if (next[0]!.length > 0) sequence.push(model.embed(toIds(next, model.device)));
         const { hidden, scores } = sequence.run(options.traceText ? 'value' : 'off');
+        if (n === 0) tracer.addText(given[0]!.length);
         looked = options.traceText ? tracer.traceText(scores!, options.patches) : [];
         const logits = model.logits(hidden.select(1, hidden.shape[1]! - 1));
         if (n === 0) firstLogits = logits.to('float32').tolist() as number[][];
@@ -130,6 +125,14 @@ export function* generate(
   } finally {
     for (const item of owned) item.dispose();
   }
+}
+
+/** Columns after the latent slots: read like written text before the first token is chosen. */
+function givenAfterLatents({ inputIds, attentionMask, latentStart, latents }: Batch): number[][] {
+  const first = latentStart + latents;
+  if (attentionMask.some((row) => row.slice(first).includes(0)))
+    throw new RangeError('rows to be answered need equally many tokens after their latent slots');
+  return inputIds.map((row) => row.slice(first));
 }
 
 /** Runs generate() to its end. */

@@ -19,6 +19,8 @@ export interface TracePictureStep {
 
 export interface TracePicture {
   image: RgbImage;
+  /** Size of the picture that `image` was cut out of. */
+  cutFrom?: { width: number; height: number } | undefined;
   tokenGrid: readonly [rows: number, columns: number];
   steps: readonly TracePictureStep[];
   question: string;
@@ -105,8 +107,9 @@ function planLayout({ image, steps }: TracePicture): Layout {
 }
 
 function drawPanels(context: SKRSContext2D, trace: TracePicture, { panel, columns }: Layout): void {
-  const { image, tokenGrid, steps } = trace;
+  const { image, cutFrom, tokenGrid, steps } = trace;
   const picture = toCanvas(image);
+  const whole = cutFrom ? ` of ${cutFrom.width}x${cutFrom.height}` : '';
   for (let index = 0; index <= steps.length; index++) {
     context.save();
     context.translate(
@@ -117,7 +120,7 @@ function drawPanels(context: SKRSContext2D, trace: TracePicture, { panel, column
     drawText(context, step ? `Latent step ${index}` : 'Picture', 0, 15, { font: `bold 15px ${FONT}` });
     const captions = step
       ? describeStep(step, tokenGrid)
-      : [`${image.width}x${image.height} pixels`, `${tokenGrid[0]}x${tokenGrid[1]} image tokens`];
+      : [`${image.width}x${image.height}${whole} pixels`, `${tokenGrid[0]}x${tokenGrid[1]} image tokens`];
     context.save();
     context.translate(0, TITLE_HEIGHT);
     if (step) {

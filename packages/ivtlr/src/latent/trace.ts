@@ -52,6 +52,11 @@ export class Tracer {
     });
   }
 
+  /** Columns of text that nothing is traced of. */
+  addText(columns: number): void {
+    for (const row of this.#text) for (let column = 0; column < columns; column++) row.push(1);
+  }
+
   /**
    * One trace a row of a step that writes a token: `picked` are the `patches` image tokens with the most attention, those taken before too. Call once
    * for every token, in order, after the latent steps.

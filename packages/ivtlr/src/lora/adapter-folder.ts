@@ -8,18 +8,13 @@ import { CheckpointError, Linear, type Module, openSafetensors, saveSafetensors,
 import { z } from 'zod';
 import { UserError } from '../errors.ts';
 import { readJson, writeFileAtomic } from '../files.ts';
+import type { PathStyle } from '../models/types.ts';
 import { loraLayers, wrapLayers } from './inject.ts';
 import type { LoraLinear } from './linear.ts';
 import type { LoraOptions } from './options.ts';
 
 export const adapterConfigFile = 'adapter_config.json';
 const weightsFile = 'adapter_model.safetensors';
-
-/**
- * Module paths as transformers has them: `nested` since 4.52 (`model.language_model.layers..`), `flat` before (`model.layers..`). An adapter is
- * read in either form here; PEFT wants that of the transformers it runs on.
- */
-export type PathStyle = 'nested' | 'flat';
 
 export interface AdapterConfig {
   /** Folder or hub id of the base model; null when not told. */
@@ -91,14 +86,14 @@ export function isAdapterFolder(folder: string): boolean {
 }
 
 /**
- * Writes the model's adapters into an existing folder.
+ * Writes the model's adapters into an existing folder. Either style is read here; PEFT wants that of the transformers it runs on.
  * @param baseModel folder or hub id that PEFT and openModelFolder find the base under
  */
 export function saveAdapter(
   module: Module,
   folder: string,
   options: LoraOptions,
-  { baseModel = null, style = 'nested' }: { baseModel?: string | null; style?: PathStyle } = {},
+  { baseModel = null, style }: { baseModel?: string | null; style: PathStyle },
 ): void {
   const tensors = new Map<string, Tensor>();
   for (const [path, { lora_A, lora_B }] of loraLayers(module)) {

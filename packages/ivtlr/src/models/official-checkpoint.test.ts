@@ -29,6 +29,7 @@ function wanted(vocabulary: number): WeightNames {
       ['model.layers.0.self_attn.q_proj.bias', [6]],
     ]),
     storedName: (name) => (name === 'lm_head.weight' ? null : name.replace('model.language_model.', 'model.')),
+    pathStyle: 'nested',
   };
 }
 

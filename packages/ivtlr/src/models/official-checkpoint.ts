@@ -4,6 +4,7 @@
  */
 import { UserError } from '../errors.ts';
 import type { WeightNames } from './registry.ts';
+import type { PathStyle } from './types.ts';
 
 /** One low-rank pair, by its names in the file. */
 export interface AdapterFactors {
@@ -108,6 +109,8 @@ export interface ConversionPlan {
   adapters: Map<string, AdapterFactors>;
   /** R; 0 without adapters. */
   rank: number;
+  /** Of the model's paths in today's transformers. */
+  pathStyle: PathStyle;
 }
 
 /**
@@ -121,7 +124,7 @@ export function planConversion(
   path: string,
   base: string,
 ): ConversionPlan {
-  const plan: ConversionPlan = { weights: new Map(), adapters: new Map(), rank: 0 };
+  const plan: ConversionPlan = { weights: new Map(), adapters: new Map(), rank: 0, pathStyle: wanted.pathStyle };
   const unlike = (what: string) => new UserError(`${path}: ${what}; is ${base} the base it was trained from?`);
   for (const [hub, stored] of names.weights) {
     const name = wanted.storedName(hub);

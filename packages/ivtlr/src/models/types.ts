@@ -3,11 +3,12 @@
  * Shapes: B batch, S sequence, T positions so far, D hidden size, V vocabulary, N image tokens, A position axes.
  */
 import type { Device, DType, Module, Tensor } from '@ivtlr/torch';
+import type { PictureSource } from '../vision/image.ts';
 import type { KeyValueCache } from './common/kv-cache.ts';
 
 /** A picture in the form a family's vision tower takes. */
 export interface ProcessedImage {
-  /** The family's own layout; Qwen2-VL: (patches, 1176) float32 in 2x2-merge order. */
+  /** The family's own layout, float32; Qwen2-VL: (patches, 1176) in 2x2-merge order, Chameleon: (1, 3, rows, columns). */
   pixels: Tensor;
   /** Patches before merging: time, rows, columns. */
   grid: readonly [number, number, number];
@@ -15,8 +16,7 @@ export interface ProcessedImage {
   tokens: number;
   /** Rows and columns of the image tokens. */
   tokenGrid: readonly [number, number];
-  /** Pixels of the original. */
-  source: { width: number; height: number };
+  source: PictureSource;
 }
 
 export type PositionKind = 'sequential' | 'mrope';
@@ -68,8 +68,16 @@ export interface LayerChain {
   finish(hidden: Tensor): Tensor;
 }
 
+/**
+ * Module paths as transformers has them, which names in a LoRA adapter follow: `nested` below `model.language_model`, or `flat` as in this
+ * project (`model.layers..`).
+ */
+export type PathStyle = 'nested' | 'flat';
+
 export interface VisionLanguageModel {
   readonly family: string;
+  /** In today's transformers. */
+  readonly pathStyle: PathStyle;
   readonly hiddenSize: number;
   readonly vocabularySize: number;
   readonly imageTokenId: number;

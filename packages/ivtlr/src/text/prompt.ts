@@ -7,7 +7,10 @@ export interface PromptFormat {
    * False: the text is tokenised as it stands and holds the image marker itself.
    */
   chat: boolean;
+  /** Question and choices as the data set has them; which white space is stripped is part of the wording. */
   text(question: string, choices: readonly string[]): string;
+  /** Special tokens that stand between the latent slots and the written text; never trained. */
+  afterLatents?: string;
 }
 
 /** The prompts of one (model family, task): published checkpoints saw other strings in training than at inference. */
@@ -32,6 +35,13 @@ export function stripText(text: string): string {
   while (start < end && isPythonSpace(text.charCodeAt(start))) start++;
   while (end > start && isPythonSpace(text.charCodeAt(end - 1))) end--;
   return text.slice(start, end);
+}
+
+/** Strips white space at the end only, as Python's `str.rstrip`. */
+export function stripEnd(text: string): string {
+  let end = text.length;
+  while (end > 0 && isPythonSpace(text.charCodeAt(end - 1))) end--;
+  return text.slice(0, end);
 }
 
 function isPythonSpace(code: number): boolean {

@@ -1,5 +1,6 @@
 /** What each step trains on: samples in this epoch's order, rendered for the stage, processed and collated into micro-batches. */
 import { type Batch, collate, groupByLatents } from '../data/collate.ts';
+import { pickTargetTokens } from '../data/pick-targets.ts';
 import { type Rendered, type RenderOptions, renderSupervised, renderTraining, tokenizeSample } from '../data/render.ts';
 import type { RawImage, Sample } from '../data/sample.ts';
 import { curriculum } from '../latent/curriculum.ts';
@@ -89,7 +90,9 @@ export class BatchMaker {
 
   async #trainingRow(sample: Sample, stage: number): Promise<Row> {
     const image = await this.#process(sample.image);
-    const tokenized = await tokenizeSample(sample, image.tokens, 'train', this.#o.render);
+    const pickTargets = pickTargetTokens(sample, image);
+    const placed = pickTargets ? { ...sample, pickTargets } : sample;
+    const tokenized = await tokenizeSample(placed, image.tokens, 'train', this.#o.render);
     const steps = tokenized.stepIds.length;
     const plan = this.#o.answerOnly ? { latents: 0, droppedSteps: steps } : curriculum(stage, this.#o.latent, steps);
     return { id: sample.id, rendered: renderTraining(tokenized, plan), image };

@@ -28,8 +28,8 @@ export const scheduleSchema = z.strictObject({
 
 /** The latent curriculum and what a latent step is during training (spec sections 1, 2 and 10). */
 export const latentTrainingSchema = z.strictObject({
-  /** K: image tokens picked at each latent step. */
-  patches: count.default(32),
+  /** K: image tokens picked at each latent step; null: what the official code has for the model's family. */
+  patches: count.nullable().default(null),
   maxLatentStage: z.int().min(0),
   /** Epochs of every stage, or one number a stage (the last one lasts until the end; 0 skips a stage that the model has been through). */
   epochsPerStage: z.union([count, z.array(z.int().min(0)).min(1)]),

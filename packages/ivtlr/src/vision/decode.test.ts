@@ -35,6 +35,22 @@ describe('decodeImage', () => {
     expect([...(await decodeImage(opaque, { alpha: 'white' })).data]).toEqual([...rgb]);
   });
 
+  it('blends everything transparent over white when told to, rounding down', async () => {
+    const grey = await sharp(new Uint8Array([10, 0, 90, 128, 70, 255]), { raw: { width: 3, height: 1, channels: 2 } })
+      .toColourspace('b-w')
+      .png()
+      .toBuffer();
+    const first = ({ data }: { data: Uint8Array }) => [...data].filter((_, index) => index % 3 === 0);
+    expect(first(await decodeImage(encoded(grey), { alpha: 'white' }))).toEqual([10, 90, 70]);
+    expect(first(await decodeImage(encoded(grey), { alpha: 'blend' }))).toEqual([255, 172, 70]);
+    // 255 - 128 / 255 * 165 = 172.18; 255 - 100 / 255 * 250 = 156.96, which `white` rounds up.
+    const colour = await sharp(new Uint8Array([5, 255, 0, 100]), { raw: { width: 1, height: 1, channels: 4 } })
+      .png()
+      .toBuffer();
+    expect([...(await decodeImage(encoded(colour), { alpha: 'white' })).data]).toEqual([157, 255, 155]);
+    expect([...(await decodeImage(encoded(colour), { alpha: 'blend' })).data].slice(0, 1)).toEqual([156]);
+  });
+
   it('turns pictures upright by their EXIF orientation', async () => {
     const bytes = await picture().withMetadata({ orientation: 6 }).png().toBuffer();
     const image = await decodeImage(encoded(bytes));

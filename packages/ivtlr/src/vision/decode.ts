@@ -19,9 +19,11 @@ export interface DecodeOptions {
   /**
    * Pictures of Pillow's mode RGBA. `drop` shows the colours stored under clear pixels, as Hugging Face's loaders do; `white`
    * blends over white, as the official IVT-LR code does through qwen-vl-utils. Grey with alpha and palettes with clear
-   * colours are not mode RGBA and keep their colours either way. Default `drop`.
+   * colours are not mode RGBA and keep their colours under both. `blend` blends whatever is transparent in any of them over
+   * white, rounding down, as transformers' Chameleon processor does (colour PNGs with one clear colour, mode RGB, keep it
+   * there too). Default `drop`.
    */
-  alpha?: 'drop' | 'white';
+  alpha?: 'drop' | 'white' | 'blend';
 }
 
 export const DEFAULT_MAX_PIXELS = 100_000_000;
@@ -43,7 +45,7 @@ export async function decodeImage(image: RawImage, options: DecodeOptions = {}):
     if (format === 'gif') {
       const { width, height } = gifSize(bytes);
       checkSize(name, width, height, maxPixels);
-      return decodeGif(bytes, maxPixels);
+      return decodeGif(bytes, maxPixels, options.alpha === 'blend');
     }
     return await decodeWithSharp(bytes, name, format, maxPixels, options);
   } catch (error) {
@@ -106,13 +108,16 @@ async function decodeWithSharp(
       data: grey16ToRgb(samples, info.channels, options.grey16 ?? 'clip'),
     };
   }
-  const blend = options.alpha === 'white' && header.hasAlpha && isRgba(format, bytes);
+  const { alpha = 'drop' } = options;
+  const blend =
+    header.hasAlpha &&
+    ((alpha === 'white' && isRgba(format, bytes)) || (alpha === 'blend' && !isRgbPng(format, bytes)));
   const { data, info } = await (blend ? upright : upright.removeAlpha())
     .toColourspace('srgb')
     .raw()
     .toBuffer({ resolveWithObject: true });
   if (info.channels !== (blend ? 4 : 3)) throw new Error(`${info.channels} channels`);
-  return { width: info.width, height: info.height, data: blend ? overWhite(data) : data };
+  return { width: info.width, height: info.height, data: blend ? overWhite(data, alpha) : data };
 }
 
 function checkSize(name: string, width: number, height: number, maxPixels: number): void {
@@ -135,11 +140,22 @@ function isRgba(format: Format, bytes: Uint8Array): boolean {
   return format === 'webp' || bytes[25] === 6 || (bytes[25] === 4 && bytes[24] === 16);
 }
 
-function overWhite(rgba: Uint8Array): Uint8Array {
+/** A PNG of colour type 2, whose one clear colour (if any) transformers does not look at. */
+function isRgbPng(format: Format, bytes: Uint8Array): boolean {
+  return format === 'png' && bytes[25] === 2;
+}
+
+/** `white` rounds to nearest in integers, as Pillow's paste; `blend` rounds down what doubles give, as numpy's `astype`. */
+function overWhite(rgba: Uint8Array, rule: DecodeOptions['alpha']): Uint8Array {
   const data = new Uint8Array((rgba.length / 4) * 3);
   for (let from = 0, to = 0; from < rgba.length; from += 4, to += 3) {
     const alpha = rgba[from + 3]!;
-    for (let c = 0; c < 3; c++) data[to + c] = divide255(255 * (255 - alpha) + rgba[from + c]! * alpha);
+    const share = alpha / 255;
+    for (let c = 0; c < 3; c++) {
+      const colour = rgba[from + c]!;
+      data[to + c] =
+        rule === 'blend' ? (1 - share) * 255 + share * colour : divide255(255 * (255 - alpha) + colour * alpha);
+    }
   }
   return data;
 }

@@ -22,8 +22,11 @@ export function gifSize(bytes: Uint8Array): { width: number; height: number } {
   return { width, height };
 }
 
-/** Decodes the first frame; the area it leaves uncovered gets the transparent index, else index 0. */
-export function decodeGif(bytes: Uint8Array, maxPixels: number): RgbImage {
+/**
+ * Decodes the first frame; the area it leaves uncovered gets the transparent index, else index 0.
+ * @param clearIsWhite show white for the transparent index instead of its palette colour
+ */
+export function decodeGif(bytes: Uint8Array, maxPixels: number, clearIsWhite = false): RgbImage {
   const reader = new Reader(bytes);
   const screen = readScreen(reader);
   let transparent = -1;
@@ -35,7 +38,7 @@ export function decodeGif(bytes: Uint8Array, maxPixels: number): RgbImage {
       if (label === 0xf9 && block.length >= 4 && (block[0]! & 1) === 1) transparent = block[3]!;
       if (block.length > 0) while (reader.subBlock().length > 0);
     } else if (kind === 0x2c) {
-      return readFrame(reader, screen, transparent, maxPixels);
+      return readFrame(reader, screen, { transparent, clearIsWhite }, maxPixels);
     } else if (kind === 0x3b) {
       throw new GifError('it has no frame');
     } // Any other byte is skipped, as browsers and Pillow do.
@@ -76,7 +79,12 @@ function readScreen(reader: Reader): Screen {
   return { width, height, palette };
 }
 
-function readFrame(reader: Reader, screen: Screen, transparent: number, maxPixels: number): RgbImage {
+function readFrame(
+  reader: Reader,
+  screen: Screen,
+  { transparent, clearIsWhite }: { transparent: number; clearIsWhite: boolean },
+  maxPixels: number,
+): RgbImage {
   const left = reader.uint16();
   const top = reader.uint16();
   const width = reader.uint16();
@@ -92,6 +100,7 @@ function readFrame(reader: Reader, screen: Screen, transparent: number, maxPixel
 
   const indices = inflateLzw(reader, width * height);
   const colours = expandPalette(palette);
+  if (clearIsWhite && transparent >= 0) colours.fill(255, transparent * 3, transparent * 3 + 3);
   const data = new Uint8Array(fullWidth * fullHeight * 3);
   const background = Math.max(transparent, 0) * 3;
   if (width < fullWidth || height < fullHeight) {

@@ -5,6 +5,14 @@ export interface RgbImage {
   data: Uint8Array;
 }
 
+/** The picture a model's input was made from, in its own pixels. */
+export interface PictureSource {
+  width: number;
+  height: number;
+  /** The part of it that the image tokens cover, in fractions of pixels; absent: all of it. May stick out where black was added. */
+  shown?: { left: number; top: number; width: number; height: number };
+}
+
 /** A picture as a data source hands it over: already decoded, or the bytes of an image file. */
 export type RawImage =
   | ({ kind: 'rgb' } & RgbImage)

@@ -4,13 +4,12 @@
  */
 import { Worker } from 'node:worker_threads';
 import { UserError } from '../errors.ts';
-import type { RawImage, RgbImage } from './image.ts';
+import type { PictureSource, RawImage, RgbImage } from './image.ts';
 
 /** A picture in the size its model takes. */
 export interface PreparedPicture {
   image: RgbImage;
-  /** Pixels of the original. */
-  source: { width: number; height: number };
+  source: PictureSource;
 }
 
 /** How a model family prepares pictures, in a form that can be sent to a thread. */

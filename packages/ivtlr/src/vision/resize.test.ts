@@ -65,6 +65,33 @@ describe('resize', () => {
     expect(resize(wide, 9, 17).data).toEqual(resize(wide, 9, 17, { passOrder: 'horizontal' }).data);
   });
 
+  it('makes a region as it is in the whole, in either order of passes', () => {
+    for (const [width, height] of [
+      [20, 40],
+      [40, 20],
+      [31, 7],
+    ] as const) {
+      for (const filter of ['bicubic', 'lanczos'] as const) {
+        for (const [toWidth, toHeight] of [
+          [17, 9],
+          [width, 50],
+          [64, height],
+          [width, height],
+        ] as const) {
+          const image = checker(width, height);
+          const whole = resize(image, toWidth, toHeight, { filter });
+          const region = { left: 3, top: 2, width: toWidth - 5, height: toHeight - 4 };
+          const part = resize(image, toWidth, toHeight, { filter, region });
+          expect(part).toMatchObject({ width: region.width, height: region.height });
+          const wanted: number[] = [];
+          for (let y = 2; y < toHeight - 2; y++)
+            wanted.push(...whole.data.subarray((y * toWidth + 3) * 3, (y * toWidth + toWidth - 2) * 3));
+          expect([...part.data]).toEqual(wanted);
+        }
+      }
+    }
+  });
+
   it('refuses sizes that are not whole and positive', () => {
     for (const size of [0, -3, 2.5, Number.NaN]) {
       expect(() => resize(checker(4, 4), size, 4)).toThrow(UserError);

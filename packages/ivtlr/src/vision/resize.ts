@@ -19,12 +19,22 @@ export interface ResizeOptions {
    * twice what the width does. `horizontal`: always the horizontal one, as Pillow up to 12 and torchvision.
    */
   passOrder?: 'pillow' | 'horizontal';
+  /** Only this part of the result is made, with the pixels it has in the whole; the whole of a very long picture would not fit in memory. */
+  region?: Region;
+}
+
+/** Pixels. */
+export interface Region {
+  left: number;
+  top: number;
+  width: number;
+  height: number;
 }
 
 const PRECISION_BITS = 22;
 const HALF = 1 << (PRECISION_BITS - 1);
 
-/** Resizes to `width` x `height`; the result shares the input's bytes if the size is already right. */
+/** Resizes to `width` x `height` (or the region of that); the result shares the input's bytes if there is nothing to do. */
 export function resize(image: RgbImage, width: number, height: number, options: ResizeOptions = {}): RgbImage {
   if (!Number.isInteger(width) || !Number.isInteger(height) || width < 1 || height < 1) {
     throw new UserError(
@@ -32,14 +42,31 @@ export function resize(image: RgbImage, width: number, height: number, options: 
     );
   }
   const filter = options.filter ?? 'bicubic';
+  const { left, top, width: wide, height: tall } = options.region ?? { left: 0, top: 0, width, height };
+  const across = axis(image.width, width, filter, left, wide);
+  const down = axis(image.height, height, filter, top, tall);
   const shrinksTall = height < image.height && image.height - height > 2 * (image.width - width);
-  if (shrinksTall && options.passOrder !== 'horizontal') {
-    return resizeWidth(resizeHeight(image, height, filter), width, filter);
-  }
-  return resizeHeight(resizeWidth(image, width, filter), height, filter);
+  if (shrinksTall && options.passOrder !== 'horizontal') return resizeWidth(resizeHeight(image, down), across);
+  // Rows that the second pass does not read need no first one.
+  const needed = { ...down, start: down.start.map((row) => row - down.first), first: 0 };
+  return resizeHeight(resizeWidth(rowsOf(image, down.first, down.last), across), needed);
 }
 
-interface Weights {
+function rowsOf(image: RgbImage, first: number, last: number): RgbImage {
+  const { width, height, data } = image;
+  if (first === 0 && last === height) return image;
+  return { width, height: last - first, data: data.subarray(first * width * 3, last * width * 3) };
+}
+
+/** One axis of a resize: the weighted input samples that make each output sample of the region. */
+interface Axis {
+  /** Input and output have the same samples. */
+  same: boolean;
+  /** Output samples. */
+  size: number;
+  /** Input samples that are read at all: [first, last). */
+  first: number;
+  last: number;
   /** First input sample of each output sample. */
   start: Int32Array;
   /** Number of input samples of each output sample. */
@@ -49,9 +76,8 @@ interface Weights {
   taps: number;
 }
 
-function resizeWidth(image: RgbImage, width: number, filter: ResizeFilter): RgbImage {
-  if (width === image.width) return image;
-  const { start, count, values, taps } = weightsFor(image.width, width, filter);
+function resizeWidth(image: RgbImage, { same, size: width, start, count, values, taps }: Axis): RgbImage {
+  if (same) return image;
   const { height, data } = image;
   const out = new Uint8ClampedArray(width * height * 3);
   let to = 0;
@@ -80,9 +106,8 @@ function resizeWidth(image: RgbImage, width: number, filter: ResizeFilter): RgbI
   return { width, height, data: new Uint8Array(out.buffer) };
 }
 
-function resizeHeight(image: RgbImage, height: number, filter: ResizeFilter): RgbImage {
-  if (height === image.height) return image;
-  const { start, count, values, taps } = weightsFor(image.height, height, filter);
+function resizeHeight(image: RgbImage, { same, size: height, start, count, values, taps }: Axis): RgbImage {
+  if (same) return image;
   const { width, data } = image;
   const stride = width * 3;
   const out = new Uint8ClampedArray(stride * height);
@@ -118,18 +143,20 @@ function resizeHeight(image: RgbImage, height: number, filter: ResizeFilter): Rg
   return { width, height, data: new Uint8Array(out.buffer) };
 }
 
-function weightsFor(inputSize: number, outputSize: number, filter: ResizeFilter): Weights {
+/** @param from first of the `size` wanted output samples, of `outputSize` in all. */
+function axis(inputSize: number, outputSize: number, filter: ResizeFilter, from: number, size: number): Axis {
   const kernel = filter === 'lanczos' ? lanczos : bicubic;
   const scale = inputSize / outputSize;
   const stretch = Math.max(scale, 1); // Shrinking widens the kernel: that is the antialiasing.
-  const support = (filter === 'lanczos' ? 3 : 2) * stretch;
+  // At the same size every sample is itself: what the kernels give there, without rounding.
+  const support = inputSize === outputSize ? 0.5 : (filter === 'lanczos' ? 3 : 2) * stretch;
   const taps = Math.ceil(support) * 2 + 1;
-  const start = new Int32Array(outputSize);
-  const count = new Int32Array(outputSize);
-  const values = new Int32Array(outputSize * taps);
+  const start = new Int32Array(size);
+  const count = new Int32Array(size);
+  const values = new Int32Array(size * taps);
   const row = new Float64Array(taps);
-  for (let i = 0; i < outputSize; i++) {
-    const centre = (i + 0.5) * scale;
+  for (let i = 0; i < size; i++) {
+    const centre = (from + i + 0.5) * scale;
     const first = Math.max(Math.trunc(centre - support + 0.5), 0);
     const length = Math.min(Math.trunc(centre + support + 0.5), inputSize) - first;
     let total = 0;
@@ -144,7 +171,8 @@ function weightsFor(inputSize: number, outputSize: number, filter: ResizeFilter)
     start[i] = first;
     count[i] = length;
   }
-  return { start, count, values, taps };
+  const same = inputSize === outputSize && size === outputSize;
+  return { same, size, first: start[0]!, last: start[size - 1]! + count[size - 1]!, start, count, values, taps };
 }
 
 /** Keys' cubic convolution with a = -0.5. */

@@ -1,33 +1,25 @@
 /** Qwen2-VL: vision tower, decoder and language head under the checkpoint's names, as a VisionLanguageModel. */
-import {
-  type Device,
-  type DType,
-  type FactoryOptions,
-  fromBytes,
-  Linear,
-  Module,
-  noGrad,
-  scope,
-  type Tensor,
-} from '@ivtlr/torch';
-import * as ops from '@ivtlr/torch/ops';
-import { GraphCache, type KeyValueCache, PreallocatedCache } from '../common/kv-cache.ts';
+import { type Device, type DType, type FactoryOptions, fromBytes, Linear, Module, type Tensor } from '@ivtlr/torch';
+import { Decoder } from '../common/decoder.ts';
+import { initializeWeights } from '../common/initialize.ts';
+import type { KeyValueCache } from '../common/kv-cache.ts';
+import { sequentialPositions } from '../common/positions.ts';
 import type {
   ForwardOptions,
   ForwardResult,
   LayerChain,
+  PathStyle,
   PositionKind,
   ProcessedImage,
   PromptPositions,
   VisionLanguageModel,
 } from '../types.ts';
 import type { Qwen2VLConfig } from './config.ts';
-import { Qwen2Decoder } from './decoder.ts';
 import { Qwen2VisionTower } from './vision.ts';
 
 export class Qwen2VL extends Module implements VisionLanguageModel {
   readonly visual: Qwen2VisionTower;
-  readonly model: Qwen2Decoder;
+  readonly model: Decoder;
   readonly lm_head: Linear;
   readonly #config: Qwen2VLConfig;
 
@@ -35,7 +27,7 @@ export class Qwen2VL extends Module implements VisionLanguageModel {
     super();
     this.#config = config;
     this.visual = new Qwen2VisionTower(config, options);
-    this.model = new Qwen2Decoder(config, options);
+    this.model = new Decoder(config, { qkvBias: true, mropeSections: config.mropeSections }, options);
     this.lm_head = new Linear(config.hiddenSize, config.vocabularySize, { bias: false, ...options });
     if (config.tied) {
       this.lm_head.weight.dispose();
@@ -45,6 +37,9 @@ export class Qwen2VL extends Module implements VisionLanguageModel {
 
   get family(): string {
     return 'qwen2-vl';
+  }
+  get pathStyle(): PathStyle {
+    return 'nested';
   }
   get config(): Qwen2VLConfig {
     return this.#config;
@@ -83,13 +78,7 @@ export class Qwen2VL extends Module implements VisionLanguageModel {
   }
 
   newCache(batch: number, capacity: number | 'graph'): KeyValueCache {
-    if (capacity === 'graph') return new GraphCache();
-    const { layers, keyValueHeads, hiddenSize, heads } = this.#config;
-    const { dtype, device } = this;
-    return new PreallocatedCache(
-      { layers, batch, heads: keyValueHeads, headSize: hiddenSize / heads, dtype, device },
-      capacity,
-    );
+    return this.model.newCache(batch, capacity);
   }
 
   forward(inputs: Tensor, options: ForwardOptions): ForwardResult {
@@ -114,10 +103,10 @@ export class Qwen2VL extends Module implements VisionLanguageModel {
     images: readonly (ProcessedImage | null)[],
     kind: PositionKind,
   ): PromptPositions {
+    if (kind === 'sequential') return sequentialPositions(mask, this.device);
     const S = ids[0]!.length;
-    const axes = kind === 'mrope' ? 3 : 1;
     const B = ids.length;
-    const flat = new BigInt64Array(axes * B * S);
+    const flat = new BigInt64Array(3 * B * S);
     const next = ids.map((row, b) => {
       let at = 0;
       for (let s = 0; s < S; s++) {
@@ -126,7 +115,7 @@ export class Qwen2VL extends Module implements VisionLanguageModel {
         };
         if (!mask[b]![s]) continue;
         const image = images[b];
-        if (kind === 'mrope' && row[s] === this.imageTokenId && image) {
+        if (row[s] === this.imageTokenId && image) {
           const [rows, columns] = image.tokenGrid;
           for (let n = 0; n < image.tokens; n++, s++) {
             put(0, s, at + Math.floor(n / (rows * columns)));
@@ -136,40 +125,28 @@ export class Qwen2VL extends Module implements VisionLanguageModel {
           s--;
           at += Math.max(image.grid[0], rows, columns);
         } else {
-          for (let axis = 0; axis < axes; axis++) put(axis, s, at);
+          for (let axis = 0; axis < 3; axis++) put(axis, s, at);
           at++;
         }
       }
       return at;
     });
-    const positions = fromBytes(new Uint8Array(flat.buffer), 'int64', [axes, B, S]);
+    const positions = fromBytes(new Uint8Array(flat.buffer), 'int64', [3, B, S]);
     return { positions: this.device === 'cpu' ? positions : positions.to({ device: this.device }), next };
   }
 
-  /**
-   * Random weights for training from scratch: normal with standard deviation 1/sqrt(fan in), the layers that write into the residual
-   * stream further scaled by 1/sqrt(2 * layers), embeddings .09 when tied and .7 otherwise, biases zero, norms one.
-   */
+  /** Random weights for training from scratch. */
   initialize(): void {
     const { layers, tied, vision } = this.#config;
-    noGrad(() =>
-      scope(() => {
-        for (const [name, parameter] of this.namedParameters()) {
-          const shape = parameter.shape;
-          if (name.includes('norm') || name.includes('ln_q')) parameter.fill_(name.endsWith('bias') ? 0 : 1);
-          else if (shape.length === 1) parameter.zero_();
-          else if (name === 'model.embed_tokens.weight') ops.normal_(parameter, 0, tied ? 0.09 : 0.7);
-          else {
-            const fanIn = shape.slice(1).reduce((a, b) => a * b);
-            const residual = /(o_proj|down_proj)\.weight$/.test(name)
-              ? 1 / Math.sqrt(2 * layers)
-              : /blocks\.\d+\.(attn\.proj|mlp\.fc2)\.weight$/.test(name)
-                ? 1 / Math.sqrt(2 * vision.depth)
-                : 1;
-            ops.normal_(parameter, 0, residual / Math.sqrt(fanIn));
-          }
-        }
-      }),
-    );
+    const residualScale = (name: string) =>
+      /blocks\.\d+\.(attn\.proj|mlp\.fc2)\.weight$/.test(name) ? 1 / Math.sqrt(2 * vision.depth) : 1;
+    initializeWeights(this, { layers, tied, residualScale });
   }
+}
+
+/** The checkpoint's original name of a weight: newer exports nest both towers in `model`. */
+export function originalName(name: string): string {
+  if (name.startsWith('model.visual.')) return name.slice('model.'.length);
+  if (name.startsWith('model.language_model.')) return `model.${name.slice('model.language_model.'.length)}`;
+  return name;
 }

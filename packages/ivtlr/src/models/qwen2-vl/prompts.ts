@@ -1,5 +1,5 @@
 /** Prompt strings of Qwen2-VL (spec section 3). The braces are literal. */
-import { choiceLetter, type ProfileName, type PromptFormat, type PromptProfile } from '../../text/prompt.ts';
+import { choiceLetter, type ProfileName, type PromptFormat, type PromptProfile, stripText } from '../../text/prompt.ts';
 
 interface Wording {
   /** Text before a choice, made from its letter. */
@@ -14,9 +14,9 @@ function format(wording: Wording): PromptFormat {
   return {
     chat: true,
     text(question, choices) {
-      const options = choices.map((choice, index) => `${wording.label(choiceLetter(index))}.{${choice}}`).join('\n');
-      const block = choices.length > 0 ? `[Options]:\n${options}\n` : wording.emptyOptions;
-      return `[Question]:{${question}}\n${block}${wording.ending}`;
+      const options = choices.map((choice, index) => `${wording.label(choiceLetter(index))}.{${stripText(choice)}}`);
+      const block = choices.length > 0 ? `[Options]:\n${options.join('\n')}\n` : wording.emptyOptions;
+      return `[Question]:{${stripText(question)}}\n${block}${wording.ending}`;
     },
   };
 }

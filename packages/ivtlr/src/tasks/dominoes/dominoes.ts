@@ -43,5 +43,5 @@ function addPickTargets(sample: Sample): void {
   const drawn = dominoesSample(source.seed, source.split, source.index, source.options);
   // A file made by another version may hold other samples under the same ids; wrong targets would be worse than none.
   const same = drawn.rationale === sample.rationale && drawn.choices.join() === sample.choices.join();
-  if (same && drawn.pickTargets) sample.pickTargets = drawn.pickTargets;
+  if (same) Object.assign(sample, { pickTargets: drawn.pickTargets, pickGrid: drawn.pickGrid });
 }

@@ -72,6 +72,7 @@ export function dominoesSample(
     rationale: steps.join('. '),
     answer: choiceLetter(letter),
     pickTargets: cells.slice(0, hops + 1).map((cell) => [cell]),
+    pickGrid: [GRID, GRID],
     meta: { domain: 'dominoes', topic: `${hops} hops`, category: `${dominoes} dominoes`, split },
   };
 }

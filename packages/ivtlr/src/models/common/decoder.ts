@@ -1,15 +1,43 @@
 /**
- * Qwen2's decoder: grouped-query attention with rotary positions, SwiGLU, RMSNorm.
- * Source: Hugging Face Qwen2VLTextModel. Property names are the checkpoint's.
+ * The decoder that the families share: grouped-query attention with rotary positions, SwiGLU, RMSNorm. What differs is named in DecoderTraits.
+ * Source: Hugging Face Qwen2VLTextModel, ChameleonModel. Property names are the checkpoints'.
  * Shapes: B batch, S new positions, T all positions, D width, H query heads, G key/value heads, E head size.
  */
 import { Embedding, type FactoryOptions, Linear, Module, RMSNorm, scope, type Tensor } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
-import { type AttentionMask, attend, attentionMask, tapScores } from '../common/attention.ts';
-import type { KeyValueCache } from '../common/kv-cache.ts';
-import { Rotary, type RotaryAngles, rotate } from '../common/rotary.ts';
 import type { ForwardOptions, ForwardResult, LayerChain, TapMode } from '../types.ts';
-import type { Qwen2VLConfig } from './config.ts';
+import { type AttentionMask, attend, attentionMask, tapScores } from './attention.ts';
+import { GraphCache, type KeyValueCache, PreallocatedCache } from './kv-cache.ts';
+import { Rotary, type RotaryAngles, rotate } from './rotary.ts';
+
+/** Sizes, as a family's configuration gives them. */
+export interface DecoderConfig {
+  hiddenSize: number;
+  layers: number;
+  heads: number;
+  keyValueHeads: number;
+  intermediateSize: number;
+  vocabularySize: number;
+  normEps: number;
+  ropeTheta: number;
+}
+
+/** (B, S, heads, E) -> the same. */
+export interface HeadNorm extends Module {
+  forward(x: Tensor): Tensor;
+}
+
+/** What one family's decoder has and another's has not. */
+export interface DecoderTraits {
+  /** Biases of q, k and v. */
+  qkvBias: boolean;
+  /** Makes the norm of each query and key head before the rotation. */
+  headNorm?: (heads: number, headSize: number, options: FactoryOptions) => HeadNorm;
+  /** A layer's norms act on what its parts give instead of what they take. */
+  normAfter?: boolean;
+  /** M-RoPE: frequencies per axis. */
+  mropeSections?: readonly number[];
+}
 
 /** What every layer of one pass shares. */
 interface Pass {
@@ -30,28 +58,36 @@ class Attention extends Module {
   readonly k_proj: Linear;
   readonly v_proj: Linear;
   readonly o_proj: Linear;
+  readonly q_norm: HeadNorm | undefined;
+  readonly k_norm: HeadNorm | undefined;
   readonly #heads: number;
   readonly #groups: number;
   readonly #layer: number;
 
-  constructor(config: Qwen2VLConfig, layer: number, options: FactoryOptions) {
+  constructor(config: DecoderConfig, traits: DecoderTraits, layer: number, options: FactoryOptions) {
     super();
     const { hiddenSize, heads, keyValueHeads } = config;
     const headSize = hiddenSize / heads;
+    const bias = traits.qkvBias;
     this.#heads = heads;
     this.#groups = keyValueHeads;
     this.#layer = layer;
-    this.q_proj = new Linear(hiddenSize, heads * headSize, options);
-    this.k_proj = new Linear(hiddenSize, keyValueHeads * headSize, options);
-    this.v_proj = new Linear(hiddenSize, keyValueHeads * headSize, options);
+    this.q_proj = new Linear(hiddenSize, heads * headSize, { bias, ...options });
+    this.k_proj = new Linear(hiddenSize, keyValueHeads * headSize, { bias, ...options });
+    this.v_proj = new Linear(hiddenSize, keyValueHeads * headSize, { bias, ...options });
     this.o_proj = new Linear(heads * headSize, hiddenSize, { bias: false, ...options });
+    this.q_norm = traits.headNorm?.(heads, headSize, options);
+    this.k_norm = traits.headNorm?.(keyValueHeads, headSize, options);
   }
 
   forward(x_BSD: Tensor, pass: Pass): LayerResult {
     const [B, S, D] = x_BSD.shape as [number, number, number];
-    const split = (x: Tensor, heads: number) => x.view([B, S, heads, D / this.#heads]).transpose(1, 2);
-    const q = rotate(split(this.q_proj.forward(x_BSD), this.#heads), pass.angles);
-    let keys = rotate(split(this.k_proj.forward(x_BSD), this.#groups), pass.angles);
+    const split = (x: Tensor, heads: number, norm?: HeadNorm) => {
+      const x_BSHE = x.view([B, S, heads, D / this.#heads]);
+      return (norm ? norm.forward(x_BSHE) : x_BSHE).transpose(1, 2);
+    };
+    const q = rotate(split(this.q_proj.forward(x_BSD), this.#heads, this.q_norm), pass.angles);
+    let keys = rotate(split(this.k_proj.forward(x_BSD), this.#groups, this.k_norm), pass.angles);
     let values = split(this.v_proj.forward(x_BSD), this.#groups);
     if (pass.cache) ({ keys, values } = pass.cache.append(this.#layer, keys, values));
     const hidden = this.o_proj.forward(attend(q, keys, values, pass.mask));
@@ -64,7 +100,7 @@ class Mlp extends Module {
   readonly up_proj: Linear;
   readonly down_proj: Linear;
 
-  constructor({ hiddenSize, intermediateSize }: Qwen2VLConfig, options: FactoryOptions) {
+  constructor({ hiddenSize, intermediateSize }: DecoderConfig, options: FactoryOptions) {
     super();
     this.gate_proj = new Linear(hiddenSize, intermediateSize, { bias: false, ...options });
     this.up_proj = new Linear(hiddenSize, intermediateSize, { bias: false, ...options });
@@ -81,37 +117,56 @@ class DecoderLayer extends Module {
   readonly self_attn: Attention;
   readonly post_attention_layernorm: RMSNorm;
   readonly mlp: Mlp;
+  readonly #normAfter: boolean;
 
-  constructor(config: Qwen2VLConfig, layer: number, options: FactoryOptions) {
+  constructor(config: DecoderConfig, traits: DecoderTraits, layer: number, options: FactoryOptions) {
     super();
     this.input_layernorm = new RMSNorm(config.hiddenSize, { eps: config.normEps, ...options });
-    this.self_attn = new Attention(config, layer, options);
+    this.self_attn = new Attention(config, traits, layer, options);
     this.post_attention_layernorm = new RMSNorm(config.hiddenSize, { eps: config.normEps, ...options });
     this.mlp = new Mlp(config, options);
+    this.#normAfter = traits.normAfter ?? false;
   }
 
   forward(x: Tensor, pass: Pass): LayerResult {
+    if (this.#normAfter) {
+      const attention = this.self_attn.forward(x, pass);
+      const hidden = x.add(this.input_layernorm.forward(attention.hidden));
+      const mlp = this.post_attention_layernorm.forward(this.mlp.forward(hidden));
+      return { hidden: hidden.add(mlp), scores: attention.scores };
+    }
     const attention = this.self_attn.forward(this.input_layernorm.forward(x), pass);
     const hidden = x.add(attention.hidden);
-    return {
-      hidden: hidden.add(this.mlp.forward(this.post_attention_layernorm.forward(hidden))),
-      scores: attention.scores,
-    };
+    const mlp = this.mlp.forward(this.post_attention_layernorm.forward(hidden));
+    return { hidden: hidden.add(mlp), scores: attention.scores };
   }
 }
 
-export class Qwen2Decoder extends Module {
+export class Decoder extends Module {
   readonly embed_tokens: Embedding;
   readonly layers: DecoderLayer[];
   readonly norm: RMSNorm;
+  readonly #config: DecoderConfig;
   readonly #rotary: Rotary;
 
-  constructor(config: Qwen2VLConfig, options: FactoryOptions) {
+  constructor(config: DecoderConfig, traits: DecoderTraits, options: FactoryOptions) {
     super();
+    this.#config = config;
     this.embed_tokens = new Embedding(config.vocabularySize, config.hiddenSize, options);
-    this.layers = Array.from({ length: config.layers }, (_, layer) => new DecoderLayer(config, layer, options));
+    this.layers = Array.from({ length: config.layers }, (_, layer) => new DecoderLayer(config, traits, layer, options));
     this.norm = new RMSNorm(config.hiddenSize, { eps: config.normEps, ...options });
-    this.#rotary = new Rotary(config.hiddenSize / config.heads, config.ropeTheta, config.mropeSections);
+    this.#rotary = new Rotary(config.hiddenSize / config.heads, config.ropeTheta, traits.mropeSections);
+  }
+
+  /** See VisionLanguageModel.newCache. */
+  newCache(batch: number, capacity: number | 'graph'): KeyValueCache {
+    if (capacity === 'graph') return new GraphCache();
+    const { layers, keyValueHeads, hiddenSize, heads } = this.#config;
+    const { dtype, device } = this.embed_tokens.weight;
+    return new PreallocatedCache(
+      { layers, batch, heads: keyValueHeads, headSize: hiddenSize / heads, dtype, device },
+      capacity,
+    );
   }
 
   /** inputs (B, S, D) -> hidden states after the final norm, and the tapped scores. */

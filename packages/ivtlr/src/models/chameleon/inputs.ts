@@ -1,0 +1,131 @@
+/**
+ * Pictures as Chameleon reads them (Hugging Face `ChameleonImageProcessor` over Pillow): what is transparent blended over white, the shorter
+ * side 512 (Lanczos), the middle 512x512 of that, `level * 0.0078 - 1`. The VQ encoder then makes one token of every 16x16 pixels.
+ */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Tensor } from '@ivtlr/torch';
+import { z } from 'zod';
+import { UserError } from '../../errors.ts';
+import { readJson } from '../../files.ts';
+import type { DecodeOptions } from '../../vision/decode.ts';
+import type { RawImage, RgbImage } from '../../vision/image.ts';
+import { type Normalization, normalize } from '../../vision/normalize.ts';
+import { compiledModule, type Preparation, type PreparedPicture } from '../../vision/picture-pool.ts';
+import type { ResizeFilter } from '../../vision/resize.ts';
+import type { ProcessedImage } from '../types.ts';
+import { cropPicture, type PreparationRules, preparePicture } from './prepare.ts';
+
+const side = z.int().positive();
+const sides = z.strictObject({ width: side, height: side });
+
+const preprocessorSchema = z.object({
+  size: z.union([side, z.strictObject({ shortest_edge: side }), sides]).default(512),
+  crop_size: z.union([side, sides]).default(512),
+  resample: z.int().default(1),
+  rescale_factor: z.number().positive().default(0.0078),
+  image_mean: z.array(z.number()).length(3).default([1, 1, 1]),
+  image_std: z.array(z.number().positive()).length(3).default([1, 1, 1]),
+  do_convert_rgb: z.literal(true).default(true),
+  do_resize: z.literal(true).default(true),
+  do_center_crop: z.literal(true).default(true),
+  do_rescale: z.literal(true).default(true),
+  do_normalize: z.literal(true).default(true),
+});
+
+/** The part of config.json that says how many pixels become one token: each level but the first halves the picture. */
+const configSchema = z.object({
+  vq_config: z.object({ channel_multiplier: z.array(z.number()).min(1).default([1, 1, 2, 2, 4]) }).prefault({}),
+});
+
+/** Pillow's numbers of the filters; the others are not used by any Chameleon checkpoint. */
+const FILTERS: Record<number, ResizeFilter> = { 1: 'lanczos', 3: 'bicubic' };
+
+export interface ChameleonInputOptions extends Omit<DecodeOptions, 'alpha'> {
+  /** Where `config` and `modelConfig` came from, for error messages. */
+  source?: string;
+  modelSource?: string;
+}
+
+/** Turns pictures into pixel tensors; one object serves any number of them. */
+export class ChameleonInputs {
+  /** Pixels per side of one image token: 16 for the published models. */
+  readonly factor: number;
+  readonly rules: PreparationRules;
+  readonly #normalization: Normalization;
+
+  /**
+   * @param config content of preprocessor_config.json; fields it lacks get Hugging Face's defaults.
+   * @param modelConfig content of config.json.
+   * @throws UserError for values this preprocessing cannot follow.
+   */
+  constructor(config: unknown = {}, modelConfig: unknown = {}, options: ChameleonInputOptions = {}) {
+    const { source = 'preprocessor_config.json', modelSource = 'config.json', ...decode } = options;
+    const fields = parse(preprocessorSchema, config, source);
+    const filter = FILTERS[fields.resample];
+    if (!filter)
+      throw new UserError(`${source}: resample ${fields.resample} is not supported; 1 (Lanczos) or 3 (bicubic) is`);
+    const { size, crop_size: crop, rescale_factor: rescale, image_mean: mean, image_std: std } = fields;
+    const shortestEdge = typeof size === 'number' ? size : 'shortest_edge' in size ? size.shortest_edge : null;
+    this.rules = {
+      decode: { ...decode, alpha: 'blend' },
+      filter,
+      size: shortestEdge === null ? (size as PreparationRules['crop']) : { shortestEdge },
+      crop: typeof crop === 'number' ? { width: crop, height: crop } : crop,
+    };
+    this.#normalization = { rescale, mean, std };
+    const { vq_config: vq } = parse(configSchema, modelConfig, modelSource);
+    this.factor = 2 ** (vq.channel_multiplier.length - 1);
+    const { width, height } = this.rules.crop;
+    if (width % this.factor !== 0 || height % this.factor !== 0) {
+      throw new UserError(
+        `${source}: crop_size ${width}x${height} must be multiples of ${this.factor}, the pixels of one image token ` +
+          `(vq_config.channel_multiplier in ${modelSource} has ${vq.channel_multiplier.length} levels)`,
+      );
+    }
+  }
+
+  /** Reads `preprocessor_config.json` (Hugging Face's defaults without it) and `config.json` of a model folder. */
+  static fromFolder(folder: string): ChameleonInputs {
+    const source = join(folder, 'preprocessor_config.json');
+    const modelSource = join(folder, 'config.json');
+    const config = existsSync(source) ? readJson(source, 'preprocessor config') : {};
+    return new ChameleonInputs(config, readJson(modelSource, 'model config'), { source, modelSource });
+  }
+
+  /** The same for picture threads; `finish` makes a tensor of what they send back. */
+  get preparation(): Preparation {
+    return { module: compiledModule('./prepare', import.meta.url), rules: this.rules };
+  }
+
+  /** Decodes and processes one picture. @throws UserError naming the picture. */
+  async processImage(image: RawImage): Promise<ProcessedImage> {
+    return this.finish(await this.prepare(image));
+  }
+
+  /** Decodes, resizes and crops one picture. @throws UserError naming the picture. */
+  prepare(image: RawImage): Promise<PreparedPicture> {
+    return preparePicture(image, this.rules);
+  }
+
+  /** Processes one decoded picture. */
+  processRgb(image: RgbImage): ProcessedImage {
+    return this.finish(cropPicture(image, this.rules));
+  }
+
+  /** Makes a tensor (1, 3, H, W) of a picture that was prepared by `rules`. */
+  finish({ image, source }: PreparedPicture): ProcessedImage {
+    const rows = image.height / this.factor;
+    const columns = image.width / this.factor;
+    const planes: Tensor = normalize(image, this.#normalization);
+    const pixels = planes.unsqueeze(0);
+    planes.dispose();
+    return { pixels, grid: [1, rows, columns], tokens: rows * columns, tokenGrid: [rows, columns], source };
+  }
+}
+
+function parse<T extends z.ZodType>(schema: T, value: unknown, source: string): z.output<T> {
+  const parsed = schema.safeParse(value);
+  if (!parsed.success) throw new UserError(`${source} is not usable:\n${z.prettifyError(parsed.error)}`);
+  return parsed.data;
+}

@@ -1,0 +1,192 @@
+/**
+ * Chameleon: picture tokenizer, decoder and language head under the checkpoint's names, as a VisionLanguageModel.
+ * Source: Hugging Face ChameleonForConditionalGeneration.
+ */
+import {
+  type Device,
+  type DType,
+  type FactoryOptions,
+  Linear,
+  Module,
+  ones,
+  scope,
+  type Tensor,
+  tensor,
+  zeros,
+} from '@ivtlr/torch';
+import * as ops from '@ivtlr/torch/ops';
+import { UserError } from '../../errors.ts';
+import { Decoder } from '../common/decoder.ts';
+import { initializeWeights } from '../common/initialize.ts';
+import type { KeyValueCache } from '../common/kv-cache.ts';
+import { sequentialPositions } from '../common/positions.ts';
+import type {
+  ForwardOptions,
+  ForwardResult,
+  LayerChain,
+  PathStyle,
+  PositionKind,
+  ProcessedImage,
+  PromptPositions,
+  VisionLanguageModel,
+} from '../types.ts';
+import type { ChameleonConfig } from './config.ts';
+import { VqEncoder } from './vq.ts';
+
+/** LayerNorm of each head, with weights of its own: x (B, S, heads, E), weight and bias (heads, E). */
+class HeadLayerNorm extends Module {
+  weight: Tensor;
+  bias: Tensor;
+
+  constructor(heads: number, headSize: number, options: FactoryOptions) {
+    super();
+    this.weight = this.parameter(ones([heads, headSize], options));
+    this.bias = this.parameter(zeros([heads, headSize], options));
+  }
+
+  forward(x: Tensor): Tensor {
+    return ops
+      .layer_norm(x, [x.shape.at(-1)!], null, null, 1e-5)
+      .mul(this.weight)
+      .add(this.bias);
+  }
+}
+
+class ChameleonBody extends Decoder {
+  readonly vqmodel: VqEncoder;
+
+  constructor(config: ChameleonConfig, options: FactoryOptions) {
+    const headNorm = (heads: number, headSize: number) => new HeadLayerNorm(heads, headSize, options);
+    super(config, { qkvBias: false, headNorm, normAfter: config.swinNorm }, options);
+    this.vqmodel = new VqEncoder(config.vq, options);
+  }
+}
+
+/** Stands for minus infinity where a token may not be written: the dtype's most negative number, as in Hugging Face. */
+const LOWEST: Partial<Record<DType, number>> = {
+  float64: -Number.MAX_VALUE,
+  float32: -3.4028234663852886e38,
+  bfloat16: -3.3895313892515355e38,
+  float16: -65504,
+};
+
+export class Chameleon extends Module implements VisionLanguageModel {
+  readonly model: ChameleonBody;
+  readonly lm_head: Linear;
+  /** (K) int64: vocabulary id of each image code. */
+  readonly code_ids: Tensor;
+  /** int64: vocabulary ids that are never written. */
+  readonly image_ids: Tensor;
+  readonly #config: ChameleonConfig;
+
+  constructor(config: ChameleonConfig, options: FactoryOptions = {}) {
+    super();
+    this.#config = config;
+    this.model = new ChameleonBody(config, options);
+    this.lm_head = new Linear(config.hiddenSize, config.vocabularySize, { bias: false, ...options });
+    if (config.tied) {
+      this.lm_head.weight.dispose();
+      this.lm_head.weight = this.model.embed_tokens.weight;
+    }
+    const table = (ids: number[]) =>
+      scope(() => tensor(ids, { dtype: 'int64' }).to({ device: options.device ?? 'cpu' }));
+    this.code_ids = this.buffer('code_ids', table(config.codeIds), { persistent: false });
+    this.image_ids = this.buffer('image_ids', table(config.imageIds), { persistent: false });
+  }
+
+  get family(): string {
+    return 'chameleon';
+  }
+  get pathStyle(): PathStyle {
+    return 'flat';
+  }
+  get config(): ChameleonConfig {
+    return this.#config;
+  }
+  get hiddenSize(): number {
+    return this.#config.hiddenSize;
+  }
+  get vocabularySize(): number {
+    return this.#config.vocabularySize;
+  }
+  get imageTokenId(): number {
+    return this.#config.imageTokenId;
+  }
+  get dtype(): DType {
+    return this.model.embed_tokens.weight.dtype;
+  }
+  get device(): Device {
+    return this.model.embed_tokens.weight.device;
+  }
+  get module(): Module {
+    return this;
+  }
+
+  override dispose(): void {
+    super.dispose();
+    this.model.dispose();
+  }
+
+  embed(ids: Tensor): Tensor {
+    return this.model.embed_tokens.forward(ids);
+  }
+
+  /** Vocabulary ids of a picture's codes, row by row: pixels (1, 3, R, R) float32 -> (N) int64. */
+  imageTokens({ pixels, tokens }: ProcessedImage): Tensor {
+    const codes = this.model.vqmodel.encode(pixels).flatten();
+    if (codes.numel !== tokens)
+      throw new UserError(
+        `a picture of ${pixels.shape.at(-1)}x${pixels.shape.at(-2)} gives ${codes.numel} image tokens, its preprocessing counted ${tokens}; the crop in preprocessor_config.json should be vq_config.resolution of config.json, ${this.#config.vq.resolution}`,
+      );
+    return this.code_ids.indexSelect(0, codes);
+  }
+
+  /** One picture at a time: a level of one holds 134 MB, and a picture's codes must not depend on its neighbours. */
+  encodeImages(images: readonly ProcessedImage[]): Tensor[] {
+    return images.map((image) => this.embed(this.imageTokens(image)));
+  }
+
+  newCache(batch: number, capacity: number | 'graph'): KeyValueCache {
+    return this.model.newCache(batch, capacity);
+  }
+
+  forward(inputs: Tensor, options: ForwardOptions): ForwardResult {
+    return this.model.forward(inputs, options);
+  }
+
+  layerChain(inputs: Tensor, options: Omit<ForwardOptions, 'cache' | 'tap'>): LayerChain {
+    return this.model.layerChain(inputs, options);
+  }
+
+  /** Image codes are never written: they get the lowest number, in training too, and no gradient. */
+  logits(hidden: Tensor): Tensor {
+    const logits = this.lm_head.forward(hidden);
+    return ops.index_fill__int_Scalar(logits, -1, this.image_ids, LOWEST[logits.dtype]!);
+  }
+
+  /** @throws UserError for `mrope`, which this family has not */
+  promptPositions(
+    _ids: readonly (readonly number[])[],
+    mask: readonly (readonly number[])[],
+    _images: readonly (ProcessedImage | null)[],
+    kind: PositionKind,
+  ): PromptPositions {
+    if (kind !== 'sequential')
+      throw new UserError(`positions: ${kind} is for Qwen2-VL; Chameleon knows sequential positions only`);
+    return sequentialPositions(mask, this.device);
+  }
+
+  /** Random weights for training from scratch. */
+  initialize(): void {
+    const { layers, tied } = this.#config;
+    initializeWeights(this, { layers, tied });
+  }
+}
+
+/** Weights of the picture decoder, which some exports hold and nothing here uses. */
+const PICTURE_DECODER = /^model\.vqmodel\.decoder\./;
+
+/** The name a weight of a checkpoint is stored under here, the checkpoint's own; null for what is not used. */
+export function storedName(name: string): string | null {
+  return PICTURE_DECODER.test(name) ? null : name;
+}
