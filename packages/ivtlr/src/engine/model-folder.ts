@@ -162,7 +162,7 @@ export function readReasoningSettings(folder: string, { patches }: Pick<FamilyPa
 
 /** Files a saved model takes over unchanged from the folder it was made from. */
 const companionFiles =
-  /^(tokenizer.*|chat_template\..*|preprocessor_config\.json|generation_config\.json|vocab\.json|merges\.txt)$/;
+  /^(tokenizer.*|chat_template\..*|(preprocessor_config|processor_config|special_tokens_map|generation_config|vocab)\.json|merges\.txt)$/;
 
 /** Reads those files, since the folder may be a checkpoint that is removed while training goes on. */
 export function readCompanions(folder: string): Map<string, Uint8Array> {
