@@ -2,7 +2,6 @@
  * Pictures as Chameleon reads them (Hugging Face `ChameleonImageProcessor` over Pillow): what is transparent blended over white, the shorter
  * side 512 (Lanczos), the middle 512x512 of that, `level * 0.0078 - 1`. The VQ encoder then makes one token of every 16x16 pixels.
  */
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Tensor } from '@ivtlr/torch';
 import { z } from 'zod';
@@ -13,6 +12,7 @@ import type { RawImage, RgbImage } from '../../vision/image.ts';
 import { type Normalization, normalize } from '../../vision/normalize.ts';
 import { compiledModule, type Preparation, type PreparedPicture } from '../../vision/picture-pool.ts';
 import type { ResizeFilter } from '../../vision/resize.ts';
+import { readPreprocessorConfig } from '../common/preprocessor-config.ts';
 import type { ProcessedImage } from '../types.ts';
 import { cropPicture, type PreparationRules, preparePicture } from './prepare.ts';
 
@@ -85,11 +85,10 @@ export class ChameleonInputs {
     }
   }
 
-  /** Reads `preprocessor_config.json` (Hugging Face's defaults without it) and `config.json` of a model folder. */
+  /** As the model folder says (readPreprocessorConfig, Hugging Face's defaults without it; config.json). */
   static fromFolder(folder: string): ChameleonInputs {
-    const source = join(folder, 'preprocessor_config.json');
+    const { config, source } = readPreprocessorConfig(folder);
     const modelSource = join(folder, 'config.json');
-    const config = existsSync(source) ? readJson(source, 'preprocessor config') : {};
     return new ChameleonInputs(config, readJson(modelSource, 'model config'), { source, modelSource });
   }
 

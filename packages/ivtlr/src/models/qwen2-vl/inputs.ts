@@ -3,17 +3,15 @@
  * into patches of 14x14 whose rows hold (channel, frame, y, x), ordered so that the four patches of one image token are
  * neighbours. A still picture counts as two equal frames.
  */
-import { existsSync } from 'node:fs';
-import { join } from 'node:path';
 import { shareBytes, type Tensor } from '@ivtlr/torch';
 import { z } from 'zod';
 import { UserError } from '../../errors.ts';
-import { readJson } from '../../files.ts';
 import type { DecodeOptions } from '../../vision/decode.ts';
 import type { RawImage, RgbImage } from '../../vision/image.ts';
 import { normalizedLevels } from '../../vision/normalize.ts';
 import { compiledModule, type Preparation, type PreparedPicture } from '../../vision/picture-pool.ts';
 import type { ResizeFilter, ResizeOptions } from '../../vision/resize.ts';
+import { readPreprocessorConfig } from '../common/preprocessor-config.ts';
 import type { ProcessedImage } from '../types.ts';
 import { type PreparationRules, preparePicture, resizePicture } from './prepare.ts';
 import { smartResize } from './smart-resize.ts';
@@ -99,10 +97,10 @@ export class Qwen2VlInputs {
     }
   }
 
-  /** Reads `preprocessor_config.json` of a model folder; without that file Hugging Face's defaults hold. */
+  /** As the model folder says (readPreprocessorConfig); where it says nothing Hugging Face's defaults hold. */
   static fromFolder(folder: string, options: Qwen2VlInputOptions = {}): Qwen2VlInputs {
-    const path = join(folder, 'preprocessor_config.json');
-    return new Qwen2VlInputs(existsSync(path) ? readJson(path, 'preprocessor config') : {}, options, path);
+    const { config, source } = readPreprocessorConfig(folder);
+    return new Qwen2VlInputs(config, options, source);
   }
 
   /** Pixels per side of one image token. */
