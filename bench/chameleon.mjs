@@ -5,12 +5,11 @@
 // picture: the picture tokenizer at its real size on one 512x512 picture, against transformers on the same weights in the same run, in float32
 // and bfloat16; the codes are compared too. PYTHON must have torch and transformers (test/parity/python/requirements.txt).
 // Each side runs in a process of its own, one after the other; times are those of its fastest run. --save writes bench/results/chameleon.json.
-import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { circumstances, fail, here, round, runJson, save } from './run.mjs';
 
 const { values } = parseArgs({
   options: {
@@ -24,25 +23,10 @@ const { values } = parseArgs({
 });
 const parts = values.part ? [values.part] : ['answer', 'picture'];
 const python = process.env.PYTHON ?? 'python3';
-const say = (line) => (values.json ? console.error(line) : console.log(line));
-const here = (name) => fileURLToPath(new URL(name, import.meta.url));
-const round = (value) => Number(value.toPrecision(3));
 const MOST_GIGABYTES = 20;
 
-function fail(message) {
-  console.error(message);
-  process.exit(2);
-}
-
-/** Runs one side and returns what it printed. */
-function child(command, args, name) {
-  say(`running ${name} ..`);
-  const { status, stdout, stderr } = spawnSync(command, args, { encoding: 'utf8', maxBuffer: 1 << 26 });
-  if (status !== 0) fail(`${name} failed (${command} ${args.join(' ')}):\n${stderr ?? ''}`);
-  return JSON.parse(stdout.trim().split('\n').at(-1));
-}
 const ours = (...args) =>
-  child(process.execPath, [here('chameleon-ours.mjs'), values.threads, ...args], `ivtlr ${args[0]}`);
+  runJson(process.execPath, [here('chameleon-ours.mjs'), values.threads, ...args], `ivtlr ${args[0]}`);
 
 function answer() {
   const machine = ours('machine');
@@ -90,7 +74,7 @@ function picture() {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ivtlr-bench-'));
   try {
     const peer = (...args) =>
-      child(
+      runJson(
         python,
         [here('chameleon_peer.py'), folder, '--threads', values.threads, '--repeat', values.repeat, ...args],
         `transformers ${args[0] ?? ''}`,
@@ -125,26 +109,14 @@ function picture() {
 
 const PARTS = { answer, picture };
 for (const part of parts) if (!PARTS[part]) fail(`--part is answer or picture, not ${part}`);
-const loadBefore = os.loadavg()[0];
-const cpu = spawnSync('lscpu', [], { encoding: 'utf8' }).stdout ?? '';
+const before = circumstances(Number(values.threads));
 const result = {
   command: `node bench/chameleon.mjs${values.part ? ` --part ${values.part}` : ''} --layers ${values.layers} --threads ${values.threads} --repeat ${values.repeat}`,
-  date: new Date().toISOString().slice(0, 10),
-  hardware: {
-    cpu: cpu.match(/Model name:\s*(.*)/)?.[1] ?? os.cpus()[0]?.model ?? 'unknown',
-    cores: os.availableParallelism(),
-    threads: Number(values.threads),
-    memoryGigabytes: Math.round(os.totalmem() / 2 ** 30),
-    loadBefore: round(loadBefore),
-  },
+  ...before,
   ...Object.fromEntries(parts.map((part) => [part, PARTS[part]()])),
 };
 if (values.json) console.log(JSON.stringify(result, null, 2));
-if (values.save) {
-  const file = new URL('results/chameleon.json', import.meta.url);
-  fs.mkdirSync(new URL('.', file), { recursive: true });
-  fs.writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`);
-}
+if (values.save) save('chameleon', result);
 if (result.answer?.peakGigabytes > MOST_GIGABYTES) fail(`peak memory is above ${MOST_GIGABYTES} GB`);
 // Random weights put some places on the border of two codes in bfloat16; the same kernels should still agree.
 if (result.picture && result.picture.float32.equalCodes !== 1024) fail('codes differ from those of transformers');

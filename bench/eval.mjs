@@ -7,11 +7,9 @@
 // its rate is stated from these. Both rates leave out loading the model. Wanted: 3 times the official samples/s. Size tiny runs in float32
 // and compares the answers too. PYTHON must have torch and transformers (test/parity/python/requirements.txt). --save writes
 // bench/results/eval-SIZE.json.
-import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { manualSeed } from '@ivtlr/torch';
 import { tokenizeSample } from '../packages/ivtlr/dist/data/render.js';
@@ -23,6 +21,7 @@ import { Tokenizer } from '../packages/ivtlr/dist/text/tokenizer.js';
 import { demand, makeCase } from './inference-shapes.mjs';
 import { photo, writeSamples } from './photos.mjs';
 import { randomModel } from './random-model.mjs';
+import { circumstances, fail, here, round, run, runJson, save } from './run.mjs';
 
 const WANTED = 3;
 const { values } = parseArgs({
@@ -38,12 +37,7 @@ const { values } = parseArgs({
     save: { type: 'boolean', default: false },
   },
 });
-const say = (line) => (values.json ? console.error(line) : console.log(line));
-const here = (name) => fileURLToPath(new URL(name, import.meta.url));
-if (!values.official) {
-  console.error('--official DIR is needed: a checkout of the official code');
-  process.exit(2);
-}
+if (!values.official) fail('--official DIR is needed: a checkout of the official code');
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ivtlr-bench-'));
 process.on('exit', () => fs.rmSync(folder, { recursive: true, force: true }));
 const modelFolder = path.join(folder, 'model');
@@ -127,24 +121,14 @@ async function writeCase({ ids, dtype }) {
   return { file, tokens: rows.map(({ promptIds }) => promptIds.length) };
 }
 
-function child(command, args, name) {
-  say(`running ${name} ..`);
-  const { status, stdout, stderr } = spawnSync(command, args, { encoding: 'utf8', maxBuffer: 1 << 28 });
-  if (status !== 0) {
-    console.error(`${name} failed (${command} ${args.join(' ')}):\n${stderr}`);
-    process.exit(1);
-  }
-  return stdout;
-}
-
 const model = writeModel();
 const tokenizer = Tokenizer.fromFolder(modelFolder);
 await writeData();
 const prepared = await writeCase(model);
-const loadBefore = os.loadavg()[0];
+const before = circumstances(Number(values.threads));
 const predictions = path.join(folder, 'predictions.jsonl');
 const started = performance.now();
-const printed = child(
+const printed = run(
   process.execPath,
   [
     ...[
@@ -173,18 +157,12 @@ const answers = new Map(
     .map((row) => [row.id, row]),
 );
 const python = process.env.PYTHON ?? 'python3';
-const peer = JSON.parse(
-  child(
-    python,
-    [here('eval_peer.py'), '--case', prepared.file, '--official', path.resolve(values.official)],
-    'official',
-  )
-    .trim()
-    .split('\n')
-    .at(-1),
+const peer = runJson(
+  python,
+  [here('eval_peer.py'), '--case', prepared.file, '--official', path.resolve(values.official)],
+  'official',
 );
 
-const round = (value) => Number(value.toPrecision(3));
 const [result] = ours.results;
 if (result.samples !== Number(values.samples))
   throw new Error(`answered ${result.samples} of ${values.samples} samples`);
@@ -201,12 +179,7 @@ shape.prompt = { length: prepared.tokens.reduce((a, b) => a + b, 0) / prepared.t
 shape.newTokens = Number(values.new);
 const shapeFile = path.join(folder, 'shape.json');
 fs.writeFileSync(shapeFile, JSON.stringify(makeCase(values.size, Number(values.threads))));
-const machine = JSON.parse(
-  child(process.execPath, [here('inference-ours.mjs'), shapeFile, '1', '--floor'], 'the machine')
-    .trim()
-    .split('\n')
-    .at(-1),
-);
+const machine = runJson(process.execPath, [here('inference-ours.mjs'), shapeFile, '1', '--floor'], 'the machine');
 const needs = demand(shape);
 const best = (rates) => Math.max(...Object.values(rates)) * 1e9;
 const floor =
@@ -214,17 +187,9 @@ const floor =
   needs.decodeBytes / best(machine.bandwidth) / Number(values.batch);
 
 const ratio = rates.ivtlr / rates.official;
-const cpu = spawnSync('lscpu', [], { encoding: 'utf8' }).stdout ?? '';
 const report = {
   command: `node bench/eval.mjs --official DIR --size ${values.size} --samples ${values.samples} --official-samples ${values['official-samples']} --batch ${values.batch} --new ${values.new} --threads ${values.threads}`,
-  date: new Date().toISOString().slice(0, 10),
-  hardware: {
-    cpu: cpu.match(/Model name:\s*(.*)/)?.[1] ?? os.cpus()[0]?.model ?? 'unknown',
-    cores: os.availableParallelism(),
-    threads: Number(values.threads),
-    memoryGigabytes: Math.round(os.totalmem() / 2 ** 30),
-    loadBefore: round(loadBefore),
-  },
+  ...before,
   versions: { node: process.version, ...peer.versions },
   case: `${values.size}, ${model.dtype}: prompts of ${Math.min(...prepared.tokens)} to ${Math.max(...prepared.tokens)} tokens, 3 latent steps of 32 patches, ${values.new} new tokens`,
   samples: { ivtlr: result.samples, official: official.length },
@@ -261,9 +226,6 @@ else {
   );
   console.log(`same answers: ${report.sameAnswers} (${report.differentAnswers} different ones)`);
 }
-if (values.save) {
-  const file = new URL(`results/eval-${values.size}.json`, import.meta.url);
-  fs.writeFileSync(file, `${JSON.stringify(report, null, 2)}\n`);
-}
+if (values.save) save(`eval-${values.size}`, report);
 if (model.dtype === 'float32' && same < official.length) process.exitCode = 1;
 if (values.size === '2b' && ratio < WANTED) process.exitCode = 1;

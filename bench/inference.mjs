@@ -5,13 +5,12 @@
 // are those of its fastest run. PYTHON must have torch and transformers (test/parity/python/requirements.txt).
 // Size 2b is Qwen2-VL-2B in bfloat16 and takes about 5 GB and some minutes; tiny runs in float32 on one set of weights and compares picks
 // and tokens too. --save writes bench/results/inference-SIZE.json.
-import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { demand, makeCase, SIZES } from './inference-shapes.mjs';
+import { circumstances, fail, here, round, runJson, save } from './run.mjs';
 
 const { values } = parseArgs({
   options: {
@@ -25,25 +24,11 @@ const { values } = parseArgs({
 });
 if (!SIZES.includes(values.size)) fail(`--size is ${SIZES.join(', ')}, not ${values.size}`);
 const python = process.env.PYTHON ?? 'python3';
-const say = (line) => (values.json ? console.error(line) : console.log(line));
-const here = (name) => fileURLToPath(new URL(name, import.meta.url));
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ivtlr-bench-'));
 process.on('exit', () => fs.rmSync(folder, { recursive: true, force: true }));
 
-function fail(message) {
-  console.error(message);
-  process.exit(2);
-}
-
-/** Runs one side and returns what it printed. */
-function child(command, args, name) {
-  say(`running ${name} ..`);
-  const { status, stdout, stderr } = spawnSync(command, args, { encoding: 'utf8', maxBuffer: 1 << 26 });
-  if (status !== 0) fail(`${name} failed (${command} ${args.join(' ')}):\n${stderr ?? ''}`);
-  return JSON.parse(stdout.trim().split('\n').at(-1));
-}
 const peer = (which, ...rest) =>
-  child(
+  runJson(
     python,
     [here('inference_peer.py'), '--case', caseFile, '--which', which, '--repeat', values.repeat, ...rest],
     which,
@@ -55,14 +40,13 @@ if (testCase.spread) testCase.folder = folder;
 fs.writeFileSync(caseFile, JSON.stringify(testCase));
 if (testCase.spread) peer('make');
 
-const loadBefore = os.loadavg()[0];
-const machine = child(process.execPath, [here('inference-ours.mjs'), caseFile, '1', '--floor'], 'the machine');
-const sides = { ivtlr: child(process.execPath, [here('inference-ours.mjs'), caseFile, values.repeat], 'ivtlr') };
+const before = circumstances(Number(values.threads));
+const machine = runJson(process.execPath, [here('inference-ours.mjs'), caseFile, '1', '--floor'], 'the machine');
+const sides = { ivtlr: runJson(process.execPath, [here('inference-ours.mjs'), caseFile, values.repeat], 'ivtlr') };
 sides.transformers = peer('transformers');
 if (values.official) sides.official = peer('official', '--official', path.resolve(values.official));
-else say('official: skipped, no --official DIR given');
+else console.error('official: skipped, no --official DIR given');
 
-const round = (value) => Number(value.toPrecision(3));
 const total = ({ prefill, latents, decode }) => prefill + latents + decode;
 const steps = testCase.newTokens - 1;
 const needs = demand(testCase);
@@ -111,17 +95,9 @@ if (testCase.spread) {
   agreement = { picks: same('picks'), tokens: same('tokens') };
 }
 
-const cpu = spawnSync('lscpu', [], { encoding: 'utf8' }).stdout ?? '';
 const result = {
   command: `node bench/inference.mjs --size ${values.size}${values.official ? ' --official DIR' : ''} --threads ${values.threads} --repeat ${values.repeat}`,
-  date: new Date().toISOString().slice(0, 10),
-  hardware: {
-    cpu: cpu.match(/Model name:\s*(.*)/)?.[1] ?? os.cpus()[0]?.model ?? 'unknown',
-    cores: os.availableParallelism(),
-    threads: Number(values.threads),
-    memoryGigabytes: Math.round(os.totalmem() / 2 ** 30),
-    loadBefore: round(loadBefore),
-  },
+  ...before,
   versions: { ...sides.ivtlr.versions, ...sides.transformers.versions },
   case: `${values.size}, ${testCase.dtype}: ${testCase.prompt.length} prompt tokens, ${testCase.latents} latent steps of ${testCase.patches} patches, ${testCase.newTokens} new tokens`,
   seconds: Object.fromEntries(
@@ -167,9 +143,5 @@ else {
     console.log(`same picks: ${agreement.picks ? 'yes' : 'NO'}; same tokens: ${agreement.tokens ? 'yes' : 'NO'}`);
 }
 
-if (values.save) {
-  const file = new URL(`results/inference-${values.size}.json`, import.meta.url);
-  fs.mkdirSync(new URL('.', file), { recursive: true });
-  fs.writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`);
-}
+if (values.save) save(`inference-${values.size}`, result);
 if (agreement && !(agreement.picks && agreement.tokens)) process.exit(1);

@@ -5,11 +5,9 @@
 // processor is free, as with a GPU) waits for data; resident memory along `--samples` samples. Wanted: it never waits (less than 5 % of the
 // time), and memory after the first fifth grows by less than 5 %. With PYTHON (test/parity/python/requirements.txt) Pillow and transformers'
 // processor do the same on the same files in one process. --save writes bench/results/loader.json.
-import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { liveTensorCount, setNumThreads } from '@ivtlr/torch';
 import { Prefetch } from '../packages/ivtlr/dist/data/prefetch.js';
@@ -19,6 +17,7 @@ import { readSamples } from '../packages/ivtlr/dist/tasks/read-samples.js';
 import { epochOrder } from '../packages/ivtlr/dist/train/batches.js';
 import { PicturePool } from '../packages/ivtlr/dist/vision/picture-pool.js';
 import { photo, writeSamples } from './photos.mjs';
+import { circumstances, here, runJson, save } from './run.mjs';
 
 const WANTED = { waiting: 0.05, growth: 0.05 };
 const ROWS = 256;
@@ -54,6 +53,7 @@ async function makeData() {
 }
 
 const { samples, bytes } = await makeData();
+const before = circumstances(threads);
 const inputs = new Qwen2VlInputs({}, OFFICIAL_INPUTS);
 const source = {
   samplesPerEpoch: samples.length,
@@ -103,9 +103,8 @@ await pool.close();
 
 const settled = memory.slice(Math.ceil(memory.length / 5) - 1);
 const report = {
-  cpu: os.cpus()[0]?.model ?? 'unknown',
-  cores: os.availableParallelism(),
-  threads,
+  command: `node bench/loader.mjs --threads ${threads} --samples ${total} --step-ms ${stepMs}`,
+  ...before,
   picture: { width: 1024, height: 768, kilobytes: Math.round(bytes / 1024), to: '280x280' },
   samplesPerSecond: { inline, ahead: total / seconds },
   /** Work of one sample; unlike the rates it hardly depends on what else the machine does. */
@@ -121,22 +120,17 @@ const report = {
 };
 
 if (process.env.PYTHON) {
-  const script = fileURLToPath(new URL('loader_peer.py', import.meta.url));
-  const { status, stdout, stderr } = spawnSync(process.env.PYTHON, [script, folder], { encoding: 'utf8' });
-  if (status !== 0) throw new Error(`the peer failed:\n${stderr}`);
-  report.peer = JSON.parse(stdout.trim().split('\n').at(-1));
+  report.peer = runJson(process.env.PYTHON, [here('loader_peer.py'), folder], 'Pillow and transformers');
 }
 
 const ok = report.training.waitedPart <= WANTED.waiting && report.memory.growth <= WANTED.growth;
 if (values.save) {
-  const target = new URL('results/loader.json', import.meta.url);
-  fs.mkdirSync(new URL('.', target), { recursive: true });
-  fs.writeFileSync(target, `${JSON.stringify(report, null, 2)}\n`);
+  save('loader', report);
 }
 if (values.json) console.log(JSON.stringify(report));
 else {
   console.log(
-    `pictures 1024x768, ${report.picture.kilobytes} KB, to 280x280; ${threads} threads on ${report.cores} cores`,
+    `pictures 1024x768, ${report.picture.kilobytes} KB, to 280x280; ${threads} threads on ${report.hardware.cores} cores`,
   );
   console.log(`one sample takes ${report.processorMsPerSample.toFixed(1)} ms of a processor`);
   console.log(

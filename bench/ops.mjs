@@ -2,13 +2,10 @@
 //   PYTHON=python3 node bench/ops.mjs [--save] [--threads 1] [--rounds 20]
 // PYTHON must have torch of the same version. Times are the best of several rounds, taken before and after Python's turn.
 // --save writes bench/results/ops.json.
-import { spawnSync } from 'node:child_process';
-import fs from 'node:fs';
-import os from 'node:os';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { cat, noGrad, ones, scope, setNumThreads, torchVersion } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
+import { circumstances, here, round, runJson, save } from './run.mjs';
 
 const TARGET = 1.5;
 const { values } = parseArgs({
@@ -59,13 +56,7 @@ const measure = () =>
 
 function measurePython() {
   const python = process.env.PYTHON ?? 'python3';
-  const script = fileURLToPath(new URL('ops.py', import.meta.url));
-  const { status, stdout, stderr } = spawnSync(python, [script, String(threads), String(rounds)], { encoding: 'utf8' });
-  if (status !== 0) {
-    console.error(`${python} could not run bench/ops.py (set PYTHON to one with torch):\n${stderr ?? ''}`);
-    process.exit(1);
-  }
-  return JSON.parse(stdout);
+  return runJson(python, [here('ops.py'), String(threads), String(rounds)], 'Python (PYTHON: one with torch)');
 }
 
 measure(); // warm up
@@ -78,11 +69,6 @@ const rows = Object.entries(python.microseconds).map(([name, theirs]) => {
   return { name, typescript: round(ours), python: round(theirs), ratio: round(ours / theirs) };
 });
 
-/** @param {number} value */
-function round(value) {
-  return Number(value.toPrecision(3));
-}
-
 console.log(
   `best of ${rounds} rounds in microseconds, ${threads} thread(s); libtorch ${torchVersion()}, Python torch ${python.version}`,
 );
@@ -92,16 +78,13 @@ const mean = Math.exp(calls.reduce((sum, { ratio }) => sum + Math.log(ratio), 0)
 console.log(`op calls: ${round(mean)} times Python (geometric mean; target ${TARGET})`);
 
 if (values.save) {
-  const file = new URL('results/ops.json', import.meta.url);
   const result = {
     command: `node bench/ops.mjs --threads ${threads} --rounds ${rounds}`,
-    date: new Date().toISOString().slice(0, 10),
-    hardware: { cpu: os.cpus()[0]?.model ?? 'unknown', cores: os.availableParallelism() },
+    ...circumstances(threads),
     versions: { node: process.version, libtorch: torchVersion(), pythonTorch: python.version },
     unit: 'microseconds per call, best of rounds',
     geometricMeanRatio: round(mean),
     rows,
   };
-  fs.mkdirSync(new URL('.', file), { recursive: true });
-  fs.writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`);
+  save('ops', result);
 }

@@ -6,13 +6,12 @@
 // losses must agree. Size 2b is Qwen2-VL-2B with random weights in bfloat16: one such row, LoRA of rank 64 with dropout, activation
 // checkpointing; this project alone, about 8 GB. Times are the fastest step's, memory is the process's peak, Node or Python included.
 // PYTHON needs test/parity/python/requirements.txt. --save writes bench/results/train-SIZE.json.
-import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { makeCase } from './inference-shapes.mjs';
+import { circumstances, fail, here, round, runJson, save } from './run.mjs';
 
 const WANTED = { speed: 2.5, memory: 0.6, lossDifference: 1e-4, megabytes: 14 * 1024 };
 const PROJECTIONS = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'];
@@ -31,20 +30,6 @@ const large = values.size === '2b';
 if (!large && !values.official) fail('--official DIR: a checkout of the official code is the peer');
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ivtlr-bench-'));
 process.on('exit', () => fs.rmSync(folder, { recursive: true, force: true }));
-const here = (name) => fileURLToPath(new URL(name, import.meta.url));
-
-function fail(message) {
-  console.error(message);
-  process.exit(2);
-}
-
-/** Runs one side and returns what it printed. */
-function child(command, args, name) {
-  console.error(`running ${name} ..`);
-  const { status, stdout, stderr } = spawnSync(command, args, { encoding: 'utf8', maxBuffer: 1 << 26 });
-  if (status !== 0) fail(`${name} failed (${command} ${args.join(' ')}):\n${stderr ?? ''}`);
-  return JSON.parse(stdout.trim().split('\n').at(-1));
-}
 
 /** Rows left-padded to the first latent slot, then right-padded, as the official collator does. */
 function trainingCase() {
@@ -113,14 +98,13 @@ function trainingCase() {
 const testCase = trainingCase();
 const caseFile = path.join(folder, 'case.json');
 fs.writeFileSync(caseFile, JSON.stringify(testCase));
-const loadBefore = os.loadavg()[0];
-const round = (value) => Number(value.toPrecision(3));
+const before = circumstances(Number(values.threads));
 const sides = {};
 if (!large) {
   const args = [here('train_peer.py'), '--case', caseFile, '--official', path.resolve(values.official)];
-  sides.official = child(process.env.PYTHON ?? 'python3', args, 'the official code');
+  sides.official = runJson(process.env.PYTHON ?? 'python3', args, 'the official code');
 }
-sides.ivtlr = child(process.execPath, [here('train-ours.mjs'), caseFile], 'ivtlr');
+sides.ivtlr = runJson(process.execPath, [here('train-ours.mjs'), caseFile], 'ivtlr');
 
 const { ivtlr, official } = sides;
 const summary = Object.fromEntries(
@@ -144,17 +128,9 @@ const checks = large
       memoryRatio: round(ivtlr.peakMegabytes / official.peakMegabytes),
       largestLossDifference: Math.max(...ivtlr.losses.map((loss, i) => Math.abs(loss / official.losses[i] - 1))),
     };
-const cpu = spawnSync('lscpu', [], { encoding: 'utf8' }).stdout ?? '';
 const result = {
   command: `node bench/train.mjs --size ${values.size}${large ? '' : ' --official DIR'} --threads ${values.threads} --steps ${testCase.steps}`,
-  date: new Date().toISOString().slice(0, 10),
-  hardware: {
-    cpu: cpu.match(/Model name:\s*(.*)/)?.[1] ?? 'unknown',
-    cores: os.availableParallelism(),
-    threads: Number(values.threads),
-    memoryGigabytes: Math.round(os.totalmem() / 2 ** 30),
-    loadBefore: round(loadBefore),
-  },
+  ...before,
   versions: { ...ivtlr.versions, ...(official && { pythonTorch: official.versions.torch }) },
   case: `${values.size}, ${testCase.dtype}, ${testCase.images} row(s) of ${testCase.inputIds[0].length} columns, ${testCase.latents} latent steps of ${testCase.patches} patches${large ? ', LoRA rank 64, activation checkpointing' : ''}`,
   trainedParameters: ivtlr.trainedParameters,
@@ -181,9 +157,5 @@ else {
       `${checks.timesFaster} times as fast (wanted ${WANTED.speed}; by processor time ${checks.timesLessProcessorTime}), ${checks.memoryRatio} of the memory (wanted ${WANTED.memory}), losses differ by ${checks.largestLossDifference.toExponential(1)} at most`,
     );
 }
-if (values.save) {
-  const file = new URL(`results/train-${values.size}.json`, import.meta.url);
-  fs.mkdirSync(new URL('.', file), { recursive: true });
-  fs.writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`);
-}
+if (values.save) save(`train-${values.size}`, result);
 if (large ? !checks.fits || !checks.learns : checks.largestLossDifference > WANTED.lossDifference) process.exit(1);

@@ -1,6 +1,7 @@
 /** config.json of a Chameleon folder, as the hub's and as newer exports write it. */
 import { z } from 'zod';
 import { UserError } from '../../errors.ts';
+import type { DecoderConfig } from '../common/decoder.ts';
 
 const count = z.number().int().positive();
 /** What no checkpoint has and this project's layers do not do. */
@@ -63,15 +64,7 @@ export interface VqConfig {
   attention: boolean;
 }
 
-export interface ChameleonConfig {
-  hiddenSize: number;
-  layers: number;
-  heads: number;
-  keyValueHeads: number;
-  intermediateSize: number;
-  vocabularySize: number;
-  normEps: number;
-  ropeTheta: number;
+export interface ChameleonConfig extends DecoderConfig {
   /** Norms after attention and MLP instead of before (the 30B checkpoint). */
   swinNorm: boolean;
   tied: boolean;

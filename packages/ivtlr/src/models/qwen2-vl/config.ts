@@ -1,6 +1,7 @@
 /** config.json of a Qwen2-VL folder, in the hub's flat form or the nested form newer exports write. */
 import { z } from 'zod';
 import { UserError } from '../../errors.ts';
+import type { DecoderConfig } from '../common/decoder.ts';
 
 const count = z.number().int().positive();
 
@@ -41,15 +42,7 @@ const top = z.object({
   eos_token_id: z.union([count, z.array(count)]).nullish(),
 });
 
-export interface Qwen2VLConfig {
-  hiddenSize: number;
-  layers: number;
-  heads: number;
-  keyValueHeads: number;
-  intermediateSize: number;
-  vocabularySize: number;
-  normEps: number;
-  ropeTheta: number;
+export interface Qwen2VLConfig extends DecoderConfig {
   /** Frequencies per axis (time, height, width). */
   mropeSections: number[];
   tied: boolean;
