@@ -24,8 +24,8 @@ async function runAblations(flags: AblateFlags): Promise<void> {
   const { ablate, ablationTable } = await import('../eval/ablate.ts');
   const { toReport } = await import('../eval/report.ts');
   const { openEvaluation } = await import('./evaluation.ts');
-  const { opened, task, samples, total, skipped } = await openEvaluation(flags);
-  const { batch, maxNewTokens, maxLatents, seed, split, model } = flags;
+  const { opened, task, samples, total, skipped, batch } = await openEvaluation(flags);
+  const { maxNewTokens, maxLatents, seed, split, model } = flags;
   let current: { title: string; progress: Progress } | null = null;
   const rows = await ablate(opened, task, samples, {
     ...{ batch, maxNewTokens, maxLatents, seed },

@@ -7,6 +7,7 @@ import type { AnsweredSample } from '../eval/runner.ts';
 import { writeFileAtomic } from '../files.ts';
 import { ABLATIONS } from '../latent/options.ts';
 import { wholeNumber } from './data-flags.ts';
+import type { Evaluation } from './evaluation.ts';
 import { addEvaluationFlags, type EvaluationFlags } from './evaluation-flags.ts';
 import { Progress } from './progress.ts';
 import { renderTable } from './table.ts';
@@ -62,19 +63,20 @@ async function evaluateModel(options: EvalOptions): Promise<void> {
   const { groupTable, resultTable, toReport } = await import('../eval/report.ts');
   const { PredictionFile } = await import('../eval/predictions.ts');
   const { openEvaluation } = await import('./evaluation.ts');
-  const { opened, task, samples, total, skipped } = await openEvaluation(options);
+  const evaluation = await openEvaluation(options);
+  const { opened, task, samples, total, skipped, batch } = evaluation;
   const results = [];
   const answers: AnsweredSample[] = [];
   for (const { name, ablation, answerStart } of runs) {
     const file = options.predictions
-      ? new PredictionFile(options.predictions, describeRun(options, task.name, name), options.resume ?? false)
+      ? new PredictionFile(options.predictions, describeRun(options, evaluation, name), options.resume ?? false)
       : null;
     if (file && file.stored > 0) process.stderr.write(`${file.stored} answers are there already\n`);
     const progress = new Progress({ label: name, unit: 'samples', ...(total !== null && { total }) });
     try {
       const result = await evaluate(opened, task, samples(), {
         name,
-        batch: options.batch,
+        batch,
         maxNewTokens: options.maxNewTokens,
         seed: options.seed,
         ablation,
@@ -114,9 +116,10 @@ async function evaluateModel(options: EvalOptions): Promise<void> {
 }
 
 /** What answers depend on: two runs with the same text may share a predictions file. */
-function describeRun(options: EvalOptions, task: string, name: string): string {
-  const { model, data, split, seed, maxNewTokens, latents, mode, batch } = options;
-  const parts = [`model ${resolve(model)}`, `task ${task}`, `${split} of ${data ? resolve(data) : `seed ${seed}`}`];
+function describeRun(options: EvalOptions, { task, data, batch }: Evaluation, name: string): string {
+  const { model, split, seed, maxNewTokens, latents, mode } = options;
+  const source = data === null ? `seed ${seed}` : resolve(data);
+  const parts = [`model ${resolve(model)}`, `task ${task.name}`, `${split} of ${source}`];
   parts.push(`mode ${mode}`, `ablation ${name}`, `latents ${latents ?? 'as trained'}`, `new tokens ${maxNewTokens}`);
   // Random and swapped patches come from the batch.
   if (!options.ablation.includes('full')) parts.push(`seed ${seed}`, `batch ${batch}`);

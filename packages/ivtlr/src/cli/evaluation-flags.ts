@@ -12,7 +12,7 @@ export interface EvaluationFlags extends BadRowFlags {
   seed: number;
   data?: string;
   split: Split;
-  batch: number;
+  batch?: number;
   maxNewTokens: number;
   threads?: number;
   dtype?: 'float32' | 'bfloat16' | 'float16';
@@ -21,6 +21,9 @@ export interface EvaluationFlags extends BadRowFlags {
 
 /** Samples of a task that makes its own, when nothing says how many. */
 export const GENERATED_SAMPLES = 1000;
+
+/** Samples answered together: of a generator, whose models are small, and of files, whose models may need .7 GB of cache for each. */
+export const DEFAULT_BATCH = { generated: 50, stored: 8 };
 
 export function addEvaluationFlags(command: Command): Command {
   command
@@ -34,7 +37,11 @@ export function addEvaluationFlags(command: Command): Command {
       'Parquet or JSON lines file, a folder of them, or owner/name on the hub (default: fresh samples, or the data set of the task)',
     )
     .addOption(new Option('--split <name>', 'which samples').choices(SPLITS).default('test'))
-    .option('--batch <n>', 'samples answered together', count, 50)
+    .option(
+      '--batch <n>',
+      `samples answered together (default: ${DEFAULT_BATCH.generated} fresh ones, ${DEFAULT_BATCH.stored} of --data)`,
+      count,
+    )
     .option('--max-new-tokens <n>', 'longest answer', count, 512)
     .option('--threads <n>', 'CPU threads', count)
     .addOption(new Option('--dtype <name>', 'default: as stored').choices(['float32', 'bfloat16', 'float16']))

@@ -8,13 +8,17 @@ import { DATASETS } from '../tasks/datasets.ts';
 import { findTask } from '../tasks/registry.ts';
 import type { Task } from '../tasks/task.ts';
 import { SkippedRows } from './data-flags.ts';
-import { type EvaluationFlags, GENERATED_SAMPLES } from './evaluation-flags.ts';
+import { DEFAULT_BATCH, type EvaluationFlags, GENERATED_SAMPLES } from './evaluation-flags.ts';
 import { dataFolder, modelFolder } from './from-hub.ts';
 
 export interface Evaluation {
   /** The caller disposes of its module, or leaves it to the end of the process. */
   opened: ModelFolder;
   task: Task;
+  /** Where stored samples come from; null for fresh ones. */
+  data: string | null;
+  /** Samples to be answered together. */
+  batch: number;
   /** The same samples each time it is called. */
   samples(): AsyncIterable<Sample> | Iterable<Sample>;
   /** How many there will be, null when only reading shows it. */
@@ -41,6 +45,8 @@ export async function openEvaluation(flags: EvaluationFlags): Promise<Evaluation
   return {
     opened,
     task,
+    data: data ?? null,
+    batch: flags.batch ?? DEFAULT_BATCH[data === undefined ? 'generated' : 'stored'],
     samples: () => {
       if (!data) return generatedSamples(task, seed, split, limit);
       const first = passes++ === 0;

@@ -43,7 +43,9 @@ const top = z.object({
       rope_type: z.literal('default', { error: 'only default is known' }).optional(),
     })
     .nullish(),
-  vocabulary_map: z.record(z.string(), z.number().int().min(0)),
+  vocabulary_map: z.record(z.string(), z.number().int().min(0), {
+    error: 'the ids of the tokens by name, <image> and the image codes IMGIMG.. among them, are needed',
+  }),
   vq_config: vq.nullish(),
 });
 
