@@ -28,7 +28,7 @@ const RULES = {
     latent: ['errors', 'files', 'vision', 'data', 'models/types', 'models/common'],
     tasks: ['errors', 'files', 'random', 'text', 'vision', 'data'],
     train: ['errors', 'files', 'random', 'text', 'data', 'latent', 'tasks', 'models/types'],
-    eval: ['errors', 'files', 'random', 'text', 'data', 'latent', 'tasks', 'models/types', 'engine'],
+    eval: ['errors', 'files', 'random', 'text', 'vision', 'data', 'latent', 'tasks', 'models/types', 'engine'],
     engine: ['errors', 'files', 'hub', 'text', 'vision', 'models', 'lora', 'data', 'latent', 'tasks'],
     config: ['errors', 'files', 'train', 'engine', 'lora'],
     cli: '*',

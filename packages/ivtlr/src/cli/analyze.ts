@@ -65,11 +65,12 @@ async function runAnalysis(flags: AnalyzeFlags): Promise<void> {
 async function analyzeModel(flags: EvaluationFlags, model: string, latents?: number) {
   const { analyze } = await import('../eval/analyze.ts');
   const { openEvaluation } = await import('./evaluation.ts');
-  const { opened, task, samples, total, skipped, batch } = await openEvaluation({ ...flags, model });
+  const { opened, task, samples, total, skipped, batch, pictureThreads } = await openEvaluation({ ...flags, model });
   const progress = new Progress({ label: model, unit: 'samples', ...(total !== null && { total }) });
   try {
     const analysis = await analyze(opened, task, samples(), {
       batch,
+      pictureThreads,
       maxNewTokens: flags.maxNewTokens,
       seed: flags.seed,
       ...(latents !== undefined && { latents }),

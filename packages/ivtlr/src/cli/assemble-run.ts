@@ -118,7 +118,10 @@ async function assembleWith(opened: ModelFolder, parts: Parts): Promise<Assemble
       opened.model.module.eval();
       const held = heldOut(recipe, task, folder, samples, noteBadRow);
       const settings = settingsFor(recipe, opened, latentsAfter(recipe, phase));
-      const result = await evaluate({ ...opened, settings }, task, held, { name: 'validation', batch, maxNewTokens });
+      const result = await evaluate({ ...opened, settings }, task, held, {
+        ...{ name: 'validation', batch, maxNewTokens },
+        pictureThreads: folder === null ? 0 : recipe.data.threads,
+      });
       opened.model.module.train();
       return {
         accuracy: result.correctStrict / result.samples,

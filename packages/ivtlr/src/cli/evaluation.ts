@@ -11,14 +11,18 @@ import { SkippedRows } from './data-flags.ts';
 import { DEFAULT_BATCH, type EvaluationFlags, GENERATED_SAMPLES } from './evaluation-flags.ts';
 import { dataFolder, modelFolder } from './from-hub.ts';
 
+/** Of samples from files; drawn pictures are ready. */
+const PICTURE_THREADS = 2;
+
 export interface Evaluation {
   /** The caller disposes of its module, or leaves it to the end of the process. */
   opened: ModelFolder;
   task: Task;
   /** Where stored samples come from; null for fresh ones. */
   data: string | null;
-  /** Samples to be answered together. */
+  /** Samples to be answered together, and threads for their pictures. */
   batch: number;
+  pictureThreads: number;
   /** The same samples each time it is called. */
   samples(): AsyncIterable<Sample> | Iterable<Sample>;
   /** How many there will be, null when only reading shows it. */
@@ -47,6 +51,7 @@ export async function openEvaluation(flags: EvaluationFlags): Promise<Evaluation
     task,
     data: data ?? null,
     batch: flags.batch ?? DEFAULT_BATCH[data === undefined ? 'generated' : 'stored'],
+    pictureThreads: data === undefined ? 0 : PICTURE_THREADS,
     samples: () => {
       if (!data) return generatedSamples(task, seed, split, limit);
       const first = passes++ === 0;

@@ -13,6 +13,7 @@ import type { StepTrace } from '../latent/trace.ts';
 import type { ProcessedImage } from '../models/types.ts';
 import { type IndexedSample, streamSamples } from '../tasks/read-samples.ts';
 import type { Answered, Score, Split, Task } from '../tasks/task.ts';
+import { PicturesAhead } from './pictures-ahead.ts';
 import type { EvalResult } from './report.ts';
 import { type Counted, Tally } from './tally.ts';
 
@@ -22,6 +23,8 @@ export interface EvaluateOptions {
   /** Samples answered together. */
   batch: number;
   maxNewTokens: number;
+  /** Threads that prepare the pictures of files while a batch is answered; default 0. Results do not depend on it. */
+  pictureThreads?: number;
   /** What is taken away from the latent steps. */
   ablation?: Ablation;
   /** Latent steps; default: as many as the model was trained with. */
@@ -95,32 +98,45 @@ export async function evaluate(
     });
   };
   const pending = unanswered(samples, options, (placed, stored) => count(placed, stored, null));
-  for await (const chunk of chunks(pending, options.batch, swaps ? 2 : 1)) {
-    if (swaps && chunk.length < 2) {
-      throw new UserError(
-        `${options.name} takes from another sample of the batch, but there is only one sample to answer`,
+  const pictures = new PicturesAhead(opened, options.pictureThreads ?? 0);
+  try {
+    for await (const chunk of chunks(pictures.follow(pending, 2 * options.batch), options.batch, swaps ? 2 : 1)) {
+      if (swaps && chunk.length < 2) {
+        throw new UserError(
+          `${options.name} takes from another sample of the batch, but there is only one sample to answer`,
+        );
+      }
+      const started = performance.now();
+      // By place, so that a run that went on after a stop draws what an unbroken one would have drawn.
+      if (options.seed !== undefined) manualSeed((options.seed * 1_000_003 + chunk[0]!.index) % 2 ** 52);
+      const batch = chunk.map(({ sample }) => sample);
+      const { prompts, targets, begun, result } = await answerBatch(
+        opened,
+        task,
+        batch,
+        pictures,
+        latents,
+        latent,
+        options,
       );
+      const written = result.tokens.map((tokens) => readAnswer(opened, begun, tokens));
+      const seconds = (performance.now() - started) / 1000 / chunk.length;
+      chunk.forEach((placed, row) => {
+        const trace = result.traces[row]!;
+        const answered = { prompt: prompts[row]!, generated: written[row]!.text };
+        const generatedTokens = written[row]!.tokens;
+        const picks = countPicks(targets[row], trace);
+        count(
+          placed,
+          { answered, latentSteps: latents, generatedTokens, seconds, picks },
+          { trace, textTrace: result.textTraces[row]!.slice(0, generatedTokens) },
+        );
+      });
+      if (options.onBatch?.(tally.samples) === false) break;
+      await new Promise((resolve) => setImmediate(resolve));
     }
-    const started = performance.now();
-    // By place, so that a run that went on after a stop draws what an unbroken one would have drawn.
-    if (options.seed !== undefined) manualSeed((options.seed * 1_000_003 + chunk[0]!.index) % 2 ** 52);
-    const batch = chunk.map(({ sample }) => sample);
-    const { prompts, targets, begun, result } = await answerBatch(opened, task, batch, latents, latent, options);
-    const written = result.tokens.map((tokens) => readAnswer(opened, begun, tokens));
-    const seconds = (performance.now() - started) / 1000 / chunk.length;
-    chunk.forEach((placed, row) => {
-      const trace = result.traces[row]!;
-      const answered = { prompt: prompts[row]!, generated: written[row]!.text };
-      const generatedTokens = written[row]!.tokens;
-      const picks = countPicks(targets[row], trace);
-      count(
-        placed,
-        { answered, latentSteps: latents, generatedTokens, seconds, picks },
-        { trace, textTrace: result.textTraces[row]!.slice(0, generatedTokens) },
-      );
-    });
-    if (options.onBatch?.(tally.samples) === false) break;
-    await new Promise((resolve) => setImmediate(resolve));
+  } finally {
+    await pictures.close();
   }
   if (tally.samples === 0) throw new UserError('there are no samples to answer');
   return tally.result(options.name);
@@ -175,6 +191,7 @@ async function answerBatch(
   opened: ModelFolder,
   task: Task,
   samples: readonly Sample[],
+  pictures: PicturesAhead,
   latents: number,
   latent: LatentOptions,
   options: EvaluateOptions,
@@ -189,7 +206,7 @@ async function answerBatch(
     const prompts: string[] = [];
     const targets: (number[][] | undefined)[] = [];
     for (const sample of samples) {
-      const image = await opened.processImage(sample.image);
+      const image = await pictures.take(sample.image);
       images.push(image);
       targets.push(pickTargetTokens(sample, image));
       const tokenized = await tokenizeSample(sample, image.tokens, 'infer', render);

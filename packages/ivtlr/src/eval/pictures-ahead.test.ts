@@ -1,0 +1,77 @@
+/** Needs the compiled package, which `npm test` builds first. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { liveTensorCount } from '@ivtlr/torch';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { RawImage } from '../data/sample.ts';
+import { type ModelFolder, openModelFolder } from '../engine/model-folder.ts';
+import { dominoes } from '../tasks/dominoes/dominoes.ts';
+import { makeDominoes } from '../tasks/dominoes/make.ts';
+import { PicturesAhead } from './pictures-ahead.ts';
+import { type AnsweredSample, evaluate, storedSamples } from './runner.ts';
+
+const tensors = liveTensorCount();
+let folder = '';
+let opened: ModelFolder;
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'ivtlr-pictures-'));
+  await makeDominoes({ rows: 11, out: folder, split: 'test' });
+  opened = openModelFolder(join(import.meta.dirname, '../../models/dominoes'));
+  opened.model.module.eval();
+});
+afterAll(() => {
+  opened.model.module.dispose();
+  rmSync(folder, { recursive: true, force: true });
+  expect(liveTensorCount()).toBe(tensors);
+});
+
+async function answers(pictureThreads: number) {
+  const found: [number, string][] = [];
+  const result = await evaluate(opened, dominoes, storedSamples(dominoes, folder, 'test'), {
+    ...{ name: 'x', batch: 3, maxNewTokens: 30, pictureThreads },
+    onAnswer: ({ index, answered }: AnsweredSample) => found.push([index, answered.generated]),
+  });
+  return { found, correct: result.correctStrict };
+}
+
+test('the same answers in the same order with and without threads', async () => {
+  const plain = await answers(0);
+  expect(plain.found.map(([index]) => index)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+  expect(plain.correct).toBe(11);
+  expect(await answers(2)).toEqual(plain);
+});
+
+test('pictures are begun before they are asked for, and a broken one is an error only where it is taken', async () => {
+  const begun: string[] = [];
+  const image = (name: string, bytes = new Uint8Array(3)): RawImage => ({ kind: 'encoded', name, bytes });
+  async function* items() {
+    for (const name of ['a', 'b', 'c', 'd']) {
+      begun.push(name);
+      yield { sample: { image: image(name) } };
+    }
+  }
+  const pictures = new PicturesAhead(opened, 1);
+  const followed = pictures.follow(items(), 2);
+  const first = (await followed.next()).value!;
+  expect(begun).toEqual(['a', 'b', 'c']);
+  await expect(pictures.take(first.sample.image)).rejects.toThrow(/^a: /);
+  const rest = [];
+  for await (const { sample } of followed) rest.push((sample.image as { name: string }).name);
+  expect(rest).toEqual(['b', 'c', 'd']);
+  await pictures.close();
+});
+
+test('without threads nothing is read ahead', async () => {
+  const begun: number[] = [];
+  async function* items() {
+    for (const n of [1, 2]) {
+      begun.push(n);
+      yield { sample: { image: { kind: 'rgb', width: 1, height: 1, data: new Uint8Array(3) } as RawImage } };
+    }
+  }
+  const pictures = new PicturesAhead(opened, 0);
+  await pictures.follow(items(), 5).next();
+  expect(begun).toEqual([1]);
+  await pictures.close();
+});
