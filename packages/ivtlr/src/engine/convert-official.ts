@@ -18,7 +18,7 @@ import {
 } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
 import { readJson, writeFileAtomic } from '../files.ts';
-import { transformersPath } from '../lora/adapter-folder.ts';
+import { writeAdapterFolder } from '../lora/adapter-folder.ts';
 import {
   type ConversionPlan,
   officialNames,
@@ -226,40 +226,19 @@ function isHalf(dtype: DType): boolean {
   return dtype === 'bfloat16' || dtype === 'float16';
 }
 
-/** adapter_config.json and adapter_model.safetensors as PEFT reads them with today's transformers. */
+/** The adapters of the file as a PEFT folder. */
 function writeAdapter(
   file: PthFile,
-  plan: ConversionPlan,
+  { adapters, rank, pathStyle: style }: ConversionPlan,
   folder: string,
-  base: string,
+  baseModel: string,
   { alpha = 16, dropout = 0.05 }: ConvertOptions,
 ): void {
   mkdirSync(folder);
+  const targets = [...new Set([...adapters.keys()].map((path) => path.split('.').at(-1)!))];
   scope(() => {
-    const tensors = new Map<string, Tensor>();
-    for (const [path, { a, b }] of plan.adapters) {
-      const name = `base_model.model.${transformersPath(path, plan.pathStyle)}`;
-      tensors.set(`${name}.lora_A.weight`, file.read(a));
-      tensors.set(`${name}.lora_B.weight`, file.read(b));
-    }
-    saveSafetensors(join(folder, 'adapter_model.safetensors'), tensors, { format: 'pt' });
-  });
-  const targets = [...new Set([...plan.adapters.keys()].map((path) => path.split('.').at(-1)!))];
-  writeJson(join(folder, 'adapter_config.json'), {
-    peft_type: 'LORA',
-    task_type: 'CAUSAL_LM',
-    base_model_name_or_path: base,
-    r: plan.rank,
-    lora_alpha: alpha,
-    lora_dropout: dropout,
-    target_modules: targets,
-    bias: 'none',
-    fan_in_fan_out: false,
-    init_lora_weights: true,
-    inference_mode: true,
-    use_dora: false,
-    use_rslora: false,
-    modules_to_save: null,
+    const factors = [...adapters].map(([path, { a, b }]) => ({ path, a: file.read(a), b: file.read(b) }));
+    writeAdapterFolder(folder, factors, { rank, alpha, dropout, targets }, { baseModel, style });
   });
 }
 

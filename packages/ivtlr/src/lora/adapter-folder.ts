@@ -93,15 +93,30 @@ export function saveAdapter(
   module: Module,
   folder: string,
   options: LoraOptions,
+  place: { baseModel?: string | null; style: PathStyle },
+): void {
+  const layers = [...loraLayers(module)];
+  if (layers.length === 0) throw new RangeError('saveAdapter: the model has no adapters');
+  const factors = layers.map(([path, { lora_A, lora_B }]) => ({ path, a: lora_A.weight, b: lora_B.weight }));
+  writeAdapterFolder(folder, factors, options, place);
+}
+
+/**
+ * The two files as PEFT reads them, into an existing folder.
+ * @param factors a (R, inputs) and b (outputs, R) of each layer, by this project's module path
+ */
+export function writeAdapterFolder(
+  folder: string,
+  factors: readonly { path: string; a: Tensor; b: Tensor }[],
+  options: LoraOptions,
   { baseModel = null, style }: { baseModel?: string | null; style: PathStyle },
 ): void {
   const tensors = new Map<string, Tensor>();
-  for (const [path, { lora_A, lora_B }] of loraLayers(module)) {
+  for (const { path, a, b } of factors) {
     const name = `base_model.model.${transformersPath(path, style)}`;
-    tensors.set(`${name}.lora_A.weight`, lora_A.weight);
-    tensors.set(`${name}.lora_B.weight`, lora_B.weight);
+    tensors.set(`${name}.lora_A.weight`, a);
+    tensors.set(`${name}.lora_B.weight`, b);
   }
-  if (tensors.size === 0) throw new RangeError('saveAdapter: the model has no adapters');
   saveSafetensors(join(folder, weightsFile), tensors, { format: 'pt' });
   const config = {
     peft_type: 'LORA',
@@ -213,7 +228,7 @@ export function modulePath(stored: string): string {
 }
 
 /** The reverse, for the given style. */
-export function transformersPath(path: string, style: PathStyle): string {
+function transformersPath(path: string, style: PathStyle): string {
   if (style === 'flat') return path;
   if (path.startsWith('model.')) return `model.language_model.${path.slice('model.'.length)}`;
   if (path.startsWith('visual.')) return `model.${path}`;
