@@ -22,7 +22,7 @@ export interface EvaluationFlags extends BadRowFlags {
 /** Samples of a task that makes its own, when nothing says how many. */
 export const GENERATED_SAMPLES = 1000;
 
-/** Samples answered together: of a generator, whose models are small, and of files, whose models may need .7 GB of cache for each. */
+/** Samples answered together: of a generator, whose models are small, and of files, whose models may need nearly a gigabyte of cache for each (Chameleon-7B with 512 new tokens). */
 export const DEFAULT_BATCH = { generated: 50, stored: 8 };
 
 export function addEvaluationFlags(command: Command): Command {
