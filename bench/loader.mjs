@@ -16,7 +16,7 @@ import { OFFICIAL_INPUTS, Qwen2VlInputs } from '../packages/ivtlr/dist/models/qw
 import { m3cot } from '../packages/ivtlr/dist/tasks/m3cot/m3cot.js';
 import { readSamples } from '../packages/ivtlr/dist/tasks/read-samples.js';
 import { epochOrder } from '../packages/ivtlr/dist/train/batches.js';
-import { PicturePool } from '../packages/ivtlr/dist/vision/picture-pool.js';
+import { PicturePool } from '../packages/ivtlr/dist/vision/image-pool.js';
 import { photo, writeSamples } from './photos.mjs';
 import { circumstances, here, runJson, save } from './run.mjs';
 

@@ -5,7 +5,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { AdamW, liveTensorCount, openCheckpoint, openSafetensors, scope } from '@ivtlr/torch';
 import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { convertOfficial } from '../../packages/ivtlr/src/engine/convert-official.ts';
+import { convertOfficial } from '../../packages/ivtlr/src/convert/convert-official.ts';
 import { generateAll } from '../../packages/ivtlr/src/latent/generate.ts';
 import { LATENT_DEFAULTS } from '../../packages/ivtlr/src/latent/options.ts';
 import { loadAdapter, saveAdapter } from '../../packages/ivtlr/src/lora/adapter-folder.ts';

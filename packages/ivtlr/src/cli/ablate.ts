@@ -24,11 +24,11 @@ async function runAblations(flags: AblateFlags): Promise<void> {
   const { ablate, ablationTable } = await import('../eval/ablate.ts');
   const { toReport } = await import('../eval/report.ts');
   const { openEvaluation } = await import('./evaluation.ts');
-  const { opened, task, samples, total, skipped, batch, pictureThreads } = await openEvaluation(flags);
+  const { opened, task, samples, total, skipped, batch, imageThreads } = await openEvaluation(flags);
   const { maxNewTokens, maxLatents, seed, split, model } = flags;
   let current: { title: string; progress: Progress } | null = null;
   const rows = await ablate(opened, task, samples, {
-    ...{ batch, pictureThreads, maxNewTokens, maxLatents, seed },
+    ...{ batch, imageThreads, maxNewTokens, maxLatents, seed },
     onRun: (title, done) => {
       if (current?.title !== title) {
         current?.progress.finish();

@@ -25,7 +25,7 @@ it('sums up and draws where two models look', async () => {
   const [latent, written] = report.models;
   expect(latent.latent.map(({ step }: { step: number }) => step)).toEqual([1, 2, 3]);
   expect(latent.written[0].step).toBe(4);
-  // One new patch a step: dominoes picks K = 1 of the picture's tokens and never the same again.
+  // One new patch a step: dominoes picks K = 1 of the image's tokens and never the same again.
   const covered = latent.latent.map(({ coverage }: { coverage: { mean: number } }) => coverage.mean);
   expect(covered[1] / covered[0]).toBeCloseTo(2);
   expect(covered[2] / covered[0]).toBeCloseTo(3);

@@ -2,8 +2,8 @@
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import type { Analysis } from '../eval/analyze.ts';
-import type { Series } from '../eval/step-plot.ts';
 import { writeFileAtomic } from '../files.ts';
+import type { Series } from '../trace/step-plot.ts';
 import { wholeNumber } from './data-flags.ts';
 import { addEvaluationFlags, type EvaluationFlags } from './evaluation-flags.ts';
 import { Progress } from './progress.ts';
@@ -33,7 +33,7 @@ export function registerAnalyze(program: Command): void {
 }
 
 async function runAnalysis(flags: AnalyzeFlags): Promise<void> {
-  const { drawStepPlot } = await import('../eval/step-plot.ts');
+  const { drawStepPlot } = await import('../trace/step-plot.ts');
   const { task, skipped, analysis } = await analyzeModel(flags, flags.model, flags.latents);
   const other = flags.against ? await analyzeModel({ ...flags, task }, flags.against) : null;
   skipped.report();
@@ -65,12 +65,12 @@ async function runAnalysis(flags: AnalyzeFlags): Promise<void> {
 async function analyzeModel(flags: EvaluationFlags, model: string, latents?: number) {
   const { analyze } = await import('../eval/analyze.ts');
   const { openEvaluation } = await import('./evaluation.ts');
-  const { opened, task, samples, total, skipped, batch, pictureThreads } = await openEvaluation({ ...flags, model });
+  const { opened, task, samples, total, skipped, batch, imageThreads } = await openEvaluation({ ...flags, model });
   const progress = new Progress({ label: model, unit: 'samples', ...(total !== null && { total }) });
   try {
     const analysis = await analyze(opened, task, samples(), {
       batch,
-      pictureThreads,
+      imageThreads,
       maxNewTokens: flags.maxNewTokens,
       seed: flags.seed,
       ...(latents !== undefined && { latents }),

@@ -40,14 +40,14 @@ out: OUT
 let folder = '';
 let model = '';
 let data = '';
-let picture = '';
+let image = '';
 const baseline = liveTensorCount();
 
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'ivtlr-chameleon-'));
   model = join(folder, 'model');
   data = join(folder, 'data');
-  picture = join(folder, 'picture.png');
+  image = join(folder, 'image.png');
   writeTinyChameleon(model);
   mkdirSync(data);
   const drawn = (width: number, height: number, salt: number) =>
@@ -57,7 +57,7 @@ beforeAll(async () => {
         raw: { width, height, channels: 4 },
       },
     ).png();
-  await drawn(90, 60, 0).toFile(picture);
+  await drawn(90, 60, 0).toFile(image);
   const lines: string[] = [];
   for (let i = 0; i < 12; i++) {
     await drawn(40 + 5 * i, 70 - 3 * i, i).toFile(join(data, `${i}.png`));
@@ -89,20 +89,9 @@ it('has the official settings of its family where the folder says nothing', () =
 });
 
 describe('ivtlr infer', () => {
-  const ask = () => [
-    'infer',
-    '--model',
-    model,
-    '--image',
-    picture,
-    '--question',
-    'Which figure?',
-    '--choices',
-    'a',
-    'b',
-  ];
+  const ask = () => ['infer', '--model', model, '--image', image, '--question', 'Which figure?', '--choices', 'a', 'b'];
 
-  it('traces what it looked at over the part of the picture that it sees', async () => {
+  it('traces what it looked at over the part of the image that it sees', async () => {
     const trace = join(folder, 'trace');
     const printed = await json(...ask(), ...quick, '--patches', '5', '--trace', trace);
     expect(printed).toMatchObject({ latentSteps: 3, tokenGrid: [6, 6], generatedTokens: 6 });
@@ -112,10 +101,10 @@ describe('ivtlr infer', () => {
     expect(new Set(picked).size).toBe(15);
     const stored = JSON.parse(readFileSync(printed.trace.numbers, 'utf8'));
     expect(stored.image).toEqual({
-      ...{ name: picture, width: 90, height: 60 },
+      ...{ name: image, width: 90, height: 60 },
       shown: { left: 15, top: 0, width: 60, height: 60 },
     });
-    const { width, height } = await sharp(printed.trace.picture).metadata();
+    const { width, height } = await sharp(printed.trace.image).metadata();
     expect([width! > 2000, height! > 600]).toEqual([true, true]);
   });
 
@@ -126,7 +115,7 @@ describe('ivtlr infer', () => {
 
   it('says when patches run out, and takes a step away', async () => {
     const { stderr } = await ivtlr(...ask(), ...quick);
-    expect(stderr).toContain("fewer than 64 of the picture's 36 tokens were left to pick");
+    expect(stderr).toContain("fewer than 64 of the image's 36 tokens were left to pick");
     const none = await json(...ask(), ...quick, '--ablation', 'zero-latents');
     expect(none).toMatchObject({ latentSteps: 0, generatedTokens: 6 });
   });
@@ -136,7 +125,7 @@ it('ivtlr data inspect shows delimiters and separator as prompt, and the crop wi
   const png = join(folder, 'inspect.png');
   const inspect = ['data', 'inspect', 'm3cot', '--data', data, '--model', model, '--row', '1', '--png', png];
   const sample = await json(...inspect, '--stage', '2', '--profile', 'consistent');
-  expect(sample.picture).toMatchObject({ width: 45, height: 67, tokenGrid: [6, 6] });
+  expect(sample.image).toMatchObject({ width: 45, height: 67, tokenGrid: [6, 6] });
   expect(sample.runs.map(({ kind, tokens }: { kind: string; tokens: number }) => [kind, tokens]).slice(1, 5)).toEqual([
     ['image', 36],
     ['prompt', sample.runs[2].tokens],
@@ -195,7 +184,7 @@ describe('ivtlr train', () => {
     expect(settings).toMatchObject({ task: 'm3cot', profile: 'consistent', latents: 2, patches: 5 });
   });
 
-  it("trains all weights, through the latent steps too, with the family's K; the picture tokenizer stays", async () => {
+  it("trains all weights, through the latent steps too, with the family's K; the image tokenizer stays", async () => {
     const flags = ['lora=null', 'activationCheckpointing=false', 'dtype=float32', 'latent.patches=null', 'numEpochs=2'];
     const through = ['latent.latentGradient=through', 'latent.onExhausted=fewer', 'optimizer.lr=1e-2'];
     const { ended } = train('full', ...[...flags, ...through].flatMap((flag) => ['--set', flag]));

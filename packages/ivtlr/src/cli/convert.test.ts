@@ -3,7 +3,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { liveTensorCount, openCheckpoint, openPth, openSafetensors, scope } from '@ivtlr/torch';
 import { afterAll, afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import { convertOfficial } from '../engine/convert-official.ts';
+import { convertOfficial } from '../convert/convert-official.ts';
 import { run } from './main.ts';
 
 // Written by real torch through PEFT: see test/parity/README.md.

@@ -8,7 +8,7 @@ export interface BadRowFlags {
 
 export function addBadRowFlag(command: Command): Command {
   return command.addOption(
-    new Option('--on-bad-row <what>', 'unreadable rows and pictures: stop, or leave them out and count them')
+    new Option('--on-bad-row <what>', 'unreadable rows and images: stop, or leave them out and count them')
       .choices(['error', 'skip'])
       .default('error'),
   );

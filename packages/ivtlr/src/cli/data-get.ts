@@ -22,7 +22,7 @@ export function registerDataGet(data: Command): void {
 }
 
 async function get(task: string, { dir, revision, json }: GetFlags): Promise<void> {
-  const { dataFile, fetchFromHub } = await import('./from-hub.ts');
+  const { dataFile, fetchFromHub } = await import('../hub/resolve.ts');
   const { hubSettings } = await import('../hub/settings.ts');
   const { repo, licence } = DATASETS[task]!;
   const own = dir === undefined ? {} : { settings: { ...hubSettings(), cache: dir } };

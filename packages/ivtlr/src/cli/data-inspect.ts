@@ -1,7 +1,7 @@
-/** `ivtlr data inspect`: one row as the model is trained on it: prompt, steps, labels in colour, token counts, the picture with its token grid. */
+/** `ivtlr data inspect`: one row as the model is trained on it: prompt, steps, labels in colour, token counts, the image with its token grid. */
 import { type Command, Option } from 'commander';
-import type { InspectedSample, TokenRun } from '../engine/inspect-sample.ts';
 import { UserError } from '../errors.ts';
+import type { InspectedSample, TokenRun } from '../inspect/inspect-sample.ts';
 import { DATASETS } from '../tasks/datasets.ts';
 import type { IndexedSample } from '../tasks/read-samples.ts';
 import { SPLITS, type Split, type Task } from '../tasks/task.ts';
@@ -42,19 +42,19 @@ export function registerDataInspect(data: Command): void {
     .option('--max-steps <n>', 'most pieces a rationale is cut into', wholeNumber, 3)
     .option('--max-latent-stage <n>', 'last stage that drops one more step', wholeNumber, 5)
     .option('--no-pad-latent-to-max', 'beyond the last stage, no more latent steps than written ones')
-    .option('--png <file>', 'where the picture with its token grid goes', 'inspect.png')
+    .option('--png <file>', 'where the image with its token grid goes', 'inspect.png')
     .option('--json', 'print one JSON object');
   addBadRowFlag(command).action((task: string, flags: InspectFlags) => inspect(task, flags));
 }
 
 async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
   const { folderFamily, openWithoutWeights } = await import('../engine/families.ts');
-  const { modelFolder } = await import('./from-hub.ts');
-  const { inspectSample } = await import('../engine/inspect-sample.ts');
+  const { modelFolder } = await import('../hub/resolve.ts');
+  const { inspectSample } = await import('../inspect/inspect-sample.ts');
   const { readReasoningSettings } = await import('../engine/model-folder.ts');
   const { writeFileAtomic } = await import('../files.ts');
   const { findTask } = await import('../tasks/registry.ts');
-  const { drawTokenGrid } = await import('../vision/grid-picture.ts');
+  const { drawTokenGrid } = await import('../trace/token-grid-image.ts');
   const task = findTask(taskName);
   const { stage, maxSteps, maxLatentStage, padLatentToMax } = flags;
   const model = await modelFolder(flags.model);
@@ -62,8 +62,8 @@ async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
   const opened = openWithoutWeights(model, profile);
   const sample = await findSample(task, flags);
   const options = { task: task.name, stage, maxSteps, maxLatentStage, padLatentToMax };
-  const { inspected, picture } = await inspectSample(sample, opened, options);
-  writeFileAtomic(flags.png, await drawTokenGrid(picture, inspected.picture.tokenGrid));
+  const { inspected, image } = await inspectSample(sample, opened, options);
+  writeFileAtomic(flags.png, await drawTokenGrid(image, inspected.image.tokenGrid));
   if (flags.json) {
     const { split, row, png } = flags;
     process.stdout.write(`${JSON.stringify({ task: task.name, split, row, profile, png, ...inspected })}\n`);
@@ -77,7 +77,7 @@ async function findSample(task: Task, flags: InspectFlags): Promise<IndexedSampl
   if (flags.data === undefined && task.generator) {
     return { ...task.generator.sample(seed, split, row), rowIndex: row };
   }
-  const { dataFolder } = await import('./from-hub.ts');
+  const { dataFolder } = await import('../hub/resolve.ts');
   const { streamSamples } = await import('../tasks/read-samples.ts');
   const data = await dataFolder(flags.data ?? DATASETS[task.name]!.repo);
   const skipped = new SkippedRows();
@@ -112,12 +112,12 @@ const COLOURS: Record<TokenRun['kind'], string> = {
 export function describe(sample: InspectedSample, profile: string, colour: boolean): string {
   const paint = (kind: TokenRun['kind'], text: string) =>
     colour ? `${COLOURS[kind]}${printable(text)}\x1b[0m` : printable(text);
-  const { tokens, picture, stage, latents, droppedSteps, steps, truncatedSteps } = sample;
-  const [rows, columns] = picture.tokenGrid;
+  const { tokens, image, stage, latents, droppedSteps, steps, truncatedSteps } = sample;
+  const [rows, columns] = image.tokenGrid;
   const meta = Object.entries(sample.meta).map(([name, value]) => `${name}: ${value}`);
   const lines = [
     `sample ${sample.id}   answer ${sample.answer}   ${meta.join(', ')}`,
-    `picture ${picture.width}x${picture.height}, ${rows} x ${columns} = ${tokens.image} image tokens`,
+    `image ${image.width}x${image.height}, ${rows} x ${columns} = ${tokens.image} image tokens`,
     '',
     ...steps.map((step, index) => {
       const length = tokens.steps[index];

@@ -7,7 +7,7 @@ import { Command } from 'commander';
 import sharp from 'sharp';
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
 import { startHub } from '../../../../test/hub-server.ts';
-import type { InspectedSample } from '../engine/inspect-sample.ts';
+import type { InspectedSample } from '../inspect/inspect-sample.ts';
 import { encodePng, makeDominoes } from '../tasks/dominoes/make.ts';
 import { writeDominoesTokenizer } from '../tasks/dominoes/vocabulary.ts';
 import { registerData } from './data.ts';
@@ -73,7 +73,7 @@ async function ivtlr(...args: string[]): Promise<{ out: string; err: string }> {
   }
 }
 
-test('inspect: what is latent, what is trained, and the picture with its grid', async () => {
+test('inspect: what is latent, what is trained, and the image with its grid', async () => {
   const png = join(folder, 'grid.png');
   const common = [
     'data',
@@ -100,7 +100,7 @@ test('inspect: what is latent, what is trained, and the picture with its grid', 
   expect(json.tokens.trained).toBe(json.tokens.steps[2]! + json.tokens.steps[3]! + json.tokens.answer);
   expect(json.ids.length).toBe(json.tokens.total);
   // Official size for a folder that does not say how it was trained: 280x280, which is 10 x 10 tokens.
-  expect(json.picture).toEqual({ width: 112, height: 112, tokenGrid: [10, 10] });
+  expect(json.image).toEqual({ width: 112, height: 112, tokenGrid: [10, 10] });
   const { width, height } = await sharp(readFileSync(png)).metadata();
   expect([width, height]).toEqual([560, 560]);
   vi.stubEnv('NO_COLOR', '1');
@@ -120,7 +120,7 @@ test('inspect: control characters of the data stay text', () => {
     meta: {},
     steps: [],
     tokens: { steps: [] },
-    picture: { tokenGrid: [1, 1] },
+    image: { tokenGrid: [1, 1] },
     runs: [{ kind: 'trained', tokens: 2, text: 'a\x1b[0m\x07\u009b1mé\n' }],
   };
   for (const colour of [true, false]) {

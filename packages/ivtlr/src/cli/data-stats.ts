@@ -40,9 +40,9 @@ export function registerDataStats(data: Command): void {
 }
 
 async function stats(taskName: string, flags: StatsFlags): Promise<void> {
-  const { gatherStats } = await import('../engine/data-stats.ts');
+  const { gatherStats } = await import('../inspect/data-stats.ts');
   const { openWithoutWeights } = await import('../engine/families.ts');
-  const { dataFolder, modelFolder } = await import('./from-hub.ts');
+  const { dataFolder, modelFolder } = await import('../hub/resolve.ts');
   const { findTask } = await import('../tasks/registry.ts');
   const { streamSamples } = await import('../tasks/read-samples.ts');
   const task = findTask(taskName);

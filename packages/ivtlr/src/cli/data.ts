@@ -21,13 +21,13 @@ export function registerData(program: Command): void {
   const make = data.command('make').description('draw a data set');
   make
     .command('dominoes')
-    .description("follow a chain of coloured dominoes; Parquet in M3CoT's schema, pictures as PNG")
+    .description("follow a chain of coloured dominoes; Parquet in M3CoT's schema, images as PNG")
     .requiredOption('--rows <n>', 'number of samples', wholeNumber)
     .requiredOption('--out <folder>', 'where the file goes; made when missing')
     .option('--seed <n>', 'another seed draws other samples', wholeNumber, 0)
     .addOption(new Option('--split <name>', 'splits never share samples').choices(SPLITS).default('train'))
     .option('--hops <n>', 'dominoes to follow', wholeNumber, 3)
-    .option('--dominoes <n>', 'dominoes in the picture', wholeNumber, 7)
+    .option('--dominoes <n>', 'dominoes in the image', wholeNumber, 7)
     .action(async (flags: MakeFlags) => {
       // Loaded here, so that --help stays quick.
       const { makeDominoes } = await import('../tasks/dominoes/make.ts');

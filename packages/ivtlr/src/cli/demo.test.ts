@@ -17,7 +17,7 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(out, { recursive: true, force: true }));
 
-it('the demo answers fresh pictures three ways and draws strips', async () => {
+it('the demo answers fresh images three ways and draws strips', async () => {
   const { stdout } = await ivtlr('demo', '--seed', '77', '--rows', '40', '--traces', '2', '--out', out, '--json');
   const { seed, results, traces } = JSON.parse(stdout);
   expect(seed).toBe(77);
@@ -28,13 +28,13 @@ it('the demo answers fresh pictures three ways and draws strips', async () => {
   expect(latent.autoregressiveSteps).toBeLessThan(written.autoregressiveSteps);
   expect(removed.accuracyStrict).toBeLessThan(0.6);
   expect(traces).toHaveLength(2);
-  for (const { picture } of traces) {
-    expect(existsSync(picture)).toBe(true);
-    expect(readFileSync(picture).subarray(1, 4).toString()).toBe('PNG');
+  for (const { image } of traces) {
+    expect(existsSync(image)).toBe(true);
+    expect(readFileSync(image).subarray(1, 4).toString()).toBe('PNG');
   }
 });
 
-it('the demo prints a table, and eval the same numbers for the same pictures', async () => {
+it('the demo prints a table, and eval the same numbers for the same images', async () => {
   const { stdout } = await ivtlr('demo', '--seed', '78', '--rows', '20', '--traces', '0', '--out', out);
   expect(stdout).toContain('explicit chain of thought');
   const accuracy = /IVT-LR, 3 latent steps\s*│\s*([\d.]+)/.exec(stdout)![1];

@@ -1,4 +1,4 @@
-/** `ivtlr demo`: fresh pictures, answered by the bundled model three ways, with drawings of what its latent steps looked at. */
+/** `ivtlr demo`: fresh images, answered by the bundled model three ways, with drawings of what its latent steps looked at. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -22,7 +22,7 @@ interface DemoOptions {
 
 /** A sample whose latent steps were drawn. */
 interface Drawn {
-  picture: string;
+  image: string;
   question: string;
   answer: string;
   gold: string;
@@ -36,10 +36,10 @@ const batch = 50;
 export function registerDemo(program: Command): void {
   program
     .command('demo')
-    .description('answer fresh pictures with the bundled model and draw what it looked at')
-    .option('--seed <n>', 'seed of the pictures (default: the clock)', whole)
-    .option('--rows <n>', 'pictures', whole, 300)
-    .option('--traces <n>', 'pictures to draw a strip for', whole, 4)
+    .description('answer fresh images with the bundled model and draw what it looked at')
+    .option('--seed <n>', 'seed of the images (default: the clock)', whole)
+    .option('--rows <n>', 'images', whole, 300)
+    .option('--traces <n>', 'images to draw a strip for', whole, 4)
     .option('--out <folder>', 'where the strips go', join('out', 'demo'))
     .option('--json', 'print the results as JSON')
     .action(demo);
@@ -58,7 +58,7 @@ async function demo(options: DemoOptions): Promise<void> {
   setNumThreads(1);
   const task = findTask('dominoes');
   const say = (text: string) => process.stderr.write(`${text}\n`);
-  say(`${options.rows} fresh pictures (seed ${seed}, none of which any model was trained on)`);
+  say(`${options.rows} fresh images (seed ${seed}, none of which any model was trained on)`);
   const runs = [
     { name: 'IVT-LR, 3 latent steps', folder: 'dominoes', ablation: ABLATIONS.full!, draw: true },
     { name: 'explicit chain of thought', folder: 'dominoes-cot', ablation: ABLATIONS.full!, draw: false },
@@ -79,7 +79,7 @@ async function demo(options: DemoOptions): Promise<void> {
       maxNewTokens,
       ablation,
     });
-    const progress = new Progress({ label: name, total: options.rows, unit: 'pictures' });
+    const progress = new Progress({ label: name, total: options.rows, unit: 'images' });
     const result = await evaluate(opened, task, generatedSamples(task, seed, 'test', options.rows), {
       name,
       batch,
@@ -107,9 +107,9 @@ async function demo(options: DemoOptions): Promise<void> {
   const { columns, rows } = resultTable(results);
   process.stdout.write(`${renderTable(columns, rows)}\n`);
   process.stdout.write('steps = latent steps + generated tokens; a guess would be right in 0.250 of the cases\n');
-  for (const { picture, question, answer, gold } of drawn) {
+  for (const { image, question, answer, gold } of drawn) {
     process.stdout.write(
-      `\n${picture}: what the latent steps looked at\n  ${question}\n  ${answer} (right is ${gold})\n`,
+      `\n${image}: what the latent steps looked at\n  ${question}\n  ${answer} (right is ${gold})\n`,
     );
   }
   say(`done in ${formatDuration((performance.now() - started) / 1000)}`);
@@ -118,14 +118,14 @@ async function demo(options: DemoOptions): Promise<void> {
 /** Answers a sample by itself and draws its latent steps. Returns what to tell about it. */
 async function drawSample(opened: ModelFolder, sample: Sample, out: string, name: string): Promise<Drawn> {
   const { answer } = await import('../engine/answer.ts');
-  const { writeTrace } = await import('../engine/trace-files.ts');
+  const { writeTrace } = await import('../trace/trace-files.ts');
   let result: Answer | undefined;
   for await (const event of answer(opened, sample, { maxNewTokens })) {
     if (event.type === 'end') result = event.answer;
   }
-  const { picture } = await writeTrace(out, name, sample, result!, { id: sample.id, gold: sample.answer });
+  const { image } = await writeTrace(out, name, sample, result!, { id: sample.id, gold: sample.answer });
   return {
-    picture,
+    image,
     question: sample.question,
     answer: result!.text.trim().replaceAll('\n', '; '),
     gold: sample.answer,

@@ -45,7 +45,7 @@ export async function diagnose(): Promise<Check[]> {
       remedy: value.includes('setup') ? undefined : 'run `npm run setup`',
     });
   }
-  checks.push(await checkPictures());
+  checks.push(await checkImages());
   return checks;
 }
 
@@ -173,8 +173,8 @@ function expectNumbers(what: string, got: readonly number[], wanted: readonly nu
   }
 }
 
-async function checkPictures(): Promise<Check> {
-  const name = 'pictures';
+async function checkImages(): Promise<Check> {
+  const name = 'images';
   try {
     const { default: sharp } = await import('sharp');
     const { createCanvas } = await import('@napi-rs/canvas');

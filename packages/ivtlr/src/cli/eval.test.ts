@@ -62,7 +62,7 @@ it('names the rows of stored data in official prediction files, and counts rows 
   const data = join(out, 'scienceqa');
   mkdirSync(data);
   writeFileSync(join(data, 'good.png'), createCanvas(112, 112).toBuffer('image/png'));
-  writeFileSync(join(data, 'broken.png'), 'no picture');
+  writeFileSync(join(data, 'broken.png'), 'no image');
   const row = { question: 'red or blue?', choices: ['red', 'blue'], answer: 1, hint: '', grade: 'grade2' };
   const rest = { subject: 'natural science', topic: '', category: '', skill: '', lecture: '', solution: '' };
   const images = [null, { path: 'good.png' }, { path: 'broken.png' }, { path: 'good.png' }];

@@ -64,7 +64,7 @@ async function evaluateModel(options: EvalOptions): Promise<void> {
   const { PredictionFile } = await import('../eval/predictions.ts');
   const { openEvaluation } = await import('./evaluation.ts');
   const evaluation = await openEvaluation(options);
-  const { opened, task, samples, total, skipped, batch, pictureThreads } = evaluation;
+  const { opened, task, samples, total, skipped, batch, imageThreads } = evaluation;
   const results = [];
   const answers: AnsweredSample[] = [];
   for (const { name, ablation, answerStart } of runs) {
@@ -77,7 +77,7 @@ async function evaluateModel(options: EvalOptions): Promise<void> {
       const result = await evaluate(opened, task, samples(), {
         name,
         batch,
-        pictureThreads,
+        imageThreads,
         maxNewTokens: options.maxNewTokens,
         seed: options.seed,
         ablation,

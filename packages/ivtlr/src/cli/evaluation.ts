@@ -4,15 +4,15 @@ import type { Sample } from '../data/sample.ts';
 import { type ModelFolder, openModelFolder } from '../engine/model-folder.ts';
 import { UserError } from '../errors.ts';
 import { generatedSamples, storedSamples } from '../eval/runner.ts';
+import { dataFolder, modelFolder } from '../hub/resolve.ts';
 import { DATASETS } from '../tasks/datasets.ts';
 import { findTask } from '../tasks/registry.ts';
 import type { Task } from '../tasks/task.ts';
 import { SkippedRows } from './data-flags.ts';
 import { DEFAULT_BATCH, type EvaluationFlags, GENERATED_SAMPLES } from './evaluation-flags.ts';
-import { dataFolder, modelFolder } from './from-hub.ts';
 
-/** Of samples from files; drawn pictures are ready. */
-const PICTURE_THREADS = 2;
+/** Of samples from files; drawn images are ready. */
+const IMAGE_THREADS = 2;
 
 export interface Evaluation {
   /** The caller disposes of its module, or leaves it to the end of the process. */
@@ -20,9 +20,9 @@ export interface Evaluation {
   task: Task;
   /** Where stored samples come from; null for fresh ones. */
   data: string | null;
-  /** Samples to be answered together, and threads for their pictures. */
+  /** Samples to be answered together, and threads for their images. */
   batch: number;
-  pictureThreads: number;
+  imageThreads: number;
   /** The same samples each time it is called. */
   samples(): AsyncIterable<Sample> | Iterable<Sample>;
   /** How many there will be, null when only reading shows it. */
@@ -51,7 +51,7 @@ export async function openEvaluation(flags: EvaluationFlags): Promise<Evaluation
     task,
     data: data ?? null,
     batch: flags.batch ?? DEFAULT_BATCH[data === undefined ? 'generated' : 'stored'],
-    pictureThreads: data === undefined ? 0 : PICTURE_THREADS,
+    imageThreads: data === undefined ? 0 : IMAGE_THREADS,
     samples: () => {
       if (!data) return generatedSamples(task, seed, split, limit);
       const first = passes++ === 0;

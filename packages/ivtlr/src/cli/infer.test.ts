@@ -10,7 +10,7 @@ import { run } from './main.ts';
 
 let folder = '';
 let model = '';
-let picture = '';
+let image = '';
 
 /** Random weights: what is said is nonsense, but every part of the way is real. */
 function makeModel(path: string): void {
@@ -54,12 +54,12 @@ function makeModel(path: string): void {
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'infer-'));
   model = join(folder, 'model');
-  picture = join(folder, 'picture.png');
+  image = join(folder, 'image.png');
   makeModel(model);
   const pixels = new Uint8Array(112 * 84 * 3).map((_, index) => (index * 7) % 256);
   await sharp(pixels, { raw: { width: 112, height: 84, channels: 3 } })
     .png()
-    .toFile(picture);
+    .toFile(image);
 });
 
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -83,7 +83,7 @@ afterEach(() => {
 });
 
 const ask = (...more: string[]) =>
-  run(['infer', '--model', model, '--image', picture, '--question', 'Start at red', '--max-new-tokens', '6', ...more]);
+  run(['infer', '--model', model, '--image', image, '--question', 'Start at red', '--max-new-tokens', '6', ...more]);
 
 describe('ivtlr infer', () => {
   it('streams the answer to stdout and times to stderr', async () => {
@@ -109,7 +109,7 @@ describe('ivtlr infer', () => {
 
     const stored = JSON.parse(readFileSync(printed.trace.numbers, 'utf8'));
     expect(stored.steps).toEqual(printed.steps);
-    expect(stored.image).toEqual({ name: picture, width: 112, height: 84 });
+    expect(stored.image).toEqual({ name: image, width: 112, height: 84 });
     const drawn = await sharp(join(traceFolder, 'trace.png')).metadata();
     expect(drawn.width).toBeGreaterThan(3 * 640);
   });
@@ -124,14 +124,14 @@ describe('ivtlr infer', () => {
 
   it('says in one line what is wrong, with exit code 2', async () => {
     const broken = join(folder, 'broken.png');
-    writeFileSync(broken, readFileSync(picture).subarray(0, 400));
+    writeFileSync(broken, readFileSync(image).subarray(0, 400));
     const empty = join(folder, 'empty.png');
     writeFileSync(empty, '');
     const cases: [string[], RegExp][] = [
-      [['--image', join(folder, 'none.png')], /^error: there is no picture .*none\.png\n$/],
-      [['--image', folder], /^error: .* is a folder; --image takes a picture file\n$/],
-      [['--image', broken], /^error: .*broken\.png: the PNG picture cannot be decoded: it is truncated or corrupt/],
-      [['--image', empty], /^error: .*empty\.png: the file is empty; a JPEG, PNG, WebP or GIF picture is needed\n$/],
+      [['--image', join(folder, 'none.png')], /^error: there is no image .*none\.png\n$/],
+      [['--image', folder], /^error: .* is a folder; --image takes an image file\n$/],
+      [['--image', broken], /^error: .*broken\.png: the PNG image cannot be decoded: it is truncated or corrupt/],
+      [['--image', empty], /^error: .*empty\.png: the file is empty; a JPEG, PNG, WebP or GIF image is needed\n$/],
       [['--model', join(folder, 'none')], /^error: .*none/],
       [['--model', folder], /^error: .*config\.json/],
       [['--question', ' '], /^error: --question is empty/],
@@ -151,8 +151,8 @@ describe('ivtlr infer', () => {
     const { answer } = await import('../engine/answer.ts');
     const { openModelFolder } = await import('../engine/model-folder.ts');
     const opened = openModelFolder(model);
-    const image = { kind: 'encoded', bytes: readFileSync(picture), name: 'picture' } as const;
-    const events = () => answer(opened, { image, question: 'Start at red', choices: [] }, { maxNewTokens: 4 });
+    const raw = { kind: 'encoded', bytes: readFileSync(image), name: 'image' } as const;
+    const events = () => answer(opened, { image: raw, question: 'Start at red', choices: [] }, { maxNewTokens: 4 });
     for await (const _ of events()); // The model keeps tables it makes at first use.
     const before = liveTensorCount();
     for await (const _ of events());

@@ -1,10 +1,10 @@
-/** `ivtlr infer`: one question about one picture; the answer streams, and a trace shows what the latent steps looked at. */
+/** `ivtlr infer`: one question about one image; the answer streams, and a trace shows what the latent steps looked at. */
 import { readFileSync } from 'node:fs';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { Answer, Question } from '../engine/answer.ts';
-import type { TraceFiles } from '../engine/trace-files.ts';
 import { UserError } from '../errors.ts';
 import { ABLATIONS, type LatentOptions } from '../latent/options.ts';
+import type { TraceFiles } from '../trace/trace-files.ts';
 import { requireDevice } from './device.ts';
 import { formatDuration } from './progress.ts';
 
@@ -32,9 +32,9 @@ const SINGLE_ABLATIONS = Object.keys(ABLATIONS).filter((name) => !name.endsWith(
 export function registerInfer(program: Command): void {
   program
     .command('infer')
-    .description('answer a question about a picture')
+    .description('answer a question about an image')
     .requiredOption('--model <folder>', 'model folder (Hugging Face layout)')
-    .requiredOption('--image <file>', 'JPEG, PNG, WebP or GIF picture')
+    .requiredOption('--image <file>', 'JPEG, PNG, WebP or GIF image')
     .requiredOption('--question <text>', 'what to ask')
     .option('--choices <text...>', 'texts to choose from; they get the letters A, B, C ..')
     .option('--latents <n>', 'latent steps (default: as trained; 3 where the model does not say)', whole)
@@ -66,7 +66,7 @@ async function infer(options: InferOptions): Promise<void> {
 
   const loading = performance.now();
   const { device, dtype } = options;
-  const { modelFolder } = await import('./from-hub.ts');
+  const { modelFolder } = await import('../hub/resolve.ts');
   const opened = openModelFolder(await modelFolder(options.model), { device, ...(dtype && { dtype }) });
   opened.model.module.eval();
   const loadSeconds = (performance.now() - loading) / 1000;
@@ -88,12 +88,12 @@ async function infer(options: InferOptions): Promise<void> {
   if (short >= 0) {
     const total = result.trace[short]!.scores.length;
     process.stderr.write(
-      `note: from latent step ${short + 1} on fewer than ${patches} of the picture's ${total} tokens were left to pick\n`,
+      `note: from latent step ${short + 1} on fewer than ${patches} of the image's ${total} tokens were left to pick\n`,
     );
   }
   const files = options.trace === undefined ? undefined : await writeTraceFiles(options, question, result);
   if (options.json) await printJson(options, question, result, files, loadSeconds);
-  else process.stderr.write(`${summary(result, loadSeconds)}\n${files ? `trace: ${files.picture}\n` : ''}`);
+  else process.stderr.write(`${summary(result, loadSeconds)}\n${files ? `trace: ${files.image}\n` : ''}`);
 }
 
 function readQuestion({ image, question, choices = [] }: InferOptions): Question {
@@ -102,14 +102,14 @@ function readQuestion({ image, question, choices = [] }: InferOptions): Question
     return { image: { kind: 'encoded', bytes: readFileSync(image), name: image }, question, choices };
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
-    if (code === 'ENOENT') throw new UserError(`there is no picture ${image}`);
-    if (code === 'EISDIR') throw new UserError(`${image} is a folder; --image takes a picture file`);
-    throw new UserError(`the picture ${image} cannot be read: ${message}`);
+    if (code === 'ENOENT') throw new UserError(`there is no image ${image}`);
+    if (code === 'EISDIR') throw new UserError(`${image} is a folder; --image takes an image file`);
+    throw new UserError(`the image ${image} cannot be read: ${message}`);
   }
 }
 
 async function writeTraceFiles(options: InferOptions, question: Question, result: Answer): Promise<TraceFiles> {
-  const { writeTrace } = await import('../engine/trace-files.ts');
+  const { writeTrace } = await import('../trace/trace-files.ts');
   return writeTrace(options.trace!, 'trace', question, result, { model: options.model });
 }
 
@@ -120,7 +120,7 @@ async function printJson(
   files: TraceFiles | undefined,
   loadSeconds: number,
 ): Promise<void> {
-  const { answerToJson } = await import('../engine/trace-files.ts');
+  const { answerToJson } = await import('../trace/trace-files.ts');
   const { strictAnswer } = await import('../tasks/scorers.ts');
   const { choices } = question;
   const predicted = choices.length > 0 ? strictAnswer(result.text, { answer: 'A', choices }) : null;
@@ -133,10 +133,10 @@ async function printJson(
 }
 
 function summary({ trace, tokens, seconds }: Answer, loadSeconds: number): string {
-  const { picture, prefill, latents, decode } = seconds;
+  const { image, prefill, latents, decode } = seconds;
   const times = [
     `model ${formatDuration(loadSeconds)}`,
-    `prompt and picture ${formatDuration(picture + prefill)}`,
+    `prompt and image ${formatDuration(image + prefill)}`,
     `latent steps ${formatDuration(latents)}`,
     `writing ${formatDuration(decode)}`,
   ];

@@ -27,7 +27,7 @@ export function registerTrain(program: Command): void {
 
 async function train(name: string, options: TrainOptions): Promise<void> {
   const recipe = loadRecipe(name, options.set);
-  const { assembleRun } = await import('./assemble-run.ts');
+  const { assembleRun } = await import('../runs/assemble-run.ts');
   const { readLatestCheckpoint } = await import('../train/checkpoint.ts');
   const { requireEmptyRun, runTraining } = await import('../train/loop.ts');
   const checkpoint = options.resume ? readLatestCheckpoint(recipe.out) : null;

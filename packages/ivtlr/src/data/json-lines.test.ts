@@ -9,7 +9,7 @@ import { type BadRows, imageField, type PlacedRow } from './row.ts';
 let folder = '';
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'ivtlr-lines-'));
-  writeFileSync(join(folder, 'a.png'), 'picture');
+  writeFileSync(join(folder, 'a.png'), 'image');
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
@@ -35,7 +35,7 @@ test('a line longer than a chunk stays whole', async () => {
   expect(rows.map(({ row }) => row.id === long || row.id)).toEqual([true, 'b']);
 });
 
-test('pictures: a path beside the file, an object with path, base64 bytes', async () => {
+test('images: a path beside the file, an object with path, base64 bytes', async () => {
   const lines = ['"a.png"', '{"path":"a.png"}', '{"bytes":"cGljdHVyZQ==","path":"z"}', '""', '"none.png"', '3'];
   const { path, rows } = await collect(lines.map((image) => `{"id":"","image":${image}}`).join('\n'));
   const read = (i: number) => imageField(rows[i]!.row, 'image', rows[i]!.place);
@@ -45,7 +45,7 @@ test('pictures: a path beside the file, an object with path, base64 bytes', asyn
   expect(read(0)).toMatchObject({ name: `${join(folder, 'a.png')} (${path} line 1)` });
   expect(read(3)).toBeNull();
   expect(() => read(4)).toThrow(
-    new UserError(`${path} line 5, column image: there is no picture ${join(folder, 'none.png')}`),
+    new UserError(`${path} line 5, column image: there is no image ${join(folder, 'none.png')}`),
   );
   expect(() => read(5)).toThrow(/line 6, column image: should be a struct/);
 });

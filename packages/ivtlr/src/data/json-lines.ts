@@ -1,4 +1,4 @@
-/** JSON lines with pictures in files beside them: one object a line, holding a task's columns. */
+/** JSON lines with images in files beside them: one object a line, holding a task's columns. */
 import { createReadStream } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { UserError } from '../errors.ts';
@@ -41,7 +41,7 @@ export async function* readJsonLines(
       }
       first = false;
     }
-    const values = columns.map((column) => [column, column === 'image' ? picture(row, path) : (row[column] ?? null)]);
+    const values = columns.map((column) => [column, column === 'image' ? image(row, path) : (row[column] ?? null)]);
     yield { row: Object.fromEntries(values), index: index++, place };
   }
 }
@@ -60,7 +60,7 @@ function parseLine(bytes: Uint8Array, place: string, isFirst: boolean): Row {
   return value as Row;
 }
 
-function picture(row: Row, file: string): unknown {
+function image(row: Row, file: string): unknown {
   const value = row.image;
   if (value === null || value === undefined || value === '') return null;
   if (typeof value === 'string') return new ImageFile(resolve(dirname(file), value));

@@ -93,7 +93,7 @@ export async function writeParquet(
     await parquetWriteRows({
       writer: fileWriter(file.tempPath),
       rows,
-      // Pictures are compressed already, and comparing them for statistics or a dictionary is wasted time.
+      // Images are compressed already, and comparing them for statistics or a dictionary is wasted time.
       columns: columns.map(({ name, kind }) =>
         kind === 'image' ? { name, codec: 'UNCOMPRESSED', encoding: 'PLAIN', statistics: false } : { name },
       ),

@@ -22,7 +22,7 @@ test('a finer grid has several tokens a cell, those whose middle lies in it', ()
   expect(ten[0]!.length).toBe(6);
 });
 
-test('tokens that show the middle of the picture only', () => {
+test('tokens that show the middle of the image only', () => {
   const wide = { width: 200, height: 100, shown: { left: 50, top: 0, width: 100, height: 100 } };
   const cells = { pickTargets: [[0], [1], [3]], pickGrid: [1, 4] as const };
   expect(pickTargetTokens(cells, { tokenGrid: [2, 2], source: wide })).toEqual([[], [0, 2], []]);

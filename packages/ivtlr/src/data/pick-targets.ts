@@ -1,4 +1,4 @@
-/** Cells of a picture that a task names, as image tokens of a model, whose grid may be finer and may show a part of the picture only. */
+/** Cells of an image that a task names, as image tokens of a model, whose grid may be finer and may show a part of the image only. */
 import type { ProcessedImage } from '../models/types.ts';
 import type { Sample } from './sample.ts';
 

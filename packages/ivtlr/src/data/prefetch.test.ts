@@ -1,12 +1,12 @@
 import { expect, test } from 'vitest';
 import type { ProcessedImage } from '../models/types.ts';
-import type { PreparedPicture } from '../vision/picture-pool.ts';
+import type { PreparedImage } from '../vision/image-pool.ts';
 import { Prefetch, type PrefetchOptions } from './prefetch.ts';
 import type { RawImage, Sample } from './sample.ts';
 
 const total = 5;
 
-function setUp(options: PrefetchOptions, broken: { sample?: number; picture?: number } = {}) {
+function setUp(options: PrefetchOptions, broken: { sample?: number; image?: number } = {}) {
   const begun: number[] = [];
   const inline: string[] = [];
   const prepared: string[] = [];
@@ -21,17 +21,17 @@ function setUp(options: PrefetchOptions, broken: { sample?: number; picture?: nu
     },
   };
   const pool = {
-    prepare: async (image: RawImage): Promise<PreparedPicture> => {
+    prepare: async (image: RawImage): Promise<PreparedImage> => {
       const { name } = image as { name: string };
       prepared.push(name);
-      // Later pictures are ready first.
+      // Later images are ready first.
       await new Promise((resolve) => setTimeout(resolve, 20 - Number(name)));
-      if (name === `${broken.picture}`) throw new Error(`picture ${name} is broken`);
+      if (name === `${broken.image}`) throw new Error(`image ${name} is broken`);
       return { image: { width: Number(name), height: 1, data: new Uint8Array() }, source: { width: 1, height: 1 } };
     },
   };
   const inputs = {
-    finish: ({ image }: PreparedPicture) => ({ tokens: image.width }) as ProcessedImage,
+    finish: ({ image }: PreparedImage) => ({ tokens: image.width }) as ProcessedImage,
     processImage: async (image: RawImage) => {
       inline.push(image.kind);
       return { tokens: -1 } as ProcessedImage;
@@ -52,7 +52,7 @@ async function take(prefetch: Prefetch, from: number, to: number): Promise<[stri
 const expected = (from: number, to: number) =>
   Array.from({ length: to - from }, (_, i) => [`${from + i}`, from + i] as [string, number]);
 
-test('the same samples and pictures in the same order, across epochs, whatever the look-ahead', async () => {
+test('the same samples and images in the same order, across epochs, whatever the look-ahead', async () => {
   for (const ahead of [0, 1, 3, 7]) {
     const { prefetch, inline } = setUp({ ahead, epochs: 3 });
     expect(await take(prefetch, 0, 15), `${ahead}`).toEqual(expected(0, 15));
@@ -83,15 +83,15 @@ test('a run that goes on from the middle gets what the first would have got', as
 });
 
 test('errors come with their own sample, not before', async () => {
-  const { prefetch } = setUp({ ahead: 4 }, { sample: 2, picture: 3 });
+  const { prefetch } = setUp({ ahead: 4 }, { sample: 2, image: 3 });
   expect(await take(prefetch, 0, 2)).toEqual(expected(0, 2));
   await expect(prefetch.sample(0, 2)).rejects.toThrow('row 2 is bad');
   const sample = await prefetch.sample(0, 3);
-  await expect(prefetch.processImage(sample.image)).rejects.toThrow('picture 3 is broken');
+  await expect(prefetch.processImage(sample.image)).rejects.toThrow('image 3 is broken');
   expect(await take(prefetch, 4, 6)).toEqual(expected(4, 6));
 });
 
-test('pictures of no sample, and drawn ones, are processed at once', async () => {
+test('images of no sample, and drawn ones, are processed at once', async () => {
   const { prefetch, inline } = setUp({ ahead: 1 });
   const drawn: RawImage = { kind: 'rgb', width: 1, height: 1, data: new Uint8Array(3) };
   expect((await prefetch.processImage(drawn)).tokens).toBe(-1);

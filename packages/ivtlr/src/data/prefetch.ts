@@ -1,9 +1,9 @@
 /**
- * Samples and their pictures ahead of the trainer. What comes is decided by position alone, so it is the same with any number of threads, and a
+ * Samples and their images ahead of the trainer. What comes is decided by position alone, so it is the same with any number of threads, and a
  * run that goes on from a checkpoint continues as if it had never stopped.
  */
 import type { ProcessedImage } from '../models/types.ts';
-import type { PreparedPicture } from '../vision/picture-pool.ts';
+import type { PreparedImage } from '../vision/image-pool.ts';
 import type { RawImage, Sample } from './sample.ts';
 
 /** Samples by place in the epoch, as the trainer knows them. */
@@ -19,38 +19,38 @@ export interface PrefetchOptions {
   epochs?: number;
 }
 
-/** How a model takes pictures. */
-export interface PictureInputs {
+/** How a model takes images. */
+export interface ImageInputs {
   /** Makes a tensor of what a thread sends back. */
-  finish(prepared: PreparedPicture): ProcessedImage;
-  /** All of it at once, for pictures that no thread has prepared. */
+  finish(prepared: PreparedImage): ProcessedImage;
+  /** All of it at once, for images that no thread has prepared. */
   processImage(image: RawImage): Promise<ProcessedImage>;
 }
 
 interface Entry {
   sample: Promise<Sample>;
-  /** Null for pictures that are no files: drawn ones need no decoding. */
-  picture: Promise<PreparedPicture | null>;
+  /** Null for images that are no files: drawn ones need no decoding. */
+  image: Promise<PreparedImage | null>;
 }
 
 /**
  * Stands between a source and the trainer: `sample` hands out what the source has and starts on what follows; `processImage` then finds the
- * picture prepared. Asking out of order is allowed, and only slower.
+ * image prepared. Asking out of order is allowed, and only slower.
  */
 export class Prefetch implements PlacedSamples {
   readonly #source: PlacedSamples;
-  readonly #pool: { prepare(image: RawImage): Promise<PreparedPicture> };
-  readonly #inputs: PictureInputs;
+  readonly #pool: { prepare(image: RawImage): Promise<PreparedImage> };
+  readonly #inputs: ImageInputs;
   readonly #options: PrefetchOptions;
   /** By epoch * samplesPerEpoch + place. */
   readonly #entries = new Map<number, Entry>();
-  /** Pictures of samples that were handed out. */
-  readonly #handedOut = new WeakMap<RawImage, Promise<PreparedPicture | null>>();
+  /** Images of samples that were handed out. */
+  readonly #handedOut = new WeakMap<RawImage, Promise<PreparedImage | null>>();
 
   constructor(
     source: PlacedSamples,
-    pool: { prepare(image: RawImage): Promise<PreparedPicture> },
-    inputs: PictureInputs,
+    pool: { prepare(image: RawImage): Promise<PreparedImage> },
+    inputs: ImageInputs,
     options: PrefetchOptions,
   ) {
     this.#source = source;
@@ -82,11 +82,11 @@ export class Prefetch implements PlacedSamples {
       if (!this.#entries.has(next)) this.#entries.set(next, this.#begin(next));
     }
     const sample = await entry.sample;
-    this.#handedOut.set(sample.image, entry.picture);
+    this.#handedOut.set(sample.image, entry.image);
     return sample;
   }
 
-  /** The picture of a sample, or any other picture. @throws UserError naming the picture and its row */
+  /** The image of a sample, or any other image. @throws UserError naming the image and its row */
   async processImage(image: RawImage): Promise<ProcessedImage> {
     const ready = await this.#handedOut.get(image);
     this.#handedOut.delete(image);
@@ -101,10 +101,10 @@ export class Prefetch implements PlacedSamples {
   #begin(position: number): Entry {
     const { samplesPerEpoch } = this;
     const sample = this.#source.sample(Math.floor(position / samplesPerEpoch), position % samplesPerEpoch);
-    const picture = sample.then(({ image }) => (image.kind === 'encoded' ? this.#pool.prepare(image) : null));
+    const image = sample.then(({ image }) => (image.kind === 'encoded' ? this.#pool.prepare(image) : null));
     // Errors surface where the sample is asked for; until then they must not count as forgotten.
     sample.catch(() => {});
-    picture.catch(() => {});
-    return { sample, picture };
+    image.catch(() => {});
+    return { sample, image };
   }
 }

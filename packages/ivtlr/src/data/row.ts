@@ -22,7 +22,7 @@ export interface BadRows {
   rows: number;
 }
 
-/** A picture in a file of its own; its bytes are read when they are looked at. */
+/** An image in a file of its own; its bytes are read when they are looked at. */
 export class ImageFile {
   constructor(readonly path: string) {}
 }
@@ -64,7 +64,7 @@ export function imageField(row: Row, column: string, place: string): RawImage | 
   if (bytes === null || bytes === undefined) {
     if (path === null || path === undefined || path === '') return null;
     throw new UserError(
-      `${place}, column ${column}: the image is only named (${String(path)}); its bytes should be in the file, or the picture beside it`,
+      `${place}, column ${column}: the image is only named (${String(path)}); its bytes should be in the file, or the image beside it`,
     );
   }
   if (!(bytes instanceof Uint8Array)) throw wrongType(place, `${column}.bytes`, 'binary', bytes);
@@ -73,7 +73,7 @@ export function imageField(row: Row, column: string, place: string): RawImage | 
 
 function fileImage(path: string, column: string, place: string): RawImage {
   if (!statSync(path, { throwIfNoEntry: false })?.isFile()) {
-    throw new UserError(`${place}, column ${column}: there is no picture ${path}`);
+    throw new UserError(`${place}, column ${column}: there is no image ${path}`);
   }
   return {
     kind: 'encoded',

@@ -36,13 +36,13 @@ test('files of both kinds follow each other, and rows count on', async () => {
   expect(bad.map(({ place }) => place)).toEqual([`${lines} line 2`]);
 });
 
-test('pictures that a Parquet file only names are read from beside it', async () => {
-  mkdirSync(join(folder, 'pictures'));
-  writeFileSync(join(folder, 'pictures/p.png'), 'bytes');
+test('images that a Parquet file only names are read from beside it', async () => {
+  mkdirSync(join(folder, 'images'));
+  writeFileSync(join(folder, 'images/p.png'), 'bytes');
   const table = await parquet('named.parquet', [
-    { bytes: null, path: 'pictures/p.png' },
-    { bytes: null, path: 'pictures/none.png' },
-    { bytes: new Uint8Array([7]), path: 'pictures/p.png' },
+    { bytes: null, path: 'images/p.png' },
+    { bytes: null, path: 'images/none.png' },
+    { bytes: new Uint8Array([7]), path: 'images/p.png' },
   ]);
   const read = [];
   for await (const { row, place } of readRows([table], ['image'])) {

@@ -6,7 +6,7 @@ import { readParquet } from './parquet.ts';
 import { type BadRows, ImageFile, type PlacedRow } from './row.ts';
 
 /**
- * All rows of the files in order, bounded in memory: a Parquet row group or a line at a time. Pictures that a Parquet file only names are looked
+ * All rows of the files in order, bounded in memory: a Parquet row group or a line at a time. Images that a Parquet file only names are looked
  * for beside it.
  * @param onBad called with what is unreadable (a row group with a corrupt page, a line that is no JSON); without it that is an error.
  * @throws UserError naming file, row group or line, and column; a file that is missing or lacks a column is an error in any case.
@@ -27,13 +27,13 @@ export async function* readRows(
       ? readJsonLines(path, columns, onBad && count)
       : readParquet([path], columns, onBad && count);
     for await (const { row, place } of rows) {
-      yield { row: withNamedPicture(row, path), index: start + seen++, place };
+      yield { row: withNamedImage(row, path), index: start + seen++, place };
     }
     start += seen;
   }
 }
 
-function withNamedPicture(row: PlacedRow['row'], file: string): PlacedRow['row'] {
+function withNamedImage(row: PlacedRow['row'], file: string): PlacedRow['row'] {
   const image = row.image as { bytes?: unknown; path?: unknown } | null | undefined;
   if (!image || image instanceof ImageFile || image.bytes || typeof image.path !== 'string') return row;
   const path = resolve(dirname(file), image.path);

@@ -4,7 +4,7 @@ import type { RawImage } from '../vision/image.ts';
 
 export type { RawImage };
 
-/** One multiple-choice question about one picture. */
+/** One multiple-choice question about one image. */
 export interface Sample {
   id: string;
   image: RawImage;
@@ -16,7 +16,7 @@ export interface Sample {
   answer: string;
   /** Per rationale step (before merging): cells of `pickGrid` (row-major; without it image tokens) the step looks at, where a task knows them. */
   pickTargets?: number[][];
-  /** Rows and columns of equal cells that `pickTargets` cuts the whole picture into. Models see it through grids of their own: `pickTargetTokens`. */
+  /** Rows and columns of equal cells that `pickTargets` cuts the whole image into. Models see it through grids of their own: `pickTargetTokens`. */
   pickGrid?: readonly [number, number];
   /** Anything reports group by, such as domain and topic. */
   meta: Record<string, string>;

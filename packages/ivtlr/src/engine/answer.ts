@@ -1,4 +1,4 @@
-/** One question about one picture, from bytes to a streamed answer. The terminal, the demo and a server all ask through here. */
+/** One question about one image, from bytes to a streamed answer. The terminal, the demo and a server all ask through here. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { collate } from '../data/collate.ts';
@@ -37,13 +37,13 @@ export interface Answer {
   tokens: number[];
   /** Rows and columns of the image tokens that the traces count. */
   tokenGrid: readonly [rows: number, columns: number];
-  /** The picture's own size, and the part of it that the tokens cover. */
+  /** The image's own size, and the part of it that the tokens cover. */
   source: ProcessedImage['source'];
   /** One per latent step. */
   trace: StepTrace[];
   /** Latent steps + generated tokens. */
   autoregressiveSteps: number;
-  seconds: { picture: number; prefill: number; latents: number; decode: number };
+  seconds: { image: number; prefill: number; latents: number; decode: number };
 }
 
 export type AnswerEvent =
@@ -56,7 +56,7 @@ const DEFAULT_TASK = 'm3cot';
 /**
  * Answers greedily. Between events the event loop runs, so that output is flushed and a caller can stop by leaving the loop.
  *
- * @throws UserError for a picture that cannot be read or a question the tokenizer cannot take.
+ * @throws UserError for an image that cannot be read or a question the tokenizer cannot take.
  */
 export async function* answer(
   opened: ModelFolder,
@@ -71,7 +71,7 @@ export async function* answer(
     const render = opened.renderOptions(options.task ?? opened.settings.task ?? DEFAULT_TASK);
     const tokenized = await tokenizeSample(toSample(question), processed.tokens, 'infer', render);
     const batch = collate([renderInference(tokenized, latents)], [processed], opened.tokenizer.eosId);
-    const picture = (performance.now() - started) / 1000;
+    const image = (performance.now() - started) / 1000;
     const stream = opened.tokenizer.stream();
     let text = '';
     const events = generate(opened.model, batch, {
@@ -92,7 +92,7 @@ export async function* answer(
             source: processed.source,
             trace: traces[0]!,
             autoregressiveSteps: autoregressiveSteps[0]!,
-            seconds: { picture, ...seconds },
+            seconds: { image, ...seconds },
           };
           yield { type: 'end', answer };
           return;

@@ -1,4 +1,4 @@
-/** Pictures prepared in threads against pictures processed at once. Needs the compiled package, which `npm test` builds first. */
+/** Images prepared in threads against images processed at once. Needs the compiled package, which `npm test` builds first. */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,7 +9,7 @@ import { Prefetch } from '../data/prefetch.ts';
 import type { Sample } from '../data/sample.ts';
 import { writeDominoesTokenizer } from '../tasks/dominoes/vocabulary.ts';
 import type { RawImage } from '../vision/image.ts';
-import { PicturePool } from '../vision/picture-pool.ts';
+import { ImagePool } from '../vision/image-pool.ts';
 import { families, openWithoutWeights } from './families.ts';
 
 let folder = '';
@@ -25,18 +25,18 @@ afterAll(() => {
   expect(liveTensorCount()).toBe(tensors);
 });
 
-async function pictures(): Promise<RawImage[]> {
+async function images(): Promise<RawImage[]> {
   const made: RawImage[] = [];
   for (let i = 0; i < 6; i++) {
     const [width, height, channels] = [50 + 37 * i, 200 - 20 * i, i % 2 ? 4 : 3] as const;
     const raw = Buffer.from(
       Array.from({ length: width * height * channels }, (_, at) => (at * (7 + i) + (at >> 9)) & 255),
     );
-    const picture = sharp(raw, { raw: { width, height, channels } });
+    const image = sharp(raw, { raw: { width, height, channels } });
     made.push({
       kind: 'encoded',
-      name: `picture ${i}`,
-      bytes: await (i % 2 ? picture.png() : picture.jpeg()).toBuffer(),
+      name: `image ${i}`,
+      bytes: await (i % 2 ? image.png() : image.jpeg()).toBuffer(),
     });
   }
   made.push({ kind: 'encoded', name: 'spoilt', bytes: Uint8Array.from([255, 216, 255, 1]) });
@@ -49,19 +49,19 @@ test.each([
   ['chameleon', 'official'],
 ] as const)('threads give the same tensors, bit by bit (%s, %s)', async (family, profile) => {
   const inputs = families[family]!.inputs(folder, profile);
-  const images = await pictures();
+  const all = await images();
   const source = {
-    samplesPerEpoch: images.length,
-    sample: async (_: number, place: number) => ({ id: `${place}`, image: images[place]! }) as Sample,
+    samplesPerEpoch: all.length,
+    sample: async (_: number, place: number) => ({ id: `${place}`, image: all[place]! }) as Sample,
   };
-  const pool = new PicturePool(inputs.preparation, 2);
+  const pool = new ImagePool(inputs.preparation, 2);
   const ahead = new Prefetch(source, pool, inputs, { ahead: 3, epochs: 2 });
   try {
     for (let epoch = 0; epoch < 2; epoch++) {
-      for (const [place, image] of images.entries()) {
+      for (const [place, image] of all.entries()) {
         const sample = await ahead.sample(epoch, place);
-        if (place === images.length - 1) {
-          await expect(ahead.processImage(sample.image)).rejects.toThrow(/^spoilt: the JPEG picture cannot be decoded/);
+        if (place === all.length - 1) {
+          await expect(ahead.processImage(sample.image)).rejects.toThrow(/^spoilt: the JPEG image cannot be decoded/);
           continue;
         }
         const threaded = await ahead.processImage(sample.image);

@@ -13,17 +13,17 @@ import type { ProcessedImage } from '../models/types.ts';
 import { type ChatTemplate, loadChatTemplate } from '../text/chat-template.ts';
 import type { ProfileName, PromptProfile } from '../text/prompt.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
-import type { Preparation, PreparedPicture } from '../vision/picture-pool.ts';
+import type { Preparation, PreparedImage } from '../vision/image-pool.ts';
 
-/** How a family reads pictures: at once, or in two parts of which the first can run in a thread. */
+/** How a family reads images: at once, or in two parts of which the first can run in a thread. */
 export interface FamilyInputs {
   processImage(image: RawImage): Promise<ProcessedImage>;
   /** Decoding and resizing, here. */
-  prepare(image: RawImage): Promise<PreparedPicture>;
+  prepare(image: RawImage): Promise<PreparedImage>;
   /** Decoding and resizing, in threads. */
   readonly preparation: Preparation;
   /** The rest, where libtorch is. */
-  finish(prepared: PreparedPicture): ProcessedImage;
+  finish(prepared: PreparedImage): ProcessedImage;
 }
 
 export interface FamilyParts {

@@ -66,7 +66,7 @@ export interface ModelFolder {
   settings: ReasoningSettings;
   /** What adapter_config.json says; null for a model without adapters. */
   adapter: AdapterConfig | null;
-  /** How pictures are read, for threads that prepare them. */
+  /** How images are read, for threads that prepare them. */
   inputs: FamilyInputs;
   processImage(image: RawImage): Promise<ProcessedImage>;
   /** How samples of a task become tokens for this model. */
@@ -165,7 +165,7 @@ const companionFiles =
   /^(tokenizer.*|chat_template\..*|(preprocessor_config|processor_config|special_tokens_map|generation_config|vocab)\.json|merges\.txt)$/;
 
 /** Reads those files, since the folder may be a checkpoint that is removed while training goes on. */
-export function readCompanions(folder: string): Map<string, Uint8Array> {
+export function readOtherFiles(folder: string): Map<string, Uint8Array> {
   const names = readdirSync(folder).filter((name) => companionFiles.test(name));
   return new Map(names.map((name) => [name, readFileSync(join(folder, name))]));
 }
@@ -173,10 +173,10 @@ export function readCompanions(folder: string): Map<string, Uint8Array> {
 /** Writes a folder that openModelFolder, and any Hugging Face program, can load. `target` exists. */
 export function saveModelFolder(
   opened: Pick<ModelFolder, 'model' | 'config' | 'settings'>,
-  companions: ReadonlyMap<string, Uint8Array>,
+  otherFiles: ReadonlyMap<string, Uint8Array>,
   target: string,
 ): void {
-  for (const [name, bytes] of companions) writeFileAtomic(join(target, name), bytes);
+  for (const [name, bytes] of otherFiles) writeFileAtomic(join(target, name), bytes);
   writeFileAtomic(join(target, settingsFile), `${JSON.stringify(opened.settings, null, 2)}\n`);
   saveModel(opened.model, opened.config, target);
 }

@@ -8,7 +8,7 @@ import { pairedBootstrap } from './bootstrap.ts';
 import { type EvalResult, formatInterval, toReport } from './report.ts';
 import { type EvaluateOptions, evaluate } from './runner.ts';
 
-export interface AblationOptions extends Pick<EvaluateOptions, 'batch' | 'maxNewTokens' | 'pictureThreads'> {
+export interface AblationOptions extends Pick<EvaluateOptions, 'batch' | 'maxNewTokens' | 'imageThreads'> {
   /** Of random patches and of the intervals. */
   seed: number;
   /** Numbers of latent steps to try: 0 to this many. */
@@ -69,7 +69,7 @@ export async function ablate(
   samples: () => AsyncIterable<Sample> | Iterable<Sample>,
   options: AblationOptions,
 ): Promise<AblationRow[]> {
-  const { seed, batch, maxNewTokens, pictureThreads = 0, maxLatents, onRun } = options;
+  const { seed, batch, maxNewTokens, imageThreads = 0, maxLatents, onRun } = options;
   const trained = opened.settings.latents;
   if (trained === 0)
     throw new UserError('the model was trained without latent steps, so there is nothing to take away');
@@ -83,7 +83,7 @@ export async function ablate(
     try {
       const result = await evaluate(opened, task, samples(), {
         name: title,
-        ...{ batch, maxNewTokens, pictureThreads, seed, ablation },
+        ...{ batch, maxNewTokens, imageThreads, seed, ablation },
         onAnswer: ({ index, score: { strict, official }, answered }) =>
           verdicts.set(index, { strict, official, text: answered.generated }),
         onBatch: (done) => {

@@ -37,7 +37,7 @@ export async function analyze(
   opened: ModelFolder,
   task: Task,
   samples: AsyncIterable<Sample> | Iterable<Sample>,
-  options: Pick<EvaluateOptions, 'batch' | 'maxNewTokens' | 'pictureThreads' | 'seed' | 'latents' | 'onBatch'>,
+  options: Pick<EvaluateOptions, 'batch' | 'maxNewTokens' | 'imageThreads' | 'seed' | 'latents' | 'onBatch'>,
 ): Promise<Analysis> {
   const latent = new Steps();
   const written = new Steps();

@@ -12,7 +12,7 @@ export interface EvalResult {
   latentSteps: number;
   generatedTokens: number;
   autoregressiveSteps: number;
-  /** Wall time of the answers over the number of samples; picture decoding included, model loading not. */
+  /** Wall time of the answers over the number of samples; image decoding included, model loading not. */
   secondsPerSample: number;
   /** Share of latent steps that picked the cell the task names, where a task names one. */
   pickAccuracy?: number;

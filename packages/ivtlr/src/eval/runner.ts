@@ -13,7 +13,7 @@ import type { StepTrace } from '../latent/trace.ts';
 import type { ProcessedImage } from '../models/types.ts';
 import { type IndexedSample, streamSamples } from '../tasks/read-samples.ts';
 import type { Answered, Score, Split, Task } from '../tasks/task.ts';
-import { PicturesAhead } from './pictures-ahead.ts';
+import { ImagesAhead } from './images-ahead.ts';
 import type { EvalResult } from './report.ts';
 import { type Counted, Tally } from './tally.ts';
 
@@ -23,8 +23,8 @@ export interface EvaluateOptions {
   /** Samples answered together. */
   batch: number;
   maxNewTokens: number;
-  /** Threads that prepare the pictures of files while a batch is answered; default 0. Results do not depend on it. */
-  pictureThreads?: number;
+  /** Threads that prepare the images of files while a batch is answered; default 0. Results do not depend on it. */
+  imageThreads?: number;
   /** What is taken away from the latent steps. */
   ablation?: Ablation;
   /** Latent steps; default: as many as the model was trained with. */
@@ -98,9 +98,9 @@ export async function evaluate(
     });
   };
   const pending = unanswered(samples, options, (placed, stored) => count(placed, stored, null));
-  const pictures = new PicturesAhead(opened, options.pictureThreads ?? 0);
+  const images = new ImagesAhead(opened, options.imageThreads ?? 0);
   try {
-    for await (const chunk of chunks(pictures.follow(pending, 2 * options.batch), options.batch, swaps ? 2 : 1)) {
+    for await (const chunk of chunks(images.follow(pending, 2 * options.batch), options.batch, swaps ? 2 : 1)) {
       if (swaps && chunk.length < 2) {
         throw new UserError(
           `${options.name} takes from another sample of the batch, but there is only one sample to answer`,
@@ -114,7 +114,7 @@ export async function evaluate(
         opened,
         task,
         batch,
-        pictures,
+        images,
         latents,
         latent,
         options,
@@ -136,7 +136,7 @@ export async function evaluate(
       await new Promise((resolve) => setImmediate(resolve));
     }
   } finally {
-    await pictures.close();
+    await images.close();
   }
   if (tally.samples === 0) throw new UserError('there are no samples to answer');
   return tally.result(options.name);
@@ -186,12 +186,12 @@ async function* unanswered(
   }
 }
 
-/** One batch from pictures to tokens. */
+/** One batch from images to tokens. */
 async function answerBatch(
   opened: ModelFolder,
   task: Task,
   samples: readonly Sample[],
-  pictures: PicturesAhead,
+  prepared: ImagesAhead,
   latents: number,
   latent: LatentOptions,
   options: EvaluateOptions,
@@ -206,7 +206,7 @@ async function answerBatch(
     const prompts: string[] = [];
     const targets: (number[][] | undefined)[] = [];
     for (const sample of samples) {
-      const image = await pictures.take(sample.image);
+      const image = await prepared.take(sample.image);
       images.push(image);
       targets.push(pickTargetTokens(sample, image));
       const tokenized = await tokenizeSample(sample, image.tokens, 'infer', render);

@@ -7,7 +7,7 @@ import { writeFileAtomic } from '../files.ts';
 import { cachedSnapshot, isHubName, repositoryFolder } from './cache.ts';
 import { HubClient, type HubFile, type Listing, type RepoKind } from './client.ts';
 import type { HubSettings } from './settings.ts';
-import { fetchBlob, type Patience, patiently } from './transfer.ts';
+import { fetchBlob, type Patience, withRetries } from './transfer.ts';
 
 export interface DownloadOptions extends Patience {
   kind: RepoKind;
@@ -48,7 +48,7 @@ export async function download(options: DownloadOptions): Promise<Downloaded> {
   if (settings.offline) return cached(options, revision);
   const root = repositoryFolder(settings, kind, repo);
   const client = new HubClient(settings, kind, repo);
-  const listing = await patiently(options, () => client.list(revision));
+  const listing = await withRetries(options, () => client.list(revision));
   const files = listing.files.filter(({ path }) => wanted(path));
   if (files.length === 0) throw new UserError(`${repo} at ${revision} has none of the files looked for`);
   return fetchAll(root, client, { ...listing, files }, revision, options);

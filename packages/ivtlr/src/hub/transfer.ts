@@ -38,7 +38,7 @@ export async function fetchBlob(
   for (;;) {
     let before = -1;
     // Bytes gained count as success: only a line that brings nothing is given up.
-    await patiently(
+    await withRetries(
       options,
       () => fetchRest(client, commit, file, partial, stopped, onBytes),
       async () => {
@@ -118,7 +118,7 @@ async function fetchRest(
 }
 
 /** Tries until it works, `tries` times in a row without progress at most. */
-export async function patiently<T>(
+export async function withRetries<T>(
   { tries = 6, firstWait = 1, onRetry }: Patience,
   attempt: () => Promise<T>,
   progressed: () => Promise<boolean> = async () => false,

@@ -3,10 +3,10 @@
  * Shapes: B batch, S sequence, T positions so far, D hidden size, V vocabulary, N image tokens, A position axes.
  */
 import type { Device, DType, Module, Tensor } from '@ivtlr/torch';
-import type { PictureSource } from '../vision/image.ts';
+import type { ImageSource } from '../vision/image.ts';
 import type { KeyValueCache } from './common/kv-cache.ts';
 
-/** A picture in the form a family's vision tower takes. */
+/** An image in the form a family's vision tower takes. */
 export interface ProcessedImage {
   /** The family's own layout, float32; Qwen2-VL: (patches, 1176) in 2x2-merge order, Chameleon: (1, 3, rows, columns). */
   pixels: Tensor;
@@ -16,7 +16,7 @@ export interface ProcessedImage {
   tokens: number;
   /** Rows and columns of the image tokens. */
   tokenGrid: readonly [number, number];
-  source: PictureSource;
+  source: ImageSource;
 }
 
 export type PositionKind = 'sequential' | 'mrope';

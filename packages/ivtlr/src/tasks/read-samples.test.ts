@@ -21,7 +21,7 @@ beforeAll(async () => {
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-test('a made file holds the drawn samples in full, pictures pixel by pixel', async () => {
+test('a made file holds the drawn samples in full, images pixel by pixel', async () => {
   expect(path).toBe(join(folder, 'test-00000-of-00001.parquet'));
   const samples = await readSamples(folder, dominoes, { split: 'test' });
   expect(samples.length).toBe(7);
@@ -62,13 +62,13 @@ test('other sizes are read by the same task; pick targets come from the id, and 
   expect(dominoes.rowToSample(row, 'p', 0)!.pickTargets).toBeUndefined();
 });
 
-test('pictures beyond the memory limit wait on disk and read the same', async () => {
+test('images beyond the memory limit wait on disk and read the same', async () => {
   const inMemory = await readSamples(path, dominoes);
   const spooled = await readSamples(path, dominoes, { memoryBytes: 2000 });
   expect(spooled).toEqual(inMemory);
   expect(Object.getOwnPropertyDescriptor(spooled[6]!.image, 'bytes')!.get).toBeDefined();
   expect(Object.getOwnPropertyDescriptor(spooled[0]!.image, 'bytes')!.get).toBeUndefined();
-  expect(readdirSync(tmpdir()).filter((name) => name.startsWith('ivtlr-pictures-'))).toEqual([]);
+  expect(readdirSync(tmpdir()).filter((name) => name.startsWith('ivtlr-images-'))).toEqual([]);
 });
 
 test('rows without an image are left out and still counted', async () => {
@@ -93,14 +93,14 @@ test('rows without an image are left out and still counted', async () => {
   );
 });
 
-test('JSON lines with picture files; bad rows are skipped and said, in order', async () => {
+test('JSON lines with image files; bad rows are skipped and said, in order', async () => {
   const own = join(folder, 'lines');
   mkdirSync(own);
   const [whole] = await readSamples(path, m3cot, { limit: 1 });
   const png = (whole!.image as { bytes: Uint8Array }).bytes;
   writeFileSync(join(own, 'whole.png'), png);
   writeFileSync(join(own, 'cut.png'), png.subarray(0, png.length / 2));
-  writeFileSync(join(own, 'text.png'), 'no picture');
+  writeFileSync(join(own, 'text.png'), 'no image');
   const line = (id: string, more: object) =>
     JSON.stringify({
       id,

@@ -1,4 +1,4 @@
-/** Data files as samples in memory, pictures perhaps on disk. */
+/** Data files as samples in memory, images perhaps on disk. */
 import { closeSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -15,21 +15,21 @@ export interface StreamSamplesOptions {
   /** At most this many samples. */
   limit?: number;
   /**
-   * Called with every row that cannot be used: unreadable, of wrong types, or with a broken picture; reading then goes on. To find broken pictures
-   * each is decoded once. Without it the first such row is an error, and a broken picture one when it is used.
+   * Called with every row that cannot be used: unreadable, of wrong types, or with a broken image; reading then goes on. To find broken images
+   * each is decoded once. Without it the first such row is an error, and a broken image one when it is used.
    */
   onBad?(bad: BadRows): void;
 }
 
 export interface ReadSamplesOptions extends StreamSamplesOptions {
-  /** Encoded pictures beyond this many bytes in all wait in a temporary file instead of memory. */
+  /** Encoded images beyond this many bytes in all wait in a temporary file instead of memory. */
   memoryBytes?: number;
 }
 
 /** A sample and the row it came from, counted over all rows, those without an image too. */
 export type IndexedSample = Sample & { rowIndex: number };
 
-/** Pictures decoded at once while they are checked. */
+/** Images decoded at once while they are checked. */
 const CHECKS_AHEAD = 4;
 
 /**
@@ -69,7 +69,7 @@ async function* samplesOf(
   }
 }
 
-/** Leaves out samples whose picture cannot be decoded; a few are decoded at once, and the order stays. */
+/** Leaves out samples whose image cannot be decoded; a few are decoded at once, and the order stays. */
 async function* checked(
   samples: AsyncIterable<IndexedSample>,
   onBad: (bad: BadRows) => void,
@@ -103,7 +103,7 @@ async function* checked(
 }
 
 /**
- * Reads all samples. Training in random order needs every picture at any time, which row groups cannot give, so the pictures are read once and
+ * Reads all samples. Training in random order needs every image at any time, which row groups cannot give, so the images are read once and
  * kept; those in files of their own stay there.
  * @throws UserError as `streamSamples`, and when no row has an image.
  */
@@ -140,7 +140,7 @@ class Spool {
   #end = 0;
 
   constructor() {
-    const folder = mkdtempSync(join(tmpdir(), 'ivtlr-pictures-'));
+    const folder = mkdtempSync(join(tmpdir(), 'ivtlr-images-'));
     this.#handle = openSync(join(folder, 'spool'), 'w+');
     rmSync(folder, { recursive: true });
     spoolRegistry.register(this, this.#handle);
@@ -165,7 +165,7 @@ class Spool {
     const bytes = new Uint8Array(length);
     for (let at = 0; at < length; ) {
       const read = readSync(this.#handle, bytes, at, length - at, start + at);
-      if (read === 0) throw new Error('the temporary file of pictures was cut short');
+      if (read === 0) throw new Error('the temporary file of images was cut short');
       at += read;
     }
     return bytes;

@@ -67,7 +67,7 @@ export const dataSchema = z.strictObject({
   folder: z.string().nullable().default(null),
   /** Default for folder: all rows. */
   samplesPerEpoch: count.nullable().default(null),
-  /** Threads that decode and resize the pictures of a folder ahead of the trainer; 0 does it in between. Results do not depend on it. */
+  /** Threads that decode and resize the images of a folder ahead of the trainer; 0 does it in between. Results do not depend on it. */
   threads: z.int().min(0).default(2),
   /** Rows of a folder that cannot be used: stop, or tell and leave them out. */
   onBadRow: z.enum(['error', 'skip']).default('error'),

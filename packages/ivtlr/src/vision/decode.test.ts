@@ -6,18 +6,18 @@ import { decodeImage, sniffFormat } from './decode.ts';
 const WIDTH = 6;
 const HEIGHT = 4;
 const rgb = new Uint8Array(WIDTH * HEIGHT * 3).map((_, index) => (index * 37) % 256);
-const picture = () => sharp(rgb, { raw: { width: WIDTH, height: HEIGHT, channels: 3 } });
+const image = () => sharp(rgb, { raw: { width: WIDTH, height: HEIGHT, channels: 3 } });
 const encoded = (bytes: Uint8Array, name = 'cat.png') => ({ kind: 'encoded', bytes, name }) as const;
 
 describe('decodeImage', () => {
-  it('returns decoded pictures as they are and checks their size', async () => {
+  it('returns decoded images as they are and checks their size', async () => {
     const image = { kind: 'rgb', width: WIDTH, height: HEIGHT, data: rgb } as const;
     expect((await decodeImage(image)).data).toBe(rgb);
     await expect(decodeImage({ ...image, width: 7 })).rejects.toThrow('7x4 needs 84 bytes');
   });
 
   it('reads PNG and lossless WebP exactly', async () => {
-    for (const bytes of [await picture().png().toBuffer(), await picture().webp({ lossless: true }).toBuffer()]) {
+    for (const bytes of [await image().png().toBuffer(), await image().webp({ lossless: true }).toBuffer()]) {
       const image = await decodeImage(encoded(bytes));
       expect(image).toMatchObject({ width: WIDTH, height: HEIGHT });
       expect([...image.data]).toEqual([...rgb]);
@@ -31,7 +31,7 @@ describe('decodeImage', () => {
       .toBuffer();
     expect([...(await decodeImage(encoded(bytes))).data]).toEqual([10, 200, 30, 90, 80, 70]);
     expect([...(await decodeImage(encoded(bytes), { alpha: 'white' })).data]).toEqual([255, 255, 255, 172, 167, 162]);
-    const opaque = encoded(await picture().png().toBuffer());
+    const opaque = encoded(await image().png().toBuffer());
     expect([...(await decodeImage(opaque, { alpha: 'white' })).data]).toEqual([...rgb]);
   });
 
@@ -51,12 +51,12 @@ describe('decodeImage', () => {
     expect([...(await decodeImage(encoded(colour), { alpha: 'blend' })).data].slice(0, 1)).toEqual([156]);
   });
 
-  it('turns pictures upright by their EXIF orientation', async () => {
-    const bytes = await picture().withMetadata({ orientation: 6 }).png().toBuffer();
-    const image = await decodeImage(encoded(bytes));
-    expect(image).toMatchObject({ width: HEIGHT, height: WIDTH });
+  it('turns images upright by their EXIF orientation', async () => {
+    const bytes = await image().withMetadata({ orientation: 6 }).png().toBuffer();
+    const upright = await decodeImage(encoded(bytes));
+    expect(upright).toMatchObject({ width: HEIGHT, height: WIDTH });
     const bottomLeft = (HEIGHT - 1) * WIDTH * 3; // Orientation 6 needs a quarter turn clockwise.
-    expect([...image.data.subarray(0, 3)]).toEqual([...rgb.subarray(bottomLeft, bottomLeft + 3)]);
+    expect([...upright.data.subarray(0, 3)]).toEqual([...rgb.subarray(bottomLeft, bottomLeft + 3)]);
   });
 
   it('follows the named rule for 16-bit grey, the high byte for 16-bit colour', async () => {
@@ -96,23 +96,23 @@ describe('decodeImage', () => {
   });
 
   it('ignores colour profiles', async () => {
-    const bytes = await picture().withIccProfile('p3').png().toBuffer();
+    const bytes = await image().withIccProfile('p3').png().toBuffer();
     const stored = await sharp(bytes, { ignoreIcc: true }).raw().toBuffer();
     expect([...(await decodeImage(encoded(bytes))).data]).toEqual([...stored]);
   });
 
-  it('names the picture in every refusal', async () => {
-    const png = await picture().png().toBuffer();
-    const jpeg = await picture().jpeg().toBuffer();
+  it('names the image in every refusal', async () => {
+    const png = await image().png().toBuffer();
+    const jpeg = await image().jpeg().toBuffer();
     const cases: [Uint8Array, RegExp][] = [
       [new Uint8Array(), /cat\.png: the file is empty/],
-      [Buffer.from('hello'), /cat\.png: this is not a picture; JPEG, PNG, WebP and GIF/],
+      [Buffer.from('hello'), /cat\.png: this is not an image; JPEG, PNG, WebP and GIF/],
       [Buffer.from('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'), /cat\.png: this is an SVG/],
       [Buffer.from('%PDF-1.7'), /cat\.png: this is a PDF/],
-      [png.subarray(0, png.length / 2), /cat\.png: the PNG picture cannot be decoded: it is truncated or corrupt/],
-      [jpeg.subarray(0, jpeg.length - 20), /cat\.png: the JPEG picture cannot be decoded: it is truncated or corrupt/],
-      [Buffer.from('GIF89a'), /cat\.png: the GIF picture cannot be decoded: the file ends too early/],
-      [Buffer.from('RIFF\0\0\0\0WEBPxxxx'), /cat\.png: the WEBP picture cannot be decoded/],
+      [png.subarray(0, png.length / 2), /cat\.png: the PNG image cannot be decoded: it is truncated or corrupt/],
+      [jpeg.subarray(0, jpeg.length - 20), /cat\.png: the JPEG image cannot be decoded: it is truncated or corrupt/],
+      [Buffer.from('GIF89a'), /cat\.png: the GIF image cannot be decoded: the file ends too early/],
+      [Buffer.from('RIFF\0\0\0\0WEBPxxxx'), /cat\.png: the WEBP image cannot be decoded/],
     ];
     for (const [bytes, message] of cases) {
       const error = await decodeImage(encoded(bytes)).catch((thrown) => thrown);
@@ -121,12 +121,12 @@ describe('decodeImage', () => {
     }
   });
 
-  it('survives damaged files: a picture or a UserError, never anything else', async () => {
+  it('survives damaged files: an image or a UserError, never anything else', async () => {
     const files = await Promise.all([
-      picture().png().toBuffer(),
-      picture().jpeg().toBuffer(),
-      picture().webp().toBuffer(),
-      picture().gif().toBuffer(),
+      image().png().toBuffer(),
+      image().jpeg().toBuffer(),
+      image().webp().toBuffer(),
+      image().gif().toBuffer(),
     ]);
     let refused = 0;
     for (let round = 0; round < 200; round++) {
@@ -146,7 +146,7 @@ describe('decodeImage', () => {
   });
 
   it('refuses too many pixels before decoding them', async () => {
-    const bytes = await picture().png().toBuffer();
+    const bytes = await image().png().toBuffer();
     await expect(decodeImage(encoded(bytes), { maxPixels: 20 })).rejects.toThrow(/6x4 is 0\.0 million pixels, over/);
     const gif = new Uint8Array([...Buffer.from('GIF89a'), 255, 255, 255, 255, 0, 0, 0]);
     await expect(decodeImage(encoded(gif))).rejects.toThrow(/65535x65535/);

@@ -9,15 +9,15 @@ import { decodeGif, GifError, gifSize } from './gif.ts';
 import type { RawImage, RgbImage } from './image.ts';
 
 export interface DecodeOptions {
-  /** Refuse pictures with more pixels than this before decoding them (decompression bombs). Default 100 million. */
+  /** Refuse images with more pixels than this before decoding them (decompression bombs). Default 100 million. */
   maxPixels?: number;
   /**
    * 16-bit grey PNG. `clip` is what Pillow does and so what checkpoints have seen: values over 255 become white. `scale`
-   * keeps the high byte, which shows the picture as a viewer would. Default `clip`.
+   * keeps the high byte, which shows the image as a viewer would. Default `clip`.
    */
   grey16?: 'clip' | 'scale';
   /**
-   * Pictures of Pillow's mode RGBA. `drop` shows the colours stored under clear pixels, as Hugging Face's loaders do; `white`
+   * Images of Pillow's mode RGBA. `drop` shows the colours stored under clear pixels, as Hugging Face's loaders do; `white`
    * blends over white, as the official IVT-LR code does through qwen-vl-utils. Grey with alpha and palettes with clear
    * colours are not mode RGBA and keep their colours under both. `blend` blends whatever is transparent in any of them over
    * white, rounding down, as transformers' Chameleon processor does (colour PNGs with one clear colour, mode RGB, keep it
@@ -31,9 +31,9 @@ export const DEFAULT_MAX_PIXELS = 100_000_000;
 type Format = 'jpeg' | 'png' | 'webp' | 'gif';
 
 /**
- * Decodes a picture; one of kind `rgb` is only checked and returned as it is.
+ * Decodes an image; one of kind `rgb` is only checked and returned as it is.
  *
- * @throws UserError naming the picture: empty, not JPEG/PNG/WebP/GIF, truncated, corrupt, or too large.
+ * @throws UserError naming the image: empty, not JPEG/PNG/WebP/GIF, truncated, corrupt, or too large.
  */
 export async function decodeImage(image: RawImage, options: DecodeOptions = {}): Promise<RgbImage> {
   if (image.kind === 'rgb') return checkRgb(image);
@@ -50,7 +50,7 @@ export async function decodeImage(image: RawImage, options: DecodeOptions = {}):
     return await decodeWithSharp(bytes, name, format, maxPixels, options);
   } catch (error) {
     if (error instanceof UserError) throw error;
-    throw new UserError(`${name}: the ${format.toUpperCase()} picture cannot be decoded: ${reason(error)}`);
+    throw new UserError(`${name}: the ${format.toUpperCase()} image cannot be decoded: ${reason(error)}`);
   }
 }
 
@@ -68,7 +68,7 @@ function checkRgb(image: { kind: 'rgb' } & RgbImage): RgbImage {
   const { width, height, data } = image;
   if (!(width > 0 && height > 0) || data.length !== width * height * 3) {
     throw new UserError(
-      `an RGB picture of ${width}x${height} needs ${width * height * 3} bytes (height * width * 3), it has ${data.length}`,
+      `an RGB image of ${width}x${height} needs ${width * height * 3} bytes (height * width * 3), it has ${data.length}`,
     );
   }
   return { width, height, data };
@@ -121,7 +121,7 @@ async function decodeWithSharp(
 }
 
 function checkSize(name: string, width: number, height: number, maxPixels: number): void {
-  if (!(width > 0 && height > 0)) throw new UserError(`${name}: the picture is empty (${width}x${height} pixels)`);
+  if (!(width > 0 && height > 0)) throw new UserError(`${name}: the image is empty (${width}x${height} pixels)`);
   if (width * height > maxPixels) {
     throw new UserError(
       `${name}: ${width}x${height} is ${((width * height) / 1e6).toFixed(1)} million pixels, over the limit of ` +
@@ -188,7 +188,7 @@ function divide255(value: number): number {
 }
 
 function describeUnreadable(bytes: Uint8Array): string {
-  if (bytes.length === 0) return 'the file is empty; a JPEG, PNG, WebP or GIF picture is needed';
+  if (bytes.length === 0) return 'the file is empty; a JPEG, PNG, WebP or GIF image is needed';
   const head = Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(bytes.length, 512)).toString('latin1');
   const known: [RegExp, string][] = [
     [/^%PDF/, 'a PDF'],
@@ -201,7 +201,7 @@ function describeUnreadable(bytes: Uint8Array): string {
     [/^version https:\/\/git-lfs/, 'a Git LFS pointer (run `git lfs pull`)'],
   ];
   const found = known.find(([pattern]) => pattern.test(head));
-  return `${found ? `this is ${found[1]}, not a picture that can be read` : 'this is not a picture'}; JPEG, PNG, WebP and GIF are read`;
+  return `${found ? `this is ${found[1]}, not an image that can be read` : 'this is not an image'}; JPEG, PNG, WebP and GIF are read`;
 }
 
 function reason(error: unknown): string {

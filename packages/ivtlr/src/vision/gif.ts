@@ -7,7 +7,7 @@
  */
 import type { RgbImage } from './image.ts';
 
-/** Thrown for broken files; `decodeImage` turns it into a sentence that names the picture. */
+/** Thrown for broken files; `decodeImage` turns it into a sentence that names the image. */
 export class GifError extends Error {}
 
 interface Screen {
@@ -91,7 +91,7 @@ function readFrame(
   const height = reader.uint16();
   const flags = reader.byte();
   const palette = flags & 0x80 ? reader.take(3 << ((flags & 7) + 1)) : screen.palette;
-  // A frame that sticks out enlarges the picture.
+  // A frame that sticks out enlarges the image.
   const fullWidth = Math.max(screen.width, left + width);
   const fullHeight = Math.max(screen.height, top + height);
   if (fullWidth * fullHeight > maxPixels)

@@ -1,4 +1,4 @@
-/** 8-bit pictures to the float tensors vision encoders read. */
+/** 8-bit images to the float tensors vision encoders read. */
 import { shareBytes, type Tensor } from '@ivtlr/torch';
 import type { RgbImage } from './image.ts';
 
@@ -11,7 +11,7 @@ export interface Normalization {
 }
 
 /**
- * `(value * rescale - mean) / std` for all 256 levels of each channel: 3 * 256 float32 values. A picture has only 8-bit
+ * `(value * rescale - mean) / std` for all 256 levels of each channel: 3 * 256 float32 values. An image has only 8-bit
  * levels, so looking them up while the pixels are put in order replaces several passes over float tensors.
  *
  * Rounded to float32 after each operation and with the rescaling folded into mean and std, as Hugging Face's image processors do.
@@ -27,7 +27,7 @@ export function normalizedLevels({ rescale, mean, std }: Normalization): Float32
   return levels;
 }
 
-/** One picture as a float32 tensor (3, H, W). */
+/** One image as a float32 tensor (3, H, W). */
 export function normalize(image: RgbImage, normalization: Normalization): Tensor {
   const { width, height, data } = image;
   const levels = normalizedLevels(normalization);

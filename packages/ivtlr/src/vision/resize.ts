@@ -19,7 +19,7 @@ export interface ResizeOptions {
    * twice what the width does. `horizontal`: always the horizontal one, as Pillow up to 12 and torchvision.
    */
   passOrder?: 'pillow' | 'horizontal';
-  /** Only this part of the result is made, with the pixels it has in the whole; the whole of a very long picture would not fit in memory. */
+  /** Only this part of the result is made, with the pixels it has in the whole; the whole of a very long image would not fit in memory. */
   region?: Region;
 }
 
@@ -37,9 +37,7 @@ const HALF = 1 << (PRECISION_BITS - 1);
 /** Resizes to `width` x `height` (or the region of that); the result shares the input's bytes if there is nothing to do. */
 export function resize(image: RgbImage, width: number, height: number, options: ResizeOptions = {}): RgbImage {
   if (!Number.isInteger(width) || !Number.isInteger(height) || width < 1 || height < 1) {
-    throw new UserError(
-      `a picture cannot be resized to ${width}x${height}: both sides must be whole numbers from 1 up`,
-    );
+    throw new UserError(`an image cannot be resized to ${width}x${height}: both sides must be whole numbers from 1 up`);
   }
   const filter = options.filter ?? 'bicubic';
   const { left, top, width: wide, height: tall } = options.region ?? { left: 0, top: 0, width, height };

@@ -55,7 +55,7 @@ export interface VqConfig {
   latentChannels: number;
   /** Codes. */
   codes: number;
-  /** Pixels of a picture's side. */
+  /** Pixels of an image's side. */
   resolution: number;
   baseChannels: number;
   /** Per level, the first at full resolution; every further level halves it. */

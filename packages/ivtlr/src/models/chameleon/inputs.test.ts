@@ -8,14 +8,14 @@ import { UserError } from '../../errors.ts';
 import type { RgbImage } from '../../vision/image.ts';
 import { resize } from '../../vision/resize.ts';
 import { ChameleonInputs } from './inputs.ts';
-import { cropPicture } from './prepare.ts';
+import { cropImage } from './prepare.ts';
 
-function picture(width: number, height: number): RgbImage {
+function image(width: number, height: number): RgbImage {
   const data = new Uint8Array(width * height * 3).map((_, index) => (index * 31 + (index >> 7)) % 256);
   return { width, height, data };
 }
 
-/** What is left of a picture made in whole and cut afterwards. */
+/** What is left of an image made in whole and cut afterwards. */
 function cut(image: RgbImage, left: number, top: number, width: number, height: number): Uint8Array {
   const rows: number[] = [];
   for (let y = top; y < top + height; y++)
@@ -32,25 +32,23 @@ beforeAll(() => {
 afterAll(() => expect(liveTensorCount()).toBe(live));
 
 describe('ChameleonInputs', () => {
-  it('keeps the middle of the picture with its shorter side at the size, the longer one rounded down', () => {
+  it('keeps the middle of the image with its shorter side at the size, the longer one rounded down', () => {
     const { rules } = new ChameleonInputs(tiny);
-    const wide = picture(75, 40); // 32 * 75 / 40 = 60
-    const made = cropPicture(wide, rules);
+    const wide = image(75, 40); // 32 * 75 / 40 = 60
+    const made = cropImage(wide, rules);
     expect(made.image).toMatchObject({ width: 32, height: 32 });
     expect(made.image.data).toEqual(cut(resize(wide, 60, 32, { filter: 'lanczos' }), 14, 0, 32, 32));
     expect(made.source).toEqual({
       ...{ width: 75, height: 40 },
       shown: { left: 17.5, top: 0, width: 40, height: 40 },
     });
-    const tall = picture(20, 39); // 32 * 39 / 20 = 62.4
-    expect(cropPicture(tall, rules).image.data).toEqual(
-      cut(resize(tall, 32, 62, { filter: 'lanczos' }), 0, 15, 32, 32),
-    );
+    const tall = image(20, 39); // 32 * 39 / 20 = 62.4
+    expect(cropImage(tall, rules).image.data).toEqual(cut(resize(tall, 32, 62, { filter: 'lanczos' }), 0, 15, 32, 32));
   });
 
-  it('adds black where the picture is smaller than the crop', () => {
+  it('adds black where the image is smaller than the crop', () => {
     const { rules } = new ChameleonInputs({ size: { width: 10, height: 40 }, crop_size: 32 });
-    const { image, source } = cropPicture({ width: 10, height: 40, data: new Uint8Array(1200).fill(200) }, rules);
+    const { image, source } = cropImage({ width: 10, height: 40, data: new Uint8Array(1200).fill(200) }, rules);
     const row = [...image.data.subarray(0, 96)];
     expect(row).toEqual([...new Array(33).fill(0), ...new Array(30).fill(200), ...new Array(33).fill(0)]);
     expect(new Set(image.data.subarray(31 * 96))).toEqual(new Set([0, 200]));
@@ -70,7 +68,7 @@ describe('ChameleonInputs', () => {
       expect(values[2 * 512 * 512]).toBeCloseTo(100 * 0.0078 - 1, 6);
     });
     const small = new ChameleonInputs(tiny, { vq_config: { channel_multiplier: [1, 2, 2] } });
-    scope(() => expect(small.processRgb(picture(50, 50))).toMatchObject({ tokens: 64, tokenGrid: [8, 8] }));
+    scope(() => expect(small.processRgb(image(50, 50))).toMatchObject({ tokens: 64, tokenGrid: [8, 8] }));
   });
 
   it('does not make the whole of a line', async () => {
@@ -113,7 +111,7 @@ describe('ChameleonInputs', () => {
     }
   });
 
-  it('names the picture that cannot be read', async () => {
+  it('names the image that cannot be read', async () => {
     const image = { kind: 'encoded', bytes: Uint8Array.from([255, 216, 255, 1]), name: 'spoilt.jpg' } as const;
     await expect(new ChameleonInputs().processImage(image)).rejects.toThrow(/^spoilt\.jpg: /);
   });

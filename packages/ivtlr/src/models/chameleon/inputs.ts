@@ -1,5 +1,5 @@
 /**
- * Pictures as Chameleon reads them (Hugging Face `ChameleonImageProcessor` over Pillow): what is transparent blended over white, the shorter
+ * Images as Chameleon reads them (Hugging Face `ChameleonImageProcessor` over Pillow): what is transparent blended over white, the shorter
  * side 512 (Lanczos), the middle 512x512 of that, `level * 0.0078 - 1`. The VQ encoder then makes one token of every 16x16 pixels.
  */
 import { join } from 'node:path';
@@ -9,12 +9,12 @@ import { UserError } from '../../errors.ts';
 import { readJson } from '../../files.ts';
 import type { DecodeOptions } from '../../vision/decode.ts';
 import type { RawImage, RgbImage } from '../../vision/image.ts';
+import { compiledModule, type Preparation, type PreparedImage } from '../../vision/image-pool.ts';
 import { type Normalization, normalize } from '../../vision/normalize.ts';
-import { compiledModule, type Preparation, type PreparedPicture } from '../../vision/picture-pool.ts';
 import type { ResizeFilter } from '../../vision/resize.ts';
 import { readPreprocessorConfig } from '../common/preprocessor-config.ts';
 import type { ProcessedImage } from '../types.ts';
-import { cropPicture, type PreparationRules, preparePicture } from './prepare.ts';
+import { cropImage, type PreparationRules, prepareImage } from './prepare.ts';
 
 const side = z.int().positive();
 const sides = z.strictObject({ width: side, height: side });
@@ -33,7 +33,7 @@ const preprocessorSchema = z.object({
   do_normalize: z.literal(true).default(true),
 });
 
-/** The part of config.json that says how many pixels become one token: each level but the first halves the picture. */
+/** The part of config.json that says how many pixels become one token: each level but the first halves the image. */
 const configSchema = z.object({
   vq_config: z.object({ channel_multiplier: z.array(z.number()).min(1).default([1, 1, 2, 2, 4]) }).prefault({}),
 });
@@ -47,7 +47,7 @@ export interface ChameleonInputOptions extends Omit<DecodeOptions, 'alpha'> {
   modelSource?: string;
 }
 
-/** Turns pictures into pixel tensors; one object serves any number of them. */
+/** Turns images into pixel tensors; one object serves any number of them. */
 export class ChameleonInputs {
   /** Pixels per side of one image token: 16 for the published models. */
   readonly factor: number;
@@ -92,28 +92,28 @@ export class ChameleonInputs {
     return new ChameleonInputs(config, readJson(modelSource, 'model config'), { source, modelSource });
   }
 
-  /** The same for picture threads; `finish` makes a tensor of what they send back. */
+  /** The same for image threads; `finish` makes a tensor of what they send back. */
   get preparation(): Preparation {
     return { module: compiledModule('./prepare', import.meta.url), rules: this.rules };
   }
 
-  /** Decodes and processes one picture. @throws UserError naming the picture. */
+  /** Decodes and processes one image. @throws UserError naming the image. */
   async processImage(image: RawImage): Promise<ProcessedImage> {
     return this.finish(await this.prepare(image));
   }
 
-  /** Decodes, resizes and crops one picture. @throws UserError naming the picture. */
-  prepare(image: RawImage): Promise<PreparedPicture> {
-    return preparePicture(image, this.rules);
+  /** Decodes, resizes and crops one image. @throws UserError naming the image. */
+  prepare(image: RawImage): Promise<PreparedImage> {
+    return prepareImage(image, this.rules);
   }
 
-  /** Processes one decoded picture. */
+  /** Processes one decoded image. */
   processRgb(image: RgbImage): ProcessedImage {
-    return this.finish(cropPicture(image, this.rules));
+    return this.finish(cropImage(image, this.rules));
   }
 
-  /** Makes a tensor (1, 3, H, W) of a picture that was prepared by `rules`. */
-  finish({ image, source }: PreparedPicture): ProcessedImage {
+  /** Makes a tensor (1, 3, H, W) of an image that was prepared by `rules`. */
+  finish({ image, source }: PreparedImage): ProcessedImage {
     const rows = image.height / this.factor;
     const columns = image.width / this.factor;
     const planes: Tensor = normalize(image, this.#normalization);

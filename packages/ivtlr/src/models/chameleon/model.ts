@@ -1,5 +1,5 @@
 /**
- * Chameleon: picture tokenizer, decoder and language head under the checkpoint's names, as a VisionLanguageModel.
+ * Chameleon: image tokenizer, decoder and language head under the checkpoint's names, as a VisionLanguageModel.
  * Source: Hugging Face ChameleonForConditionalGeneration.
  */
 import {
@@ -131,17 +131,17 @@ export class Chameleon extends Module implements VisionLanguageModel {
     return this.model.embed_tokens.forward(ids);
   }
 
-  /** Vocabulary ids of a picture's codes, row by row: pixels (1, 3, R, R) float32 -> (N) int64. */
+  /** Vocabulary ids of an image's codes, row by row: pixels (1, 3, R, R) float32 -> (N) int64. */
   imageTokens({ pixels, tokens }: ProcessedImage): Tensor {
     const codes = this.model.vqmodel.encode(pixels).flatten();
     if (codes.numel !== tokens)
       throw new UserError(
-        `a picture of ${pixels.shape.at(-1)}x${pixels.shape.at(-2)} gives ${codes.numel} image tokens, its preprocessing counted ${tokens}; the crop in preprocessor_config.json should be vq_config.resolution of config.json, ${this.#config.vq.resolution}`,
+        `an image of ${pixels.shape.at(-1)}x${pixels.shape.at(-2)} gives ${codes.numel} image tokens, its preprocessing counted ${tokens}; the crop in preprocessor_config.json should be vq_config.resolution of config.json, ${this.#config.vq.resolution}`,
       );
     return this.code_ids.indexSelect(0, codes);
   }
 
-  /** One picture at a time: a level of one holds 134 MB, and a picture's codes must not depend on its neighbours. */
+  /** One image at a time: a level of one holds 134 MB, and an image's codes must not depend on its neighbours. */
   encodeImages(images: readonly ProcessedImage[]): Tensor[] {
     return images.map((image) => this.embed(this.imageTokens(image)));
   }
@@ -183,10 +183,10 @@ export class Chameleon extends Module implements VisionLanguageModel {
   }
 }
 
-/** Weights of the picture decoder, which some exports hold and nothing here uses. */
-const PICTURE_DECODER = /^model\.vqmodel\.decoder\./;
+/** Weights of the image decoder, which some exports hold and nothing here uses. */
+const IMAGE_DECODER = /^model\.vqmodel\.decoder\./;
 
 /** The name a weight of a checkpoint is stored under here, the checkpoint's own; null for what is not used. */
 export function storedName(name: string): string | null {
-  return PICTURE_DECODER.test(name) ? null : name;
+  return IMAGE_DECODER.test(name) ? null : name;
 }

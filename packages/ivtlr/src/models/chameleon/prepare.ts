@@ -1,7 +1,7 @@
-/** The part of Chameleon's preprocessing that needs no tensors and can run in a picture thread: decode, resize, crop. */
+/** The part of Chameleon's preprocessing that needs no tensors and can run in an image thread: decode, resize, crop. */
 import { type DecodeOptions, decodeImage } from '../../vision/decode.ts';
 import type { RawImage, RgbImage } from '../../vision/image.ts';
-import type { PreparedPicture } from '../../vision/picture-pool.ts';
+import type { PreparedImage } from '../../vision/image-pool.ts';
 import { type ResizeFilter, resize } from '../../vision/resize.ts';
 
 export interface Size {
@@ -13,22 +13,22 @@ export interface Size {
 export interface PreparationRules {
   decode: DecodeOptions;
   filter: ResizeFilter;
-  /** The shorter side becomes this long and the picture keeps its shape; or every picture gets one size. */
+  /** The shorter side becomes this long and the image keeps its shape; or every image gets one size. */
   size: { shortestEdge: number } | Size;
   /** Of the middle that is kept. */
   crop: Size;
 }
 
-/** Decodes, resizes and crops a picture. @throws UserError naming it */
-export async function preparePicture(image: RawImage, rules: PreparationRules): Promise<PreparedPicture> {
-  return cropPicture(await decodeImage(image, rules.decode), rules);
+/** Decodes, resizes and crops an image. @throws UserError naming it */
+export async function prepareImage(image: RawImage, rules: PreparationRules): Promise<PreparedImage> {
+  return cropImage(await decodeImage(image, rules.decode), rules);
 }
 
 /**
- * The middle of the resized picture; where that is smaller than the crop, black is added around it (transformers' `center_crop`).
+ * The middle of the resized image; where that is smaller than the crop, black is added around it (transformers' `center_crop`).
  * Only the pixels that stay are computed, so that a line of 3000x2 does not become one of 768000x512.
  */
-export function cropPicture(image: RgbImage, { size, crop, filter }: PreparationRules): PreparedPicture {
+export function cropImage(image: RgbImage, { size, crop, filter }: PreparationRules): PreparedImage {
   const { width, height } = image;
   const resized = resizedSize(image, size);
   const across = middle(resized.width, crop.width);

@@ -1,5 +1,5 @@
 /**
- * Chameleon's picture tokenizer: the encoder of a VQ-VAE and its nearest code vectors.
+ * Chameleon's image tokenizer: the encoder of a VQ-VAE and its nearest code vectors.
  * Source: Hugging Face ChameleonVQVAE; property names are the checkpoint's. Every operation is the one done there, in the same order, so that
  * codes agree even where two are almost equally near; it is never trained.
  * Shapes: I images, C channels, Y rows, X columns, N image tokens, K codes, Q channels of a code vector.
@@ -201,7 +201,7 @@ export class VqEncoder extends Module {
   readonly encoder: Encoder;
   readonly quantize: Quantizer;
   readonly quant_conv: Conv2d;
-  /** Belongs to the picture decoder, which Hugging Face leaves out; kept so that a folder that is saved again is whole. */
+  /** Belongs to the image decoder, which Hugging Face leaves out; kept so that a folder that is saved again is whole. */
   readonly post_quant_conv: Conv2d;
 
   constructor(config: VqConfig, options: FactoryOptions) {

@@ -1,4 +1,4 @@
-/** How a folder says its pictures are to be processed. */
+/** How a folder says its images are to be processed. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { readJson } from '../../files.ts';

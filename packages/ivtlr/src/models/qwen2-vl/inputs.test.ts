@@ -10,7 +10,7 @@ import { OFFICIAL_SIZE, Qwen2VlInputs } from './inputs.ts';
 
 const plain = { image_mean: [0, 0, 0], image_std: [1, 1, 1], rescale_factor: 1 };
 
-function picture(width: number, height: number): RgbImage {
+function image(width: number, height: number): RgbImage {
   return {
     width,
     height,
@@ -26,10 +26,10 @@ afterAll(() => expect(liveTensorCount()).toBe(live));
 
 describe('Qwen2VlInputs', () => {
   it('orders patches by 2x2 groups and each row by channel, frame, y, x', () => {
-    const image = picture(84, 56);
+    const rgb = image(84, 56);
     const inputs = new Qwen2VlInputs(plain);
     const values = scope(() => {
-      const processed = inputs.processRgb(image);
+      const processed = inputs.processRgb(rgb);
       expect(processed).toMatchObject({
         grid: [1, 4, 6],
         tokens: 6,
@@ -52,7 +52,7 @@ describe('Qwen2VlInputs', () => {
             ] as const) {
               const at = row * 1176 + channel * 392 + frame * 196 + y * 14 + x;
               const from = ((tokenTop + dy + y) * 84 + tokenLeft + dx + x) * 3 + channel;
-              expect(values[at]).toBe(image.data[from]);
+              expect(values[at]).toBe(rgb.data[from]);
             }
             row++;
           }
@@ -68,13 +68,13 @@ describe('Qwen2VlInputs', () => {
     );
   });
 
-  it('first makes every picture 280x280 when asked, as the official code does', () => {
+  it('first makes every image 280x280 when asked, as the official code does', () => {
     const inputs = new Qwen2VlInputs(plain, { fixedSize: OFFICIAL_SIZE });
-    const image = picture(333, 100);
+    const rgb = image(333, 100);
     scope(() => {
-      const processed = inputs.processRgb(image);
+      const processed = inputs.processRgb(rgb);
       expect(processed).toMatchObject({ tokens: 100, tokenGrid: [10, 10], source: { width: 333, height: 100 } });
-      const small = resize(image, 280, 280);
+      const small = resize(rgb, 280, 280);
       expect(processed.pixels.data()[0]).toBe(small.data[0]);
       expect(processed.pixels.select(0, 3).data()[0]).toBe(small.data[(14 * 280 + 14) * 3]);
     });
@@ -111,7 +111,7 @@ describe('Qwen2VlInputs', () => {
     }
   });
 
-  it('names the picture that is too narrow', async () => {
+  it('names the image that is too narrow', async () => {
     const inputs = new Qwen2VlInputs();
     const { default: sharp } = await import('sharp');
     const bytes = await sharp({ create: { width: 900, height: 2, channels: 3, background: 'red' } })

@@ -1,30 +1,30 @@
 /**
- * Pictures as Qwen2-VL reads them (Hugging Face `Qwen2VLImageProcessor`): resized by the smart-resize rule, normalised, cut
+ * Images as Qwen2-VL reads them (Hugging Face `Qwen2VLImageProcessor`): resized by the smart-resize rule, normalised, cut
  * into patches of 14x14 whose rows hold (channel, frame, y, x), ordered so that the four patches of one image token are
- * neighbours. A still picture counts as two equal frames.
+ * neighbours. A still image counts as two equal frames.
  */
 import { shareBytes, type Tensor } from '@ivtlr/torch';
 import { z } from 'zod';
 import { UserError } from '../../errors.ts';
 import type { DecodeOptions } from '../../vision/decode.ts';
 import type { RawImage, RgbImage } from '../../vision/image.ts';
+import { compiledModule, type Preparation, type PreparedImage } from '../../vision/image-pool.ts';
 import { normalizedLevels } from '../../vision/normalize.ts';
-import { compiledModule, type Preparation, type PreparedPicture } from '../../vision/picture-pool.ts';
 import type { ResizeFilter, ResizeOptions } from '../../vision/resize.ts';
 import { readPreprocessorConfig } from '../common/preprocessor-config.ts';
 import type { ProcessedImage } from '../types.ts';
-import { type PreparationRules, preparePicture, resizePicture } from './prepare.ts';
+import { type PreparationRules, prepareImage, resizeImage } from './prepare.ts';
 import { smartResize } from './smart-resize.ts';
 
 export interface Qwen2VlInputOptions extends DecodeOptions {
   /**
-   * Every picture is first resized to this size, whatever its shape: 280x280 in the official IVT-LR code (100 image tokens).
-   * Without it pictures keep their shape, as in Qwen2-VL itself.
+   * Every image is first resized to this size, whatever its shape: 280x280 in the official IVT-LR code (100 image tokens).
+   * Without it images keep their shape, as in Qwen2-VL itself.
    */
   fixedSize?: { width: number; height: number } | undefined;
   /** See `ResizeOptions.passOrder`. */
   passOrder?: ResizeOptions['passOrder'];
-  /** Override the preprocessor config's limits on the resized picture's pixels. */
+  /** Override the preprocessor config's limits on the resized image's pixels. */
   minResizedPixels?: number | undefined;
   maxResizedPixels?: number | undefined;
 }
@@ -32,7 +32,7 @@ export interface Qwen2VlInputOptions extends DecodeOptions {
 /** The official IVT-LR code's size. */
 export const OFFICIAL_SIZE = { width: 280, height: 280 } as const;
 
-/** How the official IVT-LR code reads pictures: everything to one size, RGBA over white. */
+/** How the official IVT-LR code reads images: everything to one size, RGBA over white. */
 export const OFFICIAL_INPUTS: Qwen2VlInputOptions = { fixedSize: OFFICIAL_SIZE, alpha: 'white' };
 
 const preprocessorSchema = z.object({
@@ -57,7 +57,7 @@ const preprocessorSchema = z.object({
 /** Pillow's numbers of the filters; the others are not used by any Qwen2-VL checkpoint. */
 const FILTERS: Record<number, ResizeFilter> = { 1: 'lanczos', 3: 'bicubic' };
 
-/** Turns pictures into patch tensors; one object serves any number of them. */
+/** Turns images into patch tensors; one object serves any number of them. */
 export class Qwen2VlInputs {
   readonly patchSize: number;
   readonly mergeSize: number;
@@ -108,48 +108,48 @@ export class Qwen2VlInputs {
     return this.patchSize * this.mergeSize;
   }
 
-  /** Size in pixels a picture of this size ends up with. */
+  /** Size in pixels an image of this size ends up with. */
   targetSize(width: number, height: number): { width: number; height: number } {
     const { width: fromWidth, height: fromHeight } = this.options.fixedSize ?? { width, height };
     return smartResize(fromHeight, fromWidth, this);
   }
 
-  /** N: image tokens of a picture of this size. */
+  /** N: image tokens of an image of this size. */
   tokenCount(width: number, height: number): number {
     const target = this.targetSize(width, height);
     return (target.width / this.factor) * (target.height / this.factor);
   }
 
-  /** How pictures are decoded and resized. */
+  /** How images are decoded and resized. */
   get rules(): PreparationRules {
     const { factor, minPixels, maxPixels, filter } = this;
     const { fixedSize, passOrder, ...decode } = this.options;
     return { decode, resize: { filter, passOrder }, fixedSize, limits: { factor, minPixels, maxPixels } };
   }
 
-  /** The same for picture threads; `finish` makes a tensor of what they send back. */
+  /** The same for image threads; `finish` makes a tensor of what they send back. */
   get preparation(): Preparation {
     return { module: compiledModule('./prepare', import.meta.url), rules: this.rules };
   }
 
-  /** Decodes and processes one picture. @throws UserError naming the picture. */
+  /** Decodes and processes one image. @throws UserError naming the image. */
   async processImage(image: RawImage): Promise<ProcessedImage> {
     return this.finish(await this.prepare(image));
   }
 
-  /** Decodes and resizes one picture. @throws UserError naming the picture. */
-  prepare(image: RawImage): Promise<PreparedPicture> {
-    return preparePicture(image, this.rules);
+  /** Decodes and resizes one image. @throws UserError naming the image. */
+  prepare(image: RawImage): Promise<PreparedImage> {
+    return prepareImage(image, this.rules);
   }
 
-  /** Processes one decoded picture. */
+  /** Processes one decoded image. */
   processRgb(image: RgbImage): ProcessedImage {
     const { width, height } = image;
-    return this.finish({ image: resizePicture(image, this.rules), source: { width, height } });
+    return this.finish({ image: resizeImage(image, this.rules), source: { width, height } });
   }
 
-  /** Makes a tensor of a picture that was decoded and resized by `rules`. */
-  finish({ image, source }: PreparedPicture): ProcessedImage {
+  /** Makes a tensor of an image that was decoded and resized by `rules`. */
+  finish({ image, source }: PreparedImage): ProcessedImage {
     const rows = image.height / this.patchSize;
     const columns = image.width / this.patchSize;
     return {
@@ -163,7 +163,7 @@ export class Qwen2VlInputs {
 
   /**
    * (patches, 3 * frames * patch * patch). Pixels go straight to their places: no tensor op is needed, and a training step
-   * of 32 pictures of 112x112 spends a few milliseconds here.
+   * of 32 images of 112x112 spends a few milliseconds here.
    */
   #patches({ width, height, data }: RgbImage): Tensor {
     const { patchSize, mergeSize, frames, factor } = this;

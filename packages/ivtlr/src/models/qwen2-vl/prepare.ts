@@ -1,8 +1,8 @@
-/** The part of Qwen2-VL's preprocessing that needs no tensors and can run in a picture thread: decode and resize. */
+/** The part of Qwen2-VL's preprocessing that needs no tensors and can run in an image thread: decode and resize. */
 import { UserError } from '../../errors.ts';
 import { type DecodeOptions, decodeImage } from '../../vision/decode.ts';
 import type { RawImage, RgbImage } from '../../vision/image.ts';
-import type { PreparedPicture } from '../../vision/picture-pool.ts';
+import type { PreparedImage } from '../../vision/image-pool.ts';
 import { type ResizeOptions, resize } from '../../vision/resize.ts';
 import { type SizeLimits, smartResize } from './smart-resize.ts';
 
@@ -10,17 +10,17 @@ import { type SizeLimits, smartResize } from './smart-resize.ts';
 export interface PreparationRules {
   decode: DecodeOptions;
   resize: ResizeOptions;
-  /** Every picture is first resized to this size, whatever its shape. */
+  /** Every image is first resized to this size, whatever its shape. */
   fixedSize?: { width: number; height: number } | undefined;
   limits: SizeLimits;
 }
 
-/** Decodes and resizes a picture. @throws UserError naming it */
-export async function preparePicture(image: RawImage, rules: PreparationRules): Promise<PreparedPicture> {
+/** Decodes and resizes an image. @throws UserError naming it */
+export async function prepareImage(image: RawImage, rules: PreparationRules): Promise<PreparedImage> {
   const decoded = await decodeImage(image, rules.decode);
   const { width, height } = decoded;
   try {
-    return { image: resizePicture(decoded, rules), source: { width, height } };
+    return { image: resizeImage(decoded, rules), source: { width, height } };
   } catch (error) {
     if (error instanceof UserError && image.kind === 'encoded') throw new UserError(`${image.name}: ${error.message}`);
     throw error;
@@ -28,7 +28,7 @@ export async function preparePicture(image: RawImage, rules: PreparationRules): 
 }
 
 /** To the fixed size if there is one, then by the smart-resize rule. */
-export function resizePicture(image: RgbImage, { fixedSize, limits, resize: options }: PreparationRules): RgbImage {
+export function resizeImage(image: RgbImage, { fixedSize, limits, resize: options }: PreparationRules): RgbImage {
   const first = fixedSize ? resize(image, fixedSize.width, fixedSize.height, options) : image;
   const target = smartResize(first.height, first.width, limits);
   return resize(first, target.width, target.height, options);

@@ -21,7 +21,7 @@ describe('smartResize', () => {
     expect(smartResize(height, width, limits)).toEqual({ height: wantedHeight, width: wantedWidth });
   });
 
-  it('refuses pictures thinner than 1 to 200', () => {
+  it('refuses images thinner than 1 to 200', () => {
     expect(() => smartResize(10, 2001, limits)).toThrow(UserError);
     expect(smartResize(10, 2000, limits).width).toBeGreaterThan(0);
   });

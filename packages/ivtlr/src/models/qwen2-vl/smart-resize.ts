@@ -1,4 +1,4 @@
-/** Size rule of Qwen2-VL's pictures (Hugging Face `smart_resize`). */
+/** Size rule of Qwen2-VL's images (Hugging Face `smart_resize`). */
 import { UserError } from '../../errors.ts';
 
 export interface SizeLimits {
@@ -11,7 +11,7 @@ export interface SizeLimits {
 const MAX_ASPECT = 200;
 
 /**
- * The size a picture is resized to: sides near the original ones, multiples of `factor`, with between `minPixels` and
+ * The size an image is resized to: sides near the original ones, multiples of `factor`, with between `minPixels` and
  * `maxPixels` pixels.
  *
  * @throws UserError when one side is more than 200 times the other.
@@ -20,7 +20,7 @@ export function smartResize(height: number, width: number, limits: SizeLimits): 
   const { factor, minPixels, maxPixels } = limits;
   if (Math.max(height, width) / Math.min(height, width) > MAX_ASPECT) {
     throw new UserError(
-      `a picture of ${width}x${height} is too narrow: one side may be at most ${MAX_ASPECT} times the other`,
+      `an image of ${width}x${height} is too narrow: one side may be at most ${MAX_ASPECT} times the other`,
     );
   }
   const nearest = { height: roundHalfEven(height / factor) * factor, width: roundHalfEven(width / factor) * factor };

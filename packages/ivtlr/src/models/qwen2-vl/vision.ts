@@ -21,7 +21,7 @@ import { makeTable, type RotaryAngles, rotate } from '../common/rotary.ts';
 import type { ProcessedImage } from '../types.ts';
 import type { Qwen2VLConfig } from './config.ts';
 
-/** Real pictures come in any number of sizes: only the angles of the last grids stay. */
+/** Real images come in any number of sizes: only the angles of the last grids stay. */
 const GRIDS_KEPT = 16;
 
 class PatchEmbed extends Module {

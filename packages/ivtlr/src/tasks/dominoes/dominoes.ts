@@ -1,4 +1,4 @@
-/** Dominoes: follow a chain of colours through a picture. Small enough to train from scratch, and each hop needs another look. */
+/** Dominoes: follow a chain of colours through an image. Small enough to train from scratch, and each hop needs another look. */
 import type { Sample } from '../../data/sample.ts';
 import { m3cot, m3cotSample } from '../m3cot/m3cot.ts';
 import type { Task } from '../task.ts';
@@ -7,9 +7,9 @@ import {
   DEFAULT_OPTIONS,
   type DominoesOptions,
   dominoesSample,
+  imageReading,
   optionReading,
   parseSampleId,
-  pictureReading,
 } from './generator.ts';
 
 /** The task with its generator set to a size. Files of any size can be read whatever the options. */
@@ -27,7 +27,7 @@ export function createDominoes(options: Partial<DominoesOptions> = {}): Task {
     generator: {
       sample: (seed, split, index) => dominoesSample(seed, split, index, size),
       pretraining: {
-        picture: (seed, split, index, level = size.dominoes) => pictureReading(seed, split, index, level),
+        picture: (seed, split, index, level = size.dominoes) => imageReading(seed, split, index, level),
         options: (seed, split, index) => optionReading(seed, split, index),
       },
     },

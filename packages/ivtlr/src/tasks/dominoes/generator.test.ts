@@ -3,16 +3,16 @@ import { describe, expect, test } from 'vitest';
 import { splitSteps } from '../../data/render.ts';
 import type { RawImage, Sample } from '../../data/sample.ts';
 import { SPLITS } from '../task.ts';
-import { checkOptions, dominoesSample, optionReading, parseSampleId, pictureReading } from './generator.ts';
-import { CELL, COLOURS, GRID, PICTURE } from './picture.ts';
+import { checkOptions, dominoesSample, imageReading, optionReading, parseSampleId } from './generator.ts';
+import { CELL, COLOURS, GRID, IMAGE_SIDE } from './image.ts';
 
 const names: string[] = COLOURS.map(([name]) => name);
 
-/** Reads a cell of a picture as a person would: the two colours at the shapes' centres, by nearest name; null for a dark cell. */
+/** Reads a cell of an image as a person would: the two colours at the shapes' centres, by nearest name; null for a dark cell. */
 function look(image: RawImage, cell: number): [string, string] | null {
   if (image.kind !== 'rgb') throw new Error('not drawn');
   const at = (x: number, y: number) => {
-    const offset = ((Math.floor(cell / GRID) * CELL + y) * PICTURE + (cell % GRID) * CELL + x) * 3;
+    const offset = ((Math.floor(cell / GRID) * CELL + y) * IMAGE_SIDE + (cell % GRID) * CELL + x) * 3;
     return [...image.data.slice(offset, offset + 3)];
   };
   const nearest = (pixel: number[]) => {
@@ -41,7 +41,7 @@ const anySample = fc
   .map(([seed, split, index, options]) => ({ options, sample: dominoesSample(seed, split, index, options) }));
 
 describe('questions', () => {
-  test('the answer can be read off the picture, step by step, at the cells the sample names', () => {
+  test('the answer can be read off the image, step by step, at the cells the sample names', () => {
     fc.assert(
       fc.property(anySample, ({ options, sample }) => {
         const seen = dominoesIn(sample.image);
@@ -88,7 +88,7 @@ describe('questions', () => {
     expect(orders.size).toBeGreaterThan(15);
   });
 
-  test('nothing but the picture gives the answer away: no place of the choices is right more often than another', () => {
+  test('nothing but the image gives the answer away: no place of the choices is right more often than another', () => {
     const onTheWayFirst = { first: 0, total: 0 };
     const colours = new Map<string, number>();
     for (let index = 0; index < 2000; index++) {
@@ -107,16 +107,16 @@ describe('questions', () => {
   test('a sample is a pure function of seed, split, index and size', () => {
     const twice = (make: () => Sample) => expect(make()).toEqual(make());
     twice(() => dominoesSample(1, 'train', 77));
-    const pictures = new Set<string>();
+    const images = new Set<string>();
     for (const split of SPLITS) {
       for (let index = 0; index < 50; index++) {
         for (const seed of [0, 1]) {
           const { image } = dominoesSample(seed, split, index);
-          pictures.add(Buffer.from((image as { data: Uint8Array }).data).toString('base64'));
+          images.add(Buffer.from((image as { data: Uint8Array }).data).toString('base64'));
         }
       }
     }
-    expect(pictures.size).toBe(300);
+    expect(images.size).toBe(300);
   });
 
   test('an id says what the sample was drawn from', () => {
@@ -135,10 +135,10 @@ describe('questions', () => {
 });
 
 describe('pretraining texts', () => {
-  test('every line of a picture text is true and predicts its far colour', () => {
+  test('every line of an image text is true and predicts its far colour', () => {
     fc.assert(
       fc.property(fc.nat(1e6), fc.integer({ min: 1, max: 8 }), (index, count) => {
-        const { image, segments } = pictureReading(2, 'train', index, count);
+        const { image, segments } = imageReading(2, 'train', index, count);
         const seen = dominoesIn(image!);
         const lines = segments
           .map((segment) => segment.text)
@@ -151,7 +151,7 @@ describe('pretraining texts', () => {
         );
       }),
     );
-    expect(() => pictureReading(2, 'train', 0, 9)).toThrow(/1 to 8 dominoes, not 9/);
+    expect(() => imageReading(2, 'train', 0, 9)).toThrow(/1 to 8 dominoes, not 9/);
   });
 
   test('option texts: lines repeat the options', () => {
@@ -171,16 +171,16 @@ describe('pretraining texts', () => {
   });
 });
 
-describe('pictures', () => {
+describe('images', () => {
   test('each domino stays inside its cell and empty cells are black', () => {
     for (let index = 0; index < 100; index++) {
-      const { image } = pictureReading(4, 'train', index, 1);
+      const { image } = imageReading(4, 'train', index, 1);
       if (image?.kind !== 'rgb') throw new Error('not drawn');
       const cells = new Set<number>();
       for (let at = 0; at < image.data.length; at += 3) {
         if (image.data[at]! + image.data[at + 1]! + image.data[at + 2]! === 0) continue;
         const pixel = at / 3;
-        cells.add(Math.floor(Math.floor(pixel / PICTURE) / CELL) * GRID + Math.floor((pixel % PICTURE) / CELL));
+        cells.add(Math.floor(Math.floor(pixel / IMAGE_SIDE) / CELL) * GRID + Math.floor((pixel % IMAGE_SIDE) / CELL));
       }
       expect(cells.size).toBe(1);
     }
@@ -190,7 +190,7 @@ describe('pictures', () => {
     const areas: number[] = [];
     let between = 0;
     for (let index = 0; index < 300; index++) {
-      const { image } = pictureReading(6, 'train', index, 1);
+      const { image } = imageReading(6, 'train', index, 1);
       if (image?.kind !== 'rgb') throw new Error('not drawn');
       let bright = 0;
       for (let at = 0; at < image.data.length; at += 3) {
@@ -200,7 +200,7 @@ describe('pictures', () => {
       }
       areas.push(bright);
       const cell = [...dominoesIn(image).values()][0]!.cell;
-      const centre = ((Math.floor(cell / GRID) * CELL + 14) * PICTURE + (cell % GRID) * CELL + 8) * 3;
+      const centre = ((Math.floor(cell / GRID) * CELL + 14) * IMAGE_SIDE + (cell % GRID) * CELL + 8) * 3;
       const levels = COLOURS.map(([, ...rgb]) => Math.max(...rgb.map((v, i) => Math.abs(v - image.data[centre + i]!))));
       expect(Math.min(...levels)).toBeLessThanOrEqual(13);
     }

@@ -1,18 +1,18 @@
 /**
- * Questions about dominoes, drawn at will. A domino's right colour names the next one's left colour, and all dominoes of a picture form one
- * cycle, so following a chain takes one look at the picture per hop. Every sample is a pure function of (seed, split, index, options).
+ * Questions about dominoes, drawn at will. A domino's right colour names the next one's left colour, and all dominoes of an image form one
+ * cycle, so following a chain takes one look at the image per hop. Every sample is a pure function of (seed, split, index, options).
  */
 import type { RawImage, Sample, SupervisedSample } from '../../data/sample.ts';
 import { UserError } from '../../errors.ts';
 import { Random } from '../../random.ts';
 import { choiceLetter } from '../../text/prompt.ts';
 import { SPLITS, type Split } from '../task.ts';
-import { COLOURS, drawPicture, GRID, PICTURE, type PlacedDomino } from './picture.ts';
+import { COLOURS, drawImage, GRID, IMAGE_SIDE, type PlacedDomino } from './image.ts';
 
 export interface DominoesOptions {
   /** Dominoes to follow from the first colour to the answer. */
   hops: number;
-  /** Dominoes in the picture, at least one more than hops. */
+  /** Dominoes in the image, at least one more than hops. */
   dominoes: number;
 }
 
@@ -23,7 +23,7 @@ const NAMES = COLOURS.map(([name]) => name);
 const CHOICES = 4;
 
 /** The first words of a stream's key, so that no two kinds of sample share random numbers. */
-const STREAM = { question: 1, letters: 2, picture: 3, options: 4 };
+const STREAM = { question: 1, letters: 2, image: 3, options: 4 };
 
 /** A cycle of dominoes: domino i shows colours i and i+1 of `colours`. */
 interface Cycle {
@@ -66,7 +66,7 @@ export function dominoesSample(
   steps.push(`${name(hops)} is ${choiceLetter(letter)}`);
   return {
     id: sampleId(seed, split, index, options),
-    image: picture({ colours: colours.slice(0, dominoes), cells }, random),
+    image: image({ colours: colours.slice(0, dominoes), cells }, random),
     question: `Start at ${name(0)}, follow ${hops} ${hops === 1 ? 'domino' : 'dominoes'}: which colour?`,
     choices,
     rationale: steps.join('. '),
@@ -79,7 +79,7 @@ export function dominoesSample(
 
 /**
  * Three wrong answers as places in the colour order, shuffled: one colour on the way, the rest later than the answer. Places beyond the
- * dominoes name colours the picture does not show; they serve only when it shows too few.
+ * dominoes name colours the image does not show; they serve only when it shows too few.
  */
 function distractors(hops: number, dominoes: number, random: Random): number[] {
   const onTheWay = random.shuffle(places(1, hops));
@@ -91,23 +91,23 @@ function distractors(hops: number, dominoes: number, random: Random): number[] {
   return random.shuffle(chosen);
 }
 
-/** Teaches to see: a picture of `dominoes` dominoes and a line for each in random order; the far colour of each line is predicted. */
-export function pictureReading(seed: number, split: Split, index: number, dominoes: number): SupervisedSample {
+/** Teaches to see: an image of `dominoes` dominoes and a line for each in random order; the far colour of each line is predicted. */
+export function imageReading(seed: number, split: Split, index: number, dominoes: number): SupervisedSample {
   if (!Number.isInteger(dominoes) || dominoes < 1 || dominoes > COLOURS.length) {
-    throw new UserError(`dominoes: a picture should have 1 to ${COLOURS.length} dominoes, not ${dominoes}`);
+    throw new UserError(`dominoes: an image should have 1 to ${COLOURS.length} dominoes, not ${dominoes}`);
   }
-  const random = new Random(STREAM.picture, seed, SPLITS.indexOf(split), index);
+  const random = new Random(STREAM.image, seed, SPLITS.indexOf(split), index);
   const cycle = {
     colours: random.permutation(COLOURS.length).slice(0, dominoes),
     cells: random.permutation(CELLS).slice(0, dominoes),
   };
-  const image = picture(cycle, random);
+  const drawn = image(cycle, random);
   const segments = random.permutation(dominoes).flatMap((place) => [
     { text: `${NAMES[cycle.colours[place]!]} to `, loss: false },
     { text: NAMES[cycle.colours[(place + 1) % dominoes]!]!, loss: true },
     { text: '\n', loss: false },
   ]);
-  return { image, segments };
+  return { image: drawn, segments };
 }
 
 /** Teaches to read: options and `lines` lines "colour is letter", drawn with replacement; the letters are predicted. */
@@ -143,13 +143,13 @@ export function parseSampleId(
   return { seed: Number(seed), split: split as Split, index: Number(index), options };
 }
 
-function picture({ colours, cells }: Cycle, random: Random): RawImage {
+function image({ colours, cells }: Cycle, random: Random): RawImage {
   const dominoes: PlacedDomino[] = cells.map((cell, place) => ({
     cell,
     left: colours[place]!,
     right: colours[(place + 1) % colours.length]!,
   }));
-  return { kind: 'rgb', width: PICTURE, height: PICTURE, data: drawPicture(dominoes, random) };
+  return { kind: 'rgb', width: IMAGE_SIDE, height: IMAGE_SIDE, data: drawImage(dominoes, random) };
 }
 
 function places(from: number, to: number): number[] {

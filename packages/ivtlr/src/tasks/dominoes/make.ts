@@ -1,4 +1,4 @@
-/** Dominoes as data files in M3CoT's schema, with PNG pictures, so that files and fresh samples can take each other's place. */
+/** Dominoes as data files in M3CoT's schema, with PNG images, so that files and fresh samples can take each other's place. */
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { type ParquetColumn, writeParquet } from '../../data/parquet.ts';
@@ -47,7 +47,7 @@ export async function makeDominoes(options: MakeDominoesOptions): Promise<string
   }
 }
 
-/** PNG bytes of a drawn picture, lossless. */
+/** PNG bytes of a drawn image, lossless. */
 export async function encodePng(image: RawImage): Promise<Uint8Array> {
   if (image.kind !== 'rgb') return image.bytes;
   const { width, height, data } = image;

@@ -13,8 +13,8 @@ import {
 import { qwen2VlPrompts } from '../../models/qwen2-vl/prompts.ts';
 import { loadChatTemplate } from '../../text/chat-template.ts';
 import { LATENT_TOKENS, Tokenizer } from '../../text/tokenizer.ts';
-import { checkOptions, dominoesSample, optionReading, pictureReading } from './generator.ts';
-import { COLOURS } from './picture.ts';
+import { checkOptions, dominoesSample, imageReading, optionReading } from './generator.ts';
+import { COLOURS } from './image.ts';
 import { dominoesTokens, SPECIAL_TOKENS, UNKNOWN, writeDominoesTokenizer } from './vocabulary.ts';
 
 let folder = '';
@@ -127,7 +127,7 @@ test('generated tokens stream as readable text', async () => {
 });
 
 test('pretraining rows predict one token a line', async () => {
-  const seen = await renderSupervised(pictureReading(3, 'train', 0, 5), 16, options);
+  const seen = await renderSupervised(imageReading(3, 'train', 0, 5), 16, options);
   const labelled = (labels: number[]) => labels.filter((label) => label !== -100);
   expect(seen.ids.length).toBe(18 + 5 * 4);
   expect(new Set(names(labelled(seen.labels))).size).toBe(5);

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { writeFileAtomic } from '../../files.ts';
 import { choiceLetter } from '../../text/prompt.ts';
 import { LATENT_TOKENS } from '../../text/tokenizer.ts';
-import { COLOURS } from './picture.ts';
+import { COLOURS } from './image.ts';
 
 export const UNKNOWN = '<|unk|>';
 

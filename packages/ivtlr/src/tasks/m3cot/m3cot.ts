@@ -1,4 +1,4 @@
-/** M3CoT: multi-domain multiple-choice questions with pictures and written rationales (hub id LightChen2333/M3CoT). */
+/** M3CoT: multi-domain multiple-choice questions with images and written rationales (hub id LightChen2333/M3CoT). */
 import { imageField, type Row, textField, textListField } from '../../data/row.ts';
 import type { Sample } from '../../data/sample.ts';
 import { scoreLetters } from '../scorers.ts';

@@ -1,4 +1,4 @@
-/** ScienceQA: school questions with lectures and solutions; about half have a picture (hub id derek-thomas/ScienceQA). */
+/** ScienceQA: school questions with lectures and solutions; about half have an image (hub id derek-thomas/ScienceQA). */
 import { imageField, integerField, type Row, textField, textListField } from '../../data/row.ts';
 import type { Sample } from '../../data/sample.ts';
 import { UserError } from '../../errors.ts';

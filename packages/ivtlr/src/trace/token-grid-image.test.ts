@@ -1,6 +1,6 @@
 import sharp from 'sharp';
 import { expect, test } from 'vitest';
-import { drawTokenGrid } from './grid-picture.ts';
+import { drawTokenGrid } from './token-grid-image.ts';
 
 test('cells are equal parts, lines stand between them and nowhere else', async () => {
   const image = { width: 84, height: 56, data: new Uint8Array(84 * 56 * 3).fill(100) };

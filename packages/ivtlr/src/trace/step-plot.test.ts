@@ -1,6 +1,6 @@
 import { loadImage } from '@napi-rs/canvas';
 import { expect, it } from 'vitest';
-import { spread } from './analyze.ts';
+import { spread } from '../eval/analyze.ts';
 import { drawStepPlot, valueScale } from './step-plot.ts';
 
 it('spread gives mean and quartiles', () => {

@@ -1,29 +1,29 @@
-/** The inside of a picture thread (see picture-pool.ts): takes pictures one after the other and sends them back prepared. */
+/** The inside of an image thread (see image-pool.ts): takes images one after the other and sends them back prepared. */
 import { parentPort, workerData } from 'node:worker_threads';
 import sharp from 'sharp';
 import { UserError } from '../errors.ts';
 import type { RawImage } from './image.ts';
-import type { PictureJob, PictureResult, PreparedPicture } from './picture-pool.ts';
+import type { ImageJob, ImageResult, PreparedImage } from './image-pool.ts';
 
 interface FamilyModule {
-  preparePicture(image: RawImage, rules: unknown): Promise<PreparedPicture>;
+  prepareImage(image: RawImage, rules: unknown): Promise<PreparedImage>;
 }
 
 const { module, rules } = workerData as { module: string; rules: unknown };
-const { preparePicture } = (await import(module)) as FamilyModule;
-// Threads are as many as the owner wants; libvips should add none, nor keep pictures that never come again.
+const { prepareImage } = (await import(module)) as FamilyModule;
+// Threads are as many as the owner wants; libvips should add none, nor keep images that never come again.
 sharp.concurrency(1);
 sharp.cache(false);
 
 let last: Promise<void> = Promise.resolve();
-parentPort!.on('message', (job: PictureJob) => {
+parentPort!.on('message', (job: ImageJob) => {
   last = last.then(() => work(job));
 });
 
-async function work({ id, image }: PictureJob): Promise<void> {
-  let result: PictureResult;
+async function work({ id, image }: ImageJob): Promise<void> {
+  let result: ImageResult;
   try {
-    result = { id, prepared: await preparePicture(image, rules) };
+    result = { id, prepared: await prepareImage(image, rules) };
   } catch (error) {
     const { message, stack } = error as Error;
     result = { id, message, stack, user: error instanceof UserError };

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { UserError } from '../errors.ts';
+import type { WeightNames } from '../models/registry.ts';
 import { officialNames, planConversion, vocabularySize, withVocabulary } from './official-checkpoint.ts';
-import type { WeightNames } from './registry.ts';
 
 const PREFIX = 'base_causallm.base_model.model.';
 const FILE = 'model.pth';

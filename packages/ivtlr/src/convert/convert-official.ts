@@ -16,9 +16,13 @@ import {
   scope,
   type Tensor,
 } from '@ivtlr/torch';
+import { configFamily } from '../engine/families.ts';
+import { readOtherFiles, reasoningSettingsSchema } from '../engine/model-folder.ts';
 import { UserError } from '../errors.ts';
 import { readJson, writeFileAtomic } from '../files.ts';
 import { writeAdapterFolder } from '../lora/adapter-folder.ts';
+import { weightNames } from '../models/registry.ts';
+import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
 import {
   type ConversionPlan,
   officialNames,
@@ -26,11 +30,7 @@ import {
   planConversion,
   vocabularySize,
   withVocabulary,
-} from '../models/official-checkpoint.ts';
-import { weightNames } from '../models/registry.ts';
-import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
-import { configFamily } from './families.ts';
-import { readCompanions, reasoningSettingsSchema } from './model-folder.ts';
+} from './official-checkpoint.ts';
 
 export interface ConvertOptions {
   /** The official file. */
@@ -81,11 +81,11 @@ export async function convertOfficial(options: ConvertOptions): Promise<ConvertR
   try {
     using file = openPth(options.checkpoint);
     const { config, plan, vocabulary } = prepare(file, options);
-    const companions = readCompanions(options.base);
+    const otherFiles = readOtherFiles(options.base);
     mkdirSync(temporary, { recursive: true });
     const written = await writeWeights(file, plan, temporary, options);
     const adapterFolder = !options.merge && plan.rank > 0 ? join(out, ADAPTER) : null;
-    for (const [name, bytes] of companions) writeFileAtomic(join(temporary, name), bytes);
+    for (const [name, bytes] of otherFiles) writeFileAtomic(join(temporary, name), bytes);
     writeJson(join(temporary, 'config.json'), written.dtype ? withDtype(config, written.dtype) : config);
     // What the official code does at inference; more picks than patches bring used ones back there.
     const { patches } = configFamily(config, join(options.base, 'config.json'));

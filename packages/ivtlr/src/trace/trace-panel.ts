@@ -1,4 +1,4 @@
-/** One panel of the trace picture: the picture, or the picture under a step's attention with the picked patches. */
+/** One panel of the trace image: the image, or the image under a step's attention with the picked patches. */
 import { type Canvas, createCanvas, type SKRSContext2D } from '@napi-rs/canvas';
 import type { RgbImage } from '../vision/image.ts';
 import { heatColour } from './heat-colours.ts';
@@ -11,7 +11,7 @@ export interface PanelSize {
 
 type Grid = readonly [rows: number, columns: number];
 
-/** What a panel shows over the picture. */
+/** What a panel shows over the image. */
 export interface PanelStep {
   /** In the order of picking. */
   picked: readonly number[];
@@ -22,11 +22,11 @@ export interface PanelStep {
 
 /** Below this cell size, in units, order numbers would be unreadable. */
 const NUMBER_CELL = 22;
-/** Opacity of the heat map over the dimmed picture, and over picked patches, whose own colours must stay recognisable. */
+/** Opacity of the heat map over the dimmed image, and over picked patches, whose own colours must stay recognisable. */
 const HEAT = 0.72;
 const TINT = 0.18;
 
-/** A canvas of the picture's own size, to draw panels from. */
+/** A canvas of the image's own size, to draw panels from. */
 export function toCanvas({ width, height, data }: RgbImage): Canvas {
   const canvas = createCanvas(width, height);
   const context = canvas.getContext('2d');
@@ -41,18 +41,18 @@ export function toCanvas({ width, height, data }: RgbImage): Canvas {
   return canvas;
 }
 
-/** The picture over the panel, which starts at the context's origin. */
-export function drawPicture(context: SKRSContext2D, picture: Canvas, panel: PanelSize): void {
-  // Small pictures are shown with their pixels: that is what the model sees.
-  context.imageSmoothingEnabled = picture.width > panel.width / 2;
+/** The image over the panel, which starts at the context's origin. */
+export function drawImage(context: SKRSContext2D, canvas: Canvas, panel: PanelSize): void {
+  // Small images are shown with their pixels: that is what the model sees.
+  context.imageSmoothingEnabled = canvas.width > panel.width / 2;
   context.imageSmoothingQuality = 'high';
-  context.drawImage(picture, 0, 0, panel.width, panel.height);
+  context.drawImage(canvas, 0, 0, panel.width, panel.height);
 }
 
-/** The picture in grey under a heat map, crosses on the patches picked before, outlines and order on those picked now. */
-export function drawStep(context: SKRSContext2D, picture: Canvas, step: PanelStep, grid: Grid, panel: PanelSize): void {
+/** The image in grey under a heat map, crosses on the patches picked before, outlines and order on those picked now. */
+export function drawStep(context: SKRSContext2D, canvas: Canvas, step: PanelStep, grid: Grid, panel: PanelSize): void {
   const shares = heatShares(step.scores);
-  drawPicture(context, picture, panel);
+  drawImage(context, canvas, panel);
   context.save();
   context.globalCompositeOperation = 'saturation';
   context.fillStyle = '#808080';
@@ -65,7 +65,7 @@ export function drawStep(context: SKRSContext2D, picture: Canvas, step: PanelSte
   });
   drawEarlier(context, step, grid, panel);
   if (step.picked.length === 0) return;
-  uncoverPicks(context, picture, step, grid, panel);
+  uncoverPicks(context, canvas, step, grid, panel);
   for (const token of step.picked) fillCell(context, token, shares[token]!, TINT, grid, panel);
   outlinePicks(context, step, grid, panel);
   numberPicks(context, step, grid, panel);
@@ -85,7 +85,7 @@ export function highest(scores: ArrayLike<number>): number {
   return Array.from(scores).reduce((peak, score) => (Number.isFinite(score) ? Math.max(peak, score) : peak), 0);
 }
 
-/** @param strength opacity of the highest share's colour; lower shares cover the picture less. */
+/** @param strength opacity of the highest share's colour; lower shares cover the image less. */
 function fillCell(
   context: SKRSContext2D,
   token: number,
@@ -100,8 +100,8 @@ function fillCell(
   context.fillRect(left, top, width, height);
 }
 
-/** Picked patches show the picture itself in its colours. */
-function uncoverPicks(context: SKRSContext2D, picture: Canvas, step: PanelStep, grid: Grid, panel: PanelSize): void {
+/** Picked patches show the image itself in its colours. */
+function uncoverPicks(context: SKRSContext2D, canvas: Canvas, step: PanelStep, grid: Grid, panel: PanelSize): void {
   context.save();
   context.beginPath();
   for (const token of step.picked) {
@@ -109,7 +109,7 @@ function uncoverPicks(context: SKRSContext2D, picture: Canvas, step: PanelStep, 
     context.rect(left, top, width, height);
   }
   context.clip();
-  drawPicture(context, picture, panel);
+  drawImage(context, canvas, panel);
   context.restore();
 }
 

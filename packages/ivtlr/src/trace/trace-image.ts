@@ -1,12 +1,12 @@
-/** Draws what a latent answer looked at: the picture, then one panel per latent step. */
+/** Draws what a latent answer looked at: the image, then one panel per latent step. */
 import { createCanvas, type SKRSContext2D } from '@napi-rs/canvas';
 import type { RgbImage } from '../vision/image.ts';
 import { heatColour } from './heat-colours.ts';
 import { FONT, loadFonts } from './trace-font.ts';
-import { drawPicture, drawStep, highest, type PanelSize, toCanvas } from './trace-panel.ts';
+import { drawImage, drawStep, highest, type PanelSize, toCanvas } from './trace-panel.ts';
 import { wrapText } from './wrap-text.ts';
 
-export interface TracePictureStep {
+export interface TraceImageStep {
   /** Indices of the picked image tokens, row-major over `tokenGrid`. */
   picked: readonly number[];
   /** Attention score of every image token, N in all. Values that are not finite count as 0. */
@@ -17,12 +17,12 @@ export interface TracePictureStep {
   focus?: number | null | undefined;
 }
 
-export interface TracePicture {
+export interface TraceImage {
   image: RgbImage;
-  /** Size of the picture that `image` was cut out of. */
+  /** Size of the image that `image` was cut out of. */
   cutFrom?: { width: number; height: number } | undefined;
   tokenGrid: readonly [rows: number, columns: number];
-  steps: readonly TracePictureStep[];
+  steps: readonly TraceImageStep[];
   question: string;
   answer: string;
 }
@@ -51,7 +51,7 @@ interface Layout {
 }
 
 /** @returns a PNG file. */
-export function drawTrace(trace: TracePicture): Uint8Array {
+export function drawTrace(trace: TraceImage): Uint8Array {
   checkTrace(trace);
   loadFonts();
   const layout = planLayout(trace);
@@ -76,8 +76,8 @@ export function drawTrace(trace: TracePicture): Uint8Array {
   return canvas.toBuffer('image/png');
 }
 
-function checkTrace({ image, tokenGrid: [rows, columns], steps }: TracePicture): void {
-  if (image.data.length !== image.width * image.height * 3) throw new RangeError('drawTrace: the picture is not RGB');
+function checkTrace({ image, tokenGrid: [rows, columns], steps }: TraceImage): void {
+  if (image.data.length !== image.width * image.height * 3) throw new RangeError('drawTrace: the image is not RGB');
   for (const [index, { picked, scores }] of steps.entries()) {
     const wrong = picked.find((token) => !(token >= 0 && token < rows * columns));
     if (wrong !== undefined || scores.length !== rows * columns) {
@@ -88,8 +88,8 @@ function checkTrace({ image, tokenGrid: [rows, columns], steps }: TracePicture):
   }
 }
 
-/** Panels have about the same area whatever the picture's shape; rows break before they get wider than a screen. */
-function planLayout({ image, steps }: TracePicture): Layout {
+/** Panels have about the same area whatever the image's shape; rows break before they get wider than a screen. */
+function planLayout({ image, steps }: TraceImage): Layout {
   const aspect = Math.min(Math.max(image.width / image.height, 0.4), 4);
   const width = Math.round(Math.min(Math.max(320 * Math.sqrt(aspect), 240), 640));
   const height = Math.round((width * image.height) / image.width);
@@ -106,9 +106,9 @@ function planLayout({ image, steps }: TracePicture): Layout {
   };
 }
 
-function drawPanels(context: SKRSContext2D, trace: TracePicture, { panel, columns }: Layout): void {
+function drawPanels(context: SKRSContext2D, trace: TraceImage, { panel, columns }: Layout): void {
   const { image, cutFrom, tokenGrid, steps } = trace;
-  const picture = toCanvas(image);
+  const canvas = toCanvas(image);
   const whole = cutFrom ? ` of ${cutFrom.width}x${cutFrom.height}` : '';
   for (let index = 0; index <= steps.length; index++) {
     context.save();
@@ -117,7 +117,7 @@ function drawPanels(context: SKRSContext2D, trace: TracePicture, { panel, column
       MARGIN + Math.floor(index / columns) * (TITLE_HEIGHT + panel.height + CAPTION_HEIGHT),
     );
     const step = steps[index - 1];
-    drawText(context, step ? `Latent step ${index}` : 'Picture', 0, 15, { font: `bold 15px ${FONT}` });
+    drawText(context, step ? `Latent step ${index}` : 'Image', 0, 15, { font: `bold 15px ${FONT}` });
     const captions = step
       ? describeStep(step, tokenGrid)
       : [`${image.width}x${image.height}${whole} pixels`, `${tokenGrid[0]}x${tokenGrid[1]} image tokens`];
@@ -125,8 +125,8 @@ function drawPanels(context: SKRSContext2D, trace: TracePicture, { panel, column
     context.translate(0, TITLE_HEIGHT);
     if (step) {
       const earlier = new Set(steps.slice(0, index - 1).flatMap(({ picked }) => picked));
-      drawStep(context, picture, { ...step, earlier }, tokenGrid, panel);
-    } else drawPicture(context, picture, panel);
+      drawStep(context, canvas, { ...step, earlier }, tokenGrid, panel);
+    } else drawImage(context, canvas, panel);
     context.restore();
     captions.forEach((line, row) => {
       const top = TITLE_HEIGHT + panel.height + 18 + row * CAPTION_LINE;
@@ -136,7 +136,7 @@ function drawPanels(context: SKRSContext2D, trace: TracePicture, { panel, column
   }
 }
 
-function describeStep(step: TracePictureStep, [rows, columns]: readonly [number, number]): string[] {
+function describeStep(step: TraceImageStep, [rows, columns]: readonly [number, number]): string[] {
   const measures: string[] = [];
   if (isNumber(step.attentionRatio)) measures.push(`ratio ${formatNumber(step.attentionRatio)}`);
   if (isNumber(step.focus)) measures.push(`focus ${formatNumber(step.focus)}`);

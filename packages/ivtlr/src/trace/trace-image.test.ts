@@ -1,12 +1,12 @@
 import sharp from 'sharp';
 import { describe, expect, it } from 'vitest';
 import { heatColour } from './heat-colours.ts';
-import { drawTrace, type TracePicture } from './trace-picture.ts';
+import { drawTrace, type TraceImage } from './trace-image.ts';
 import { wrapText } from './wrap-text.ts';
 
 const BLUE = [40, 90, 230];
 
-function trace(overrides: Partial<TracePicture> = {}): TracePicture {
+function trace(overrides: Partial<TraceImage> = {}): TraceImage {
   const data = new Uint8Array(64 * 64 * 3).map((_, index) => BLUE[index % 3]!);
   const scores = Array.from({ length: 16 }, (_, index) => (index + 1) / 200);
   return {
@@ -35,7 +35,7 @@ const cellCentre = (panel: number, row: number, column: number) =>
   [48 + panel * 680 + column * 160 + 80, 100 + row * 160 + 80] as const;
 
 describe('drawTrace', () => {
-  it('shows the picture, then a panel a step with picked patches uncovered', async () => {
+  it('shows the image, then a panel a step with picked patches uncovered', async () => {
     const { width, pixel } = await decode(drawTrace(trace()));
     expect(width).toBe(2 * 48 + 3 * 640 + 2 * 40);
     expect(pixel(...cellCentre(0, 2, 2))).toEqual(BLUE);
@@ -70,7 +70,7 @@ describe('drawTrace', () => {
     expect(whiteness(pixel(crossX, crossY))).toBeGreaterThan(plain + 30);
   });
 
-  it('draws pictures of every shape, without steps, with text of any length', async () => {
+  it('draws images of every shape, without steps, with text of any length', async () => {
     const short = await decode(drawTrace(trace()));
     const long = await decode(drawTrace(trace({ question: 'why '.repeat(500) })));
     expect(long.width).toBe(short.width);

@@ -113,12 +113,12 @@ describe('assembleRun', () => {
     expect((await skipping.validate(position)).samples).toBe(3);
     expect(notes.filter((note) => note.includes('left out 1 row: '))).toHaveLength(1);
     using strict = await open('error');
-    await expect(strict.validate(position)).rejects.toThrow(/validation\.jsonl line 2.*there is no picture/);
+    await expect(strict.validate(position)).rejects.toThrow(/validation\.jsonl line 2.*there is no image/);
   });
 
   it('says what a recipe asks for in vain', async () => {
-    await expect(build('pretrain.0.mix.0.task=pictures')).rejects.toThrow(
-      'pretrain.0.mix.0.task: task dominoes has no pretraining text "pictures"; it has picture, options',
+    await expect(build('pretrain.0.mix.0.task=images')).rejects.toThrow(
+      'pretrain.0.mix.0.task: task dominoes has no pretraining text "images"; it has picture, options',
     );
     await expect(build('task=dominos')).rejects.toThrow('there is no task dominos');
     await expect(build('task=m3cot', 'pretrain=[]')).rejects.toThrow('task m3cot has no generator');

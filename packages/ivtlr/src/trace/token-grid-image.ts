@@ -1,6 +1,6 @@
-/** A picture with the grid of its image tokens drawn over it. */
+/** An image with the grid of its image tokens drawn over it. */
 import sharp from 'sharp';
-import type { RgbImage } from './image.ts';
+import type { RgbImage } from '../vision/image.ts';
 
 /** Pixels a token's side has at least. */
 const MIN_CELL = 48;
@@ -8,8 +8,8 @@ const LINE = [10, 125, 140] as const;
 const OUTLINE = [255, 255, 255] as const;
 
 /**
- * @param tokenGrid rows and columns, as the model cuts the picture; their cells are the picture's equal parts.
- * @returns a PNG file, the picture enlarged by a whole number so that cells are at least 48 pixels wide.
+ * @param tokenGrid rows and columns, as the model cuts the image; their cells are the image's equal parts.
+ * @returns a PNG file, the image enlarged by a whole number so that cells are at least 48 pixels wide.
  */
 export async function drawTokenGrid(image: RgbImage, tokenGrid: readonly [number, number]): Promise<Uint8Array> {
   const [rows, columns] = tokenGrid;
@@ -23,7 +23,7 @@ export async function drawTokenGrid(image: RgbImage, tokenGrid: readonly [number
   const paint = (x: number, y: number, colour: readonly number[]) => {
     if (x >= 0 && y >= 0 && x < width && y < height) data.set(colour, (y * width + x) * 3);
   };
-  // A dark line with a light one beside it is seen on any picture.
+  // A dark line with a light one beside it is seen on any image.
   for (let column = 1; column < columns; column++) {
     const x = Math.round((column * width) / columns);
     for (let y = 0; y < height; y++) {

@@ -2,9 +2,9 @@
 import { type LengthSummary, summarizeLengths, Tally } from '../data/lengths.ts';
 import { splitSteps, tokenizeSample } from '../data/render.ts';
 import type { Sample } from '../data/sample.ts';
+import type { FolderWithoutWeights } from '../engine/families.ts';
 import { UserError } from '../errors.ts';
 import type { Task } from '../tasks/task.ts';
-import type { FolderWithoutWeights } from './families.ts';
 
 export interface StatsOptions {
   /** Lengths are tokens of this model's tokenizer; characters without it. */
@@ -15,7 +15,7 @@ export interface StatsOptions {
 
 export interface DataStats {
   samples: number;
-  /** Without image tokens, which depend on the pictures' sizes. */
+  /** Without image tokens, which depend on the images' sizes. */
   lengths: Record<'question' | 'prompt' | 'rationale' | 'step' | 'choice' | 'answer', LengthSummary | null>;
   /** Name of a grouping -> values with their counts, most frequent first. */
   groups: Record<string, [value: string, count: number][]>;

@@ -1,9 +1,9 @@
 /** One sample as a model would be given it: what `ivtlr data inspect` shows. */
 import { IGNORE, renderPrompt, renderTraining, splitSteps, tokenizeSample } from '../data/render.ts';
 import type { Sample } from '../data/sample.ts';
+import type { FolderWithoutWeights } from '../engine/families.ts';
 import { curriculum } from '../latent/curriculum.ts';
 import type { RgbImage } from '../vision/image.ts';
-import type { FolderWithoutWeights } from './families.ts';
 
 export interface InspectOptions {
   task: string;
@@ -44,24 +44,24 @@ export interface InspectedSample {
     steps: number[];
     answer: number;
   };
-  picture: { width: number; height: number; tokenGrid: [rows: number, columns: number] };
+  image: { width: number; height: number; tokenGrid: [rows: number, columns: number] };
   /** The whole row in order; special tokens written out. */
   runs: TokenRun[];
   ids: number[];
   labels: number[];
 }
 
-/** @returns the description, and the picture as the model sees it. @throws UserError as rendering and picture do */
+/** @returns the description, and the image as the model sees it. @throws UserError as rendering and image do */
 export async function inspectSample(
   sample: Sample,
   opened: FolderWithoutWeights,
   options: InspectOptions,
-): Promise<{ inspected: InspectedSample; picture: RgbImage }> {
+): Promise<{ inspected: InspectedSample; image: RgbImage }> {
   const { tokenizer, inputs } = opened;
   const { stage, maxSteps, maxTokens } = options;
   const render = { ...opened.renderOptions(options.task), maxSteps, ...(maxTokens !== undefined && { maxTokens }) };
-  const { image: picture, source } = await inputs.prepare(sample.image);
-  const processed = inputs.finish({ image: picture, source });
+  const { image, source } = await inputs.prepare(sample.image);
+  const processed = inputs.finish({ image, source });
   processed.pixels.dispose();
   const tokenized = await tokenizeSample(sample, processed.tokens, 'train', render);
   const plan = curriculum(stage, options, tokenized.stepIds.length);
@@ -101,8 +101,8 @@ export async function inspectSample(
       steps: tokenized.stepIds.map((step) => step.length),
       answer: tokenized.answerIds.length,
     },
-    picture: { ...source, tokenGrid: [...processed.tokenGrid] },
+    image: { ...source, tokenGrid: [...processed.tokenGrid] },
     ...{ runs, ids, labels },
   };
-  return { inspected, picture };
+  return { inspected, image };
 }

@@ -4,7 +4,7 @@ import type { Random } from '../../random.ts';
 /** Cells on a side; a cell is two 14-pixel patches square, which Qwen2-VL merges into one image token. */
 export const GRID = 4;
 export const CELL = 28;
-export const PICTURE = GRID * CELL;
+export const IMAGE_SIDE = GRID * CELL;
 
 /** Name and RGB of the eight colours. */
 export const COLOURS = [
@@ -37,9 +37,9 @@ const LEVELS = 12;
 const SMALLEST = 4.2;
 const LARGEST = 5.6;
 
-/** Draws a picture of PICTURE x PICTURE pixels; `random` decides the jitter and which shape each half shows. */
-export function drawPicture(dominoes: readonly PlacedDomino[], random: Random): Uint8Array {
-  const pixels = new Uint8Array(PICTURE * PICTURE * 3);
+/** Draws an image of IMAGE_SIDE x IMAGE_SIDE pixels; `random` decides the jitter and which shape each half shows. */
+export function drawImage(dominoes: readonly PlacedDomino[], random: Random): Uint8Array {
+  const pixels = new Uint8Array(IMAGE_SIDE * IMAGE_SIDE * 3);
   for (const { cell, left, right } of dominoes) {
     const originX = (cell % GRID) * CELL + random.between(-SHIFT, SHIFT);
     const originY = Math.floor(cell / GRID) * CELL + random.between(-SHIFT, SHIFT);
@@ -104,14 +104,14 @@ function paint(
   coverage: (x: number, y: number) => number,
 ): void {
   const firstX = Math.max(0, Math.floor(centreX - reachX - 0.5));
-  const lastX = Math.min(PICTURE - 1, Math.ceil(centreX + reachX));
+  const lastX = Math.min(IMAGE_SIDE - 1, Math.ceil(centreX + reachX));
   const firstY = Math.max(0, Math.floor(centreY - reachY - 0.5));
-  const lastY = Math.min(PICTURE - 1, Math.ceil(centreY + reachY));
+  const lastY = Math.min(IMAGE_SIDE - 1, Math.ceil(centreY + reachY));
   for (let py = firstY; py <= lastY; py++) {
     for (let px = firstX; px <= lastX; px++) {
       const share = Math.min(1, coverage(px + 0.5 - centreX, py + 0.5 - centreY));
       if (share <= 0) continue;
-      const at = (py * PICTURE + px) * 3;
+      const at = (py * IMAGE_SIDE + px) * 3;
       pixels[at] = pixels[at]! + (red - pixels[at]!) * share + 0.5;
       pixels[at + 1] = pixels[at + 1]! + (green - pixels[at + 1]!) * share + 0.5;
       pixels[at + 2] = pixels[at + 2]! + (blue - pixels[at + 2]!) * share + 0.5;

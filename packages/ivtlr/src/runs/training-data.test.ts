@@ -28,7 +28,7 @@ afterAll(() => {
   expect(liveTensorCount()).toBe(tensors);
 });
 
-/** Ids and picture bytes from a position to the end, as a trainer asks for them. */
+/** Ids and image bytes from a position to the end, as a trainer asks for them. */
 async function seen(change: Partial<TrainingDataOptions>, from = 0): Promise<string[]> {
   const data = await openTrainingData(folder, dominoes, inputs, {
     seed: 5,
@@ -76,7 +76,7 @@ test('bad rows are errors or left out', async () => {
   );
   const options = { seed: 0, epochs: 1, threads: 1, ahead: 1 };
   await expect(openTrainingData(lines, dominoes, inputs, options)).rejects.toThrow(
-    /line 1, column image: there is no picture/,
+    /line 1, column image: there is no image/,
   );
   const said: string[] = [];
   const skipping = { ...options, onBad: ({ message }: { message: string }) => said.push(message) };

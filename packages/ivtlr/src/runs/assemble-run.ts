@@ -10,7 +10,7 @@ import {
   type ModelFolder,
   openModelFolder,
   type ReasoningSettings,
-  readCompanions,
+  readOtherFiles,
   saveAdapterFolder,
   saveModelFolder,
   withModel,
@@ -31,7 +31,7 @@ import { trainingLoss } from '../train/loss.ts';
 import { describeMemory, estimateMemory } from '../train/memory.ts';
 import { type Phase, planRun, positionOf } from '../train/schedule.ts';
 import type { Trainee } from '../train/step.ts';
-import { dataFolder, modelFolder } from './from-hub.ts';
+import { dataFolder, modelFolder } from '../hub/resolve.ts';
 import { openTrainingData, type TrainingData } from './training-data.ts';
 
 export interface AssembledRun extends TrainRun, Disposable {
@@ -120,7 +120,7 @@ async function assembleWith(opened: ModelFolder, parts: Parts): Promise<Assemble
       const settings = settingsFor(recipe, opened, latentsAfter(recipe, phase));
       const result = await evaluate({ ...opened, settings }, task, held, {
         ...{ name: 'validation', batch, maxNewTokens },
-        pictureThreads: folder === null ? 0 : recipe.data.threads,
+        imageThreads: folder === null ? 0 : recipe.data.threads,
       });
       opened.model.module.train();
       return {
@@ -192,7 +192,7 @@ function chooseTrained({ lora }: Recipe, { model: { module }, adapter, folder }:
 function trainee(recipe: Recipe, opened: ModelFolder): Trainee {
   const { latent } = recipe;
   const settings = settingsFor(recipe, opened, 0);
-  const companions = readCompanions(opened.folder);
+  const otherFiles = readOtherFiles(opened.folder);
   const parameters = [...opened.model.module.namedParameters()].filter(([, parameter]) => parameter.requiresGrad);
   return {
     parameters: new Map(parameters),
@@ -207,7 +207,7 @@ function trainee(recipe: Recipe, opened: ModelFolder): Trainee {
       const { model, config, folder } = opened;
       const settings = settingsFor(recipe, opened, latentsAfter(recipe, phase));
       if (recipe.lora) saveAdapterFolder({ model, settings, folder }, recipe.lora, target);
-      else saveModelFolder({ model, config, settings }, companions, target);
+      else saveModelFolder({ model, config, settings }, otherFiles, target);
     },
   };
 }

@@ -8,14 +8,14 @@ import type { RawImage } from '../data/sample.ts';
 import { type ModelFolder, openModelFolder } from '../engine/model-folder.ts';
 import { dominoes } from '../tasks/dominoes/dominoes.ts';
 import { makeDominoes } from '../tasks/dominoes/make.ts';
-import { PicturesAhead } from './pictures-ahead.ts';
+import { ImagesAhead } from './images-ahead.ts';
 import { type AnsweredSample, evaluate, storedSamples } from './runner.ts';
 
 const tensors = liveTensorCount();
 let folder = '';
 let opened: ModelFolder;
 beforeAll(async () => {
-  folder = mkdtempSync(join(tmpdir(), 'ivtlr-pictures-'));
+  folder = mkdtempSync(join(tmpdir(), 'ivtlr-images-'));
   await makeDominoes({ rows: 11, out: folder, split: 'test' });
   opened = openModelFolder(join(import.meta.dirname, '../../models/dominoes'));
   opened.model.module.eval();
@@ -26,10 +26,10 @@ afterAll(() => {
   expect(liveTensorCount()).toBe(tensors);
 });
 
-async function answers(pictureThreads: number) {
+async function answers(imageThreads: number) {
   const found: [number, string][] = [];
   const result = await evaluate(opened, dominoes, storedSamples(dominoes, folder, 'test'), {
-    ...{ name: 'x', batch: 3, maxNewTokens: 30, pictureThreads },
+    ...{ name: 'x', batch: 3, maxNewTokens: 30, imageThreads },
     onAnswer: ({ index, answered }: AnsweredSample) => found.push([index, answered.generated]),
   });
   return { found, correct: result.correctStrict };
@@ -42,7 +42,7 @@ test('the same answers in the same order with and without threads', async () => 
   expect(await answers(2)).toEqual(plain);
 });
 
-test('pictures are begun before they are asked for, and a broken one is an error only where it is taken', async () => {
+test('images are begun before they are asked for, and a broken one is an error only where it is taken', async () => {
   const begun: string[] = [];
   const image = (name: string, bytes = new Uint8Array(3)): RawImage => ({ kind: 'encoded', name, bytes });
   async function* items() {
@@ -51,15 +51,15 @@ test('pictures are begun before they are asked for, and a broken one is an error
       yield { sample: { image: image(name) } };
     }
   }
-  const pictures = new PicturesAhead(opened, 1);
-  const followed = pictures.follow(items(), 2);
+  const images = new ImagesAhead(opened, 1);
+  const followed = images.follow(items(), 2);
   const first = (await followed.next()).value!;
   expect(begun).toEqual(['a', 'b', 'c']);
-  await expect(pictures.take(first.sample.image)).rejects.toThrow(/^a: /);
+  await expect(images.take(first.sample.image)).rejects.toThrow(/^a: /);
   const rest = [];
   for await (const { sample } of followed) rest.push((sample.image as { name: string }).name);
   expect(rest).toEqual(['b', 'c', 'd']);
-  await pictures.close();
+  await images.close();
 });
 
 test('without threads nothing is read ahead', async () => {
@@ -70,8 +70,8 @@ test('without threads nothing is read ahead', async () => {
       yield { sample: { image: { kind: 'rgb', width: 1, height: 1, data: new Uint8Array(3) } as RawImage } };
     }
   }
-  const pictures = new PicturesAhead(opened, 0);
-  await pictures.follow(items(), 5).next();
+  const images = new ImagesAhead(opened, 0);
+  await images.follow(items(), 5).next();
   expect(begun).toEqual([1]);
-  await pictures.close();
+  await images.close();
 });

@@ -1,7 +1,7 @@
 /** A line drawing of one number over steps: means as dots, quartiles as bars. */
 import { createCanvas, type SKRSContext2D } from '@napi-rs/canvas';
-import { FONT, loadFonts } from '../latent/trace-font.ts';
-import type { Spread } from './analyze.ts';
+import type { Spread } from '../eval/analyze.ts';
+import { FONT, loadFonts } from './trace-font.ts';
 
 export interface Series {
   name: string;

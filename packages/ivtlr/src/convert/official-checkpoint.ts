@@ -3,8 +3,8 @@
  * Face model, gathered from DeepSpeed. Which weights there must be, and under which names, is asked of the registry.
  */
 import { UserError } from '../errors.ts';
-import type { WeightNames } from './registry.ts';
-import type { PathStyle } from './types.ts';
+import type { WeightNames } from '../models/registry.ts';
+import type { PathStyle } from '../models/types.ts';
 
 /** One low-rank pair, by its names in the file. */
 export interface AdapterFactors {

@@ -4,13 +4,13 @@
  */
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { Progress } from '../cli/progress.ts';
 import { UserError } from '../errors.ts';
-import { cachedSnapshot, isHubName } from '../hub/cache.ts';
-import type { RepoKind } from '../hub/client.ts';
-import { type Downloaded, type DownloadOptions, download } from '../hub/download.ts';
-import { hubSettings } from '../hub/settings.ts';
 import { isAdapterFolder, readAdapterConfig } from '../lora/adapter-folder.ts';
-import { Progress } from './progress.ts';
+import { cachedSnapshot, isHubName } from './cache.ts';
+import type { RepoKind } from './client.ts';
+import { type Downloaded, type DownloadOptions, download } from './download.ts';
+import { hubSettings } from './settings.ts';
 
 /** What a model folder needs; not the same weights in other formats. */
 const modelFile = (path: string) => /^[^/]+\.(safetensors|json|jinja|txt)$/.test(path);

@@ -8,7 +8,7 @@ import { type Hub, startHub } from '../../../../test/hub-server.ts';
 import { openModelFolder, saveAdapterFolder } from '../engine/model-folder.ts';
 import { injectLora } from '../lora/inject.ts';
 import { makeDominoes } from '../tasks/dominoes/make.ts';
-import { checkpointFile, dataFolder, modelFolder } from './from-hub.ts';
+import { checkpointFile, dataFolder, modelFolder } from './resolve.ts';
 
 const bundled = join(import.meta.dirname, '../../models/dominoes');
 const tensors = liveTensorCount();

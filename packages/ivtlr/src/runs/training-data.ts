@@ -1,4 +1,4 @@
-/** Stored samples for a trainer: read once, shuffled anew each epoch, their pictures prepared ahead by threads. */
+/** Stored samples for a trainer: read once, shuffled anew each epoch, their images prepared ahead by threads. */
 import { Prefetch } from '../data/prefetch.ts';
 import type { BadRows } from '../data/row.ts';
 import type { RawImage, Sample } from '../data/sample.ts';
@@ -7,7 +7,7 @@ import type { ProcessedImage } from '../models/types.ts';
 import { readSamples } from '../tasks/read-samples.ts';
 import type { Split, Task } from '../tasks/task.ts';
 import { epochOrder, type SampleSource } from '../train/batches.ts';
-import { PicturePool } from '../vision/picture-pool.ts';
+import { ImagePool } from '../vision/image-pool.ts';
 
 export interface TrainingDataOptions {
   seed: number;
@@ -16,7 +16,7 @@ export interface TrainingDataOptions {
   samplesPerEpoch?: number | undefined;
   /** Nothing is prepared beyond the last epoch. */
   epochs: number;
-  /** Threads that prepare pictures; 0: the trainer's own thread does it when it needs them. */
+  /** Threads that prepare images; 0: the trainer's own thread does it when it needs them. */
   threads: number;
   /** Samples prepared beyond the one asked for. About two global batches. */
   ahead: number;
@@ -53,7 +53,7 @@ export async function openTrainingData(
   if (threads === 0) {
     return { ...source, processImage: (image) => inputs.processImage(image), close: async () => {} };
   }
-  const pool = new PicturePool(inputs.preparation, threads);
+  const pool = new ImagePool(inputs.preparation, threads);
   const prefetch = new Prefetch(source, pool, inputs, { ahead, epochs });
   return {
     samplesPerEpoch: source.samplesPerEpoch,

@@ -1,21 +1,21 @@
-/** Writes what an answer looked at: a picture for people and the numbers for programs. */
+/** Writes what an answer looked at: an image for people and the numbers for programs. */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Answer, Question } from '../engine/answer.ts';
 import { UserError } from '../errors.ts';
 import { writeFileAtomic } from '../files.ts';
-import { drawTrace } from '../latent/trace-picture.ts';
 import { choiceLetter } from '../text/prompt.ts';
 import { decodeImage } from '../vision/decode.ts';
-import type { PictureSource, RgbImage } from '../vision/image.ts';
-import type { Answer, Question } from './answer.ts';
+import type { ImageSource, RgbImage } from '../vision/image.ts';
+import { drawTrace } from './trace-image.ts';
 
 export interface TraceFiles {
-  picture: string;
+  image: string;
   numbers: string;
 }
 
 /**
- * Writes `<folder>/<name>.png` (the picture, then a panel per latent step) and `<folder>/<name>.json`.
+ * Writes `<folder>/<name>.png` (the image, then a panel per latent step) and `<folder>/<name>.json`.
  *
  * @param about further fields of the JSON file, such as the model's folder or the gold answer.
  */
@@ -31,21 +31,21 @@ export async function writeTrace(
   } catch (error) {
     throw new UserError(`the trace folder ${folder} cannot be made: ${(error as Error).message}`);
   }
-  const files = { picture: join(folder, `${name}.png`), numbers: join(folder, `${name}.json`) };
+  const files = { image: join(folder, `${name}.png`), numbers: join(folder, `${name}.json`) };
   const original = await decodeImage(question.image);
   const { tokenGrid, source } = answer;
   const image = source.shown ? cutOut(original, source.shown) : original;
   const steps = answer.trace;
   const cutFrom = image === original ? undefined : original;
   const texts = { question: questionText(question), answer: answer.text };
-  writeFileAtomic(files.picture, drawTrace({ image, cutFrom, tokenGrid, steps, ...texts }));
+  writeFileAtomic(files.image, drawTrace({ image, cutFrom, tokenGrid, steps, ...texts }));
   const numbers = { ...about, ...answerToJson(question, answer), image: { name: imageName(question), ...source } };
   writeFileAtomic(files.numbers, `${JSON.stringify(numbers, null, 1)}\n`);
   return files;
 }
 
-/** A part of a picture, to the pixel; black where it sticks out. */
-function cutOut(image: RgbImage, part: NonNullable<PictureSource['shown']>): RgbImage {
+/** A part of an image, to the pixel; black where it sticks out. */
+function cutOut(image: RgbImage, part: NonNullable<ImageSource['shown']>): RgbImage {
   const left = Math.round(part.left);
   const top = Math.round(part.top);
   const width = Math.max(1, Math.round(part.width));

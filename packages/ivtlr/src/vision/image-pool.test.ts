@@ -6,11 +6,11 @@ import { pathToFileURL } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { UserError } from '../errors.ts';
 import type { RawImage } from './image.ts';
-import { compiledModule, PicturePool } from './picture-pool.ts';
+import { compiledModule, ImagePool } from './image-pool.ts';
 
 /** Prepares nothing: the first byte says what happens. */
 const family = `
-export async function preparePicture(image, rules) {
+export async function prepareImage(image, rules) {
   const [order] = image.bytes;
   if (order === 1) { const error = new Error('plain'); throw error; }
   if (order === 2) process.exit(3);
@@ -28,13 +28,13 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-const picture = (...bytes: number[]): RawImage => ({
+const image = (...bytes: number[]): RawImage => ({
   kind: 'encoded',
   bytes: Uint8Array.from(bytes),
   name: `p${bytes[0]}`,
 });
-async function withPool(threads: number, use: (pool: PicturePool) => Promise<void>): Promise<void> {
-  const pool = new PicturePool({ module, rules: { add: 5 } }, threads);
+async function withPool(threads: number, use: (pool: ImagePool) => Promise<void>): Promise<void> {
+  const pool = new ImagePool({ module, rules: { add: 5 } }, threads);
   try {
     await use(pool);
   } finally {
@@ -42,47 +42,47 @@ async function withPool(threads: number, use: (pool: PicturePool) => Promise<voi
   }
 }
 
-test('pictures come back prepared, whichever is ready first', async () => {
+test('images come back prepared, whichever is ready first', async () => {
   await withPool(2, async (pool) => {
     const orders = [3, 10, 11, 12, 3, 13];
-    const prepared = await Promise.all(orders.map((order) => pool.prepare(picture(order))));
+    const prepared = await Promise.all(orders.map((order) => pool.prepare(image(order))));
     expect(prepared.map(({ image }) => [...image.data])).toEqual(orders.map((order) => [order, 5]));
     expect(prepared[0]!.source).toEqual({ width: 7, height: 8 });
   });
 });
 
-test('an error belongs to its picture and keeps its kind', async () => {
+test('an error belongs to its image and keeps its kind', async () => {
   const compiled = compiledModule('../models/qwen2-vl/prepare', import.meta.url);
   const rules = { decode: {}, resize: {}, limits: { factor: 28, minPixels: 784, maxPixels: 1e6 } };
-  const pool = new PicturePool({ module: compiled, rules }, 1);
-  await expect(pool.prepare(picture(9))).rejects.toThrow(
-    new UserError('p9: this is not a picture; JPEG, PNG, WebP and GIF are read'),
+  const pool = new ImagePool({ module: compiled, rules }, 1);
+  await expect(pool.prepare(image(9))).rejects.toThrow(
+    new UserError('p9: this is not an image; JPEG, PNG, WebP and GIF are read'),
   );
-  await expect(pool.prepare(picture(9))).rejects.toBeInstanceOf(UserError);
+  await expect(pool.prepare(image(9))).rejects.toBeInstanceOf(UserError);
   await pool.close();
   await withPool(1, async (pool) => {
-    const failing = pool.prepare(picture(1));
+    const failing = pool.prepare(image(1));
     await expect(failing).rejects.toThrow('plain');
     await expect(failing).rejects.not.toBeInstanceOf(UserError);
-    expect([...(await pool.prepare(picture(20))).image.data]).toEqual([20, 5]);
+    expect([...(await pool.prepare(image(20))).image.data]).toEqual([20, 5]);
   });
 });
 
-test('a thread that dies names the picture it died of; the others are done by a new one', async () => {
+test('a thread that dies names the image it died of; the others are done by a new one', async () => {
   await withPool(1, async (pool) => {
-    const results = await Promise.allSettled([21, 2, 22, 23].map((order) => pool.prepare(picture(order))));
+    const results = await Promise.allSettled([21, 2, 22, 23].map((order) => pool.prepare(image(order))));
     expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled', 'fulfilled']);
     expect((results[1] as PromiseRejectedResult).reason.message).toMatch(/^p2: the thread that prepared it stopped/);
   });
 });
 
 test('closing rejects what waits and takes no more', async () => {
-  const pool = new PicturePool({ module, rules: { add: 0 } }, 1);
-  const waiting = pool.prepare(picture(4));
+  const pool = new ImagePool({ module, rules: { add: 0 } }, 1);
+  const waiting = pool.prepare(image(4));
   const rejected = expect(waiting).rejects.toThrow(/was closed/);
   await pool.close();
   await rejected;
-  await expect(pool.prepare(picture(9))).rejects.toThrow(/is closed/);
+  await expect(pool.prepare(image(9))).rejects.toThrow(/is closed/);
 });
 
 test('compiled modules, from source and from compiled callers', () => {
