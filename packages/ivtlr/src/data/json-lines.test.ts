@@ -9,7 +9,7 @@ import { type BadRows, imageField, type PlacedRow } from './row.ts';
 let folder = '';
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'ivtlr-lines-'));
-  writeFileSync(join(folder, 'a.png'), 'image');
+  writeFileSync(join(folder, 'a.png'), 'picture');
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 

@@ -50,7 +50,7 @@ const pretrain = [
     name: 'read',
     steps: 2,
     mix: [
-      { task: 'image', batch: 3, weight: 2 },
+      { task: 'picture', batch: 3, weight: 2 },
       { task: 'options', batch: 2 },
     ],
     lr: 1,
@@ -137,7 +137,7 @@ describe('BatchMaker', () => {
       [2, 1],
     ]);
     expect(micros.map(({ batch }) => batch.images.some((image) => image !== null))).toEqual([true, true, false]);
-    expect(micros[0]!.ids[0]).toBe('read/image 3');
+    expect(micros[0]!.ids[0]).toBe('read/picture 3');
     disposeBatches(micros);
   });
 
