@@ -86,7 +86,13 @@ function generateCase(json) {
   const batch = { ...makeBatch([row], [row.map(() => 1)], labels, readImages('inputs.safetensors'), json.ids) };
   if (batch.latents === 0) batch.latentStart = row.length;
   const maxNewTokens = json.new_tokens?.length ?? 16;
-  const result = generateAll(model, batch, { ...options(json), maxNewTokens, eosIds: [json.ids.eos] });
+  const result = generateAll(model, batch, {
+    ...options(json),
+    maxNewTokens,
+    eosIds: [json.ids.eos],
+    trace: true,
+    firstLogits: true,
+  });
   return {
     picked: result.traces[0].map(({ picked }) => picked.map((index) => index + batch.imageStart[0])),
     new_tokens: result.tokens[0],

@@ -68,7 +68,13 @@ function answer(model: Chameleon, golden: FolderCase, maxNewTokens = 1) {
   return scope(() => {
     const ids = golden.input_ids;
     const batch = makeBatch([ids], [ids.map(() => 1)], seededPictures(golden), golden.ids);
-    const result = generateAll(model, batch, { ...LATENT_DEFAULTS, maxNewTokens, eosIds: [] });
+    const result = generateAll(model, batch, {
+      ...LATENT_DEFAULTS,
+      maxNewTokens,
+      eosIds: [],
+      trace: true,
+      firstLogits: true,
+    });
     return {
       logits: result.firstLogits[0]!.filter((_, id) => !golden.masked.includes(id)),
       tokens: result.tokens[0]!,
@@ -208,6 +214,8 @@ describe('an official checkpoint with three added tokens', () => {
           patches: wanted.patches,
           maxNewTokens: checkpoint.max_new_tokens,
           eosIds: [wanted.ids.eos],
+          trace: true,
+          firstLogits: true,
         });
         const start = batch.imageStart[0]!;
         const picked = result.traces[0]!.map((step) => step.picked.map((index) => index + start));

@@ -83,7 +83,7 @@ describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, g
     scope(() => {
       const batch = makeBatch(input_ids, attention_mask, seededPictures(golden), ids);
       const prompt = embedPrompt(model, batch, 'sequential');
-      const { hidden, scores } = new Sequence(model, prompt, null, false).run('value');
+      const { hidden, scores } = new Sequence(model, prompt, null, false).run('detached');
       const logits = model.logits(hidden);
       const last = logits.select(1, -1).tolist() as number[][];
       for (const [b, row] of last.entries()) {
@@ -103,7 +103,7 @@ describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, g
     scope(() => {
       const pictures = seededPictures(golden);
       const batch = makeBatch(input_ids, attention_mask, pictures, ids);
-      const options = { ...LATENT_DEFAULTS, maxNewTokens: 12, eosIds: [] };
+      const options = { ...LATENT_DEFAULTS, maxNewTokens: 12, eosIds: [], trace: true, firstLogits: true };
       const together = generateAll(model, batch, options);
       expect(together.tokens).toEqual(golden.greedy);
       if (input_ids.length === 1) return;
@@ -136,7 +136,7 @@ describe('latent steps in a padded batch of four', () => {
       const width = Math.max(...rows.map((row) => row.length));
       const padded = rows.map((row) => [...new Array<number>(width - row.length).fill(0), ...row]);
       const mask = rows.map((row) => [...new Array<number>(width - row.length).fill(0), ...row.map(() => 1)]);
-      const options = { ...LATENT_DEFAULTS, patches: 9, maxNewTokens: 6, eosIds: [] };
+      const options = { ...LATENT_DEFAULTS, patches: 9, maxNewTokens: 6, eosIds: [], trace: true, firstLogits: true };
       const together = generateAll(model, makeBatch(padded, mask, pictures, ids), options);
       for (const [b, row] of rows.entries()) {
         const alone = generateAll(model, makeBatch([row], [row.map(() => 1)], [pictures[b]!], ids), options);

@@ -74,7 +74,14 @@ function compute(model: Qwen2VL, golden: FolderCase, wanted: Computed) {
   const flat = features.toNumbers();
   const weighted = flat.reduce((sum, x, i) => sum + (x * ((i % 97) + 1)) / 97, 0);
   const batch = makeBatch([ids], [ids.map(() => 1)], images, golden.ids);
-  const result = generateAll(model, batch, { ...LATENT_DEFAULTS, positions: 'mrope', maxNewTokens: 8, eosIds: [] });
+  const result = generateAll(model, batch, {
+    ...LATENT_DEFAULTS,
+    positions: 'mrope',
+    maxNewTokens: 8,
+    eosIds: [],
+    trace: true,
+    firstLogits: true,
+  });
   return {
     vision: Math.max(
       relativeError(flat.slice(0, vision.first.length), vision.first),

@@ -75,6 +75,8 @@ describe.each(Object.entries(golden.files))('%s', (name, file) => {
             onExhausted: 'reuse',
             maxNewTokens: golden.max_new_tokens,
             eosIds: [wanted.ids.eos],
+            trace: true,
+            firstLogits: true,
           });
           const start = batch.imageStart[0]!;
           const picked = result.traces[0]!.map((step) => step.picked.map((index) => index + start));

@@ -96,7 +96,13 @@ describe.each(generateCases)('generate: %s', (_, golden, maxNewTokens, family) =
     scope(() => {
       const images = family.images(golden);
       const batch = makeBatch([golden.input_ids], [golden.input_ids.map(() => 1)], images, golden.ids);
-      const options = { ...official(golden.patches), maxNewTokens, eosIds: [golden.ids.eos] };
+      const options = {
+        ...official(golden.patches),
+        maxNewTokens,
+        eosIds: [golden.ids.eos],
+        trace: true,
+        firstLogits: true,
+      };
       const result = generateAll(model, batch, options);
       const start = batch.imageStart[0]!;
       expect(result.traces[0]!.map(({ picked }) => picked.map((index) => index + start))).toEqual(golden.picked);

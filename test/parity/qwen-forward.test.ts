@@ -112,7 +112,7 @@ describe.each(cases.map((golden) => [label(golden), golden] as const))('%s', (_,
         const mask = tensor(golden.attention_mask).to('int64');
         const got = kind === 'sequential' ? prompt.positions.select(0, 0) : prompt.positions;
         expect(got.mul(mask).toNumbers()).toEqual(wanted.mul(mask).toNumbers());
-        const { hidden, scores } = new Sequence(model, prompt, null, false).run('value');
+        const { hidden, scores } = new Sequence(model, prompt, null, false).run('detached');
         const logits = model.logits(hidden);
         const last = logits.select(1, -1);
         expect(relativeError(last.toNumbers(), expected.last_logits.flat())).toBeLessThan(1e-4);
@@ -134,6 +134,8 @@ describe.each(cases.map((golden) => [label(golden), golden] as const))('%s', (_,
         positions: 'mrope',
         maxNewTokens: 12,
         eosIds: [],
+        trace: true,
+        firstLogits: true,
       });
       expect(result.tokens).toEqual(golden.mrope.greedy);
     });

@@ -79,6 +79,7 @@ export async function* answer(
       ...options.latent,
       maxNewTokens: options.maxNewTokens ?? 512,
       eosIds: endOfAnswerIds(opened),
+      trace: true,
     });
     try {
       for (;;) {
@@ -99,7 +100,7 @@ export async function* answer(
         }
         const event = next.value;
         let piece = '';
-        if (event.type === 'latent-step') yield { type: 'latent-step', step: event.step, trace: event.rows[0]! };
+        if (event.type === 'latent-step') yield { type: 'latent-step', step: event.step, trace: event.traces[0]! };
         else if (event.type === 'end') piece = stream.end();
         else if (event.tokens[0] !== null) piece = stream.push(event.tokens[0]!);
         text += piece;

@@ -219,6 +219,7 @@ async function answerBatch(
       ...latent,
       maxNewTokens: options.maxNewTokens,
       eosIds: [eosId],
+      trace: true,
       ...(options.traceText && { traceText: true }),
     });
     return { prompts, targets, begun, result };

@@ -46,7 +46,7 @@ function run(rows: TinyRow[], options: Partial<LatentOptions>, steps: number): R
   const cache = model.newCache(rows.length, 100);
   try {
     const sequence = new Sequence(model, prompt, cache, all.hideImageFromLatents);
-    const rollout = new Rollout(sequence, all, { detach: false, tap: 'value' });
+    const rollout = new Rollout(sequence, all, { detach: false, attentionScores: 'detached' });
     return { prompt, steps: rollout.run(steps), rollout };
   } finally {
     cache.dispose();
@@ -58,7 +58,7 @@ function uncached(prompt: EmbeddedPrompt, steps: LatentStep[], hide = false, ids
   const sequence = new Sequence(model, prompt, null, hide);
   for (const { inserted, mask } of steps) sequence.push(inserted, { mask, latent: true });
   if (ids.length > 0) sequence.push(model.embed(toIds(ids, 'cpu')));
-  return sequence.run('value');
+  return sequence.run('detached');
 }
 
 const numbers = (t: Tensor) => t.toNumbers();
@@ -293,7 +293,7 @@ describe('ablations do what they say', () => {
         const options = { ...LATENT_DEFAULTS, patches: 3, ...ABLATIONS['random-patches']!.options };
         const rollout = new Rollout(new Sequence(model, prompt, cache, false), options, {
           detach: false,
-          tap: 'value',
+          attentionScores: 'detached',
         });
         manualSeed(seed);
         const picked = rollout.run(4).map((step) => step.picked);

@@ -1,14 +1,13 @@
 /**
- * The latent steps: run what is pending, take the last hidden state (latent text) and the image tokens it attends to most (latent
+ * The latent steps of a training batch: run what is pending, take the last hidden state (latent text) and the image tokens it attends to most (latent
  * vision), push both as the next input.
  * Shapes: B batch, K patches, D hidden size, N image tokens, T all positions so far.
  */
-import { cat, stack, type Tensor, tensor } from '@ivtlr/torch';
+import { stack, type Tensor, tensor } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
-import { UserError } from '../errors.ts';
-import type { TapMode } from '../models/types.ts';
+import type { AttentionScores } from '../models/types.ts';
 import type { LatentOptions } from './options.ts';
-import { selectPatches, Used } from './select.ts';
+import { checkLatentOptions, insertedRows, nothingToInsert, selectPatches } from './select.ts';
 import type { Sequence } from './sequence.ts';
 
 export interface LatentStep {
@@ -28,49 +27,45 @@ export interface RolloutMode {
   /** Cut the graph at what is inserted (`detached`). */
   detach: boolean;
   /** `graph` when the scores are trained. */
-  tap: Exclude<TapMode, 'off'>;
+  attentionScores: Exclude<AttentionScores, 'off'>;
 }
 
 export class Rollout {
   readonly sequence: Sequence;
   readonly #options: LatentOptions;
   readonly #mode: RolloutMode;
-  readonly #used: Used;
+  /** Per row: one byte an image token, 1 for those that were picked. */
+  readonly #used: Uint8Array[];
   #steps = 0;
 
   constructor(sequence: Sequence, options: LatentOptions, mode: RolloutMode) {
-    if (options.latentText === 'off' && options.latentVision === 'off')
-      throw new UserError(
-        'latentText and latentVision are both off, so a latent step would insert nothing: use zero latent steps instead',
-      );
+    checkLatentOptions(options);
     this.sequence = sequence;
     this.#options = options;
     this.#mode = mode;
-    this.#used = new Used(sequence.prompt.imageTokens);
+    this.#used = sequence.prompt.imageTokens.map((count) => new Uint8Array(count));
   }
 
   /** Runs what is pending and chooses what comes next; `insert` pushes it. */
   step(): LatentStep {
     const { prompt } = this.sequence;
-    const { hidden, scores } = this.sequence.run(this.#mode.tap);
+    const { hidden, scores } = this.sequence.run(this.#mode.attentionScores);
     const rows = hidden.shape[1]!;
     const h_B1D = hidden.narrow(1, rows - 1, 1);
     const imageScores = prompt.images ? this.#imageScores(scores!) : null;
     const wantsVision = this.#options.latentVision !== 'off' && imageScores !== null;
-    const picked = wantsVision
-      ? selectPatches(imageScores.detach(), this.#used, this.#steps, this.#options)
-      : prompt.imageTokens.map(() => []);
+    const picked = this.#used.map((used, b) =>
+      wantsVision
+        ? selectPatches(imageScores.detach().select(0, b).narrow(0, 0, used.length), used, this.#steps, this.#options)
+        : [],
+    );
     const K = Math.max(...picked.map((row) => row.length));
     const withText = this.#options.latentText !== 'off';
-    // Ragged rows are padded in front: the last inserted row is what the next step reads, so it must count.
-    if (!withText && picked.some((row) => row.length === 0))
-      throw new UserError(
-        `latent step ${this.#steps + 1} would insert nothing: latentText is off and no image token is left to pick, so use fewer latent steps or patches`,
-      );
-    const parts: Tensor[] = [];
-    if (K > 0) parts.push(this.#latentVision(picked, K));
-    if (withText) parts.push(this.#latentText(h_B1D));
-    let inserted = parts.length === 1 ? parts[0]! : cat(parts, 1);
+    if (!withText && picked.some((row) => row.length === 0)) throw nothingToInsert(this.#steps);
+    // Rows with fewer patches are padded in front: the last inserted row is what the next step reads, so it must count.
+    const vision = K > 0 ? this.#latentVision(picked, K) : null;
+    const text = this.#options.latentText === 'swap' ? h_B1D.roll(1, 0) : h_B1D;
+    let inserted = insertedRows(vision, text, this.#steps, this.#options);
     if (this.#mode.detach) inserted = inserted.detach();
     // Swapped patches come with their own row's count.
     const inserts = this.#options.latentVision === 'swap' ? picked.map((_, b) => picked.at(b - 1)!) : picked;
@@ -89,8 +84,8 @@ export class Rollout {
   }
 
   /** T steps at once, each inserted. */
-  run(latents: number): LatentStep[] {
-    return Array.from({ length: latents }, () => {
+  run(latentSteps: number): LatentStep[] {
+    return Array.from({ length: latentSteps }, () => {
       const step = this.step();
       this.insert(step);
       return step;
@@ -118,12 +113,6 @@ export class Rollout {
     const filled = picked.flatMap((row) => [...new Array<number>(K - row.length).fill(0), ...row].map(BigInt));
     const index = tensor(BigInt64Array.from(filled), { shape: [B, K, 1] }).to({ device: images.device });
     const z = images.gather(1, index.expand([B, K, D]));
-    if (this.#options.latentVision === 'zero') return ops.zeros_like(z);
     return this.#options.latentVision === 'swap' ? z.roll(1, 0) : z;
-  }
-
-  #latentText(h_B1D: Tensor): Tensor {
-    if (this.#options.latentText === 'zero') return ops.zeros_like(h_B1D);
-    return this.#options.latentText === 'swap' ? h_B1D.roll(1, 0) : h_B1D;
   }
 }

@@ -2,7 +2,7 @@ import { liveTensorCount, manualSeed, scope, setNumThreads, tensor } from '@ivtl
 import { afterEach, describe, expect, test } from 'vitest';
 import { UserError } from '../errors.ts';
 import { LATENT_DEFAULTS, type LatentOptions } from './options.ts';
-import { selectPatches, Used } from './select.ts';
+import { selectPatches } from './select.ts';
 
 setNumThreads(1);
 const baseline = liveTensorCount();
@@ -13,10 +13,12 @@ const SCORES = [0.05, 0.3, 0.1, 0.25, 0.02, 0.28];
 /** Runs `steps` selections of K over the same scores; `tokens` says how many of them are a row's own. */
 function select(scores: number[][], tokens: number[], steps: number, options: Partial<LatentOptions>): number[][][] {
   return scope(() => {
-    const used = new Used(tokens);
+    const used = tokens.map((count) => new Uint8Array(count));
     const table = tensor(scores);
     return Array.from({ length: steps }, (_, step) =>
-      selectPatches(table, used, step, { ...LATENT_DEFAULTS, ...options }),
+      used.map((row, b) =>
+        selectPatches(table.select(0, b).narrow(0, 0, row.length), row, step, { ...LATENT_DEFAULTS, ...options }),
+      ),
     );
   });
 }

@@ -8,12 +8,12 @@ import * as ops from '@ivtlr/torch/ops';
 import type { Batch } from '../data/collate.ts';
 import type { KeyValueCache } from '../models/common/kv-cache.ts';
 import type {
+  AttentionScores,
   ForwardOptions,
   ForwardResult,
   LayerChain,
   PositionKind,
   ProcessedImage,
-  TapMode,
   VisionLanguageModel,
 } from '../models/types.ts';
 
@@ -105,7 +105,6 @@ export class Sequence {
   /** Position of the next token, one a row. */
   readonly #next: number[];
   #pending: Pushed[] = [];
-  #limit: number;
 
   constructor(
     model: VisionLanguageModel,
@@ -118,7 +117,6 @@ export class Sequence {
     this.cache = cache;
     this.#hideImage = hideImageFromLatents;
     this.#next = [...prompt.next];
-    this.#limit = Math.max(...prompt.next, 1);
     this.#pending.push({ rows: prompt.rows, valid: prompt.valid, positions: prompt.positions, latent: false });
   }
 
@@ -140,17 +138,16 @@ export class Sequence {
     const flat = new BigInt64Array(B * R);
     for (let b = 0; b < B; b++)
       for (let r = 0; r < R; r++) flat[b * R + r] = BigInt(mask && !mask[b]![r] ? this.#next[b]! : this.#next[b]!++);
-    this.#limit = Math.max(this.#limit, ...this.#next) + 1;
     let positions = fromBytes(new Uint8Array(flat.buffer), 'int64', [1, B, R]);
     if (this.model.device !== 'cpu') positions = positions.to({ device: this.model.device });
     const valid = mask ? validTensor(mask, this.model.device) : null;
     this.#pending.push({ rows, valid, positions: positions.expand([axes, B, R]), latent });
   }
 
-  /** Runs all pending rows: hidden states (B, pending, D), and the last row's scores (B, T) when tapped. */
-  run(tap: TapMode = 'off'): ForwardResult {
+  /** Runs all pending rows: hidden states (B, pending, D), and the last row's attention probabilities (B, T) when they are wanted. */
+  run(attentionScores: AttentionScores = 'off'): ForwardResult {
     const { inputs, ...options } = this.#take();
-    return this.model.forward(inputs, { ...options, cache: this.cache, tap });
+    return this.model.forward(inputs, { ...options, cache: this.cache, attentionScores });
   }
 
   /** As `run`, cut at the decoder's layers; only for a sequence without a cache. */
@@ -160,7 +157,7 @@ export class Sequence {
     return { inputs, chain: this.model.layerChain(inputs, options) };
   }
 
-  #take(): { inputs: Tensor } & Omit<ForwardOptions, 'cache' | 'tap'> {
+  #take(): { inputs: Tensor } & Omit<ForwardOptions, 'cache' | 'attentionScores'> {
     const parts = this.#pending;
     this.#pending = [];
     const join = (pick: (part: Pushed) => Tensor, dim: number) =>
@@ -171,7 +168,6 @@ export class Sequence {
     return {
       inputs: join(({ rows }) => rows, 1),
       positions: join(({ positions }) => positions, 2),
-      positionLimit: this.#limit,
       valid: masked ? join(({ rows, valid }) => valid ?? ones(rows), 1) : null,
       hidden: this.#hidden(parts),
     };

@@ -1,7 +1,4 @@
 /** What a latent step looked at, in plain numbers. */
-import type { Tensor } from '@ivtlr/torch';
-import type { LatentStep } from './rollout.ts';
-import type { EmbeddedPrompt } from './sequence.ts';
 
 export interface StepTrace {
   /** Image-token indices (row-major over the token grid) in the order they were inserted. */
@@ -16,71 +13,53 @@ export interface StepTrace {
   focus: number;
 }
 
-/** Follows which columns are text while latent rows come in between; the traces of one batch, step by step. */
+/** Follows which columns of one row are text while latent rows come in between. */
 export class Tracer {
-  readonly #prompt: EmbeddedPrompt;
-  /** Per row and column: 1 for text and latent text, 0 for image tokens, inserted patches and pads. */
-  readonly #text: number[][];
+  readonly #imageStart: number;
+  readonly #imageTokens: number;
+  /** Per column: 1 for text and latent text, 0 for image tokens and inserted patches. */
+  readonly #text: number[] = [];
 
-  constructor(prompt: EmbeddedPrompt) {
-    this.#prompt = prompt;
-    const [B, P] = prompt.rows.shape as [number, number];
-    const valid = prompt.valid?.toNumbers() ?? new Array<number>(B * P).fill(1);
-    this.#text = prompt.imageStart.map((start, b) =>
-      Array.from({ length: P }, (_, p) => {
-        const inImage = start >= 0 && p >= start && p < start + prompt.imageTokens[b]!;
-        return inImage ? 0 : valid[b * P + p]!;
-      }),
-    );
+  /** @param imageStart column of the first image token; -1 without image */
+  constructor(promptTokens: number, imageStart: number, imageTokens: number) {
+    this.#imageStart = Math.max(0, imageStart);
+    this.#imageTokens = imageTokens;
+    for (let column = 0; column < promptTokens; column++) {
+      const inImage = imageStart >= 0 && column >= imageStart && column < imageStart + imageTokens;
+      this.#text.push(inImage ? 0 : 1);
+    }
   }
 
-  /** One trace a row. Call once for every step, in order. */
-  trace(step: LatentStep): StepTrace[] {
-    const [B, T] = step.scores.shape as [number, number];
-    const all = step.scores.toNumbers();
-    const width = step.inserted.shape[1]!;
-    return Array.from({ length: B }, (_, b) => {
-      const row = all.slice(b * T, (b + 1) * T);
-      const start = Math.max(0, this.#prompt.imageStart[b]!);
-      const scores = row.slice(start, start + this.#prompt.imageTokens[b]!);
-      const picked = step.picked[b]!;
-      const pickedScores = picked.map((index) => scores[index]!);
-      const attentionRatio = this.#ratio(b, row, pickedScores);
-      const K = Math.max(...step.picked.map((row) => row.length));
-      for (let column = 0; column < width; column++) this.#text[b]!.push(column >= K ? 1 : 0);
-      return { picked: [...picked], pickedScores, scores, attentionRatio, focus: focusOf(scores) };
-    });
+  /** Columns of inserted patches. */
+  addPatches(columns: number): void {
+    for (let column = 0; column < columns; column++) this.#text.push(0);
   }
 
-  /** Columns of text that nothing is traced of. */
+  /** Columns of text or latent text. */
   addText(columns: number): void {
-    for (const row of this.#text) for (let column = 0; column < columns; column++) row.push(1);
+    for (let column = 0; column < columns; column++) this.#text.push(1);
   }
 
   /**
-   * One trace a row of a step that writes a token: `picked` are the `patches` image tokens with the most attention, those taken before too. Call once
-   * for every token, in order, after the latent steps.
-   * @param scores_BT attention probabilities of the position that writes the token
+   * Of a latent step.
+   * @param row attention probabilities of all columns so far
    */
-  traceText(scores_BT: Tensor, patches: number): StepTrace[] {
-    const [B, T] = scores_BT.shape as [number, number];
-    const all = scores_BT.toNumbers();
-    return Array.from({ length: B }, (_, b) => {
-      const row = all.slice(b * T, (b + 1) * T);
-      const start = Math.max(0, this.#prompt.imageStart[b]!);
-      const scores = row.slice(start, start + this.#prompt.imageTokens[b]!);
-      const picked = scores.map((_, index) => index).sort((a, z) => scores[z]! - scores[a]! || a - z);
-      picked.length = Math.min(patches, picked.length);
-      const pickedScores = picked.map((index) => scores[index]!);
-      const attentionRatio = this.#ratio(b, row, pickedScores);
-      this.#text[b]!.push(1);
-      return { picked, pickedScores, scores, attentionRatio, focus: focusOf(scores) };
-    });
+  step(row: readonly number[], picked: readonly number[]): StepTrace {
+    const scores = row.slice(this.#imageStart, this.#imageStart + this.#imageTokens);
+    const pickedScores = picked.map((index) => scores[index]!);
+    const text = this.#text.reduce((sum, isText, column) => sum + isText * row[column]!, 0);
+    const attentionRatio = pickedScores.reduce((a, b) => a + b, 0) / text;
+    return { picked: [...picked], pickedScores, scores, attentionRatio, focus: focusOf(scores) };
   }
 
-  #ratio(b: number, row: readonly number[], pickedScores: readonly number[]): number {
-    const text = this.#text[b]!.reduce((sum, isText, column) => sum + isText * row[column]!, 0);
-    return pickedScores.reduce((a, c) => a + c, 0) / text;
+  /**
+   * Of a step that writes a token: `picked` are the `patches` image tokens with the most attention, those that were inserted too.
+   * @param row attention probabilities of all columns so far, the last one that of the position which writes the token
+   */
+  token(row: readonly number[], patches: number): StepTrace {
+    const scores = row.slice(this.#imageStart, this.#imageStart + this.#imageTokens);
+    const picked = scores.map((_, index) => index).sort((a, z) => scores[z]! - scores[a]! || a - z);
+    return this.step(row, picked.slice(0, patches));
   }
 }
 

@@ -5,6 +5,7 @@
 import type { Device, DType, Module, Tensor } from '@ivtlr/torch';
 import type { ImageSource } from '../vision/image.ts';
 import type { KeyValueCache } from './common/kv-cache.ts';
+import type { SlotCache } from './common/slot-cache.ts';
 
 /** An image in the form a family's vision tower takes. */
 export interface ProcessedImage {
@@ -37,27 +38,53 @@ export interface HiddenColumns {
   columns: readonly (readonly [number, number])[];
 }
 
-/** Attention tap: off, numbers only, or part of the graph. */
-export type TapMode = 'off' | 'value' | 'graph';
+/** The last row's attention probabilities: not wanted, as numbers without a graph, or as part of the graph. */
+export type AttentionScores = 'off' | 'detached' | 'graph';
 
 export interface ForwardOptions {
   /** (A, B, S) int64 */
   positions: Tensor;
-  /** One more than the largest position. */
-  positionLimit: number;
   /** Rows seen before; extended by this pass. */
   cache?: KeyValueCache | null;
   /** (B, S) bool, false for pads; null when there are none. */
   valid?: Tensor | null;
   hidden?: HiddenColumns | null;
-  tap?: TapMode;
+  attentionScores?: AttentionScores;
 }
 
 export interface ForwardResult {
   /** (B, S, D), after the final norm. */
   hidden: Tensor;
-  /** (B, T) float32 (float64 in a float64 model): the last row's attention probabilities, mean over all layers and heads. Null when the tap is off. */
+  /** (B, T) float32 (float64 in a float64 model): the last row's attention probabilities, mean over all layers and heads. Null when they are off. */
   scores: Tensor | null;
+}
+
+/** Rows of a slot cache that run the same number of new positions in one pass. */
+export interface RowGroup {
+  /** b slots of the cache, in rising order. */
+  slots: readonly number[];
+  /** S: new positions of each row. */
+  size: number;
+  /** Whether the attention probabilities of each row's last position are wanted. */
+  scores: boolean;
+  /** Per row: how many of its first new positions may not attend to which columns; null when all rows see everything. */
+  hidden: readonly ({ count: number; columns: readonly [number, number] } | null)[] | null;
+}
+
+/** One pass over rows of different lengths, packed one behind the other in the order of their groups. Shapes: R all new positions. */
+export interface RowsForwardOptions {
+  /** (A, 1, R) int64 */
+  positions: Tensor;
+  /** Positions seen before; extended by this pass. */
+  cache: SlotCache;
+  groups: readonly RowGroup[];
+}
+
+export interface RowsForwardResult {
+  /** (1, R, D), after the final norm. */
+  hidden: Tensor;
+  /** Per group that wants them, in order: (b, T) float32 attention probabilities at each row's last position, mean over all layers and heads; 0 beyond a row's length. */
+  scores: Tensor[];
 }
 
 /** A whole pass cut at the decoder's layers, so that training can forget what a layer computed and run it again. */
@@ -81,6 +108,8 @@ export interface VisionLanguageModel {
   readonly hiddenSize: number;
   readonly vocabularySize: number;
   readonly imageTokenId: number;
+  /** Positions the rotary embedding has angles for (max_position_embeddings). */
+  readonly maxPositions: number;
   readonly dtype: DType;
   readonly device: Device;
   /** The parameters, under Hugging Face names. */
@@ -98,10 +127,14 @@ export interface VisionLanguageModel {
   ): PromptPositions;
   /** A cache for inference (`capacity` positions), or for training through it (`graph`). */
   newCache(batch: number, capacity: number | 'graph'): KeyValueCache;
+  /** A cache for rows that come and go, with room for `capacity` positions each. `fixed`: its shapes never change, as a CUDA graph needs. */
+  newSlotCache(slots: number, capacity: number, options?: { fixed?: boolean }): SlotCache;
+  /** inputs (1, R, D) of rows of different lengths -> hidden states; see RowsForwardOptions. */
+  forwardRows(inputs: Tensor, options: RowsForwardOptions): RowsForwardResult;
   /** inputs (B, S, D) -> hidden states; S new positions after the cache's. */
   forward(inputs: Tensor, options: ForwardOptions): ForwardResult;
-  /** `forward` without cache and tap, layer by layer; tensors that the layers share belong to the caller's scope. */
-  layerChain(inputs: Tensor, options: Omit<ForwardOptions, 'cache' | 'tap'>): LayerChain;
+  /** `forward` without cache and attention scores, layer by layer; tensors that the layers share belong to the caller's scope. */
+  layerChain(inputs: Tensor, options: Omit<ForwardOptions, 'cache' | 'attentionScores'>): LayerChain;
   /** hidden (rows, D) -> (rows, V). */
   logits(hidden: Tensor): Tensor;
 }

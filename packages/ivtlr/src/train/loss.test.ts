@@ -162,7 +162,7 @@ function frozenLoss(options: LossOptions): () => Value {
         const prompt = embedPrompt(model, batch, options.positions);
         const cache = model.newCache(ROWS.length, 100);
         const sequence = new Sequence(model, prompt, cache, options.hideImageFromLatents);
-        const steps = new Rollout(sequence, options, { detach: true, tap: 'value' }).run(batch.latents);
+        const steps = new Rollout(sequence, options, { detach: true, attentionScores: 'detached' }).run(batch.latents);
         cache.dispose();
         return steps.map(({ inserted, mask }) => ({ inserted, mask }));
       }),
@@ -180,7 +180,7 @@ function frozenLoss(options: LossOptions): () => Value {
       let pickLoss = 0;
       if (options.pickSupervision > 0)
         for (let t = 0; t < batch.latents; t++) {
-          const scores = upTo(t).run('value').scores!.tolist() as number[][];
+          const scores = upTo(t).run('detached').scores!.tolist() as number[][];
           pickLoss += scores.reduce((sum, row, b) => sum + pickLossOf(row, b, t), 0) / ROWS.length;
         }
       const sequence = upTo(batch.latents);
@@ -287,7 +287,7 @@ function asked(made: Batch): Batch {
 
 test('pick loss of known scores', () => {
   scope(() => {
-    const { traces } = generateAll(model, asked(batch), { ...OPTIONS, maxNewTokens: 0, eosIds: [] });
+    const { traces } = generateAll(model, asked(batch), { ...OPTIONS, maxNewTokens: 0, eosIds: [], trace: true });
     const wanted = traces.map((steps, b) =>
       steps.map(({ scores }, t) => pickLossOf([...new Array<number>(batch.imageStart[b]!).fill(0), ...scores], b, t)),
     );

@@ -59,7 +59,7 @@ export function trainingLoss(model: VisionLanguageModel, batch: Batch, options: 
     if (onePass) {
       const rollout = new Rollout(sequence, options, {
         detach: options.latentGradient === 'detached',
-        tap: supervised ? 'graph' : 'value',
+        attentionScores: supervised ? 'graph' : 'detached',
       });
       steps = rollout.run(batch.latents);
       before = sequence.pending;
@@ -124,7 +124,7 @@ function latentStepsWithoutGraph(
       return scope(() => {
         const rollout = new Rollout(new Sequence(model, prompt, cache, options.hideImageFromLatents), options, {
           detach: true,
-          tap: 'value',
+          attentionScores: 'detached',
         });
         return rollout.run(batch.latents);
       });

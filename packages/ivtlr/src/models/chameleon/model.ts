@@ -20,6 +20,7 @@ import { Decoder } from '../common/decoder.ts';
 import { initializeWeights } from '../common/initialize.ts';
 import type { KeyValueCache } from '../common/kv-cache.ts';
 import { sequentialPositions } from '../common/positions.ts';
+import type { SlotCache } from '../common/slot-cache.ts';
 import type {
   ForwardOptions,
   ForwardResult,
@@ -28,6 +29,8 @@ import type {
   PositionKind,
   ProcessedImage,
   PromptPositions,
+  RowsForwardOptions,
+  RowsForwardResult,
   VisionLanguageModel,
 } from '../types.ts';
 import type { ChameleonConfig } from './config.ts';
@@ -112,6 +115,9 @@ export class Chameleon extends Module implements VisionLanguageModel {
   get imageTokenId(): number {
     return this.#config.imageTokenId;
   }
+  get maxPositions(): number {
+    return this.#config.maxPositions;
+  }
   get dtype(): DType {
     return this.model.embed_tokens.weight.dtype;
   }
@@ -150,11 +156,19 @@ export class Chameleon extends Module implements VisionLanguageModel {
     return this.model.newCache(batch, capacity);
   }
 
+  newSlotCache(slots: number, capacity: number, options: { fixed?: boolean } = {}): SlotCache {
+    return this.model.newSlotCache(slots, capacity, options);
+  }
+
+  forwardRows(inputs: Tensor, options: RowsForwardOptions): RowsForwardResult {
+    return this.model.forwardRows(inputs, options);
+  }
+
   forward(inputs: Tensor, options: ForwardOptions): ForwardResult {
     return this.model.forward(inputs, options);
   }
 
-  layerChain(inputs: Tensor, options: Omit<ForwardOptions, 'cache' | 'tap'>): LayerChain {
+  layerChain(inputs: Tensor, options: Omit<ForwardOptions, 'cache' | 'attentionScores'>): LayerChain {
     return this.model.layerChain(inputs, options);
   }
 

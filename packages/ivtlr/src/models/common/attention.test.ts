@@ -1,7 +1,8 @@
 import { fromBytes, liveTensorCount, manualSeed, randn, scope, type Tensor } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { type AttentionMask, attend, attentionMask } from './attention.ts';
+import { attend } from './attention.ts';
+import { batchMask } from './batch-attention.ts';
 import { PreallocatedCache } from './kv-cache.ts';
 
 let baseline = 0;
@@ -57,7 +58,7 @@ describe.each([
         const bits = new Uint8Array(B * past).fill(1);
         if (padded) bits.fill(0, 0, 5);
         if (past > 0) cache.advance(past, padded ? fromBytes(bits, 'bool', [B, past]) : null);
-        const mask: AttentionMask = attentionMask(B, rows, cache, null, null, 'cpu');
+        const mask = batchMask(B, rows, cache, null, null, 'cpu');
         const causal = ops.tril(ops.ones([rows, total], 'bool'), past).view([1, 1, rows, total]);
         const keys = padded
           ? ops.cat([fromBytes(bits, 'bool', [B, past]), ops.ones([B, rows], 'bool')], 1).view([B, 1, 1, total])

@@ -5,10 +5,13 @@
  */
 import { Embedding, type FactoryOptions, Linear, Module, RMSNorm, scope, type Tensor } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
-import type { ForwardOptions, ForwardResult, LayerChain, TapMode } from '../types.ts';
-import { type AttentionMask, attend, attentionMask, tapScores } from './attention.ts';
+import type { ForwardOptions, ForwardResult, LayerChain, RowsForwardOptions, RowsForwardResult } from '../types.ts';
+import type { AttentionPass } from './attention.ts';
+import { BatchAttention, batchMask } from './batch-attention.ts';
 import { GraphCache, type KeyValueCache, PreallocatedCache } from './kv-cache.ts';
 import { Rotary, type RotaryAngles, rotate } from './rotary.ts';
+import { RowAttention } from './row-attention.ts';
+import { SlotCache } from './slot-cache.ts';
 
 /** Sizes, as a family's configuration gives them. */
 export interface DecoderConfig {
@@ -20,6 +23,8 @@ export interface DecoderConfig {
   vocabularySize: number;
   normEps: number;
   ropeTheta: number;
+  /** Positions the model has angles for. */
+  maxPositions: number;
 }
 
 /** (B, S, heads, E) -> the same. */
@@ -42,15 +47,13 @@ export interface DecoderTraits {
 /** What every layer of one pass shares. */
 interface Pass {
   angles: RotaryAngles;
-  mask: AttentionMask;
-  cache: KeyValueCache | null;
-  tap: TapMode;
+  attention: AttentionPass;
 }
 
 interface LayerResult {
   hidden: Tensor;
-  /** (B, T) */
-  scores: Tensor | null;
+  /** (b, T) a group of rows that wants its attention probabilities. */
+  scores: Tensor[];
 }
 
 class Attention extends Module {
@@ -87,11 +90,10 @@ class Attention extends Module {
       return (norm ? norm.forward(x_BSHE) : x_BSHE).transpose(1, 2);
     };
     const q = rotate(split(this.q_proj.forward(x_BSD), this.#heads, this.q_norm), pass.angles);
-    let keys = rotate(split(this.k_proj.forward(x_BSD), this.#groups, this.k_norm), pass.angles);
-    let values = split(this.v_proj.forward(x_BSD), this.#groups);
-    if (pass.cache) ({ keys, values } = pass.cache.append(this.#layer, keys, values));
-    const hidden = this.o_proj.forward(attend(q, keys, values, pass.mask));
-    return { hidden, scores: pass.tap === 'off' ? null : tapScores(q, keys, pass.mask, pass.tap) };
+    const keys = rotate(split(this.k_proj.forward(x_BSD), this.#groups, this.k_norm), pass.angles);
+    const values = split(this.v_proj.forward(x_BSD), this.#groups);
+    const { mixed, scores } = pass.attention.attend(this.#layer, q, keys, values);
+    return { hidden: this.o_proj.forward(mixed), scores };
   }
 }
 
@@ -155,7 +157,12 @@ export class Decoder extends Module {
     this.embed_tokens = new Embedding(config.vocabularySize, config.hiddenSize, options);
     this.layers = Array.from({ length: config.layers }, (_, layer) => new DecoderLayer(config, traits, layer, options));
     this.norm = new RMSNorm(config.hiddenSize, { eps: config.normEps, ...options });
-    this.#rotary = new Rotary(config.hiddenSize / config.heads, config.ropeTheta, traits.mropeSections);
+    this.#rotary = new Rotary(
+      config.hiddenSize / config.heads,
+      config.ropeTheta,
+      config.maxPositions,
+      traits.mropeSections,
+    );
   }
 
   /** See VisionLanguageModel.newCache. */
@@ -169,30 +176,51 @@ export class Decoder extends Module {
     );
   }
 
-  /** inputs (B, S, D) -> hidden states after the final norm, and the tapped scores. */
+  /** See VisionLanguageModel.newSlotCache. */
+  newSlotCache(slots: number, capacity: number, { fixed = false }: { fixed?: boolean } = {}): SlotCache {
+    const { layers, keyValueHeads, hiddenSize, heads } = this.#config;
+    const { dtype, device } = this.embed_tokens.weight;
+    const shape = { layers, batch: slots, heads: keyValueHeads, headSize: hiddenSize / heads, dtype, device };
+    return new SlotCache(shape, capacity, fixed);
+  }
+
+  /** inputs (B, S, D) -> hidden states after the final norm, and the last row's attention probabilities. */
   forward(inputs_BSD: Tensor, options: ForwardOptions): ForwardResult {
-    const result = scope(() => {
-      const pass = this.#pass(inputs_BSD, options);
-      let x = inputs_BSD;
-      let sum: Tensor | null = null;
-      for (const layer of this.layers) {
-        // A scope a layer: what a layer made and the graph does not need is freed before the next.
-        const step: LayerResult = scope(() => {
-          const { hidden, scores } = layer.forward(x, pass);
-          return { hidden, scores: scores && sum ? sum.add(scores) : scores };
-        });
-        if (x !== inputs_BSD) x.dispose();
-        sum?.dispose();
-        ({ hidden: x, scores: sum } = step);
-      }
-      return { hidden: this.norm.forward(x), scores: sum && (sum as Tensor).div(this.layers.length) };
-    });
+    const { hidden, scores } = scope(() => this.#run(inputs_BSD, this.#pass(inputs_BSD, options)));
     options.cache?.advance(inputs_BSD.shape[1]!, options.valid ?? null);
-    return result;
+    return { hidden, scores: scores[0] ?? null };
+  }
+
+  /** See VisionLanguageModel.forwardRows. */
+  forwardRows(inputs_1RD: Tensor, { positions, cache, groups }: RowsForwardOptions): RowsForwardResult {
+    return scope(() => {
+      const { dtype, device } = inputs_1RD;
+      const attention = new RowAttention(cache, groups, device);
+      const result = this.#run(inputs_1RD, { angles: this.#rotary.angles(positions, dtype, device), attention });
+      attention.advance();
+      return result;
+    });
+  }
+
+  /** All layers. Scores are means over them. */
+  #run(inputs_BSD: Tensor, pass: Pass): LayerResult {
+    let x = inputs_BSD;
+    let sums: Tensor[] = [];
+    for (const layer of this.layers) {
+      // A scope a layer: what a layer made and the graph does not need is freed before the next.
+      const step: LayerResult = scope(() => {
+        const { hidden, scores } = layer.forward(x, pass);
+        return { hidden, scores: sums.length > 0 ? scores.map((own, i) => sums[i]!.add(own)) : scores };
+      });
+      if (x !== inputs_BSD) x.dispose();
+      for (const sum of sums) sum.dispose();
+      ({ hidden: x, scores: sums } = step);
+    }
+    return { hidden: this.norm.forward(x), scores: sums.map((sum) => sum.div(this.layers.length)) };
   }
 
   /** See VisionLanguageModel.layerChain. */
-  layerChain(inputs_BSD: Tensor, options: Omit<ForwardOptions, 'cache' | 'tap'>): LayerChain {
+  layerChain(inputs_BSD: Tensor, options: Omit<ForwardOptions, 'cache' | 'attentionScores'>): LayerChain {
     const pass = this.#pass(inputs_BSD, options);
     return {
       layers: this.layers.map((layer) => (x: Tensor) => layer.forward(x, pass).hidden),
@@ -202,13 +230,12 @@ export class Decoder extends Module {
 
   #pass(inputs_BSD: Tensor, options: ForwardOptions): Pass {
     const [B, S] = inputs_BSD.shape as [number, number, number];
-    const { cache = null, valid = null, hidden = null, tap = 'off' } = options;
+    const { cache = null, valid = null, hidden = null, attentionScores = 'off' } = options;
     const { dtype, device } = inputs_BSD;
+    const mask = batchMask(B, S, cache, valid, hidden, device);
     return {
-      angles: this.#rotary.angles(options.positions, options.positionLimit, dtype, device),
-      mask: attentionMask(B, S, cache, valid, hidden, device),
-      cache,
-      tap,
+      angles: this.#rotary.angles(options.positions, dtype, device),
+      attention: new BatchAttention(mask, cache, attentionScores),
     };
   }
 

@@ -20,28 +20,30 @@ export interface RotaryAngles {
 }
 
 /**
- * Tables of cos and sin over positions, made once and grown on demand: a forward pass only looks rows up.
+ * Tables of cos and sin over all positions a model may see, made at the first pass; a forward pass only looks rows up.
  * Angles are position / theta^(2i/E), computed in float32 as Hugging Face does, then rounded to the model's dtype.
  */
 export class Rotary {
   #table: RotaryAngles | null = null;
-  #rows = 0;
   readonly headSize: number;
   readonly theta: number;
+  /** Rows of the table: one more than the largest position. */
+  readonly maxPositions: number;
   /** M-RoPE: how many of the E/2 frequencies follow each axis, in order. */
   readonly sections: readonly number[] | null;
 
-  constructor(headSize: number, theta: number, sections: readonly number[] | null = null) {
+  constructor(headSize: number, theta: number, maxPositions: number, sections: readonly number[] | null = null) {
     if (sections && sections.reduce((a, b) => a + b, 0) !== headSize / 2)
       throw new RangeError(`M-RoPE sections ${sections.join('+')} should add up to half the head size ${headSize}`);
     this.headSize = headSize;
     this.theta = theta;
+    this.maxPositions = maxPositions;
     this.sections = sections;
   }
 
-  /** positions (A, B, S) int64, all below `limit`. */
-  angles(positions_ABS: Tensor, limit: number, dtype: DType, device: Device): RotaryAngles {
-    const table = this.#tableFor(limit, dtype, device);
+  /** positions (A, B, S) int64, all below maxPositions. */
+  angles(positions_ABS: Tensor, dtype: DType, device: Device): RotaryAngles {
+    const table = this.#tableFor(dtype, device);
     const [axes, B, S] = positions_ABS.shape as [number, number, number];
     const rows = (axis: number, source: Tensor) =>
       source.indexSelect(0, positions_ABS.select(0, axis).reshape([B * S])).view([B, 1, S, this.headSize]);
@@ -60,17 +62,15 @@ export class Rotary {
     return { cos: mixed(table.cos), sin: mixed(table.sin) };
   }
 
-  #tableFor(limit: number, dtype: DType, device: Device): RotaryAngles {
+  #tableFor(dtype: DType, device: Device): RotaryAngles {
     const table = this.#table;
-    if (table && this.#rows >= limit && table.cos.dtype === dtype && table.cos.device === device) return table;
+    if (table && table.cos.dtype === dtype && table.cos.device === device) return table;
     table?.cos.dispose();
     table?.sin.dispose();
-    const rows = Math.max(256, 2 ** Math.ceil(Math.log2(limit)));
-    this.#rows = rows;
     this.#table = makeTable(() => {
       const half = arange(0, this.headSize, 2, { dtype: 'int64' }).to('float32').div(this.headSize);
       const frequencies = ops.reciprocal(ops.pow_Scalar(this.theta, half));
-      const angles = arange(0, rows, 1).to('float32').unsqueeze(1).mul(frequencies.unsqueeze(0));
+      const angles = arange(0, this.maxPositions, 1).to('float32').unsqueeze(1).mul(frequencies.unsqueeze(0));
       const both = cat([angles, angles], 1);
       return { cos: ops.cos(both).to({ dtype, device }), sin: ops.sin(both).to({ dtype, device }) };
     });
@@ -81,7 +81,6 @@ export class Rotary {
     this.#table?.cos.dispose();
     this.#table?.sin.dispose();
     this.#table = null;
-    this.#rows = 0;
   }
 }
 

@@ -4,6 +4,7 @@ import { Decoder } from '../common/decoder.ts';
 import { initializeWeights } from '../common/initialize.ts';
 import type { KeyValueCache } from '../common/kv-cache.ts';
 import { sequentialPositions } from '../common/positions.ts';
+import type { SlotCache } from '../common/slot-cache.ts';
 import type {
   ForwardOptions,
   ForwardResult,
@@ -12,6 +13,8 @@ import type {
   PositionKind,
   ProcessedImage,
   PromptPositions,
+  RowsForwardOptions,
+  RowsForwardResult,
   VisionLanguageModel,
 } from '../types.ts';
 import type { Qwen2VLConfig } from './config.ts';
@@ -53,6 +56,9 @@ export class Qwen2VL extends Module implements VisionLanguageModel {
   get imageTokenId(): number {
     return this.#config.imageTokenId;
   }
+  get maxPositions(): number {
+    return this.#config.maxPositions;
+  }
   get dtype(): DType {
     return this.model.embed_tokens.weight.dtype;
   }
@@ -81,11 +87,19 @@ export class Qwen2VL extends Module implements VisionLanguageModel {
     return this.model.newCache(batch, capacity);
   }
 
+  newSlotCache(slots: number, capacity: number, options: { fixed?: boolean } = {}): SlotCache {
+    return this.model.newSlotCache(slots, capacity, options);
+  }
+
+  forwardRows(inputs: Tensor, options: RowsForwardOptions): RowsForwardResult {
+    return this.model.forwardRows(inputs, options);
+  }
+
   forward(inputs: Tensor, options: ForwardOptions): ForwardResult {
     return this.model.forward(inputs, options);
   }
 
-  layerChain(inputs: Tensor, options: Omit<ForwardOptions, 'cache' | 'tap'>): LayerChain {
+  layerChain(inputs: Tensor, options: Omit<ForwardOptions, 'cache' | 'attentionScores'>): LayerChain {
     return this.model.layerChain(inputs, options);
   }
 

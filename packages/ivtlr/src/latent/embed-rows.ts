@@ -1,0 +1,53 @@
+/** Prompts as they enter the decoder, row by row. Shapes: P prompt tokens, N image tokens, D hidden size, A position axes. */
+import { keep } from '@ivtlr/torch';
+import { UserError } from '../errors.ts';
+import { indexTensor } from '../models/common/index-tensor.ts';
+import type { VisionLanguageModel } from '../models/types.ts';
+import type { Row } from './row.ts';
+
+/**
+ * Gives every row its first input: the embedded prompt (P, D) with its image tokens filled in, and their positions (A, P). Call inside a scope
+ * and inference mode.
+ * @throws RangeError when a prompt's image tokens are not its image's
+ * @throws UserError when the model has fewer positions than a row needs before its first written token
+ */
+export function embedRows(model: VisionLanguageModel, rows: readonly Row[]): void {
+  // Tokens behind latent steps follow those; without latent steps they belong to the prompt.
+  const prompts = rows.map(({ request: { promptIds, latentSteps, afterLatentIds } }) =>
+    latentSteps === 0 ? [...promptIds, ...afterLatentIds] : promptIds,
+  );
+  for (const row of rows) check(model, row);
+  const withImage = rows.filter(({ request }) => request.image !== null);
+  const encoded = withImage.length > 0 ? model.encodeImages(withImage.map(({ request }) => request.image!)) : [];
+  const embedded = model.embed(indexTensor(prompts.flat(), model.device).unsqueeze(0)).select(0, 0);
+  let start = 0;
+  rows.forEach((row, b) => {
+    const { image, imageStart, options } = row.request;
+    const ids = prompts[b]!;
+    const own = embedded.narrow(0, start, ids.length);
+    start += ids.length;
+    if (image) {
+      const tokens_ND = encoded[withImage.indexOf(row)]!.to(own.dtype);
+      own.narrow(0, imageStart, image.tokens).copy_(tokens_ND);
+      row.images = keep(tokens_ND.slice(0));
+    }
+    const { positions, next } = model.promptPositions([ids], [ids.map(() => 1)], [image], options.positions);
+    row.pending = keep(own);
+    row.promptPositions = keep(positions.select(1, 0));
+    row.next = next[0]!;
+  });
+}
+
+function check(model: VisionLanguageModel, row: Row): void {
+  const { promptIds, image, imageStart, options } = row.request;
+  const found = promptIds.filter((id) => id === model.imageTokenId).length;
+  const tokens = image?.tokens ?? 0;
+  if (found !== tokens) throw new RangeError(`the prompt has ${found} image tokens, its image ${tokens}`);
+  if (tokens > 0 && promptIds.slice(imageStart, imageStart + tokens).some((id) => id !== model.imageTokenId))
+    throw new RangeError('the image tokens of a prompt should stand together');
+  const needed = row.positions - options.maxNewTokens;
+  if (needed >= model.maxPositions)
+    throw new UserError(
+      `the prompt takes ${needed} positions with its image and latent steps, but the model has ${model.maxPositions} (max_position_embeddings): use a shorter text, a smaller image or fewer patches`,
+    );
+}

@@ -1,0 +1,381 @@
+/**
+ * Latent reasoning at inference, row by row: rows join at any step, every pass runs whatever each of them has to run (a piece of its prompt, the
+ * rows of a latent step, one token), and rows leave when they end. Each is as it would be alone.
+ * Shapes: R positions of a pass, D hidden size, n rows, T columns, V vocabulary.
+ */
+import { cat, inferenceMode, keep, scope, type Tensor } from '@ivtlr/torch';
+import * as ops from '@ivtlr/torch/ops';
+import { UserError } from '../errors.ts';
+import { indexTensor } from '../models/common/index-tensor.ts';
+import type { SlotCache } from '../models/common/slot-cache.ts';
+import type { RowGroup, VisionLanguageModel } from '../models/types.ts';
+import { embedRows } from './embed-rows.ts';
+import { Row, type RowRequest } from './row.ts';
+import { insertedRows, selectPatches } from './select.ts';
+import type { StepTrace } from './trace.ts';
+
+export type RowEvent =
+  /** `trace` is null unless the row asked for traces. */
+  | { type: 'latent-step'; row: Row; step: number; picked: number[]; trace: StepTrace | null }
+  | { type: 'token'; row: Row; id: number; trace: StepTrace | null }
+  /** The row has left the batch: at an end-of-text token, or at its limit of new tokens. */
+  | { type: 'end'; row: Row; reason: 'eos' | 'length' }
+  /** The row has left the batch; the others go on. */
+  | { type: 'error'; row: Row; error: UserError };
+
+export interface RowBatchOptions {
+  /** Slots and positions the cache has room for at first; it grows when more is needed. */
+  slots?: number;
+  capacity?: number;
+  /** The cache never grows and its shapes never change from token to token, as a CUDA graph needs. */
+  fixed?: boolean;
+  /** Prompts longer than this run in pieces, one a pass, so that the other rows need not wait for all of it. */
+  pieceTokens?: number;
+}
+
+/** A row's part of one pass. */
+interface Piece {
+  row: Row;
+  size: number;
+  /** Nothing of the row is left to run after this pass. */
+  last: boolean;
+}
+
+export class RowBatch {
+  readonly #model: VisionLanguageModel;
+  readonly #options: RowBatchOptions;
+  #cache: SlotCache | null = null;
+  readonly #rows = new Set<Row>();
+  readonly #events: RowEvent[] = [];
+
+  constructor(model: VisionLanguageModel, options: RowBatchOptions = {}) {
+    this.#model = model;
+    this.#options = options;
+  }
+
+  /** Rows on their way. */
+  get size(): number {
+    return this.#rows.size;
+  }
+
+  /** Bytes of the cache. */
+  get cacheBytes(): number {
+    return this.#cache?.bytes ?? 0;
+  }
+
+  /**
+   * Takes rows in; their images are read here and may be freed afterwards. Rows whose latent steps are swapped take them from the row before
+   * them in this list (the first from the last), so they are added together.
+   * @throws RangeError for swapped rows that have no partner or take different numbers of latent steps
+   */
+  add(requests: readonly RowRequest[]): Row[] {
+    const rows = requests.map((request) => new Row(request));
+    joinRings(rows);
+    try {
+      inferenceMode(() => scope(() => embedRows(this.#model, rows)));
+      for (const row of rows) {
+        this.#cache ??= this.#newCache(rows.length, row.positions);
+        row.slot = this.#cache.take(row.positions);
+        this.#rows.add(row);
+      }
+    } catch (error) {
+      for (const row of rows) this.#drop(row);
+      throw error;
+    }
+    return rows;
+  }
+
+  /** Takes a row out before its end. Rows that would have taken its latent steps end with an error, which the next `step` gives. */
+  remove(row: Row): void {
+    if (this.#rows.has(row)) this.#leave(row);
+  }
+
+  /** One pass over all rows. An empty batch gives no events. */
+  step(): RowEvent[] {
+    for (const row of this.#rows)
+      if (row.latentStepsLeft === 0 && !row.chosen && row.request.options.maxNewTokens === 0) this.#end(row, 'length');
+    const started = performance.now();
+    const rows = [...this.#rows];
+    const phases = rows.map(({ phase }) => phase);
+    if (rows.length > 0) inferenceMode(() => scope(() => this.#pass(rows)));
+    const share = (performance.now() - started) / 1000 / rows.length;
+    rows.forEach((row, i) => {
+      const phase = phases[i]!;
+      row.seconds[phase === 'prefill' ? 'prefill' : phase === 'latent' ? 'latents' : 'decode'] += share;
+    });
+    return this.#events.splice(0);
+  }
+
+  dispose(): void {
+    for (const row of this.#rows) row.dispose();
+    this.#rows.clear();
+    this.#cache?.dispose();
+    this.#cache = null;
+  }
+
+  #newCache(slots: number, positions: number): SlotCache {
+    const { slots: least = 1, capacity = 1, fixed = false } = this.#options;
+    return this.#model.newSlotCache(Math.max(least, slots), Math.max(capacity, positions), { fixed });
+  }
+
+  #pass(rows: readonly Row[]): void {
+    const groups = this.#plan(rows);
+    const pieces = groups.flat();
+    const inputs = cat(
+      pieces.map(({ row, size }) => row.pending!.narrow(0, 0, size)),
+      0,
+    ).unsqueeze(0);
+    const { hidden, scores } = this.#model.forwardRows(inputs, {
+      positions: this.#positions(pieces),
+      cache: this.#cache!,
+      groups: groups.map(describeGroup),
+    });
+    let at = 0;
+    let scored = 0;
+    /** Where each row that has run all it had stands in `hidden`, and its attention probabilities, (T of its group). */
+    const ready: { row: Row; last: number; scores: Tensor | null }[] = [];
+    for (const group of groups) {
+      const groupScores = group[0]!.row.wantsScores && group[0]!.last ? scores[scored++]! : null;
+      group.forEach(({ row, size, last }, i) => {
+        at += size;
+        this.#advance(row, size);
+        if (last) ready.push({ row, last: at - 1, scores: groupScores ? groupScores.select(0, i) : null });
+      });
+    }
+    const [latent, writing] = [true, false].map((more) => ready.filter(({ row }) => row.latentStepsLeft > 0 === more));
+    for (const { row, last, scores } of latent!)
+      this.#guard(row, () => this.#choose(row, hidden.select(1, last), scores));
+    for (const { row } of latent!) this.#guard(row, () => this.#insert(row));
+    this.#write(writing!, hidden);
+  }
+
+  /** Rows with equally many positions to run, and scores to give or not, stand together. Prompts come first. */
+  #plan(rows: readonly Row[]): Piece[][] {
+    const groups = new Map<string, Piece[]>();
+    const { pieceTokens = Number.POSITIVE_INFINITY } = this.#options;
+    const waiting = rows.filter((row) => row.pending !== null);
+    waiting.sort((a, b) => Number(b.phase === 'prefill') - Number(a.phase === 'prefill') || a.slot - b.slot);
+    for (const row of waiting) {
+      const have = row.pending!.shape[0]!;
+      const size = row.phase === 'prefill' ? Math.min(have, pieceTokens) : have;
+      const last = size === have;
+      const key = `${row.phase === 'prefill'} ${size} ${last && row.wantsScores}`;
+      const group = groups.get(key);
+      if (group) group.push({ row, size, last });
+      else groups.set(key, [{ row, size, last }]);
+    }
+    return [...groups.values()];
+  }
+
+  /** (A, 1, R) int64 */
+  #positions(pieces: readonly Piece[]): Tensor {
+    const parts: Tensor[] = [];
+    const following: number[] = [];
+    for (const { row, size } of pieces) {
+      if (row.promptPositions) parts.push(row.promptPositions.narrow(1, 0, size));
+      else for (let i = 0; i < size; i++) following.push(row.next + i);
+    }
+    // Prompts come first in a pass, so all others stand behind them.
+    if (following.length > 0) parts.push(indexTensor(following, this.#model.device).view([1, following.length]));
+    const axes = Math.max(...parts.map(({ shape }) => shape[0]!));
+    const alike = parts.map((part) => part.expand([axes, part.shape[1]!]));
+    return (alike.length === 1 ? alike[0]! : cat(alike, 1)).unsqueeze(1);
+  }
+
+  /** Moves a row on past the positions that have run. */
+  #advance(row: Row, size: number): void {
+    const rest = row.pending!.shape[0]! - size;
+    const cut = (tensor: Tensor, dim: number) => (rest > 0 ? keep(tensor.narrow(dim, size, rest)) : null);
+    const { pending, promptPositions } = row;
+    row.pending = cut(pending!, 0);
+    if (promptPositions) row.promptPositions = cut(promptPositions, 1);
+    else row.next += size;
+    pending!.dispose();
+    promptPositions?.dispose();
+    row.pendingLatent = 0;
+  }
+
+  /** Chooses what the next latent step of a row inserts. text (1, D). */
+  #choose(row: Row, text_1D: Tensor, scores: Tensor | null): void {
+    const { imageStart, options } = row.request;
+    const { images, steps } = row;
+    row.phase = 'latent';
+    let picked: number[] = [];
+    let vision: Tensor | null = null;
+    if (images && options.latentVision !== 'off') {
+      const own = scores!.narrow(0, imageStart, row.used.length);
+      picked = selectPatches(own, row.used, steps, options, row.generator);
+      if (picked.length > 0) vision = images.indexSelect(0, indexTensor(picked, images.device));
+    }
+    row.chosen = keep({ vision, text: text_1D });
+    row.picked.push(picked);
+    let trace: StepTrace | null = null;
+    if (options.trace) {
+      const columns = this.#cache!.length(row.slot);
+      trace = row.tracer!.step(scores!.narrow(0, 0, columns).toNumbers(), picked);
+      row.traces.push(trace);
+    }
+    this.#events.push({ type: 'latent-step', row, step: steps, picked, trace });
+  }
+
+  /** Makes the next input of a row from what its latent step chose, or from what its partner's did. */
+  #insert(row: Row): void {
+    if (!row.chosen) return; // Another row of its ring was the last to choose and has inserted for all.
+    const ring = row.ring ?? [row];
+    if (!ring.every(({ chosen }) => chosen)) return;
+    const all = ring.map(({ chosen }) => chosen!);
+    ring.forEach((member, i) => {
+      const { options, afterLatentIds } = member.request;
+      const lender = all.at(i - 1)!;
+      const vision = (options.latentVision === 'swap' ? lender : all[i]!).vision;
+      const text = (options.latentText === 'swap' ? lender : all[i]!).text;
+      const rows = insertedRows(vision, text, member.steps - 1, options);
+      const patches = vision?.shape[0] ?? 0;
+      member.tracer?.addPatches(patches);
+      member.tracer?.addText(rows.shape[0]! - patches);
+      const done = member.latentStepsLeft === 0;
+      if (done) member.phase = 'text';
+      const behind = done && afterLatentIds.length > 0 ? this.#embed(afterLatentIds) : null;
+      if (behind) member.tracer?.addText(afterLatentIds.length);
+      member.pendingLatent = rows.shape[0]!;
+      member.pending = keep(behind ? cat([rows, behind], 0) : rows.slice(0));
+    });
+    for (const member of ring) {
+      member.chosen!.vision?.dispose();
+      member.chosen!.text.dispose();
+      member.chosen = null;
+    }
+  }
+
+  /** Chooses the next token of rows whose latent steps are done. hidden (1, R, D). */
+  #write(ready: readonly { row: Row; last: number; scores: Tensor | null }[], hidden: Tensor): void {
+    if (ready.length === 0) return;
+    const { device } = hidden;
+    const logits = this.#model.logits(
+      hidden.select(0, 0).indexSelect(
+        0,
+        indexTensor(
+          ready.map(({ last }) => last),
+          device,
+        ),
+      ),
+    );
+    const first = ready.flatMap(({ row }, i) => (row.tokens.length === 0 ? [i] : []));
+    const wrong = first.length > 0 ? this.#checkLogits(logits, first) : new Map<number, UserError>();
+    const chosen = logits.argmax(-1);
+    // The chosen tokens are embedded where they are; that their numbers are read too is for the events.
+    const embedded = this.#model.embed(chosen.unsqueeze(0)).select(0, 0);
+    const ids = chosen.toNumbers();
+    ready.forEach(({ row, scores }, i) => {
+      const error = wrong.get(i);
+      if (error) {
+        this.#fail(row, error);
+        return;
+      }
+      const { options } = row.request;
+      const id = ids[i]!;
+      row.phase = 'text';
+      if (row.tokens.length === 0 && options.firstLogits)
+        row.firstLogits = logits.select(0, i).to('float32').toNumbers();
+      row.tokens.push(id);
+      let trace: StepTrace | null = null;
+      if (options.traceText) {
+        const columns = this.#cache!.length(row.slot);
+        trace = row.tracer!.token(scores!.narrow(0, 0, columns).toNumbers(), options.patches);
+        row.textTraces.push(trace);
+        row.tracer!.addText(1);
+      }
+      this.#events.push({ type: 'token', row, id, trace });
+      if (options.eosIds.includes(id)) this.#end(row, 'eos');
+      else if (row.tokens.length >= options.maxNewTokens || row.next >= this.#model.maxPositions)
+        this.#end(row, 'length');
+      else row.pending = keep(embedded.narrow(0, i, 1));
+    });
+  }
+
+  /** First logits that cannot come from sound weights, by their place. logits (n, V). */
+  #checkLogits(logits: Tensor, first: readonly number[]): Map<number, UserError> {
+    const highest = ops.amax(logits, [-1], true);
+    const finite = ops.isfinite(highest).flatten().toNumbers();
+    const alike = logits.eq(highest).sum(-1).toNumbers();
+    const wrong = new Map<number, UserError>();
+    for (const i of first) {
+      if (!finite[i])
+        wrong.set(
+          i,
+          new UserError(
+            'the first logits are no finite numbers: the weights are damaged, or too large for their dtype',
+          ),
+        );
+      else if (alike[i]! > logits.shape[1]! / 2)
+        wrong.set(i, new UserError('the first logits are all the same number: the weights are probably all zero'));
+    }
+    return wrong;
+  }
+
+  /** (n, D) */
+  #embed(ids: readonly number[]): Tensor {
+    return this.#model.embed(indexTensor(ids, this.#model.device).unsqueeze(0)).select(0, 0);
+  }
+
+  #guard(row: Row, body: () => void): void {
+    if (!this.#rows.has(row)) return;
+    try {
+      body();
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      this.#fail(row, error);
+    }
+  }
+
+  #fail(row: Row, error: UserError): void {
+    this.#leave(row);
+    this.#events.push({ type: 'error', row, error });
+  }
+
+  #end(row: Row, reason: 'eos' | 'length'): void {
+    this.#leave(row);
+    this.#events.push({ type: 'end', row, reason });
+  }
+
+  #leave(row: Row): void {
+    this.#drop(row);
+    // Rows that would still take latent steps from it cannot go on.
+    for (const other of row.ring ?? [])
+      if (this.#rows.has(other) && (other.latentStepsLeft > 0 || other.chosen))
+        this.#fail(other, new UserError('the sample that this one takes its latent steps from has left early'));
+  }
+
+  #drop(row: Row): void {
+    if (this.#rows.delete(row)) this.#cache!.release(row.slot);
+    row.phase = 'ended';
+    row.dispose();
+  }
+}
+
+function describeGroup(group: readonly Piece[]): RowGroup {
+  const [{ row, size, last }] = group as [Piece, ...Piece[]];
+  const hidden = group.map(({ row }) => {
+    const { image, imageStart, options } = row.request;
+    if (!options.hideImageFromLatents || !image || row.pendingLatent === 0) return null;
+    return { count: row.pendingLatent, columns: [imageStart, imageStart + image.tokens] as const };
+  });
+  return {
+    slots: group.map(({ row }) => row.slot),
+    size,
+    scores: last && row.wantsScores,
+    hidden: hidden.some(Boolean) ? hidden : null,
+  };
+}
+
+function joinRings(rows: readonly Row[]): void {
+  const swapped = rows.filter(
+    ({ request: { latentSteps, options } }) =>
+      latentSteps > 0 && (options.latentText === 'swap' || options.latentVision === 'swap'),
+  );
+  if (swapped.length === 0) return;
+  if (rows.length < 2) throw new RangeError('a row with swapped latent steps needs another one added with it');
+  if (rows.some(({ request }) => request.latentSteps !== rows[0]!.request.latentSteps))
+    throw new RangeError('rows that swap latent steps need equally many of them');
+  for (const row of rows) row.ring = rows;
+}

@@ -1,0 +1,125 @@
+/**
+ * One question on its way through a batch: prompt, latent steps, written text. A row knows what it has to run next and what became of it; the
+ * batch (row-batch.ts) runs the passes.
+ * Shapes: S positions, D hidden size, N image tokens, K patches.
+ */
+import { Generator, type Tensor } from '@ivtlr/torch';
+import type { ProcessedImage } from '../models/types.ts';
+import type { LatentOptions } from './options.ts';
+import { checkLatentOptions } from './select.ts';
+import { type StepTrace, Tracer } from './trace.ts';
+
+export interface RowOptions extends LatentOptions {
+  maxNewTokens: number;
+  /** Tokens that end an answer. */
+  eosIds: readonly number[];
+  /** Say of every latent step what it looked at: it costs reading the attention probabilities of all columns. */
+  trace?: boolean;
+  /** The same for every written token, which costs a row of attention probabilities a layer and token besides. */
+  traceText?: boolean;
+  /** Keep the logits that the first token was chosen from. */
+  firstLogits?: boolean;
+  /** Seed of random patches; default: they are drawn from torch's own generator. */
+  seed?: number;
+}
+
+/** What a row is asked to do. */
+export interface RowRequest {
+  /** Prompt up to the latent steps, image tokens included. */
+  promptIds: readonly number[];
+  image: ProcessedImage | null;
+  /** Index of the first image token in the prompt; -1 without image. */
+  imageStart: number;
+  /** T */
+  latentSteps: number;
+  /** Read like written text after the latent steps, before the first token is chosen. */
+  afterLatentIds: readonly number[];
+  options: RowOptions;
+}
+
+/** `prefill` until the prompt has run, `latent` while latent steps follow, `text` while tokens do. */
+export type Phase = 'prefill' | 'latent' | 'text' | 'ended';
+
+/** What a latent step of a row has chosen and not yet inserted. */
+export interface Chosen {
+  /** (K, D) input embeddings of the picked image tokens; null when none was picked. */
+  vision: Tensor | null;
+  /** (1, D) last hidden state. */
+  text: Tensor;
+}
+
+export class Row {
+  readonly request: RowRequest;
+  phase: Phase = 'prefill';
+  /** Image-token indices of each latent step, in the order they were inserted. */
+  readonly picked: number[][] = [];
+  /** Generated tokens, the final EOS included. */
+  readonly tokens: number[] = [];
+  readonly traces: StepTrace[] = [];
+  readonly textTraces: StepTrace[] = [];
+  /** (V), with `firstLogits`. */
+  firstLogits: number[] = [];
+  /** This row's share of the passes it took part in. */
+  readonly seconds = { prefill: 0, latents: 0, decode: 0 };
+
+  /** @internal Everything below belongs to the batch. */
+  slot = -1;
+  /** (S, D) input embeddings still to be run; the first `pendingLatent` of them are latent rows. */
+  pending: Tensor | null = null;
+  pendingLatent = 0;
+  /** (A, S) int64 positions of the pending prompt; null once it has run. */
+  promptPositions: Tensor | null = null;
+  /** Position of the next token. */
+  next = 0;
+  /** (N, D) image token embeddings; null without image. */
+  images: Tensor | null = null;
+  readonly used: Uint8Array;
+  readonly generator: Generator | null;
+  readonly tracer: Tracer | null;
+  chosen: Chosen | null = null;
+  /** With swapped latent steps: the rows that take them from each other, each from the one before it. */
+  ring: readonly Row[] | null = null;
+
+  constructor(request: RowRequest) {
+    const { promptIds, image, imageStart, latentSteps, afterLatentIds, options } = request;
+    if (promptIds.length === 0) throw new RangeError('a row needs a prompt of at least one token');
+    if (latentSteps > 0) checkLatentOptions(options);
+    this.request = request;
+    this.used = new Uint8Array(image?.tokens ?? 0);
+    this.generator = options.seed === undefined ? null : new Generator(options.seed);
+    const traced = options.trace || options.traceText;
+    this.tracer = traced ? new Tracer(promptIds.length, imageStart, image?.tokens ?? 0) : null;
+    if (latentSteps === 0) this.tracer?.addText(afterLatentIds.length);
+  }
+
+  /** Latent steps taken, and those to come. */
+  get steps(): number {
+    return this.picked.length;
+  }
+  get latentStepsLeft(): number {
+    return this.request.latentSteps - this.picked.length;
+  }
+
+  /** Whether the next whole pass of this row needs the attention probabilities of its last position. */
+  get wantsScores(): boolean {
+    const { options, latentSteps } = this.request;
+    if (this.steps === latentSteps) return options.traceText ?? false;
+    return options.trace || (this.images !== null && options.latentVision !== 'off');
+  }
+
+  /** Positions the row fills at most. */
+  get positions(): number {
+    const { promptIds, latentSteps, afterLatentIds, options } = this.request;
+    return promptIds.length + latentSteps * (options.patches + 1) + afterLatentIds.length + options.maxNewTokens;
+  }
+
+  /** Frees what the row holds. */
+  dispose(): void {
+    for (const tensor of [this.pending, this.promptPositions, this.images, this.chosen?.vision, this.chosen?.text])
+      tensor?.dispose();
+    this.pending = null;
+    this.promptPositions = null;
+    this.images = null;
+    this.chosen = null;
+  }
+}

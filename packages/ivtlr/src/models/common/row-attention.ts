@@ -1,0 +1,97 @@
+/**
+ * Attention over rows of different lengths. Their new positions stand packed one behind the other, so that linear layers see no pads; only here
+ * each group of rows is taken apart. Every row sees what it would see alone.
+ * Shapes: R all new positions, b rows of a group, S new positions of each, T columns read, H query heads, G key/value heads, E head size.
+ */
+import { arange, cat, fromBytes, type Tensor } from '@ivtlr/torch';
+import type { RowGroup } from '../types.ts';
+import { type AttentionMask, type AttentionPass, attend, lastRowScores } from './attention.ts';
+import { indexTensor } from './index-tensor.ts';
+import type { SlotCache, SlotRange } from './slot-cache.ts';
+
+interface Planned {
+  group: RowGroup;
+  /** First of the group's b*S positions in the pack. */
+  offset: number;
+  range: SlotRange;
+  mask: AttentionMask;
+  /** (b, T) bool: columns that the row has; null when all rows have all. */
+  keys: Tensor | null;
+}
+
+export class RowAttention implements AttentionPass {
+  readonly #cache: SlotCache;
+  readonly #groups: Planned[] = [];
+
+  constructor(cache: SlotCache, groups: readonly RowGroup[], device: string) {
+    this.#cache = cache;
+    let offset = 0;
+    for (const group of groups) {
+      const range = cache.range(group.slots, group.size);
+      const pasts = group.slots.map((slot) => cache.length(slot));
+      this.#groups.push({ group, offset, range, ...masks(group, range, pasts, device) });
+      offset += group.slots.length * group.size;
+    }
+  }
+
+  attend(layer: number, q_1HRE: Tensor, k_1GRE: Tensor, v_1GRE: Tensor): { mixed: Tensor; scores: Tensor[] } {
+    const scores: Tensor[] = [];
+    const mixed = this.#groups.map(({ group, offset, range, mask, keys: known }) => {
+      const [b, S] = [group.slots.length, group.size];
+      const own = (x: Tensor) => {
+        const [, heads, , E] = x.shape as [number, number, number, number];
+        return x
+          .narrow(2, offset, b * S)
+          .reshape([heads, b, S, E])
+          .transpose(0, 1);
+      };
+      const q = own(q_1HRE);
+      const { keys, values } = this.#cache.append(layer, range, own(k_1GRE), own(v_1GRE));
+      if (group.scores) scores.push(lastRowScores(q, keys, known, 'detached'));
+      return attend(q, keys, values, mask).reshape([1, b * S, q.shape[1]! * q.shape[3]!]);
+    });
+    return { mixed: mixed.length === 1 ? mixed[0]! : cat(mixed, 1), scores };
+  }
+
+  /** After the last layer. */
+  advance(): void {
+    for (const { group } of this.#groups) this.#cache.advance(group.slots, group.size);
+  }
+}
+
+/** Who may see what: a row its own columns up to the position itself, less those that are hidden from it. */
+function masks(
+  { size: S, hidden }: RowGroup,
+  { columns: T, past }: SlotRange,
+  pasts: readonly number[],
+  device: string,
+): Pick<Planned, 'mask' | 'keys'> {
+  const b = pasts.length;
+  const whole = past !== null && past + S === T;
+  const lengths = () => indexTensor(pasts, device).add(S).view([b, 1]);
+  const columns = () => arange(0, T, 1, { dtype: 'int64', device });
+  const keys = whole ? null : columns().view([1, T]).lt(lengths());
+  const hides = hidden?.some(Boolean) ?? false;
+  if (whole && !hides && S === 1) return { mask: { mask: null, isCausal: false }, keys };
+  if (whole && !hides && past === 0) return { mask: { mask: null, isCausal: true }, keys };
+  // Position s of a row is its column past + s.
+  const last = indexTensor(pasts, device)
+    .view([b, 1, 1, 1])
+    .add(arange(0, S, 1, { dtype: 'int64', device }).view([1, 1, S, 1]));
+  const sees = columns().view([1, 1, 1, T]).le(last);
+  const mask = hides ? sees.and(hiddenMask(hidden!, S, T, device).not()) : sees;
+  return { mask: { mask, isCausal: false }, keys };
+}
+
+/** (b, 1, S, T): true where a position may not see a column. */
+function hiddenMask(hidden: NonNullable<RowGroup['hidden']>, S: number, T: number, device: string): Tensor {
+  const b = hidden.length;
+  const bits = new Uint8Array(b * S * T);
+  hidden.forEach((row, i) => {
+    for (let s = 0; s < (row?.count ?? 0); s++) {
+      const start = (i * S + s) * T;
+      bits.fill(1, start + row!.columns[0], start + row!.columns[1]);
+    }
+  });
+  return fromBytes(bits, 'bool', [b, 1, S, T]).to({ device });
+}

@@ -1,0 +1,197 @@
+/**
+ * Keys and values of rows that come and go: every row has a slot and a length of its own. Shapes: b rows of a group, G key/value heads, S new
+ * positions, T columns read, E head size.
+ */
+import { empty, inferenceMode, keep, scope, type Tensor } from '@ivtlr/torch';
+import * as ops from '@ivtlr/torch/ops';
+import { indexTensor } from './index-tensor.ts';
+import type { CacheShape } from './kv-cache.ts';
+
+/** Where the rows of a group write and read in one pass: the same for all layers. */
+export interface SlotRange {
+  slots: readonly number[];
+  /** S */
+  size: number;
+  /** T */
+  columns: number;
+  /** First slot, when the slots follow each other. */
+  start: number | null;
+  /** Past length, when it is the same for all rows. */
+  past: number | null;
+  /** (b) int64 slots; null when they follow each other. */
+  slotIndex: Tensor | null;
+  /** (b*S) int64 slot and column of every new position; null when one block takes them all. */
+  writeIndex: { slots: Tensor; columns: Tensor } | null;
+}
+
+/** Columns are cleared in blocks: what a masked column holds must be a number, since 0 times NaN is NaN. */
+const BLOCK = 256;
+
+export class SlotCache {
+  readonly fixed: boolean;
+  #shape: CacheShape;
+  #capacity: number;
+  /** Columns that hold numbers in every slot. */
+  #cleared = 0;
+  #layers: { keys: Tensor; values: Tensor }[];
+  readonly #lengths: number[] = [];
+  readonly #free: number[] = [];
+
+  /**
+   * @param shape `batch` is the number of slots to begin with
+   * @param capacity positions a slot has room for
+   * @param fixed never grows, and every pass reads all columns, so that no shape changes from token to token
+   */
+  constructor(shape: CacheShape, capacity: number, fixed = false) {
+    this.#shape = { ...shape };
+    this.#capacity = capacity;
+    this.fixed = fixed;
+    this.#layers = this.#room();
+    for (let slot = 0; slot < shape.batch; slot++) this.#addSlot();
+    if (fixed) this.#clear(capacity);
+  }
+
+  /** Positions a slot has room for. */
+  get capacity(): number {
+    return this.#capacity;
+  }
+
+  /** Bytes of all slots. */
+  get bytes(): number {
+    return this.#layers.reduce((sum, { keys, values }) => sum + keys.nbytes + values.nbytes, 0);
+  }
+
+  /** Positions a slot holds. */
+  length(slot: number): number {
+    return this.#lengths[slot]!;
+  }
+
+  /**
+   * A free slot with room for `positions`; the cache grows where it may.
+   * @throws RangeError when it is fixed and has no slot or room left
+   */
+  take(positions: number): number {
+    const slots = this.#free.length === 0 ? this.#shape.batch + 1 : this.#shape.batch;
+    if (slots > this.#shape.batch || positions > this.#capacity) this.#grow(slots, positions);
+    const slot = this.#free.shift()!;
+    this.#lengths[slot] = 0;
+    return slot;
+  }
+
+  /** Gives a slot back; the others keep what they hold. */
+  release(slot: number): void {
+    this.#lengths[slot] = 0;
+    this.#free.push(slot);
+    this.#free.sort((a, b) => a - b);
+  }
+
+  /** Plans one pass of a group. @throws RangeError when a row would not fit */
+  range(slots: readonly number[], size: number): SlotRange {
+    const pasts = slots.map((slot) => this.#lengths[slot]!);
+    const end = Math.max(...pasts) + size;
+    if (end > this.#capacity)
+      throw new RangeError(`the cache has room for ${this.#capacity} positions, ${end} are needed`);
+    if (end > this.#cleared) this.#clear(Math.min(this.#capacity, Math.ceil(end / BLOCK) * BLOCK));
+    const start = slots.every((slot, i) => slot === slots[0]! + i) ? slots[0]! : null;
+    const past = pasts.every((value) => value === pasts[0]) ? pasts[0]! : null;
+    const { device } = this.#shape;
+    const block = start !== null && past !== null;
+    return {
+      slots,
+      size,
+      columns: this.fixed ? this.#capacity : end,
+      start,
+      past,
+      slotIndex: start === null ? indexTensor(slots, device) : null,
+      writeIndex: block
+        ? null
+        : {
+            slots: indexTensor(
+              slots.flatMap((slot) => new Array<number>(size).fill(slot)),
+              device,
+            ),
+            columns: indexTensor(
+              pasts.flatMap((value) => Array.from({ length: size }, (_, s) => value + s)),
+              device,
+            ),
+          },
+    };
+  }
+
+  /** Adds the new positions of one layer, (b, G, S, E) each, and gives back the columns to read, (b, G, T, E). */
+  append(layer: number, range: SlotRange, keys: Tensor, values: Tensor): { keys: Tensor; values: Tensor } {
+    const room = this.#layers[layer]!;
+    return { keys: this.#write(room.keys, range, keys), values: this.#write(room.values, range, values) };
+  }
+
+  #write(room: Tensor, range: SlotRange, fresh_bGSE: Tensor): Tensor {
+    const { slots, size, columns, start, past, slotIndex, writeIndex } = range;
+    if (writeIndex) {
+      const [b, G, , E] = fresh_bGSE.shape as [number, number, number, number];
+      const flat = fresh_bGSE.transpose(1, 2).reshape([b * size, G, E]);
+      ops.index_put_(room.transpose(1, 2), [writeIndex.slots, writeIndex.columns], flat);
+    } else {
+      room.narrow(0, start!, slots.length).narrow(2, past!, size).copy_(fresh_bGSE);
+    }
+    const read = room.narrow(2, 0, columns);
+    return slotIndex ? read.indexSelect(0, slotIndex) : read.narrow(0, start!, slots.length);
+  }
+
+  /** After all layers have appended. */
+  advance(slots: readonly number[], size: number): void {
+    for (const slot of slots) this.#lengths[slot]! += size;
+  }
+
+  dispose(): void {
+    for (const { keys, values } of this.#layers) {
+      keys.dispose();
+      values.dispose();
+    }
+  }
+
+  #addSlot(): void {
+    this.#free.push(this.#lengths.length);
+    this.#lengths.push(0);
+  }
+
+  #room(): { keys: Tensor; values: Tensor }[] {
+    const { layers, batch, heads, headSize, dtype, device } = this.#shape;
+    const make = () => keep(empty([batch, heads, this.#capacity, headSize], { dtype, device }));
+    return inferenceMode(() => Array.from({ length: layers }, () => ({ keys: make(), values: make() })));
+  }
+
+  #grow(slots: number, positions: number): void {
+    if (this.fixed)
+      throw new RangeError(
+        `a fixed cache of ${this.#shape.batch} slots and ${this.#capacity} positions cannot take a row of ${positions} more`,
+      );
+    const before = this.#layers;
+    const had = this.#shape.batch;
+    this.#shape = { ...this.#shape, batch: slots };
+    this.#capacity = Math.max(this.#capacity, positions);
+    this.#layers = this.#room();
+    inferenceMode(() =>
+      scope(() => {
+        this.#layers.forEach((layer, i) => {
+          for (const part of ['keys', 'values'] as const) {
+            const held = layer[part].narrow(2, 0, this.#cleared);
+            held.narrow(0, 0, had).copy_(before[i]![part].narrow(2, 0, this.#cleared));
+            if (slots > had) held.narrow(0, had, slots - had).fill_(0);
+            before[i]![part].dispose();
+          }
+        });
+      }),
+    );
+    for (let slot = had; slot < slots; slot++) this.#addSlot();
+  }
+
+  #clear(end: number): void {
+    inferenceMode(() =>
+      scope(() => {
+        for (const layer of this.#layers)
+          for (const part of [layer.keys, layer.values]) part.narrow(2, this.#cleared, end - this.#cleared).fill_(0);
+      }),
+    );
+    this.#cleared = end;
+  }
+}
