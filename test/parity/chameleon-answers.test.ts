@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { liveTensorCount, setNumThreads } from '@ivtlr/torch';
 import { afterAll, expect, test } from 'vitest';
-import { type Answer, answer } from '../../packages/ivtlr/src/engine/answer.ts';
+import { type Answer, answer } from '../../packages/ivtlr/src/engine/ask.ts';
 import { openModelFolder } from '../../packages/ivtlr/src/engine/model-folder.ts';
 import { saveModel } from '../../packages/ivtlr/src/models/registry.ts';
 import { type ChameleonCase, seededChameleon } from './chameleon-model.ts';
@@ -49,7 +49,7 @@ test.each(goldens.cases)('$name, T $latents', async (golden) => {
   } finally {
     opened.model.module.dispose();
   }
-  expect(result!.trace.map(({ picked }) => picked)).toEqual(golden.picked);
+  expect(result!.picked).toEqual(golden.picked);
   expect(result!.tokens).toEqual(golden.new_tokens);
   expect(result!.text).toBe(golden.text);
 });

@@ -74,7 +74,7 @@ async function analyzeModel(flags: EvaluationFlags, model: string, latents?: num
       maxNewTokens: flags.maxNewTokens,
       seed: flags.seed,
       ...(latents !== undefined && { latents }),
-      onBatch: (done) => {
+      onProgress: (done) => {
         progress.update(done);
         return true;
       },

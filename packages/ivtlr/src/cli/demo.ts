@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type Command, InvalidArgumentError } from 'commander';
 import type { Sample } from '../data/sample.ts';
-import type { Answer } from '../engine/answer.ts';
+import type { Answer } from '../engine/ask.ts';
 import type { ModelFolder } from '../engine/model-folder.ts';
 import { UserError } from '../errors.ts';
 import type { EvalResult } from '../eval/report.ts';
@@ -86,7 +86,7 @@ async function demo(options: DemoOptions): Promise<void> {
       maxNewTokens,
       ablation,
       seed,
-      onBatch: (done) => {
+      onProgress: (done) => {
         progress.update(done);
         return true;
       },
@@ -117,10 +117,10 @@ async function demo(options: DemoOptions): Promise<void> {
 
 /** Answers a sample by itself and draws its latent steps. Returns what to tell about it. */
 async function drawSample(opened: ModelFolder, sample: Sample, out: string, name: string): Promise<Drawn> {
-  const { answer } = await import('../engine/answer.ts');
+  const { answer } = await import('../engine/ask.ts');
   const { writeTrace } = await import('../trace/trace-files.ts');
   let result: Answer | undefined;
-  for await (const event of answer(opened, sample, { maxNewTokens })) {
+  for await (const event of answer(opened, sample, { maxNewTokens, trace: true })) {
     if (event.type === 'end') result = event.answer;
   }
   const { image } = await writeTrace(out, name, sample, result!, { id: sample.id, gold: sample.answer });

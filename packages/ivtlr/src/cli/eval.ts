@@ -84,7 +84,7 @@ async function evaluateModel(options: EvalOptions): Promise<void> {
         ...(answerStart !== undefined && { answerStart }),
         ...(options.latents !== undefined && { latents: options.latents }),
         ...(file && { restore: (sample, index) => file.restore(sample, index) }),
-        onBatch: (done) => {
+        onProgress: (done) => {
           file?.flush();
           progress.update(done);
           return true;

@@ -148,7 +148,7 @@ describe('ivtlr infer', () => {
   });
 
   it('frees every tensor but the model', async () => {
-    const { answer } = await import('../engine/answer.ts');
+    const { answer } = await import('../engine/ask.ts');
     const { openModelFolder } = await import('../engine/model-folder.ts');
     const opened = openModelFolder(model);
     const raw = { kind: 'encoded', bytes: readFileSync(image), name: 'image' } as const;

@@ -1,7 +1,7 @@
 /** `ivtlr infer`: one question about one image; the answer streams, and a trace shows what the latent steps looked at. */
 import { readFileSync } from 'node:fs';
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import type { Answer, Question } from '../engine/answer.ts';
+import type { Answer, Question } from '../engine/ask.ts';
 import { UserError } from '../errors.ts';
 import { ABLATIONS, type LatentOptions } from '../latent/options.ts';
 import type { TraceFiles } from '../trace/trace-files.ts';
@@ -58,7 +58,7 @@ async function infer(options: InferOptions): Promise<void> {
   if (options.task !== undefined) (await import('../tasks/registry.ts')).findTask(options.task);
   const { manualSeed, setNumThreads } = await import('@ivtlr/torch');
   const { openModelFolder } = await import('../engine/model-folder.ts');
-  const { answer } = await import('../engine/answer.ts');
+  const { answer } = await import('../engine/ask.ts');
   const { decodeImage } = await import('../vision/decode.ts');
   await decodeImage(question.image);
   if (options.threads !== undefined) setNumThreads(options.threads);
@@ -76,17 +76,18 @@ async function infer(options: InferOptions): Promise<void> {
   if (options.patches !== undefined) latent.patches = options.patches;
   const { task, maxNewTokens } = options;
   const latents = ablation?.latents ?? options.latents;
+  const trace = options.trace !== undefined || options.json === true;
   let result: Answer | undefined;
-  for await (const event of answer(opened, question, { latents, maxNewTokens, task, latent })) {
+  for await (const event of answer(opened, question, { latents, maxNewTokens, task, latent, trace })) {
     if (event.type === 'end') result = event.answer;
     else if (event.type === 'text-delta' && !options.json) process.stdout.write(event.text);
   }
   if (!result) throw new Error('the answer ended without a result');
   if (!options.json) process.stdout.write('\n');
   const { patches, latentVision } = { ...opened.settings, ...latent };
-  const short = latentVision === 'off' ? -1 : result.trace.findIndex(({ picked }) => picked.length < patches);
+  const short = latentVision === 'off' ? -1 : result.picked.findIndex((picked) => picked.length < patches);
   if (short >= 0) {
-    const total = result.trace[short]!.scores.length;
+    const total = result.tokenGrid[0] * result.tokenGrid[1];
     process.stderr.write(
       `note: from latent step ${short + 1} on fewer than ${patches} of the image's ${total} tokens were left to pick\n`,
     );
@@ -132,7 +133,7 @@ async function printJson(
   );
 }
 
-function summary({ trace, tokens, seconds }: Answer, loadSeconds: number): string {
+function summary({ picked, tokens, seconds }: Answer, loadSeconds: number): string {
   const { image, prefill, latents, decode } = seconds;
   const times = [
     `model ${formatDuration(loadSeconds)}`,
@@ -140,7 +141,7 @@ function summary({ trace, tokens, seconds }: Answer, loadSeconds: number): strin
     `latent steps ${formatDuration(latents)}`,
     `writing ${formatDuration(decode)}`,
   ];
-  return `${trace.length} latent steps + ${tokens.length} tokens; ${times.join(', ')}`;
+  return `${picked.length} latent steps + ${tokens.length} tokens; ${times.join(', ')}`;
 }
 
 function whole(text: string): number {

@@ -37,7 +37,7 @@ microBatch: 2
 numEpochs: 6
 data: { source: fresh, samplesPerEpoch: 14, validation: { samples: 2, everyEpochs: 3, batch: 2, maxNewTokens: 4 } }
 pretrain:
-  - { name: read, steps: 5, mix: [{ task: image, batch: 2 }, { task: options, batch: 2 }], ramp: { from: 1, to: 7, steps: 4 }, lr: 1.0e-3 }
+  - { name: read, steps: 5, mix: [{ task: picture, batch: 2 }, { task: options, batch: 2 }], ramp: { from: 1, to: 7, steps: 4 }, lr: 1.0e-3 }
 checkpoint: { everySteps: 3, keep: 2, stageModels: true }
 out: OUT
 `;

@@ -86,7 +86,7 @@ export async function ablate(
         ...{ batch, maxNewTokens, imageThreads, seed, ablation },
         onAnswer: ({ index, score: { strict, official }, answered }) =>
           verdicts.set(index, { strict, official, text: answered.generated }),
-        onBatch: (done) => {
+        onProgress: (done) => {
           onRun?.(title, done);
           return true;
         },
@@ -103,7 +103,9 @@ export async function ablate(
 }
 
 function compare(full: ReadonlyMap<number, Verdict>, other: ReadonlyMap<number, Verdict>, seed: number): Comparison {
-  const pairs = [...full].map(([index, verdict]) => [verdict, other.get(index)!] as const);
+  // By place, since answers end in another order in each run.
+  const places = [...full.keys()].sort((a, b) => a - b);
+  const pairs = places.map((index) => [full.get(index)!, other.get(index)!] as const);
   const differ = (scorer: 'strict' | 'official') => pairs.map(([a, b]) => Number(b[scorer]) - Number(a[scorer]));
   const strict = differ('strict');
   const official = differ('official');

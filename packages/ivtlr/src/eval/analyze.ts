@@ -37,13 +37,14 @@ export async function analyze(
   opened: ModelFolder,
   task: Task,
   samples: AsyncIterable<Sample> | Iterable<Sample>,
-  options: Pick<EvaluateOptions, 'batch' | 'maxNewTokens' | 'imageThreads' | 'seed' | 'latents' | 'onBatch'>,
+  options: Pick<EvaluateOptions, 'batch' | 'maxNewTokens' | 'imageThreads' | 'seed' | 'latents' | 'onProgress'>,
 ): Promise<Analysis> {
   const latent = new Steps();
   const written = new Steps();
   const result = await evaluate(opened, task, samples, {
     ...options,
     name: 'analysis',
+    trace: true,
     traceText: true,
     onAnswer: ({ trace, textTrace }: AnsweredSample) => {
       latent.add(trace);

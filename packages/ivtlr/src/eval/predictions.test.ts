@@ -30,6 +30,7 @@ function answered(id: string, index: number, generated = 'Therefore, the answer 
     answered: answer,
     score,
     autoregressiveSteps: 8,
+    picked: [],
     trace: [],
     textTrace: [],
     restored: false,

@@ -55,6 +55,7 @@ async function answers(batch: number, more: { ablation?: string; seed?: number }
     maxNewTokens: 6,
     ablation: ABLATIONS[more.ablation ?? 'full']!,
     seed: more.seed ?? 0,
+    trace: true,
     onAnswer: (answer) => seen.push(answer),
   });
   return { seen, result };
@@ -104,10 +105,11 @@ describe('evaluate', () => {
         batch: 2,
         maxNewTokens: 4,
         seed: 1,
+        trace: true,
         ablation: ABLATIONS['random-patches']!,
         restore: (_, index) => restored.find((answer) => answer.index === index),
         onAnswer: (answer) => seen.push(answer),
-        onBatch: (count) => count < stopAt,
+        onProgress: (count) => count < stopAt,
       });
       return done.then((result) => ({ result, seen }));
     };
@@ -126,28 +128,27 @@ describe('evaluate', () => {
   });
 
   it('never swaps a sample with itself', async () => {
-    const sizes: number[] = [];
-    const swap = (count: number, batch: number) =>
-      evaluate(opened, dominoes, samples(count), {
-        name: 'swapped',
-        batch,
-        maxNewTokens: 2,
-        ablation: ABLATIONS['patches-swapped']!,
-        onBatch: (done) => {
-          sizes.push(done);
-          return true;
-        },
+    const looked = async (count: number, batch: number, name: string) => {
+      const seen: AnsweredSample[] = [];
+      const result = await evaluate(opened, dominoes, samples(count), {
+        ...{ name, batch, maxNewTokens: 2, trace: true, ablation: ABLATIONS[name]! },
+        onAnswer: (answer) => seen.push(answer),
       });
-    expect((await swap(5, 2)).samples).toBe(5);
-    expect(sizes).toEqual([2, 5]);
-    sizes.length = 0;
-    await swap(4, 2);
-    expect(sizes).toEqual([2, 4]);
-    sizes.length = 0;
-    await swap(5, 3);
-    expect(sizes).toEqual([3, 5]);
-    await expect(swap(4, 1)).rejects.toThrow('batch of at least 2');
-    await expect(swap(1, 2)).rejects.toThrow('only one sample');
+      expect(result.samples).toBe(count);
+      return seen.sort((a, b) => a.index - b.index).map(({ trace }) => trace[1]!.scores);
+    };
+    const full = await looked(5, 2, 'full');
+    // A last sample alone joins the group before it.
+    for (const [count, batch] of [
+      [5, 2],
+      [4, 2],
+      [5, 3],
+    ] as const)
+      (await looked(count, batch, 'patches-swapped')).forEach((scores, index) => {
+        expect(scores).not.toEqual(full[index]);
+      });
+    await expect(looked(4, 1, 'patches-swapped')).rejects.toThrow('batch of at least 2');
+    await expect(looked(1, 2, 'patches-swapped')).rejects.toThrow('only one sample');
   });
 
   it('begins an answer for the model, as part of the text and not of the steps', async () => {
@@ -168,7 +169,14 @@ describe('evaluate', () => {
   it('traces written tokens like latent steps', async () => {
     const traced = async (latents: number, traceText: boolean) => {
       const seen: AnsweredSample[] = [];
-      const more = { batch: 3, maxNewTokens: 4, latents, traceText, onAnswer: (a: AnsweredSample) => seen.push(a) };
+      const more = {
+        batch: 3,
+        maxNewTokens: 4,
+        latents,
+        trace: true,
+        traceText,
+        onAnswer: (a: AnsweredSample) => seen.push(a),
+      };
       await evaluate(opened, dominoes, samples(3), { name: 'x', ...more });
       return seen;
     };
@@ -199,7 +207,7 @@ describe('evaluate', () => {
       name: 'x',
       batch: 2,
       maxNewTokens: 2,
-      onBatch: (done) => done < 4,
+      onProgress: (done) => done < 4,
     });
     expect(stopped.samples).toBe(4);
     await expect(evaluate(opened, dominoes, [], { name: 'x', batch: 2, maxNewTokens: 2 })).rejects.toThrow(

@@ -1,16 +1,13 @@
-/** Answers samples in batches and counts: accuracy by both scorers, autoregressive steps, time, and whether the picks were right. */
-import { manualSeed } from '@ivtlr/torch';
-import { collate } from '../data/collate.ts';
+/** Answers the samples of a task and sums up what came of it. */
+
 import { pickTargetTokens } from '../data/pick-targets.ts';
-import { renderInference, tokenizeSample } from '../data/render.ts';
 import type { BadRows } from '../data/row.ts';
 import type { Sample } from '../data/sample.ts';
-import { latentOptions, type ModelFolder } from '../engine/model-folder.ts';
+import { ask } from '../engine/ask.ts';
+import type { ModelFolder } from '../engine/model-folder.ts';
 import { UserError } from '../errors.ts';
-import { type GenerateResult, generateAll } from '../latent/generate.ts';
-import type { Ablation, LatentOptions } from '../latent/options.ts';
+import type { Ablation } from '../latent/options.ts';
 import type { StepTrace } from '../latent/trace.ts';
-import type { ProcessedImage } from '../models/types.ts';
 import { type IndexedSample, streamSamples } from '../tasks/read-samples.ts';
 import type { Answered, Score, Split, Task } from '../tasks/task.ts';
 import { ImagesAhead } from './images-ahead.ts';
@@ -20,10 +17,10 @@ import { type Counted, Tally } from './tally.ts';
 export interface EvaluateOptions {
   /** Label of the result. */
   name: string;
-  /** Samples answered together. */
+  /** Samples answered together; one that has ended makes room for the next. */
   batch: number;
   maxNewTokens: number;
-  /** Threads that prepare the images of files while a batch is answered; default 0. Results do not depend on it. */
+  /** Threads that prepare the images of files ahead; default 0. Results do not depend on it. */
   imageThreads?: number;
   /** What is taken away from the latent steps. */
   ablation?: Ablation;
@@ -31,16 +28,17 @@ export interface EvaluateOptions {
   latents?: number;
   /** Text put before the first generated token; part of the answer, no step. Only without latent steps. */
   answerStart?: string;
-  /** Trace the written tokens too. */
+  /** Say of the latent steps, and with `traceText` of the written tokens, what they looked at. */
+  trace?: boolean;
   traceText?: boolean;
-  /** Seeds torch's generator, which random patches draw from: anew for each batch, by the place of its first sample. */
+  /** Seed of random patches: every sample draws its own, by this and its place. */
   seed?: number;
   /** An answer this sample got in an earlier run, which then counts and is not asked for again. */
   restore?(sample: Sample, index: number): StoredAnswer | undefined;
-  /** Called for every sample in the order of answering; restored ones as they are met. */
+  /** Called for every sample when its answer ends; restored ones as they are met. */
   onAnswer?(answer: AnsweredSample): void;
-  /** Called after every batch; answer false to stop early. */
-  onBatch?(done: number): boolean;
+  /** Called whenever answers have ended, with the number of all so far; answer false to stop early. */
+  onProgress?(done: number): boolean;
 }
 
 export interface StoredAnswer {
@@ -57,111 +55,94 @@ export interface AnsweredSample extends StoredAnswer {
   index: number;
   score: Score;
   autoregressiveSteps: number;
-  /** What each latent step looked at; empty for a restored answer. */
+  /** Image tokens that each latent step picked; empty for a restored answer. */
+  picked: number[][];
+  /** What each latent step looked at, with `trace`. */
   trace: StepTrace[];
   /** What each written token looked at, with `traceText`. */
   textTrace: StepTrace[];
   restored: boolean;
 }
 
-interface Placed {
-  sample: Sample;
-  index: number;
-}
+/** A sample to ask, with its place. */
+type Placed = Sample & { sample: Sample; index: number };
 
-/** Answers all samples greedily. Between batches the event loop runs. @throws UserError when there are no samples */
+/** Answers all samples greedily. Between passes the event loop runs. @throws UserError when there are no samples */
 export async function evaluate(
   opened: ModelFolder,
   task: Task,
   samples: AsyncIterable<Sample> | Iterable<Sample>,
   options: EvaluateOptions,
 ): Promise<EvalResult> {
-  const latents = options.ablation?.latents ?? options.latents ?? opened.settings.latents;
-  const latent = { ...latentOptions(opened.settings), ...options.ablation?.options };
+  const { name, batch, ablation, answerStart, trace = false, traceText = false, seed, maxNewTokens } = options;
+  const latents = ablation?.latents ?? options.latents ?? opened.settings.latents;
+  const latent = ablation?.options ?? {};
   const swaps = latents > 0 && (latent.latentText === 'swap' || latent.latentVision === 'swap');
-  if (swaps && options.batch < 2) {
-    throw new UserError(`${options.name} takes from another sample of the batch: use a batch of at least 2`);
-  }
+  if (swaps && batch < 2)
+    throw new UserError(`${name} takes from another sample of the batch: use a batch of at least 2`);
   const tally = new Tally();
-  const count = (placed: Placed, stored: StoredAnswer, traced: Pick<AnsweredSample, 'trace' | 'textTrace'> | null) => {
-    const { sample } = placed;
+  const count = (
+    { sample, index }: Placed,
+    stored: StoredAnswer,
+    fresh: Pick<AnsweredSample, 'picked' | 'trace' | 'textTrace'> | null,
+  ) => {
     const score = task.score(sample, stored.answered);
     tally.add({ ...stored, ...score, groups: task.groups(sample) });
     const autoregressiveSteps = stored.latentSteps + stored.generatedTokens;
-    options.onAnswer?.({
-      ...placed,
-      ...stored,
-      score,
-      autoregressiveSteps,
-      ...(traced ?? { trace: [], textTrace: [] }),
-      restored: !traced,
-    });
+    const { picked, trace, textTrace } = fresh ?? { picked: [], trace: [], textTrace: [] };
+    const looked = { picked, trace, textTrace };
+    options.onAnswer?.({ sample, index, ...stored, score, autoregressiveSteps, ...looked, restored: !fresh });
   };
   const pending = unanswered(samples, options, (placed, stored) => count(placed, stored, null));
   const images = new ImagesAhead(opened, options.imageThreads ?? 0);
   try {
-    for await (const chunk of chunks(images.follow(pending, 2 * options.batch), options.batch, swaps ? 2 : 1)) {
-      if (swaps && chunk.length < 2) {
-        throw new UserError(
-          `${options.name} takes from another sample of the batch, but there is only one sample to answer`,
-        );
-      }
-      const started = performance.now();
-      // By place, so that a run that went on after a stop draws what an unbroken one would have drawn.
-      if (options.seed !== undefined) manualSeed((options.seed * 1_000_003 + chunk[0]!.index) % 2 ** 52);
-      const batch = chunk.map(({ sample }) => sample);
-      const { prompts, targets, begun, result } = await answerBatch(
-        opened,
-        task,
-        batch,
-        images,
-        latents,
-        latent,
-        options,
+    const coming = images.follow(pending, 2 * batch);
+    const groups = swaps ? partnered(chunks(coming, batch, 2), name) : chunks(coming, 1, 1);
+    const events = ask(opened, groups, {
+      ...{ rows: batch, latents, latent, task: task.name, maxNewTokens, trace, traceText, answerStart },
+      ...(seed !== undefined && { seed: ({ index }: Placed) => (seed * 1_000_003 + index) % 2 ** 52 }),
+      processImage: (image) => images.take(image),
+      textDeltas: false,
+    });
+    for await (const event of events) {
+      if (event.type === 'error') throw event.error;
+      if (event.type !== 'end') continue;
+      const { question, answer } = event;
+      const { promptIds, text, tokens, picked, seconds } = answer;
+      const targets = pickTargetTokens(question.sample, answer);
+      count(
+        question,
+        {
+          answered: { prompt: opened.tokenizer.decode([...promptIds]), generated: text },
+          latentSteps: latents,
+          generatedTokens: tokens.length,
+          seconds: Object.values(seconds).reduce((a, b) => a + b, 0),
+          picks: countPicks(targets, picked),
+        },
+        answer,
       );
-      const written = result.tokens.map((tokens) => readAnswer(opened, begun, tokens));
-      const seconds = (performance.now() - started) / 1000 / chunk.length;
-      chunk.forEach((placed, row) => {
-        const trace = result.traces[row]!;
-        const answered = { prompt: prompts[row]!, generated: written[row]!.text };
-        const generatedTokens = written[row]!.tokens;
-        const picks = countPicks(targets[row], trace);
-        count(
-          placed,
-          { answered, latentSteps: latents, generatedTokens, seconds, picks },
-          { trace, textTrace: result.textTraces[row]!.slice(0, generatedTokens) },
-        );
-      });
-      if (options.onBatch?.(tally.samples) === false) break;
-      await new Promise((resolve) => setImmediate(resolve));
+      if (options.onProgress?.(tally.samples) === false) break;
     }
   } finally {
     await images.close();
   }
   if (tally.samples === 0) throw new UserError('there are no samples to answer');
-  return tally.result(options.name);
+  return tally.result(name);
 }
 
-/**
- * Text and length of an answer. One that was begun for the model ends with its first line: a model that learned to reason goes on reasoning after
- * it, which a direct answer is not.
- * @param begun what the answer was begun with; decoded together, since tokenizers of words see spaces between tokens
- */
-function readAnswer(opened: ModelFolder, begun: readonly number[], tokens: readonly number[]) {
-  const decode = (count: number) => opened.tokenizer.decode([...begun, ...tokens.slice(0, count)]);
-  if (begun.length > 0) {
-    for (let count = 1; count <= tokens.length; count++) {
-      const text = decode(count);
-      if (text.includes('\n')) return { text: text.slice(0, text.indexOf('\n')), tokens: count };
-    }
+/** Groups of which each sample can take from another. */
+async function* partnered(groups: AsyncIterable<Placed[]>, name: string): AsyncGenerator<Placed[]> {
+  for await (const group of groups) {
+    if (group.length < 2)
+      throw new UserError(`${name} takes from another sample of the batch, but there is only one sample to answer`);
+    yield group;
   }
-  return { text: decode(tokens.length), tokens: tokens.length };
 }
 
-/** How many steps of a trace picked one of the image tokens the task names for them. */
-function countPicks(allTargets: readonly number[][] | undefined, trace: readonly StepTrace[]): Counted['picks'] {
+/** How many latent steps picked one of the image tokens that the task names for them. */
+function countPicks(allTargets: readonly number[][] | undefined, allPicked: readonly number[][]): Counted['picks'] {
   const picks = { named: 0, right: 0 };
-  trace.forEach(({ picked }, step) => {
+  allPicked.forEach((picked, step) => {
     const targets = allTargets?.[step];
     if (!targets || targets.length === 0 || picked.length === 0) return;
     picks.named++;
@@ -181,50 +162,9 @@ async function* unanswered(
     const index = (sample as Partial<IndexedSample>).rowIndex ?? place;
     place++;
     const stored = options.restore?.(sample, index);
-    if (stored) onRestored({ sample, index }, stored);
-    else yield { sample, index };
-  }
-}
-
-/** One batch from images to tokens. */
-async function answerBatch(
-  opened: ModelFolder,
-  task: Task,
-  samples: readonly Sample[],
-  prepared: ImagesAhead,
-  latents: number,
-  latent: LatentOptions,
-  options: EvaluateOptions,
-): Promise<{ prompts: string[]; targets: (number[][] | undefined)[]; begun: number[]; result: GenerateResult }> {
-  const render = opened.renderOptions(task.name);
-  const images: ProcessedImage[] = [];
-  const { answerStart } = options;
-  if (answerStart !== undefined && latents > 0) throw new Error('an answer can be begun only without latent steps');
-  try {
-    const [begun = []] = answerStart === undefined ? [] : await opened.tokenizer.encodeBatch([answerStart]);
-    const rows = [];
-    const prompts: string[] = [];
-    const targets: (number[][] | undefined)[] = [];
-    for (const sample of samples) {
-      const image = await prepared.take(sample.image);
-      images.push(image);
-      targets.push(pickTargetTokens(sample, image));
-      const tokenized = await tokenizeSample(sample, image.tokens, 'infer', render);
-      prompts.push(opened.tokenizer.decode(tokenized.promptIds));
-      rows.push(renderInference(tokenized, latents, begun));
-    }
-    const { eosId } = opened.tokenizer;
-    const batch = collate(rows, images, eosId);
-    const result = generateAll(opened.model, batch, {
-      ...latent,
-      maxNewTokens: options.maxNewTokens,
-      eosIds: [eosId],
-      trace: true,
-      ...(options.traceText && { traceText: true }),
-    });
-    return { prompts, targets, begun, result };
-  } finally {
-    for (const image of images) image.pixels.dispose();
+    const placed = { ...sample, sample, index };
+    if (stored) onRestored(placed, stored);
+    else yield placed;
   }
 }
 

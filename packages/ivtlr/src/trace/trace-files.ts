@@ -1,7 +1,7 @@
 /** Writes what an answer looked at: an image for people and the numbers for programs. */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Answer, Question } from '../engine/answer.ts';
+import type { Answer, Question } from '../engine/ask.ts';
 import { UserError } from '../errors.ts';
 import { writeFileAtomic } from '../files.ts';
 import { choiceLetter } from '../text/prompt.ts';
@@ -70,7 +70,7 @@ export function answerToJson(question: Question, answer: Answer): Record<string,
     choices: [...question.choices],
     answer: answer.text,
     autoregressiveSteps: answer.autoregressiveSteps,
-    latentSteps: answer.trace.length,
+    latentSteps: answer.picked.length,
     generatedTokens: answer.tokens.length,
     seconds: answer.seconds,
     tokenGrid: answer.tokenGrid,
