@@ -128,7 +128,7 @@ function emit(op, k, used) {
       return `${argName}: ${arg.type}${arg.optional ? ' | undefined' : ''}`;
     })
     .reverse();
-  const call = `native.callOp(resolve(${k})${op.args.map((arg) => `, ${safe(arg.name)}`).join('')})`;
+  const call = `native.callOp(resolve(${k}, arguments.length, ${op.args.length})${op.args.map((arg) => `, ${safe(arg.name)}`).join('')})`;
   const strip = (type) => (type === 'readonly Tensor[]' ? 'Tensor[]' : type.replace(/^readonly /, ''));
   let body;
   let type;

@@ -75,6 +75,8 @@ NAPI_MODULE_INIT() {
         {"shareBuffer", share_buffer},
         {"copyBytes", copy_bytes},
         {"release", release_many},
+        {"watch", watch_owner},
+        {"sweep", sweep_dead},
         {"live", live},
         {"setRequiresGrad", set_requires_grad},
         {"getGrad", get_grad},

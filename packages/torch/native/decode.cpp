@@ -116,6 +116,10 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
 // to it, the result in x's. aten::to, cat, neg, mul, add.
 Tensor rotate(const Tensor& x, const Tensor& cos, const Tensor& sin) {
   TORCH_CHECK(x.dim() == 4 && x.size(3) % 2 == 0, "rotate: x should be (B, H, S, E) with E even");
+  for (const Tensor& angles : {cos, sin})
+    TORCH_CHECK(angles.dim() == 4 && (angles.size(0) == x.size(0) || angles.size(0) == 1) && angles.size(1) == 1 &&
+                    angles.size(2) == x.size(2) && angles.size(3) == x.size(3),
+                "rotate: cos and sin should be (B or 1, 1, S, E) for x ", x.sizes(), ", not ", angles.sizes());
   const int64_t half = x.size(3) / 2;
 #ifdef IVTLR_X86
   const auto fits = [&](const Tensor& angle) {
@@ -152,6 +156,10 @@ Tensor rotate(const Tensor& x, const Tensor& cos, const Tensor& sin) {
 Tensor attend_row(const Tensor& query, const Tensor& keys, const Tensor& values, const std::optional<Tensor>& mask) {
   TORCH_CHECK(query.dim() == 4 && query.size(2) == 1 && keys.dim() == 4 && values.dim() == 4, "attend_row: query should be (B, H, 1, E), keys and values (B, G, T, E)");
   const int64_t B = query.size(0), H = query.size(1), E = query.size(3), G = keys.size(1), T = keys.size(2);
+  TORCH_CHECK(keys.size(0) == B && keys.size(3) == E && values.sizes().equals(keys.sizes()), "attend_row: keys ", keys.sizes(), " and values ",
+              values.sizes(), " do not go with the query ", query.sizes());
+  TORCH_CHECK(G > 0 && H % G == 0, "attend_row: ", H, " query heads cannot share ", G, " key heads evenly");
+  TORCH_CHECK(T > 0 && E > 0, "attend_row: there is nothing to attend to in keys ", keys.sizes());
 #ifdef IVTLR_X86
   const auto fits = [&](const Tensor& x) { return is_plain_bf16(x) && x.size(0) == B && x.size(1) == G && x.size(2) == T && x.size(3) == E && x.stride(3) == 1; };
   const bool masked = mask && mask->defined();

@@ -1,7 +1,10 @@
 #include "handles.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <vector>
+
+#include "convert.h"
 
 namespace ivtlr {
 namespace {
@@ -9,6 +12,7 @@ namespace {
 struct Slot {
   at::Tensor tensor;
   int64_t bytes = 0;  // what this handle was counted for
+  napi_ref owner = nullptr;  // weak: the JavaScript object that is the only user of the handle
 };
 
 template <typename T>
@@ -33,6 +37,7 @@ Table<Slot>& tensors = *new Table<Slot>();
 Table<at::Generator>& generators = *new Table<at::Generator>();
 int64_t bytes_now = 0;
 int64_t bytes_reported = 0;
+int64_t bytes_swept = 0;  // the least since the last sweep
 
 }  // namespace
 
@@ -54,13 +59,37 @@ const at::Tensor& get(int32_t id) {
   return tensors.slots[id].tensor;
 }
 
-void release(int32_t id) {
+void watch(napi_env env, int32_t id, napi_value owner) {
+  get(id);
+  Slot& slot = tensors.slots[id];
+  if (!slot.owner) NAPI_OK(napi_create_reference(env, owner, 0, &slot.owner));
+}
+
+int64_t sweep(napi_env env) {
+  napi_handle_scope handles;
+  NAPI_OK(napi_open_handle_scope(env, &handles));
+  int64_t left = 0;
+  for (size_t id = 1; id < tensors.slots.size(); id++) {
+    if (!tensors.slots[id].owner) continue;
+    napi_value owner = nullptr;
+    NAPI_OK(napi_get_reference_value(env, tensors.slots[id].owner, &owner));
+    if (owner) left++;
+    else release(env, static_cast<int32_t>(id));
+  }
+  NAPI_OK(napi_close_handle_scope(env, handles));
+  bytes_swept = bytes_now;
+  return left;
+}
+
+void release(napi_env env, int32_t id) {
   if (id <= 0 || static_cast<size_t>(id) >= tensors.slots.size()) return;
   Slot& slot = tensors.slots[id];
   if (!slot.tensor.defined()) return;
   bytes_now -= slot.bytes;
   slot.bytes = 0;
   slot.tensor = at::Tensor();
+  if (slot.owner) napi_delete_reference(env, slot.owner);
+  slot.owner = nullptr;
   tensors.free.push_back(id);
 }
 
@@ -82,11 +111,13 @@ void release_generator(int32_t id) {
 }
 
 void report_memory(napi_env env) {
+  bytes_swept = std::min(bytes_swept, bytes_now);
   const int64_t delta = bytes_now - bytes_reported;
   if (delta < (1 << 20) && delta > -(1 << 20)) return;
   int64_t total;
-  napi_adjust_external_memory(env, delta, &total);
   bytes_reported = bytes_now;
+  napi_adjust_external_memory(env, delta, &total);  // may collect garbage
+  if (bytes_now - bytes_swept >= (64 << 20)) sweep(env);
 }
 
 }  // namespace ivtlr

@@ -10,7 +10,11 @@ namespace ivtlr {
 int32_t put(at::Tensor tensor);
 // Throws std::runtime_error when the id names nothing.
 const at::Tensor& get(int32_t id);
-void release(int32_t id);
+void release(napi_env env, int32_t id);
+// From now on the handle goes when the garbage collector has taken `owner`.
+void watch(napi_env env, int32_t id, napi_value owner);
+// Releases the handles whose owners the garbage collector has taken; returns how many it still watches.
+int64_t sweep(napi_env env);
 int64_t live_count();
 int64_t live_bytes();
 
@@ -18,7 +22,8 @@ int32_t put_generator(at::Generator generator);
 const at::Generator& get_generator(int32_t id);
 void release_generator(int32_t id);
 
-// Tells V8 how much memory the handles keep alive, in steps of at least a megabyte.
+// Tells V8 how much memory the handles keep alive, in steps of at least a megabyte, so that it collects garbage in time. As memory grows it
+// also sweeps: finalizers of JavaScript would wait until the running function returns.
 void report_memory(napi_env env);
 
 }  // namespace ivtlr

@@ -47,6 +47,9 @@ Bytes to_bytes(napi_env env, napi_value value) {
   if (!is_typed) throw std::runtime_error("expected a Uint8Array");
   NAPI_OK(napi_get_typedarray_info(env, value, &type, &bytes.length, &bytes.data, &buffer, &offset));
   if (type != napi_uint8_array) throw std::runtime_error("expected a Uint8Array");
+  bool detached = false;
+  NAPI_OK(napi_is_detached_arraybuffer(env, buffer, &detached));
+  if (detached) throw std::runtime_error("the array's ArrayBuffer was transferred, so its memory is no longer here");
   return bytes;
 }
 
@@ -98,9 +101,9 @@ napi_value tensor_shape(napi_env env, napi_callback_info info) {
 napi_value from_bytes(napi_env env, napi_callback_info info) {
   return guarded(env, [&]() -> napi_value {
     const auto args = arguments(env, info, 3);
-    const Bytes bytes = to_bytes(env, args[0]);
     const auto dtype = dtype_from_name(to_string(env, args[1]));
     const auto shape = to_shape(env, args[2]);
+    const Bytes bytes = to_bytes(env, args[0]);  // last: a getter in the shape could still move the memory
     check_size(bytes, shape, dtype);
     at::Tensor tensor = at::empty(shape, at::TensorOptions(dtype));
     if (bytes.length) std::memcpy(tensor.mutable_data_ptr(), bytes.data, bytes.length);
@@ -114,9 +117,9 @@ napi_value share_buffer(napi_env env, napi_callback_info info) {
   return guarded(env, [&]() -> napi_value {
     drop_dead_buffers(env);
     const auto args = arguments(env, info, 3);
-    const Bytes bytes = to_bytes(env, args[0]);
     const auto dtype = dtype_from_name(to_string(env, args[1]));
     const auto shape = to_shape(env, args[2]);
+    const Bytes bytes = to_bytes(env, args[0]);  // last: a getter in the shape could still move the memory
     check_size(bytes, shape, dtype);
     if (reinterpret_cast<uintptr_t>(bytes.data) % c10::elementSize(dtype) != 0)
       throw std::runtime_error("the array's memory is not aligned for this dtype");
@@ -154,9 +157,27 @@ napi_value release_many(napi_env env, napi_callback_info info) {
     if (napi_get_typedarray_info(env, args[0], &type, &length, &data, &buffer, &offset) != napi_ok || type != napi_int32_array)
       throw std::runtime_error("release: expected an Int32Array");
     const size_t count = std::min(static_cast<size_t>(to_int(env, args[1])), length);
-    for (size_t i = 0; i < count; i++) release(static_cast<int32_t*>(data)[i]);
+    for (size_t i = 0; i < count; i++) release(env, static_cast<int32_t*>(data)[i]);
     report_memory(env);
     return undefined(env);
+  });
+}
+
+// watch(tensor, id): the handle is released when the garbage collector has taken the object.
+napi_value watch_owner(napi_env env, napi_callback_info info) {
+  return guarded(env, [&]() -> napi_value {
+    const auto args = arguments(env, info, 2);
+    watch(env, static_cast<int32_t>(to_int(env, args[1])), args[0]);
+    return undefined(env);
+  });
+}
+
+// sweep() -> how many tensors are still watched
+napi_value sweep_dead(napi_env env, napi_callback_info) {
+  return guarded(env, [&]() -> napi_value {
+    const int64_t left = sweep(env);
+    report_memory(env);
+    return number(env, static_cast<double>(left));
   });
 }
 

@@ -1,8 +1,12 @@
+import { markAsUntransferable } from 'node:worker_threads';
 import { type Device, type DType, dtypeOf, type TypedArray } from './dtype.ts';
 import { TorchError } from './errors.ts';
 import { native } from './native.ts';
+import { type Nested, readNested } from './nested.ts';
 import { op } from './op.ts';
 import { type Tensor, wrap } from './tensor.ts';
+
+export type { Nested };
 
 export interface TensorOptions {
   /** Default float32 (int64 for arange of whole numbers, randint and randperm). */
@@ -27,51 +31,19 @@ function replace(before: Tensor, step: (before: Tensor) => Tensor): Tensor {
   return step(spent);
 }
 
-export type Nested = number | bigint | boolean | readonly Nested[];
-
 /**
  * A tensor from nested arrays (rectangular) or a typed array. Numbers become float32 unless `dtype` says otherwise, bigints int64,
- * booleans bool; a typed array keeps its own type. `shape` reshapes a typed array.
+ * booleans bool; a typed array keeps its own type. `shape` reshapes. A `dtype` unlike a typed array's converts as `to()` does.
+ * @throws TorchError when a value of a nested array does not fit the dtype, or the arrays are no rectangle
  */
 export function tensor(data: Nested | TypedArray, options: TensorOptions & { shape?: readonly number[] } = {}): Tensor {
   let made: Tensor;
   if (ArrayBuffer.isView(data)) {
     const array = data as TypedArray;
-    made = fromBytes(
-      new Uint8Array(array.buffer, array.byteOffset, array.byteLength),
-      dtypeOf(array),
-      options.shape ?? [array.length],
-    );
+    made = fromBytes(bytesOf(array), dtypeOf(array), options.shape ?? [array.length]);
   } else {
-    const shape: number[] = [];
-    for (let level: unknown = data; Array.isArray(level); level = level[0]) shape.push(level.length);
-    const flat: (number | bigint | boolean)[] = [];
-    const walk = (value: Nested, depth: number): void => {
-      if (Array.isArray(value)) {
-        if (value.length !== shape[depth])
-          throw new TorchError('tensor', `nested arrays are not rectangular at depth ${depth}`);
-        for (const item of value) walk(item, depth + 1);
-      } else {
-        if (depth !== shape.length)
-          throw new TorchError('tensor', `nested arrays are not rectangular at depth ${depth}`);
-        flat.push(value as number);
-      }
-    };
-    walk(data as Nested, 0);
-    const first = flat[0];
-    if (typeof first === 'bigint' || options.dtype === 'int64') {
-      const fraction = flat.find((v) => typeof v === 'number' && !Number.isInteger(v));
-      if (fraction !== undefined) throw new TorchError('tensor', `${fraction} is no whole number, as int64 needs`);
-      made = tensor(BigInt64Array.from(flat, BigInt), { shape });
-    } else if (typeof first === 'boolean' || options.dtype === 'bool') {
-      made = fromBytes(
-        Uint8Array.from(flat, (v) => (v ? 1 : 0)),
-        'bool',
-        shape,
-      );
-    } else if (options.dtype === 'float64') made = tensor(Float64Array.from(flat, Number), { shape });
-    else if (options.dtype === 'int32') made = tensor(Int32Array.from(flat, Number), { shape });
-    else made = tensor(Float32Array.from(flat, Number), { shape });
+    const { array, dtype, shape } = readNested(data as Nested, options.dtype);
+    made = fromBytes(bytesOf(array), dtype, shape);
     if (options.shape) made = replace(made, (first) => first.reshape(options.shape!));
   }
   if ((options.dtype && options.dtype !== made.dtype) || options.device)
@@ -79,14 +51,41 @@ export function tensor(data: Nested | TypedArray, options: TensorOptions & { sha
   return finish(made, options);
 }
 
+function bytesOf(array: TypedArray): Uint8Array {
+  return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+}
+
 /** A CPU tensor holding a copy of raw little-endian bytes. @throws TorchError when the sizes do not fit. */
 export function fromBytes(bytes: Uint8Array, dtype: DType, shape: readonly number[]): Tensor {
   return wrap(native.fromBytes(bytes, dtype, shape));
 }
 
-/** A CPU tensor over the array's own memory, without a copy: writing one changes the other. The array stays alive with the tensor. */
+/**
+ * A CPU tensor over the array's own memory, without a copy: writing one changes the other. The array stays alive with the tensor, and its
+ * buffer can no longer be transferred to another thread or resized away, since the tensor would then read freed memory.
+ * @throws TorchError when the buffer is resizable or was transferred, is not aligned for the dtype, or has not the size
+ */
 export function shareBytes(bytes: Uint8Array, dtype: DType, shape: readonly number[]): Tensor {
-  return wrap(native.shareBuffer(bytes, dtype, shape));
+  const buffer = bytes.buffer as ArrayBufferLike & { resizable?: boolean };
+  if (buffer.resizable)
+    throw new TorchError(
+      'shareBytes',
+      'the memory of a resizable ArrayBuffer cannot be shared: use fromBytes, which copies',
+    );
+  const made = wrap(native.shareBuffer(bytes, dtype, shape));
+  pin(buffer);
+  return made;
+}
+
+/** Keeps a buffer's memory in its place: postMessage and structuredClone respect the mark, transfer() asks the object itself. */
+function pin(buffer: ArrayBufferLike): void {
+  markAsUntransferable(buffer);
+  for (const name of ['transfer', 'transferToFixedLength'])
+    Object.defineProperty(buffer, name, { value: refuseTransfer });
+}
+
+function refuseTransfer(): never {
+  throw new TorchError('shareBytes', 'a tensor shares this ArrayBuffer, so it cannot be transferred');
 }
 
 export function zeros(shape: readonly number[], o: TensorOptions = {}): Tensor {

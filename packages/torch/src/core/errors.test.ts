@@ -31,6 +31,15 @@ const disposed = () => {
 };
 const long = (...values: number[]) => tensor(values, { dtype: 'int64' });
 
+/** A buffer that can shrink under a tensor. */
+const resizable = (size: number) =>
+  new (ArrayBuffer as new (size: number, options: object) => ArrayBuffer)(size, { maxByteLength: 2 * size });
+const transferred = (size: number) => {
+  const bytes = new Uint8Array(size);
+  structuredClone(bytes.buffer, { transfer: [bytes.buffer] });
+  return bytes;
+};
+
 /** What is wrong, the call, the op it must name, and what the message must say. */
 const TABLE: [string, () => unknown, string, RegExp][] = [
   [
@@ -214,6 +223,18 @@ const TABLE: [string, () => unknown, string, RegExp][] = [
     'aten::relu',
     /takes 1 arguments, got 200/,
   ],
+  [
+    'too many arguments of a generated function',
+    () => (ops.relu as (...args: unknown[]) => unknown)(zeros([1]), 1),
+    'aten::relu',
+    /takes 1 arguments, got 2/,
+  ],
+  [
+    'too many arguments of a function with defaults',
+    () => (ops.add_Tensor as (...args: unknown[]) => unknown)(zeros([1]), zeros([1]), 1, undefined),
+    'aten::add.Tensor',
+    /takes 3 arguments, got 4/,
+  ],
   ['an unknown op', () => call('aten::nope', 'Tensor', 1), '', /unknown op aten::nope.Tensor/],
   ['an unknown overload', () => op('aten::add', 'nope'), '', /unknown op aten::add.nope/],
   ['too few bytes', () => fromBytes(new Uint8Array(3), 'float32', [1]), 'fromBytes', /ask for 4 bytes, got 3/],
@@ -230,6 +251,25 @@ const TABLE: [string, () => unknown, string, RegExp][] = [
     () => shareBytes(new Uint8Array(9).subarray(1), 'float32', [2]),
     'shareBuffer',
     /not aligned/,
+  ],
+  [
+    'sharing memory that may be resized away',
+    () => shareBytes(new Uint8Array(resizable(8)), 'uint8', [8]),
+    'shareBytes',
+    /resizable ArrayBuffer/,
+  ],
+  ['sharing memory that was transferred', () => shareBytes(transferred(8), 'uint8', [0]), 'shareBuffer', /transferred/],
+  ['a copy of memory that was transferred', () => fromBytes(transferred(8), 'uint8', [0]), 'fromBytes', /transferred/],
+  [
+    'memory that goes while it is asked for',
+    () => {
+      const bytes = new Uint8Array(8);
+      const shape = [8];
+      Object.defineProperty(shape, 0, { get: () => structuredClone(8, { transfer: [bytes.buffer] }) });
+      shareBytes(bytes, 'uint8', shape);
+    },
+    'shareBuffer',
+    /transferred/,
   ],
   ['a matrix without an inverse', () => ops.linalg_inv(zeros([2, 2])), 'aten::linalg_inv', /singular/],
   [

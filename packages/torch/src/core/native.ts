@@ -19,6 +19,8 @@ interface Native {
   shareBuffer(bytes: Uint8Array, dtype: string, shape: readonly number[]): number;
   copyBytes(tensor: Handle, into: Uint8Array): void;
   release(ids: Int32Array, count: number): void;
+  watch(owner: Handle, id: number): void;
+  sweep(): number;
   live(): [count: number, bytes: number];
   setRequiresGrad(tensor: Handle, value: boolean): void;
   getGrad(tensor: Handle): number;

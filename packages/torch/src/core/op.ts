@@ -50,11 +50,16 @@ export function operatorSchemas(): string[] {
 // The generated wrappers know their ops by number; names are resolved on first use.
 const resolved: number[] = [];
 
-export function makeResolver(names: readonly string[]): (k: number) => number {
-  return (k) => {
+/**
+ * For the generated functions: the native index of op number `k`. JavaScript itself drops surplus arguments without a word.
+ * @throws TorchError when a function that takes `takes` arguments was given more
+ */
+export function makeResolver(names: readonly string[]): (k: number, given: number, takes: number) => number {
+  return (k, given, takes) => {
+    const full = names[k];
+    if (given > takes) throw new TorchError(full ?? '', `takes ${takes} arguments, got ${given}`);
     const index = resolved[k];
     if (index !== undefined) return index;
-    const full = names[k];
     if (full === undefined) throw new TorchError('', `no generated op has number ${k}`);
     const dot = full.indexOf('.');
     const made = native.findOp(dot < 0 ? full : full.slice(0, dot), dot < 0 ? '' : full.slice(dot + 1))[0];

@@ -199,6 +199,18 @@ test('bytes are counted once for a tensor and its views', () => {
   expect(liveTensorBytes()).toBe(before);
 });
 
+test('a synchronous loop outside any scope frees as it goes', async () => {
+  let most = 0;
+  (() => {
+    for (let i = 0; i < 400; i++) {
+      empty([2 ** 20]).add(1);
+      most = Math.max(most, liveTensorBytes());
+    }
+  })();
+  expect(most).toBeLessThan(2 ** 30); // all of it would be 3.1 GB
+  await collectUntil(() => liveTensorCount() === baseline);
+});
+
 // The objects are tiny for V8, so only the bytes reported to it make it collect; nothing here asks for a collection.
 test('V8 hears of the memory', async () => {
   const size = 32 * 2 ** 20;

@@ -8,32 +8,31 @@ export interface Owned {
 let current: Owned[] | null = null;
 /** All open scopes, the innermost last. */
 const open: Owned[][] = [];
-const finalizer = new FinalizationRegistry<number>((id) => {
-  one[0] = id;
-  native.release(one, 1);
-});
 const one = new Int32Array(1);
 let many = new Int32Array(1024);
-// Handles with a finaliser, so that dispose() can take it back.
-const finalised = new WeakSet<Owned>();
 
-function adopt(owned: Owned): void {
-  if (current) current.push(owned);
-  else {
-    finalizer.register(owned, owned.id, owned);
-    finalised.add(owned);
-  }
-}
+// A full collection takes an object that nothing holds; the handles whose tensors it has taken can go then.
+const collections = new FinalizationRegistry<null>(() => {
+  watching = native.sweep() > 0;
+  if (watching) collections.register({}, null);
+});
+let watching = false;
 
 /** Called for every new handle: it belongs to the innermost scope, or to the garbage collector outside any. */
 export function own(owned: Owned): void {
-  adopt(owned);
+  if (current) {
+    current.push(owned);
+    return;
+  }
+  native.watch(owned, owned.id);
+  if (watching) return;
+  watching = true;
+  collections.register({}, null);
 }
 
 /** Releases a handle now. Doing it twice is harmless. */
 export function release(owned: Owned): void {
   if (owned.id === 0) return;
-  if (finalised.has(owned)) finalizer.unregister(owned);
   one[0] = owned.id;
   owned.id = 0;
   native.release(one, 1);
@@ -81,7 +80,7 @@ export function scope<T>(body: () => T): T {
     let count = 0;
     for (const owned of mine) {
       if (owned.id === 0) continue;
-      if (kept.has(owned)) adopt(owned);
+      if (kept.has(owned)) own(owned);
       else {
         many[count++] = owned.id;
         owned.id = 0;
@@ -107,7 +106,7 @@ export function keep<T>(value: T): T {
       if (index < 0) continue;
       // The scope's list keeps a dead stand-in; the handle moves to no scope.
       open[depth]![index] = { id: 0 };
-      adopt(owned);
+      own(owned);
       break;
     }
   }

@@ -356,3 +356,15 @@ test('shared bytes: no copy, both ways, and alive as long as the tensor', () => 
   view.dispose();
   expect(() => shareBytes(new Uint8Array(9).subarray(1), 'float32', [2])).toThrow(/not aligned/);
 });
+
+test('shared bytes stay where they are: no way to transfer them away under the tensor', () => {
+  const bytes = Uint8Array.of(1, 2, 3, 4);
+  using x = shareBytes(bytes, 'uint8', [4]);
+  const { buffer } = bytes as { buffer: ArrayBuffer & { transfer?: () => ArrayBuffer } };
+  try {
+    structuredClone(buffer, { transfer: [buffer] }); // a copy before Node.js 21, refused since
+  } catch {}
+  expect(() => buffer.transfer!()).toThrow('a tensor shares this ArrayBuffer');
+  bytes[0] = 9;
+  expect(x.toNumbers()).toEqual([9, 2, 3, 4]);
+});

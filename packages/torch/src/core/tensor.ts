@@ -44,7 +44,8 @@ let topkIndex = -1;
 
 /**
  * A libtorch tensor. Made by the factories and ops, never by `new`. Its memory is released by dispose(), by the scope() it was made
- * in, or by the garbage collector; any use afterwards throws a TorchError.
+ * in, or, outside any scope, by the garbage collector; any use afterwards throws a TorchError. The collector runs late: a loop outside
+ * a scope holds some hundred megabytes of dead tensors at a time, where a scope around its body holds none.
  */
 export class Tensor {
   /** Native handle number; 0 once disposed. */

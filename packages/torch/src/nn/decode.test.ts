@@ -10,6 +10,7 @@ import {
   scope,
   type Tensor,
   TorchError,
+  zeros,
 } from '../core/index.ts';
 import * as ops from '../ops.gen.ts';
 import { attendRow, rmsNorm, rotateHalves } from './functional.ts';
@@ -107,6 +108,10 @@ describe('rotateHalves', () => {
     inScope(() => {
       const x = randn([1, 1, 1, 5]);
       expect(() => rotateHalves(x, x, x)).toThrow(/E even/);
+      const even = randn([1, 2, 3, 4]);
+      expect(() => rotateHalves(even, even, even)).toThrow(
+        'cos and sin should be (B or 1, 1, S, E) for x [1, 2, 3, 4]',
+      );
     });
   });
 });
@@ -167,6 +172,29 @@ describe('attendRow', () => {
     inScope(() => {
       const x = randn([1, 2, 2, 32]);
       expect(() => attendRow(x, x, x)).toThrow(/attend_row/);
+    });
+  });
+
+  // Without their own checks ATen divides by the number of key heads.
+  test.each([
+    ['no key heads', [1, 2, 1, 32], [1, 0, 3, 32], '2 query heads cannot share 0 key heads evenly'],
+    ['key heads that do not divide', [1, 3, 1, 32], [1, 2, 3, 32], '3 query heads cannot share 2 key heads evenly'],
+    ['no keys', [1, 2, 1, 32], [1, 2, 0, 32], 'there is nothing to attend to in keys [1, 2, 0, 32]'],
+    ['empty heads', [1, 2, 1, 0], [1, 2, 3, 0], 'there is nothing to attend to in keys [1, 2, 3, 0]'],
+    ['another batch', [2, 2, 1, 32], [1, 2, 3, 32], 'do not go with the query [2, 2, 1, 32]'],
+    ['another head size', [1, 2, 1, 32], [1, 2, 3, 64], 'do not go with the query [1, 2, 1, 32]'],
+  ])('%s', (_, query, keys, message) => {
+    for (const dtype of ['bfloat16', 'float32'] as const)
+      inScope(() => {
+        const k = zeros(keys, { dtype });
+        expect(() => attendRow(zeros(query, { dtype }), k, k)).toThrow(message);
+      });
+  });
+
+  test('values of another length than the keys', () => {
+    inScope(() => {
+      const [q, k, v] = [zeros([1, 2, 1, 32]), zeros([1, 2, 3, 32]), zeros([1, 2, 4, 32])];
+      expect(() => attendRow(q, k, v)).toThrow('keys [1, 2, 3, 32] and values [1, 2, 4, 32]');
     });
   });
 });
