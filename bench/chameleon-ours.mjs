@@ -153,7 +153,7 @@ function answer() {
     const [picture, promptSeconds, latents, decode] = phases.map((ms) => ms / 1000);
     runs.push({ picture, prompt: promptSeconds, latents, decode });
   }
-  const picked = new Set(last.traces[0].flatMap((step) => step.picked));
+  const picked = new Set(last.picked[0].flat());
   return { runs, tokens: last.tokens[0].length, distinct: picked.size, demand: demand(layers), ...peak() };
 }
 

@@ -66,7 +66,7 @@ function measureModel() {
   }
   return {
     runs,
-    picks: last.traces[0].map(({ picked }) => picked.map((index) => index + batch.imageStart[0])),
+    picks: last.picked[0].map((picked) => picked.map((index) => index + batch.imageStart[0])),
     tokens: last.tokens[0],
     peakMegabytes: process.resourceUsage().maxRSS / 1024,
     versions: { node: process.version, libtorch: torchVersion() },
