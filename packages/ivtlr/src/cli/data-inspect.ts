@@ -35,7 +35,12 @@ export function registerDataInspect(data: Command): void {
       'Parquet, JSON lines or JSON file, a folder of them, or owner/name on the hub (default: a fresh sample, or the data set of the task)',
     )
     .addOption(new Option('--split <name>', 'which rows').choices(SPLITS).default('train'))
-    .option('--row <n>', 'row of the split, from 0, rows without an image counted too', wholeNumberWithin(0, MOST.rows), 0)
+    .option(
+      '--row <n>',
+      'row of the split, from 0, rows without an image counted too',
+      wholeNumberWithin(0, MOST.rows),
+      0,
+    )
     .option('--seed <n>', 'seed of fresh samples', seedNumber, 0)
     .option('--stage <n>', 'latent stage', latentStepCount, 0)
     .addOption(

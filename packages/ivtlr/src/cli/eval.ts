@@ -50,9 +50,10 @@ export function registerEval(program: Command): void {
     .option('--resume', 'go on from the answers that --predictions has; they are not asked again')
     .option('--predictions-official <file>', "write the answers in the form of the official code's file for the task")
     .addOption(
-      new Option('--overwrite', 'replace files of answers that are there already; without it they are refused').conflicts(
-        'resume',
-      ),
+      new Option(
+        '--overwrite',
+        'replace files of answers that are there already; without it they are refused',
+      ).conflicts('resume'),
     )
     .option('--json', 'print the results as JSON')
     .action(evaluateModel);
@@ -135,7 +136,9 @@ function whenPresent({ resume, overwrite }: EvalOptions): WhenPresent {
 function requireFreeOutputs(options: EvalOptions): void {
   const { predictions, predictionsOfficial } = options;
   if (predictions !== undefined && predictionsOfficial !== undefined && sameFile(predictions, predictionsOfficial)) {
-    throw new UserError(`--predictions and --predictions-official are both ${predictions}; give each a file of its own`);
+    throw new UserError(
+      `--predictions and --predictions-official are both ${predictions}; give each a file of its own`,
+    );
   }
   const when = whenPresent(options);
   // The official file is written anew from all answers, those of the resumed run included.
@@ -153,7 +156,9 @@ function sameFile(one: string, other: string): boolean {
 
 /** Flags that change which samples are answered, how fast, and what is printed, but no answer. */
 const WITHOUT_INFLUENCE = new Set(
-  'model data task split ablation limit rows batch threads onBadRow predictions predictionsOfficial resume overwrite json'.split(' '),
+  'model data task split ablation limit rows batch threads onBadRow predictions predictionsOfficial resume overwrite json'.split(
+    ' ',
+  ),
 );
 
 /** What answers depend on: runs with the same parts may share a predictions file. */
@@ -167,12 +172,17 @@ async function describeRun(options: EvalOptions, evaluation: Evaluation, ablatio
     program: version(),
     model: `${resolve(folder)} ${modelFingerprint([folder, opened.folder])}`,
     settings: JSON.stringify(opened.settings),
-    task: options.task !== undefined && isTaskFile(options.task) ? `${task.name} ${fingerprint([options.task])}` : task.name,
+    task:
+      options.task !== undefined && isTaskFile(options.task)
+        ? `${task.name} ${fingerprint([options.task])}`
+        : task.name,
     split,
     data: data === null ? 'fresh' : `${resolve(data)} ${fingerprint(await findDataFiles(data, split))}`,
     ablation,
     // Swapped latent steps come from the other samples of the batch.
     ...(!options.ablation.includes('full') && { batch: String(batch) }),
-    ...Object.fromEntries(flags.map(([name, value]) => [name, typeof value === 'string' ? value : JSON.stringify(value)])),
+    ...Object.fromEntries(
+      flags.map(([name, value]) => [name, typeof value === 'string' ? value : JSON.stringify(value)]),
+    ),
   };
 }

@@ -30,7 +30,10 @@ export const DEFAULT_BATCH = { generated: 50, stored: 8 };
 export function addEvaluationFlags(command: Command): Command {
   command
     .requiredOption('--model <folder>', 'model folder, or owner/name on the hub')
-    .option('--task <name>', `task, or a file such as ./my-task.mjs that holds one (default: the one the model was trained on)`)
+    .option(
+      '--task <name>',
+      `task, or a file such as ./my-task.mjs that holds one (default: the one the model was trained on)`,
+    )
     .option('--limit <n>', `samples to answer (default: all of --data, or ${GENERATED_SAMPLES} fresh ones)`, rowCount)
     .addOption(new Option('--rows <n>', 'the same as --limit').argParser(rowCount).conflicts('limit').hideHelp())
     .option('--seed <n>', 'seed of fresh samples and of random patches', seedNumber, 0)

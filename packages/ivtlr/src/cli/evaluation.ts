@@ -60,7 +60,11 @@ export async function openEvaluation(flags: EvaluationFlags, latents?: number): 
   const skipped = new SkippedRows();
   const onBad = skipped.handler(flags);
   const batch = flags.batch ?? DEFAULT_BATCH[data === undefined ? 'generated' : 'stored'];
-  requireRoomForAnswers(opened, { rows: Math.min(batch, limit), latentSteps: latents, maxNewTokens: flags.maxNewTokens });
+  requireRoomForAnswers(opened, {
+    rows: Math.min(batch, limit),
+    latentSteps: latents,
+    maxNewTokens: flags.maxNewTokens,
+  });
   let passes = 0;
   return {
     ...{ opened, folder, task, split, batch, skipped },
@@ -69,7 +73,12 @@ export async function openEvaluation(flags: EvaluationFlags, latents?: number): 
     samples: () => {
       if (!data) return generatedSamples(task, seed, split as Split, limit);
       const first = passes++ === 0;
-      return streamSamples(data, task, { split, limit, columnNames: column, onBad: onBad && (first ? onBad : () => {}) });
+      return streamSamples(data, task, {
+        split,
+        limit,
+        columnNames: column,
+        onBad: onBad && (first ? onBad : () => {}),
+      });
     },
     total: Number.isFinite(limit) ? limit : null,
   };

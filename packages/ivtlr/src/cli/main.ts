@@ -7,9 +7,9 @@ import { registerConvert } from './convert.ts';
 import { registerData } from './data.ts';
 import { registerDemo } from './demo.ts';
 import { registerDoctor } from './doctor.ts';
+import { refuseEmptyValues } from './empty-values.ts';
 import { registerEval } from './eval.ts';
 import { registerInfer } from './infer.ts';
-import { refuseEmptyValues } from './empty-values.ts';
 import { registerTrain } from './train.ts';
 import { version } from './version.ts';
 

@@ -13,7 +13,14 @@ export function wholeNumberWithin(least: number, most: number): (text: string) =
 }
 
 /** What one machine can be asked for. Larger numbers are slips, which would take memory or time without end. */
-export const MOST = { rows: 1e9, batch: 4096, threads: 1024, latents: 1000, patches: 16384, newTokens: 131072 } as const;
+export const MOST = {
+  rows: 1e9,
+  batch: 4096,
+  threads: 1024,
+  latents: 1000,
+  patches: 16384,
+  newTokens: 131072,
+} as const;
 
 /** 0 to 2^32 - 1: what every generator of random numbers here takes whole. */
 export const seedNumber = wholeNumberWithin(0, 2 ** 32 - 1);

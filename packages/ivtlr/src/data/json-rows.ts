@@ -63,7 +63,9 @@ async function* lineByLine(path: string): AsyncGenerator<Unparsed> {
 function* listed(path: string): Generator<Unparsed> {
   const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
   if (size > MAX_LIST) {
-    throw new UserError(`${path} is larger than ${MAX_LIST >> 20} MiB; write it as JSON lines (.jsonl), one row a line`);
+    throw new UserError(
+      `${path} is larger than ${MAX_LIST >> 20} MiB; write it as JSON lines (.jsonl), one row a line`,
+    );
   }
   const list = readJson(path, 'data file');
   if (!Array.isArray(list)) throw new UserError(`${path} should hold a list of rows: [{..}, {..}]`);

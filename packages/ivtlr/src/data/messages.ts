@@ -71,6 +71,7 @@ function fromAnswer(text: string, row: Row, place: string): { answer: unknown; r
 function onlyImage(row: Row, place: string): unknown {
   const images = row.images ?? null;
   if (!Array.isArray(images)) return images;
-  if (images.length > 1) throw new UserError(`${place}, column images: ${images.length} images; one a question is supported`);
+  if (images.length > 1)
+    throw new UserError(`${place}, column images: ${images.length} images; one a question is supported`);
   return images[0] ?? null;
 }

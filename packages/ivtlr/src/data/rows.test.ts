@@ -2,8 +2,8 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { writeParquet } from './parquet.ts';
 import { UserError } from '../errors.ts';
+import { writeParquet } from './parquet.ts';
 import { type BadRows, imageField, type PlacedRow } from './row.ts';
 import { readRows } from './rows.ts';
 
@@ -28,7 +28,9 @@ test('files of both kinds follow each other, and rows count on', async () => {
   writeFileSync(lines, '{"image":null}\nbroken\n{"image":null}\n');
   const bad: BadRows[] = [];
   const places: [number, string][] = [];
-  for await (const { index, place } of readRows([table, lines, table], { required: ['image'] }, (rows) => bad.push(rows))) {
+  for await (const { index, place } of readRows([table, lines, table], { required: ['image'] }, (rows) =>
+    bad.push(rows),
+  )) {
     places.push([index, place]);
   }
   expect(places.map(([index]) => index)).toEqual([0, 1, 2, 3, 5, 6, 7, 8]);
@@ -92,9 +94,12 @@ test('columns of other names, in both formats; a name that is wrong is an error'
   for await (const { row } of readRows([lines, table], wanted)) found.push(row);
   for (const row of found) expect(row).toMatchObject({ question: 'q', topic: 't', domain: null });
   expect(found.map((row) => imageField(row, 'image', 'p')?.kind)).toEqual(['encoded', 'encoded']);
-  const reading = (more: Record<string, string>) => readRows([lines, table], { ...wanted, names: { ...names, ...more } }).next();
+  const reading = (more: Record<string, string>) =>
+    readRows([lines, table], { ...wanted, names: { ...names, ...more } }).next();
   await expect(reading({ prompt: 'question' })).rejects.toThrow(
     'there is no column prompt to take from another; the columns are question, image, topic, domain',
   );
-  await expect(reading({ domain: 'field' })).rejects.toThrow(/named\.jsonl line 1 has no column field; its columns are/);
+  await expect(reading({ domain: 'field' })).rejects.toThrow(
+    /named\.jsonl line 1 has no column field; its columns are/,
+  );
 });

@@ -31,7 +31,9 @@ export async function* readRows(
   const known = [...required, ...optional];
   const unknown = Object.keys(names).filter((column) => !known.includes(column));
   if (unknown.length > 0) {
-    throw new UserError(`there is no column ${unknown.join(', ')} to take from another; the columns are ${known.join(', ')}`);
+    throw new UserError(
+      `there is no column ${unknown.join(', ')} to take from another; the columns are ${known.join(', ')}`,
+    );
   }
   const nameOf = (column: string) => (Object.hasOwn(names, column) ? names[column]! : column);
   // A column that the user names must be there.

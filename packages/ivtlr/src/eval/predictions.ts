@@ -84,7 +84,9 @@ export class PredictionFile {
     const differing = differingParts(run as RunKey, this.#run);
     if (differing.length > 0) {
       const parts = differing.map(([part, theirs, ours]) => `${part} (there ${theirs}, now ${ours})`).join(', ');
-      throw new UserError(`${place}: the answer belongs to a run with another ${parts}; give another --predictions file`);
+      throw new UserError(
+        `${place}: the answer belongs to a run with another ${parts}; give another --predictions file`,
+      );
     }
     const latents = latentSteps as number;
     return {

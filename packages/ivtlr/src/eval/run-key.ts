@@ -24,7 +24,8 @@ export function fingerprint(files: readonly string[]): string {
   for (const file of files) {
     try {
       const { size, mtimeMs } = statSync(file);
-      const content = size > READ_UP_TO ? String(mtimeMs) : createHash('sha256').update(readFileSync(file)).digest('hex');
+      const content =
+        size > READ_UP_TO ? String(mtimeMs) : createHash('sha256').update(readFileSync(file)).digest('hex');
       hash.update(`${basename(file)}\0${size}\0${content}\n`);
     } catch (error) {
       throw new UserError(`cannot read ${file}: ${(error as Error).message}`);

@@ -10,7 +10,10 @@ import { scoreLetters } from './scorers.ts';
 import type { Task } from './task.ts';
 
 const columnsSchema = z.array(z.string().min(1));
-const functionSchema = z.custom<(...args: never[]) => unknown>((value) => typeof value === 'function', 'should be a function');
+const functionSchema = z.custom<(...args: never[]) => unknown>(
+  (value) => typeof value === 'function',
+  'should be a function',
+);
 
 /** What a file has to export, and what it may. */
 const taskSchema = z.strictObject({
