@@ -90,7 +90,9 @@ describe('what is wrong is said', () => {
     );
     const path = await writeRows('lacking.parquet');
     await expect(collect([path], ['id', 'answer', 'topic'])).rejects.toThrow(
-      new UserError(`${path} has no column answer, topic; its columns are id, choices, image`),
+      new UserError(
+        `${path} has no column answer, topic; its columns are id, choices, image (one under another name is taken with --column answer=NAME, in a recipe with data.columns)`,
+      ),
     );
   });
 

@@ -31,7 +31,7 @@ export class ImageFile {
 /** @param place a file, or a row of it */
 export function noColumn(place: string, missing: readonly string[], present: readonly string[]): UserError {
   return new UserError(
-    `${place} has no column ${missing.join(', ')}; its columns are ${present.join(', ')} (--column NAME=THEIRS takes one of another name)`,
+    `${place} has no column ${missing.join(', ')}; its columns are ${present.join(', ')} (one under another name is taken with --column ${missing[0]}=NAME, in a recipe with data.columns)`,
   );
 }
 
