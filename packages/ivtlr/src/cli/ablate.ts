@@ -1,7 +1,7 @@
 /** `ivtlr ablate`: does the latent step do anything? One table of a model whole and with parts of its latent steps changed. */
 import type { Command } from 'commander';
-import { wholeNumber } from './data-flags.ts';
 import { addEvaluationFlags, type EvaluationFlags } from './evaluation-flags.ts';
+import { wholeNumberWithin } from './number-flags.ts';
 import { Progress } from './progress.ts';
 import { renderTable } from './table.ts';
 
@@ -15,7 +15,7 @@ export function registerAblate(program: Command): void {
     .command('ablate')
     .description('does the latent step do anything? the model whole and with parts taken away, on the same samples');
   addEvaluationFlags(command)
-    .option('--max-latents <n>', 'try every number of latent steps from 0 to this', wholeNumber, 5)
+    .option('--max-latents <n>', 'try every number of latent steps from 0 to this', wholeNumberWithin(0, 64), 5)
     .option('--json', 'print the results as JSON')
     .action(runAblations);
 }
@@ -24,8 +24,11 @@ async function runAblations(flags: AblateFlags): Promise<void> {
   const { ablate, ablationTable } = await import('../eval/ablate.ts');
   const { toReport } = await import('../eval/report.ts');
   const { openEvaluation } = await import('./evaluation.ts');
-  const { opened, task, samples, total, skipped, batch, imageThreads } = await openEvaluation(flags);
-  const { maxNewTokens, maxLatents, seed, split, model } = flags;
+  const { opened, task, split, samples, total, skipped, batch, imageThreads } = await openEvaluation(
+    flags,
+    flags.maxLatents,
+  );
+  const { maxNewTokens, maxLatents, seed, model } = flags;
   let current: { title: string; progress: Progress } | null = null;
   const rows = await ablate(opened, task, samples, {
     ...{ batch, imageThreads, maxNewTokens, maxLatents, seed },

@@ -4,8 +4,8 @@ import type { Command } from 'commander';
 import type { Analysis } from '../eval/analyze.ts';
 import { writeFileAtomic } from '../files.ts';
 import type { Series } from '../trace/step-plot.ts';
-import { wholeNumber } from './data-flags.ts';
 import { addEvaluationFlags, type EvaluationFlags } from './evaluation-flags.ts';
+import { latentStepCount } from './number-flags.ts';
 import { Progress } from './progress.ts';
 
 interface AnalyzeFlags extends EvaluationFlags {
@@ -27,21 +27,21 @@ export function registerAnalyze(program: Command): void {
   addEvaluationFlags(command)
     .requiredOption('--out <folder>', 'where attention-ratio.png, focus.png, coverage.png and analysis.json go')
     .option('--against <folder>', 'a second model, such as one that writes its steps, drawn beside the first')
-    .option('--latents <n>', 'latent steps of the first model (default: as trained)', wholeNumber)
+    .option('--latents <n>', 'latent steps of the first model (default: as trained)', latentStepCount)
     .option('--json', 'print the numbers too')
     .action(runAnalysis);
 }
 
 async function runAnalysis(flags: AnalyzeFlags): Promise<void> {
   const { drawStepPlot } = await import('../trace/step-plot.ts');
-  const { task, skipped, analysis } = await analyzeModel(flags, flags.model, flags.latents);
-  const other = flags.against ? await analyzeModel({ ...flags, task }, flags.against) : null;
+  const { task, split, skipped, analysis } = await analyzeModel(flags, flags.model, flags.latents);
+  const other = flags.against ? await analyzeModel({ ...flags, task: flags.task ?? task }, flags.against) : null;
   skipped.report();
   const models = [
     { model: flags.model, ...analysis },
     ...(other ? [{ model: flags.against!, ...other.analysis }] : []),
   ];
-  const { seed, split, out } = flags;
+  const { seed, out } = flags;
   const text = `${JSON.stringify({ task, seed, split, skipped: skipped.rows, models }, null, 2)}\n`;
   const files: [name: string, bytes: string | Uint8Array][] = [['analysis.json', text]];
   const ratio = { title: 'Attention ratio', label: 'on picked patches / on text' };
@@ -65,7 +65,10 @@ async function runAnalysis(flags: AnalyzeFlags): Promise<void> {
 async function analyzeModel(flags: EvaluationFlags, model: string, latents?: number) {
   const { analyze } = await import('../eval/analyze.ts');
   const { openEvaluation } = await import('./evaluation.ts');
-  const { opened, task, samples, total, skipped, batch, imageThreads } = await openEvaluation({ ...flags, model });
+  const { opened, task, split, samples, total, skipped, batch, imageThreads } = await openEvaluation(
+    { ...flags, model },
+    latents,
+  );
   const progress = new Progress({ label: model, unit: 'samples', ...(total !== null && { total }) });
   try {
     const analysis = await analyze(opened, task, samples(), {
@@ -79,7 +82,7 @@ async function analyzeModel(flags: EvaluationFlags, model: string, latents?: num
         return true;
       },
     });
-    return { task: task.name, skipped, analysis };
+    return { task: task.name, split, skipped, analysis };
   } finally {
     progress.finish();
     opened.model.module.dispose();

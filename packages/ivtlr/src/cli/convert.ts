@@ -8,6 +8,7 @@ interface ConvertFlags {
   alpha: number;
   dtype?: 'float32' | 'bfloat16' | 'float16';
   task?: string;
+  json?: boolean;
 }
 
 export function registerConvert(program: Command): void {
@@ -26,6 +27,7 @@ export function registerConvert(program: Command): void {
       new Option('--dtype <name>', 'of the weights (default: as stored)').choices(['float32', 'bfloat16', 'float16']),
     )
     .option('--task <name>', 'task it was trained on, to be remembered with the model')
+    .option('--json', 'print one JSON object')
     .action(convert);
 }
 
@@ -57,6 +59,11 @@ async function convert(checkpoint: string, out: string, flags: ConvertFlags): Pr
     (progress as Progress | null)?.finish();
     const { weights, adapters, rank, vocabulary, files, adapterFolder, skipped } = result;
     if (skipped.length > 0) process.stderr.write(`not tensors, left out: ${skipped.slice(0, 10).join(', ')}\n`);
+    if (flags.json) {
+      const made = { out, weights, adapters, rank, vocabulary, files, merged: merge ?? false, adapterFolder, skipped };
+      process.stdout.write(`${JSON.stringify(made)}\n`);
+      return;
+    }
     const lora = adapters > 0 ? `${adapters} adapters of rank ${rank}${merge ? ' merged' : ''}` : 'no adapters';
     process.stdout.write(
       `${out}: ${weights} weights in ${files} file${files > 1 ? 's' : ''}, vocabulary ${vocabulary}, ${lora}\n`,

@@ -5,9 +5,11 @@ import type { InspectedSample, TokenRun } from '../inspect/inspect-sample.ts';
 import { DATASETS } from '../tasks/datasets.ts';
 import type { IndexedSample } from '../tasks/read-samples.ts';
 import { SPLITS, type Split, type Task } from '../tasks/task.ts';
-import { addBadRowFlag, type BadRowFlags, SkippedRows, wholeNumber } from './data-flags.ts';
+import { addReadingFlags, type ReadingFlags, SkippedRows } from './data-flags.ts';
+import { latentStepCount, MOST, seedNumber, wholeNumberWithin } from './number-flags.ts';
+import { printable } from './printable.ts';
 
-interface InspectFlags extends BadRowFlags {
+interface InspectFlags extends ReadingFlags {
   data?: string;
   split: Split;
   row: number;
@@ -26,25 +28,30 @@ export function registerDataInspect(data: Command): void {
   const command = data
     .command('inspect')
     .description('one row as a model is trained on it')
-    .argument('<task>', 'how the row is read')
+    .argument('<task>', 'how the row is read: a task, or a file that holds one')
     .requiredOption('--model <folder>', 'model folder, or owner/name on the hub; its weights are not read')
     .option(
       '--data <folder>',
-      'Parquet or JSON lines file, a folder of them, or owner/name on the hub (default: a fresh sample, or the data set of the task)',
+      'Parquet, JSON lines or JSON file, a folder of them, or owner/name on the hub (default: a fresh sample, or the data set of the task)',
     )
     .addOption(new Option('--split <name>', 'which rows').choices(SPLITS).default('train'))
-    .option('--row <n>', 'row of the split, from 0, rows without an image counted too', wholeNumber, 0)
-    .option('--seed <n>', 'seed of fresh samples', wholeNumber, 0)
-    .option('--stage <n>', 'latent stage', wholeNumber, 0)
+    .option(
+      '--row <n>',
+      'row of the split, from 0, rows without an image counted too',
+      wholeNumberWithin(0, MOST.rows),
+      0,
+    )
+    .option('--seed <n>', 'seed of fresh samples', seedNumber, 0)
+    .option('--stage <n>', 'latent stage', latentStepCount, 0)
     .addOption(
       new Option('--profile <name>', "prompt wording (default: the model's)").choices(['official', 'consistent']),
     )
-    .option('--max-steps <n>', 'most pieces a rationale is cut into', wholeNumber, 3)
-    .option('--max-latent-stage <n>', 'last stage that drops one more step', wholeNumber, 5)
+    .option('--max-steps <n>', 'most pieces a rationale is cut into', latentStepCount, 3)
+    .option('--max-latent-stage <n>', 'last stage that drops one more step', latentStepCount, 5)
     .option('--no-pad-latent-to-max', 'beyond the last stage, no more latent steps than written ones')
     .option('--png <file>', 'where the image with its token grid goes', 'inspect.png')
     .option('--json', 'print one JSON object');
-  addBadRowFlag(command).action((task: string, flags: InspectFlags) => inspect(task, flags));
+  addReadingFlags(command).action((task: string, flags: InspectFlags) => inspect(task, flags));
 }
 
 async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
@@ -53,9 +60,9 @@ async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
   const { inspectSample } = await import('../inspect/inspect-sample.ts');
   const { readReasoningSettings } = await import('../engine/model-folder.ts');
   const { writeFileAtomic } = await import('../files.ts');
-  const { findTask } = await import('../tasks/registry.ts');
+  const { loadTask } = await import('../tasks/task-file.ts');
   const { drawTokenGrid } = await import('../trace/token-grid-image.ts');
-  const task = findTask(taskName);
+  const task = await loadTask(taskName);
   const { stage, maxSteps, maxLatentStage, padLatentToMax } = flags;
   const model = await modelFolder(flags.model);
   const profile = flags.profile ?? readReasoningSettings(model, folderFamily(model)).profile;
@@ -79,12 +86,14 @@ async function findSample(task: Task, flags: InspectFlags): Promise<IndexedSampl
   }
   const { dataFolder } = await import('../hub/resolve.ts');
   const { streamSamples } = await import('../tasks/read-samples.ts');
-  const data = await dataFolder(flags.data ?? DATASETS[task.name]!.repo);
+  const source = flags.data ?? DATASETS[task.name]?.repo;
+  if (source === undefined) throw new UserError(`task ${task.name} has no data set on the hub; give --data`);
+  const data = await dataFolder(source);
   const skipped = new SkippedRows();
   const onBad = skipped.handler(flags);
   let last = -1;
   try {
-    for await (const sample of streamSamples(data, task, { split, ...(onBad && { onBad }) })) {
+    for await (const sample of streamSamples(data, task, { split, onBad, columnNames: flags.column })) {
       last = sample.rowIndex;
       if (last === row) return sample;
       if (last > row) throw new UserError(`row ${row} of ${data} has no image${onBad ? ', or was skipped' : ''}`);
@@ -140,14 +149,4 @@ export function describe(sample: InspectedSample, profile: string, colour: boole
     return paint(kind, `[${kind}, ${count} ${count === 1 ? 'token' : 'tokens'}]${shown}`);
   });
   return [...lines.map(printable), ...runs].join('\n');
-}
-
-/** Control characters of the data must not reach the terminal as commands. */
-function printable(text: string): string {
-  const characters = [...text].map((character) => {
-    const code = character.codePointAt(0)!;
-    const harmless = code === 9 || code === 10 || (code >= 32 && code < 127) || code >= 160;
-    return harmless ? character : `\\x${code.toString(16).padStart(2, '0')}`;
-  });
-  return characters.join('');
 }

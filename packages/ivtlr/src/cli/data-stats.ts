@@ -4,11 +4,12 @@ import type { LengthSummary } from '../data/lengths.ts';
 import { UserError } from '../errors.ts';
 import { DATASETS } from '../tasks/datasets.ts';
 import { SPLITS, type Split } from '../tasks/task.ts';
-import { addBadRowFlag, type BadRowFlags, SkippedRows, wholeNumber } from './data-flags.ts';
+import { addReadingFlags, type ReadingFlags, SkippedRows } from './data-flags.ts';
+import { latentStepCount, rowCount } from './number-flags.ts';
 import { Progress } from './progress.ts';
 import { type Column, renderTable } from './table.ts';
 
-interface StatsFlags extends BadRowFlags {
+interface StatsFlags extends ReadingFlags {
   data?: string;
   split?: Split;
   model?: string;
@@ -25,27 +26,27 @@ export function registerDataStats(data: Command): void {
   const command = data
     .command('stats')
     .description('counts, lengths, steps, answers and topics of a data set')
-    .argument('<task>', 'how its rows are read')
+    .argument('<task>', 'how its rows are read: a task, or a file that holds one')
     .option(
       '--data <folder>',
-      'Parquet or JSON lines file, a folder of them, or owner/name on the hub (default: the data set of the task)',
+      'Parquet, JSON lines or JSON file, a folder of them, or owner/name on the hub (default: the data set of the task)',
     )
     .addOption(new Option('--split <name>', 'one split only (default: all files)').choices(SPLITS))
     .option('--model <folder>', 'count tokens as this model does; its weights are not read')
     .addOption(new Option('--profile <name>', 'prompt wording').choices(['official', 'consistent']))
-    .option('--max-steps <n>', 'most pieces a rationale is cut into', wholeNumber, 3)
-    .option('--limit <n>', 'first samples only', wholeNumber)
+    .option('--max-steps <n>', 'most pieces a rationale is cut into', latentStepCount, 3)
+    .option('--limit <n>', 'first samples only', rowCount)
     .option('--json', 'print one JSON object');
-  addBadRowFlag(command).action((task: string, flags: StatsFlags) => stats(task, flags));
+  addReadingFlags(command).action((task: string, flags: StatsFlags) => stats(task, flags));
 }
 
 async function stats(taskName: string, flags: StatsFlags): Promise<void> {
   const { gatherStats } = await import('../inspect/data-stats.ts');
   const { openWithoutWeights } = await import('../engine/families.ts');
   const { dataFolder, modelFolder } = await import('../hub/resolve.ts');
-  const { findTask } = await import('../tasks/registry.ts');
+  const { loadTask } = await import('../tasks/task-file.ts');
   const { streamSamples } = await import('../tasks/read-samples.ts');
-  const task = findTask(taskName);
+  const task = await loadTask(taskName);
   const skipped = new SkippedRows();
   const onBad = skipped.handler(flags);
   const { split, limit, model, maxSteps } = flags;
@@ -55,9 +56,8 @@ async function stats(taskName: string, flags: StatsFlags): Promise<void> {
   const opened =
     model === undefined ? null : openWithoutWeights(await modelFolder(model), flags.profile ?? 'consistent');
   const samples = streamSamples(data, task, {
-    ...(split && { split }),
+    ...{ split, onBad, columnNames: flags.column },
     ...(limit !== undefined && { limit }),
-    ...(onBad && { onBad }),
   });
   const progress = new Progress({ label: 'reading', unit: 'samples' });
   const result = await gatherStats(samples, task, { opened, maxSteps, onSample: (done) => progress.update(done) });

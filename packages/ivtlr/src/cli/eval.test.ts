@@ -54,7 +54,7 @@ it('goes on after Ctrl-C where it stopped, to the same answers', async () => {
   expect(ids).toEqual(Array.from({ length: 40 }, (_, i) => `dominoes-test-seed0-hops3-of7-${i}`));
   expect(await failure('eval', '--model', model, ...args, '--resume', '--mode', 'coconut')).toMatchObject({
     code: 2,
-    stderr: expect.stringContaining('mode ivt-lr'),
+    stderr: expect.stringContaining('mode (there ivt-lr, now coconut)'),
   });
 });
 
@@ -79,8 +79,13 @@ it('names the rows of stored data in official prediction files, and counts rows 
   expect(Object.keys(JSON.parse(readFileSync(official, 'utf8')).results)).toEqual(['1', '3']);
   expect(await failure('eval', '--model', model, ...args)).toMatchObject({
     code: 2,
+    stderr: expect.stringContaining(`${official} is there already`),
+  });
+  expect(await failure('eval', '--model', model, ...args, '--overwrite')).toMatchObject({
+    code: 2,
     stderr: expect.stringContaining('broken.png'),
   });
+  expect(Object.keys(JSON.parse(readFileSync(official, 'utf8')).results)).toEqual(['1', '3']);
 });
 
 it('answers in four modes', async () => {

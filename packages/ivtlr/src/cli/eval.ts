@@ -1,16 +1,20 @@
 /** `ivtlr eval`: accuracy, autoregressive steps and time of a model on a task, whole or with parts of its latent steps taken away. */
+import { statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { type Command, Option } from 'commander';
 import { UserError } from '../errors.ts';
+import { refuseExisting, type WhenPresent } from '../eval/appended-lines.ts';
 import { MODES, planRuns } from '../eval/modes.ts';
+import type { RunKey } from '../eval/run-key.ts';
 import type { AnsweredSample } from '../eval/runner.ts';
 import { writeFileAtomic } from '../files.ts';
 import { ABLATIONS } from '../latent/options.ts';
-import { wholeNumber } from './data-flags.ts';
 import type { Evaluation } from './evaluation.ts';
 import { addEvaluationFlags, type EvaluationFlags } from './evaluation-flags.ts';
+import { latentStepCount } from './number-flags.ts';
 import { Progress } from './progress.ts';
 import { renderTable } from './table.ts';
+import { version } from './version.ts';
 
 interface EvalOptions extends EvaluationFlags {
   mode: string;
@@ -19,6 +23,7 @@ interface EvalOptions extends EvaluationFlags {
   predictions?: string;
   predictionsOfficial?: string;
   resume?: boolean;
+  overwrite?: boolean;
   json?: boolean;
 }
 
@@ -32,7 +37,7 @@ export function registerEval(program: Command): void {
         .choices(Object.keys(MODES))
         .default('ivt-lr'),
     )
-    .option('--latents <n>', 'latent steps (default: as trained)', wholeNumber)
+    .option('--latents <n>', 'latent steps (default: as trained)', latentStepCount)
     .addOption(
       new Option(
         '--ablation <names...>',
@@ -41,9 +46,15 @@ export function registerEval(program: Command): void {
         .choices([...Object.keys(ABLATIONS), 'all'])
         .default(['full'], 'full'),
     )
-    .option('--predictions <file>', 'write every answer as JSON lines, batch by batch')
+    .option('--predictions <file>', 'write every answer as JSON lines, as soon as it is there')
     .option('--resume', 'go on from the answers that --predictions has; they are not asked again')
     .option('--predictions-official <file>', "write the answers in the form of the official code's file for the task")
+    .addOption(
+      new Option(
+        '--overwrite',
+        'replace files of answers that are there already; without it they are refused',
+      ).conflicts('resume'),
+    )
     .option('--json', 'print the results as JSON')
     .action(evaluateModel);
 }
@@ -59,17 +70,18 @@ async function evaluateModel(options: EvalOptions): Promise<void> {
   if (options.latents !== undefined && MODES[options.mode]!.ablation.latents === 0) {
     throw new UserError(`--mode ${options.mode} has no latent steps; leave out --latents`);
   }
+  requireFreeOutputs(options);
   const { evaluate } = await import('../eval/runner.ts');
   const { groupTable, resultTable, toReport } = await import('../eval/report.ts');
   const { PredictionFile } = await import('../eval/predictions.ts');
   const { openEvaluation } = await import('./evaluation.ts');
-  const evaluation = await openEvaluation(options);
-  const { opened, task, samples, total, skipped, batch, imageThreads } = evaluation;
+  const evaluation = await openEvaluation(options, options.latents);
+  const { opened, task, split, samples, total, skipped, batch, imageThreads } = evaluation;
   const results = [];
   const answers: AnsweredSample[] = [];
   for (const { name, ablation, answerStart } of runs) {
     const file = options.predictions
-      ? new PredictionFile(options.predictions, describeRun(options, evaluation, name), options.resume ?? false)
+      ? new PredictionFile(options.predictions, await describeRun(options, evaluation, name), whenPresent(options))
       : null;
     if (file && file.stored > 0) process.stderr.write(`${file.stored} answers are there already\n`);
     const progress = new Progress({ label: name, unit: 'samples', ...(total !== null && { total }) });
@@ -106,7 +118,7 @@ async function evaluateModel(options: EvalOptions): Promise<void> {
   }
   skipped.report();
   if (options.json) {
-    const { model, mode, seed, split } = options;
+    const { model, mode, seed } = options;
     const head = { model, task: task.name, mode, seed, split, skipped: skipped.rows };
     process.stdout.write(`${JSON.stringify({ ...head, results: results.map(toReport) }, null, 2)}\n`);
     return;
@@ -116,14 +128,61 @@ async function evaluateModel(options: EvalOptions): Promise<void> {
   }
 }
 
-/** What answers depend on: two runs with the same text may share a predictions file. */
-function describeRun(options: EvalOptions, { task, data, batch }: Evaluation, name: string): string {
-  const { model, split, seed, maxNewTokens, latents, mode } = options;
-  const source = data === null ? `seed ${seed}` : resolve(data);
-  const parts = [`model ${resolve(model)}`, `task ${task.name}`, `${split} of ${source}`];
-  parts.push(`mode ${mode}`, `ablation ${name}`, `latents ${latents ?? 'as trained'}`, `new tokens ${maxNewTokens}`);
-  // Random and swapped patches come from the batch.
-  if (!options.ablation.includes('full')) parts.push(`seed ${seed}`, `batch ${batch}`);
-  if (options.dtype) parts.push(options.dtype);
-  return parts.join(', ');
+function whenPresent({ resume, overwrite }: EvalOptions): WhenPresent {
+  return resume ? 'resume' : overwrite ? 'overwrite' : 'refuse';
+}
+
+/** Before the model is loaded, which may take a minute. */
+function requireFreeOutputs(options: EvalOptions): void {
+  const { predictions, predictionsOfficial } = options;
+  if (predictions !== undefined && predictionsOfficial !== undefined && sameFile(predictions, predictionsOfficial)) {
+    throw new UserError(
+      `--predictions and --predictions-official are both ${predictions}; give each a file of its own`,
+    );
+  }
+  const when = whenPresent(options);
+  // The official file is written anew from all answers, those of the resumed run included.
+  const files = when === 'refuse' ? [predictions, predictionsOfficial] : when === 'resume' ? [predictionsOfficial] : [];
+  for (const file of files) if (file !== undefined) refuseExisting(file);
+}
+
+function sameFile(one: string, other: string): boolean {
+  const identity = (path: string) => {
+    const found = statSync(path, { throwIfNoEntry: false });
+    return found ? `${found.dev}:${found.ino}` : resolve(path);
+  };
+  return identity(one) === identity(other);
+}
+
+/** Flags that change which samples are answered, how fast, and what is printed, but no answer. */
+const WITHOUT_INFLUENCE = new Set(
+  'model data task split ablation limit rows batch threads onBadRow predictions predictionsOfficial resume overwrite json'.split(
+    ' ',
+  ),
+);
+
+/** What answers depend on: runs with the same parts may share a predictions file. */
+async function describeRun(options: EvalOptions, evaluation: Evaluation, ablation: string): Promise<RunKey> {
+  const { opened, folder, task, split, data, batch } = evaluation;
+  const { fingerprint, modelFingerprint } = await import('../eval/run-key.ts');
+  const { findDataFiles } = await import('../data/find-files.ts');
+  const { isTaskFile } = await import('../tasks/task-file.ts');
+  const flags = Object.entries(options).filter(([name, value]) => !WITHOUT_INFLUENCE.has(name) && value !== undefined);
+  return {
+    program: version(),
+    model: `${resolve(folder)} ${modelFingerprint([folder, opened.folder])}`,
+    settings: JSON.stringify(opened.settings),
+    task:
+      options.task !== undefined && isTaskFile(options.task)
+        ? `${task.name} ${fingerprint([options.task])}`
+        : task.name,
+    split,
+    data: data === null ? 'fresh' : `${resolve(data)} ${fingerprint(await findDataFiles(data, split))}`,
+    ablation,
+    // Swapped latent steps come from the other samples of the batch.
+    ...(!options.ablation.includes('full') && { batch: String(batch) }),
+    ...Object.fromEntries(
+      flags.map(([name, value]) => [name, typeof value === 'string' ? value : JSON.stringify(value)]),
+    ),
+  };
 }

@@ -1,9 +1,10 @@
 /** Flags of the commands that put a task's samples to a model. Loads nothing native, so that --help is instant. */
-import { type Command, InvalidArgumentError, Option } from 'commander';
+import { type Command, Option } from 'commander';
 import { SPLITS, type Split } from '../tasks/task.ts';
-import { addBadRowFlag, type BadRowFlags, wholeNumber } from './data-flags.ts';
+import { addReadingFlags, type ReadingFlags } from './data-flags.ts';
+import { MOST, newTokenCount, rowCount, seedNumber, threadCount, wholeNumberWithin } from './number-flags.ts';
 
-export interface EvaluationFlags extends BadRowFlags {
+export interface EvaluationFlags extends ReadingFlags {
   model: string;
   task?: string;
   limit?: number;
@@ -11,7 +12,8 @@ export interface EvaluationFlags extends BadRowFlags {
   rows?: number;
   seed: number;
   data?: string;
-  split: Split;
+  /** Default: test, or the only split the data has. */
+  split?: Split;
   batch?: number;
   maxNewTokens: number;
   threads?: number;
@@ -28,30 +30,28 @@ export const DEFAULT_BATCH = { generated: 50, stored: 8 };
 export function addEvaluationFlags(command: Command): Command {
   command
     .requiredOption('--model <folder>', 'model folder, or owner/name on the hub')
-    .option('--task <name>', 'task (default: the one the model was trained on)')
-    .option('--limit <n>', `samples to answer (default: all of --data, or ${GENERATED_SAMPLES} fresh ones)`, count)
-    .addOption(new Option('--rows <n>', 'the same as --limit').argParser(count).conflicts('limit').hideHelp())
-    .option('--seed <n>', 'seed of fresh samples and of random patches', wholeNumber, 0)
+    .option(
+      '--task <name>',
+      `task, or a file such as ./my-task.mjs that holds one (default: the one the model was trained on)`,
+    )
+    .option('--limit <n>', `samples to answer (default: all of --data, or ${GENERATED_SAMPLES} fresh ones)`, rowCount)
+    .addOption(new Option('--rows <n>', 'the same as --limit').argParser(rowCount).conflicts('limit').hideHelp())
+    .option('--seed <n>', 'seed of fresh samples and of random patches', seedNumber, 0)
     .option(
       '--data <folder>',
-      'Parquet or JSON lines file, a folder of them, or owner/name on the hub (default: fresh samples, or the data set of the task)',
+      'Parquet, JSON lines or JSON file, a folder of them, or owner/name on the hub (default: fresh samples, or the data set of the task)',
     )
-    .addOption(new Option('--split <name>', 'which samples').choices(SPLITS).default('test'))
+    .addOption(
+      new Option('--split <name>', 'which samples (default: test, or the only split there is)').choices(SPLITS),
+    )
     .option(
       '--batch <n>',
       `samples answered together (default: ${DEFAULT_BATCH.generated} fresh ones, ${DEFAULT_BATCH.stored} of --data)`,
-      count,
+      wholeNumberWithin(1, MOST.batch),
     )
-    .option('--max-new-tokens <n>', 'longest answer', count, 512)
-    .option('--threads <n>', 'CPU threads', count)
+    .option('--max-new-tokens <n>', 'longest answer', newTokenCount, 512)
+    .option('--threads <n>', 'CPU threads', threadCount)
     .addOption(new Option('--dtype <name>', 'default: as stored').choices(['float32', 'bfloat16', 'float16']))
     .option('--device <name>', 'cpu or cuda', 'cpu');
-  return addBadRowFlag(command);
-}
-
-/** A whole number from 1, for commander. */
-export function count(text: string): number {
-  const value = wholeNumber(text);
-  if (value === 0) throw new InvalidArgumentError('should be at least 1.');
-  return value;
+  return addReadingFlags(command);
 }

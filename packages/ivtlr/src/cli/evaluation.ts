@@ -1,13 +1,17 @@
 /** What the flags of an evaluation stand for: an opened model, a task and its samples. */
+import { statSync } from 'node:fs';
 import { setNumThreads } from '@ivtlr/torch';
+import { defaultSplit } from '../data/find-files.ts';
 import type { Sample } from '../data/sample.ts';
+import { requireRoomForAnswers } from '../engine/answer-memory.ts';
 import { type ModelFolder, openModelFolder } from '../engine/model-folder.ts';
 import { UserError } from '../errors.ts';
-import { generatedSamples, storedSamples } from '../eval/runner.ts';
+import { generatedSamples } from '../eval/runner.ts';
 import { dataFolder, modelFolder } from '../hub/resolve.ts';
 import { DATASETS } from '../tasks/datasets.ts';
-import { findTask } from '../tasks/registry.ts';
-import type { Task } from '../tasks/task.ts';
+import { streamSamples } from '../tasks/read-samples.ts';
+import type { Split, Task } from '../tasks/task.ts';
+import { loadTask } from '../tasks/task-file.ts';
 import { SkippedRows } from './data-flags.ts';
 import { DEFAULT_BATCH, type EvaluationFlags, GENERATED_SAMPLES } from './evaluation-flags.ts';
 
@@ -17,7 +21,11 @@ const IMAGE_THREADS = 2;
 export interface Evaluation {
   /** The caller disposes of its module, or leaves it to the end of the process. */
   opened: ModelFolder;
+  /** The folder that was opened: of an adapter its own, not its base's. */
+  folder: string;
   task: Task;
+  /** As asked for, or what there is. */
+  split: string;
   /** Where stored samples come from; null for fresh ones. */
   data: string | null;
   /** Samples to be answered together, and threads for their images. */
@@ -31,33 +39,56 @@ export interface Evaluation {
   skipped: SkippedRows;
 }
 
-/** @throws UserError when model, task or data are unusable */
-export async function openEvaluation(flags: EvaluationFlags): Promise<Evaluation> {
-  const { split, seed, device, dtype } = flags;
+/**
+ * @param latents latent steps that will be taken; default: as the model was trained
+ * @throws UserError when model, task or data are unusable, or the memory will not do
+ */
+export async function openEvaluation(flags: EvaluationFlags, latents?: number): Promise<Evaluation> {
+  const { seed, device, dtype, column } = flags;
   if (flags.threads !== undefined) setNumThreads(flags.threads);
-  const opened = openModelFolder(await modelFolder(flags.model), { device, ...(dtype && { dtype }) });
+  const folder = await modelFolder(flags.model);
+  const opened = openModelFolder(folder, { device, ...(dtype && { dtype }) });
   opened.model.module.eval();
   const name = flags.task ?? opened.settings.task;
   if (!name) throw new UserError(`${flags.model} does not say which task it was trained on; give --task`);
-  const task = findTask(name);
+  const task = await loadTask(name);
   const source = flags.data ?? (task.generator ? undefined : DATASETS[task.name]?.repo);
   const data = source === undefined ? undefined : await dataFolder(source);
+  if (data === undefined && column) throw new UserError('--column names columns of files; give them with --data');
+  const split = data === undefined ? (flags.split ?? 'test') : await splitOf(data, flags.split);
   const limit = flags.limit ?? flags.rows ?? (data ? Number.POSITIVE_INFINITY : GENERATED_SAMPLES);
   const skipped = new SkippedRows();
   const onBad = skipped.handler(flags);
+  const batch = flags.batch ?? DEFAULT_BATCH[data === undefined ? 'generated' : 'stored'];
+  requireRoomForAnswers(opened, {
+    rows: Math.min(batch, limit),
+    latentSteps: latents,
+    maxNewTokens: flags.maxNewTokens,
+  });
   let passes = 0;
   return {
-    opened,
-    task,
+    ...{ opened, folder, task, split, batch, skipped },
     data: data ?? null,
-    batch: flags.batch ?? DEFAULT_BATCH[data === undefined ? 'generated' : 'stored'],
     imageThreads: data === undefined ? 0 : IMAGE_THREADS,
     samples: () => {
-      if (!data) return generatedSamples(task, seed, split, limit);
+      if (!data) return generatedSamples(task, seed, split as Split, limit);
       const first = passes++ === 0;
-      return storedSamples(task, data, split, limit, onBad && (first ? onBad : () => {}));
+      return streamSamples(data, task, {
+        split,
+        limit,
+        columnNames: column,
+        onBad: onBad && (first ? onBad : () => {}),
+      });
     },
     total: Number.isFinite(limit) ? limit : null,
-    skipped,
   };
+}
+
+/** The split of a data folder that is meant; says so where it is another than the usual one. */
+async function splitOf(data: string, asked: Split | undefined): Promise<string> {
+  if (asked !== undefined) return asked;
+  const split = await defaultSplit(data, 'test');
+  if (split !== 'test' && statSync(data).isDirectory())
+    process.stderr.write(`${data} has no split test; its only one is taken: ${split}\n`);
+  return split;
 }

@@ -1,5 +1,4 @@
 /** The `ivtlr` program: one command per file, one place that turns errors into messages and exit codes. */
-import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { UserError } from '../errors.ts';
 import { registerAblate } from './ablate.ts';
@@ -8,9 +7,11 @@ import { registerConvert } from './convert.ts';
 import { registerData } from './data.ts';
 import { registerDemo } from './demo.ts';
 import { registerDoctor } from './doctor.ts';
+import { refuseEmptyValues } from './empty-values.ts';
 import { registerEval } from './eval.ts';
 import { registerInfer } from './infer.ts';
 import { registerTrain } from './train.ts';
+import { version } from './version.ts';
 
 /** Exit codes: 0 done, 1 something failed that the user did not cause, 2 wrong input or usage, 130 interrupted. */
 export const EXIT = { ok: 0, failure: 1, usage: 2 } as const;
@@ -42,6 +43,7 @@ export function buildProgram(): Command {
     .option('--debug', 'print the whole stack of an unexpected error')
     .showHelpAfterError('(add --help for what the command takes)')
     .exitOverride()
+    .hook('preAction', (_, command) => refuseEmptyValues(command))
     .configureHelp({ sortSubcommands: false, showGlobalOptions: true });
   for (const register of REGISTER) register(program);
   return program;
@@ -90,9 +92,4 @@ export function report(error: unknown, debug: boolean): number {
     debug && error instanceof Error ? `${error.stack}\n` : 'run the same command with --debug for the whole stack\n',
   );
   return EXIT.failure;
-}
-
-function version(): string {
-  const file = new URL('../../package.json', import.meta.url);
-  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version;
 }

@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { findDataFiles } from './find-files.ts';
+import { defaultSplit, findDataFiles } from './find-files.ts';
 
 let folder = '';
 beforeAll(() => {
@@ -36,6 +36,27 @@ test('JSON lines by split', async () => {
 
 test('nothing to find', async () => {
   const own = mkdtempSync(join(folder, 'bare-'));
-  await expect(findDataFiles(own)).rejects.toThrow(`no .parquet or .jsonl file in ${own}`);
+  await expect(findDataFiles(own)).rejects.toThrow(`no .parquet, .jsonl or .json file in ${own}`);
   await expect(findDataFiles(join(own, 'x'))).rejects.toThrow(`data not found: ${join(own, 'x')}`);
+});
+
+test('the split to take when none is asked for: test, else the only one', async () => {
+  const own = mkdtempSync(join(folder, 'splits-'));
+  const add = (name: string) => writeFileSync(join(own, name), '');
+  add('train-00000-of-00002.parquet');
+  add('train-00001-of-00002.parquet');
+  expect(await defaultSplit(own, 'test')).toBe('train');
+  expect(await defaultSplit(join(own, 'train-00000-of-00002.parquet'), 'test')).toBe('train');
+  add('validation.parquet');
+  await expect(defaultSplit(own, 'test')).rejects.toThrow(
+    `no file of split test in ${own}; choose one of train, validation with --split`,
+  );
+  add('test.parquet');
+  expect(await defaultSplit(own, 'test')).toBe('test');
+});
+
+test('JSON lists by split; the list of data sets beside them is none', async () => {
+  const own = mkdtempSync(join(folder, 'lists-'));
+  for (const name of ['train.json', 'dataset_info.json']) writeFileSync(join(own, name), '');
+  expect(await findDataFiles(own)).toEqual([join(own, 'train.json')]);
 });

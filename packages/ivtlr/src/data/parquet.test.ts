@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { parquetMetadata } from 'hyparquet';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { UserError } from '../errors.ts';
-import { countParquetRows, readParquet, writeParquet } from './parquet.ts';
+import { readParquet, writeParquet } from './parquet.ts';
 import type { BadRows, PlacedRow } from './row.ts';
 
 let folder = '';
@@ -55,7 +55,6 @@ describe('write and read', () => {
       ...[0, 1, 2, 3].map((row) => `${first} row group ${Math.floor(row / 3)}, row ${row}`),
       `${second} row group 0, row 0`,
     ]);
-    expect(await countParquetRows(first)).toBe(4);
     const file = readFileSync(first);
     const metadata = parquetMetadata(file.buffer.slice(file.byteOffset, file.byteOffset + file.length) as ArrayBuffer);
     expect(metadata.row_groups.map((group) => Number(group.num_rows))).toEqual([3, 1]);
@@ -70,7 +69,6 @@ describe('write and read', () => {
 
   test('an empty table is a file with no rows', async () => {
     const path = await writeRows('empty.parquet', []);
-    expect(await countParquetRows(path)).toBe(0);
     expect(await collect([path], ['id'])).toEqual([]);
   });
 
@@ -92,7 +90,9 @@ describe('what is wrong is said', () => {
     );
     const path = await writeRows('lacking.parquet');
     await expect(collect([path], ['id', 'answer', 'topic'])).rejects.toThrow(
-      new UserError(`${path} has no column answer, topic; its columns are id, choices, image`),
+      new UserError(
+        `${path} has no column answer, topic; its columns are id, choices, image (one under another name is taken with --column answer=NAME, in a recipe with data.columns)`,
+      ),
     );
   });
 

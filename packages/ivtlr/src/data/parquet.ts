@@ -13,7 +13,7 @@ import { compressors } from 'hyparquet-compressors';
 import { fileWriter, parquetWriteRows } from 'hyparquet-writer';
 import { UserError } from '../errors.ts';
 import { beginAtomicWrite } from '../files.ts';
-import type { BadRows, PlacedRow, Row } from './row.ts';
+import { type BadRows, noColumn, type PlacedRow, type Row } from './row.ts';
 
 /** The library's LZ4 stumbles over blocks of no bytes, which columns of nulls have. */
 const decompressors = Object.fromEntries(
@@ -27,26 +27,30 @@ const decompressors = Object.fromEntries(
  * All rows of the files in order. One row group is in memory at a time.
  * @param columns what to read; the rows hold these and nothing else.
  * @param onBad called with row groups that have a corrupt page; without it they are an error.
+ * @param optional columns to read where a file has them; null where it lacks them.
  * @throws UserError naming file, row group, column and rows when a file is missing, corrupt or lacks a column.
  */
 export async function* readParquet(
   files: readonly string[],
   columns: readonly string[],
   onBad?: (bad: BadRows) => void,
+  optional: readonly string[] = [],
 ): AsyncGenerator<PlacedRow> {
+  const wanted = [...columns, ...optional];
   let index = 0;
   for (const path of files) {
     const source = await openParquet(path);
     try {
       const { metadata, file } = source;
-      requireColumns(path, metadata, columns);
+      const present = requireColumns(path, metadata, columns);
+      const found = wanted.filter((column) => present.includes(column));
       let rowStart = 0;
       for (const [groupIndex, group] of metadata.row_groups.entries()) {
         const rowEnd = rowStart + Number(group.num_rows);
         const place = `${path} row group ${groupIndex}`;
         let rows: Row[] = [];
         try {
-          rows = await readGroup(place, file, metadata, columns, rowStart, rowEnd);
+          rows = await readGroup(place, file, metadata, found, rowStart, rowEnd);
         } catch (error) {
           if (!onBad || !(error instanceof UserError)) throw error;
           onBad({ place, message: error.message, rows: rowEnd - rowStart });
@@ -54,7 +58,7 @@ export async function* readParquet(
         }
         for (let i = 0; i < rows.length; i++) {
           // The library gives undefined for a null list or struct.
-          const row = Object.fromEntries(columns.map((column) => [column, rows[i]![column] ?? null]));
+          const row = Object.fromEntries(wanted.map((column) => [column, rows[i]![column] ?? null]));
           yield { row, index: index++, place: `${place}, row ${rowStart + i}` };
         }
         rowStart = rowEnd;
@@ -63,13 +67,6 @@ export async function* readParquet(
       await source.close();
     }
   }
-}
-
-/** Number of rows of a file, from its footer alone. */
-export async function countParquetRows(path: string): Promise<number> {
-  const source = await openParquet(path);
-  await source.close();
-  return Number(source.metadata.num_rows);
 }
 
 /** A column to write. An image is a struct of `bytes` and `path`, as Hugging Face's `Image` feature stores it. */
@@ -190,12 +187,12 @@ function requireSoundFooter(path: string, metadata: FileMetaData): void {
   }
 }
 
-function requireColumns(path: string, metadata: FileMetaData, columns: readonly string[]): void {
+/** Gives back the columns that the file has. */
+function requireColumns(path: string, metadata: FileMetaData, columns: readonly string[]): string[] {
   const present = parquetSchema(metadata).children.map((child) => child.element.name);
   const missing = columns.filter((column) => !present.includes(column));
-  if (missing.length > 0) {
-    throw new UserError(`${path} has no column ${missing.join(', ')}; its columns are ${present.join(', ')}`);
-  }
+  if (missing.length > 0) throw noColumn(path, missing, present);
+  return present;
 }
 
 async function readGroup(

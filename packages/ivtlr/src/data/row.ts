@@ -1,6 +1,7 @@
 /** Typed access to the columns of a row; every complaint names the place and the column. */
 import { readFileSync, statSync } from 'node:fs';
 import { UserError } from '../errors.ts';
+import { MOST_CHOICES } from '../text/prompt.ts';
 import type { RawImage } from './sample.ts';
 
 /** A row of a data file: column name -> value, binary as Uint8Array, null where the file has null. */
@@ -27,6 +28,13 @@ export class ImageFile {
   constructor(readonly path: string) {}
 }
 
+/** @param place a file, or a row of it */
+export function noColumn(place: string, missing: readonly string[], present: readonly string[]): UserError {
+  return new UserError(
+    `${place} has no column ${missing.join(', ')}; its columns are ${present.join(', ')} (one under another name is taken with --column ${missing[0]}=NAME, in a recipe with data.columns)`,
+  );
+}
+
 /** Text of a column; null counts as `whenNull` where that is given. */
 export function textField(row: Row, column: string, place: string, whenNull?: string): string {
   const value = row[column];
@@ -45,6 +53,22 @@ export function textListField(row: Row, column: string, place: string): string[]
   return value as string[];
 }
 
+/** The texts of a question's choices; null counts as none. */
+export function choicesField(row: Row, column: string, place: string): string[] {
+  const choices = textListField(row, column, place);
+  if (choices.length <= MOST_CHOICES) return choices;
+  throw new UserError(
+    `${place}, column ${column}: ${choices.length} choices, but only ${MOST_CHOICES} have a letter, A to Z`,
+  );
+}
+
+/** A text that says something. */
+export function questionField(row: Row, column: string, place: string): string {
+  const text = textField(row, column, place);
+  if (text.trim() === '') throw new UserError(`${place}, column ${column}: the question is empty`);
+  return text;
+}
+
 /** A whole number, stored in any integer type. */
 export function integerField(row: Row, column: string, place: string): number {
   const value = row[column];
@@ -53,9 +77,10 @@ export function integerField(row: Row, column: string, place: string): number {
   throw wrongType(place, column, 'a whole number', value);
 }
 
-/** An image column as Hugging Face stores it: a struct of `bytes` and `path`. Null when the row has no image. */
+/** An image column as Hugging Face stores it: a struct of `bytes` and `path`; or one that was read already. Null when the row has no image. */
 export function imageField(row: Row, column: string, place: string): RawImage | null {
   const value = row[column];
+  if (isRawImage(value)) return value;
   if (value === null || value === undefined) return null;
   if (value instanceof ImageFile) return fileImage(value.path, column, place);
   if (typeof value !== 'object' || Array.isArray(value))
@@ -64,17 +89,19 @@ export function imageField(row: Row, column: string, place: string): RawImage | 
   if (bytes === null || bytes === undefined) {
     if (path === null || path === undefined || path === '') return null;
     throw new UserError(
-      `${place}, column ${column}: the image is only named (${String(path)}); its bytes should be in the file, or the image beside it`,
+      `${place}, column ${column}: the image is only named (${shorten(String(path))}); its bytes should be in the file, or the image beside it`,
     );
   }
   if (!(bytes instanceof Uint8Array)) throw wrongType(place, `${column}.bytes`, 'binary', bytes);
   return { kind: 'encoded', bytes, name: typeof path === 'string' && path !== '' ? `${path} (${place})` : place };
 }
 
+function isRawImage(value: unknown): value is RawImage {
+  return typeof value === 'object' && value !== null && ['encoded', 'rgb'].includes((value as RawImage).kind);
+}
+
 function fileImage(path: string, column: string, place: string): RawImage {
-  if (!statSync(path, { throwIfNoEntry: false })?.isFile()) {
-    throw new UserError(`${place}, column ${column}: there is no image ${path}`);
-  }
+  if (!isFile(path)) throw new UserError(`${place}, column ${column}: there is no image ${shorten(path)}`);
   return {
     kind: 'encoded',
     name: `${path} (${place})`,
@@ -86,6 +113,20 @@ function fileImage(path: string, column: string, place: string): RawImage {
       }
     },
   };
+}
+
+/** False too for what cannot be a path: one with a NUL, or a longer one than the system takes. */
+function isFile(path: string): boolean {
+  try {
+    return statSync(path).isFile();
+  } catch {
+    return false;
+  }
+}
+
+/** Text from a data file, short enough for a message. */
+export function shorten(text: string): string {
+  return text.length > 200 ? `${text.slice(0, 200)}..` : text;
 }
 
 function wrongType(place: string, column: string, expected: string, found: unknown): UserError {

@@ -1,21 +1,45 @@
 /** Rows of data files whatever their format. */
 import { existsSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
-import { readJsonLines } from './json-lines.ts';
+import { UserError } from '../errors.ts';
+import { readJsonRows } from './json-rows.ts';
 import { readParquet } from './parquet.ts';
 import { type BadRows, ImageFile, type PlacedRow } from './row.ts';
 
+/** Which columns rows get. */
+export interface WantedColumns {
+  /** A file that lacks one is refused. */
+  required: readonly string[];
+  /** Null where a file lacks them. */
+  optional?: readonly string[];
+  /** Column -> its name in the files, where that is another. */
+  names?: Readonly<Record<string, string>> | undefined;
+}
+
 /**
- * All rows of the files in order, bounded in memory: a Parquet row group or a line at a time. Images that a Parquet file only names are looked
- * for beside it.
+ * All rows of the files in order, bounded in memory: a Parquet row group or a line at a time. Images that a file only names are looked for beside
+ * it; in JSON an image is a path relative to the file, or an object with `path` or base64 `bytes`.
  * @param onBad called with what is unreadable (a row group with a corrupt page, a line that is no JSON); without it that is an error.
  * @throws UserError naming file, row group or line, and column; a file that is missing or lacks a column is an error in any case.
  */
 export async function* readRows(
   files: readonly string[],
-  columns: readonly string[],
+  wanted: WantedColumns,
   onBad?: (bad: BadRows) => void,
 ): AsyncGenerator<PlacedRow> {
+  const { required, optional = [], names = {} } = wanted;
+  const known = [...required, ...optional];
+  const unknown = Object.keys(names).filter((column) => !known.includes(column));
+  if (unknown.length > 0) {
+    throw new UserError(
+      `there is no column ${unknown.join(', ')} to take from another; the columns are ${known.join(', ')}`,
+    );
+  }
+  const nameOf = (column: string) => (Object.hasOwn(names, column) ? names[column]! : column);
+  // A column that the user names must be there.
+  const mapped = optional.filter((column) => Object.hasOwn(names, column)).map(nameOf);
+  const needed = [...new Set([...required.map(nameOf), ...mapped])];
+  const others = optional.map(nameOf).filter((name) => !needed.includes(name));
   let start = 0;
   for (const path of files) {
     let seen = 0;
@@ -23,19 +47,29 @@ export async function* readRows(
       seen += bad.rows;
       onBad!(bad);
     };
-    const rows = path.endsWith('.jsonl')
-      ? readJsonLines(path, columns, onBad && count)
-      : readParquet([path], columns, onBad && count);
+    const rows = /\.jsonl?$/.test(path)
+      ? readJsonRows(path, needed, onBad && count, others)
+      : readParquet([path], needed, onBad && count, others);
     for await (const { row, place } of rows) {
-      yield { row: withNamedImage(row, path), index: start + seen++, place };
+      const values = known.map((column) => {
+        const value = row[nameOf(column)] ?? null;
+        return [column, column === 'image' ? imageBeside(value, path) : value];
+      });
+      yield { row: Object.fromEntries(values), index: start + seen++, place };
     }
     start += seen;
   }
 }
 
-function withNamedImage(row: PlacedRow['row'], file: string): PlacedRow['row'] {
-  const image = row.image as { bytes?: unknown; path?: unknown } | null | undefined;
-  if (!image || image instanceof ImageFile || image.bytes || typeof image.path !== 'string') return row;
-  const path = resolve(dirname(file), image.path);
-  return existsSync(path) ? { ...row, image: new ImageFile(path) } : row;
+/** An image that is named, as a file beside `file`; anything else as it is. */
+function imageBeside(value: unknown, file: string): unknown {
+  const beside = (path: string) => new ImageFile(resolve(dirname(file), path));
+  if (value === '') return null;
+  if (typeof value === 'string') return beside(value);
+  if (typeof value !== 'object' || value === null) return value;
+  const { bytes, path } = value as { bytes?: unknown; path?: unknown };
+  if (typeof bytes === 'string') return { bytes: new Uint8Array(Buffer.from(bytes, 'base64')), path: path ?? null };
+  if (bytes || typeof path !== 'string' || path === '') return value;
+  // A Parquet file may keep the name its image had elsewhere.
+  return file.endsWith('.parquet') && !existsSync(resolve(dirname(file), path)) ? value : beside(path);
 }

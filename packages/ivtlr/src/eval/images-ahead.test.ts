@@ -8,8 +8,9 @@ import type { RawImage } from '../data/sample.ts';
 import { type ModelFolder, openModelFolder } from '../engine/model-folder.ts';
 import { dominoes } from '../tasks/dominoes/dominoes.ts';
 import { makeDominoes } from '../tasks/dominoes/make.ts';
+import { streamSamples } from '../tasks/read-samples.ts';
 import { ImagesAhead } from './images-ahead.ts';
-import { type AnsweredSample, evaluate, storedSamples } from './runner.ts';
+import { type AnsweredSample, evaluate } from './runner.ts';
 
 const tensors = liveTensorCount();
 let folder = '';
@@ -28,7 +29,7 @@ afterAll(() => {
 
 async function answers(imageThreads: number) {
   const found: [number, string][] = [];
-  const result = await evaluate(opened, dominoes, storedSamples(dominoes, folder, 'test'), {
+  const result = await evaluate(opened, dominoes, streamSamples(folder, dominoes, { split: 'test' }), {
     ...{ name: 'x', batch: 3, maxNewTokens: 30, imageThreads },
     onAnswer: ({ index, answered }: AnsweredSample) => found.push([index, answered.generated]),
   });

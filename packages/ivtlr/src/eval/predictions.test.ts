@@ -1,11 +1,13 @@
-import { appendFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, mkdtempSync, readFileSync, rmSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Sample } from '../data/sample.ts';
+import { UserError } from '../errors.ts';
 import { m3cot } from '../tasks/m3cot/m3cot.ts';
 import { scienceqa } from '../tasks/scienceqa/scienceqa.ts';
 import { PredictionFile } from './predictions.ts';
+import { fingerprint, modelFingerprint } from './run-key.ts';
 import type { AnsweredSample } from './runner.ts';
 
 let folder: string;
@@ -43,14 +45,14 @@ const lines = (path: string) => readFileSync(path, 'utf8').trimEnd().split('\n')
 describe('PredictionFile', () => {
   it('gives back what it wrote, drops a torn last line, and goes on after it', () => {
     const path = join(folder, 'deep', 'answers.jsonl');
-    const first = new PredictionFile(path, 'run 1', false);
+    const first = new PredictionFile(path, { mode: '1' }, 'refuse');
     first.add(answered('a', 0));
     first.flush();
     first.add(answered('b', 2, 'none \u2028 at "all"'));
     expect(lines(path)).toHaveLength(1);
     first.close();
     appendFileSync(path, '{"id":"c","index":3,"mess');
-    const second = new PredictionFile(path, 'run 1', true);
+    const second = new PredictionFile(path, { mode: '1' }, 'resume');
     expect(second.stored).toBe(2);
     expect(second.restore(sample('b'), 2)).toMatchObject({
       answered: { prompt: 'q?', generated: 'none \u2028 at "all"' },
@@ -66,28 +68,83 @@ describe('PredictionFile', () => {
     expect(lines(path).map((line) => JSON.parse(line).id)).toEqual(['a', 'b', 'c']);
   });
 
-  it('begins anew without resume, and resumes a file that is not there', () => {
+  it('refuses a file with content unless told, and replaces it only when the first new answer is there', () => {
     const path = join(folder, 'anew.jsonl');
-    const first = new PredictionFile(path, 'run', true);
+    const first = new PredictionFile(path, {}, 'resume'); // a file that is not there yet
     first.add(answered('a', 0));
     first.close();
-    new PredictionFile(path, 'run', false).close();
-    expect(readFileSync(path, 'utf8')).toBe('');
+    const before = readFileSync(path, 'utf8');
+    expect(() => new PredictionFile(path, {}, 'refuse')).toThrow(`${path} is there already`);
+    const idle = new PredictionFile(path, {}, 'overwrite');
+    expect(idle.stored).toBe(0);
+    idle.close();
+    expect(readFileSync(path, 'utf8')).toBe(before);
+    const second = new PredictionFile(path, {}, 'overwrite');
+    second.add(answered('b', 0));
+    second.flush();
+    second.add(answered('c', 1));
+    second.close();
+    expect(lines(path).map((line) => JSON.parse(line).id)).toEqual(['b', 'c']);
+    const empty = join(folder, 'empty.jsonl');
+    writeFileSync(empty, '');
+    new PredictionFile(empty, {}, 'refuse').close();
+  });
+
+  it('leaves a file as it is that it refuses', () => {
+    const path = join(folder, 'notes.txt');
+    const text = '{"my":"notes"}\nand a line without end';
+    writeFileSync(path, text);
+    expect(() => new PredictionFile(path, {}, 'resume')).toThrow('this is no answer');
+    expect(readFileSync(path, 'utf8')).toBe(text);
   });
 
   it('refuses answers of another run and what is no answer', () => {
     const path = join(folder, 'other.jsonl');
-    const file = new PredictionFile(path, 'mode ivt-lr', false);
+    const file = new PredictionFile(path, { mode: 'ivt-lr', model: 'a 12' }, 'refuse');
     file.add(answered('a', 0));
     file.close();
-    expect(() => new PredictionFile(path, 'mode cot', true)).toThrow(/line 1: it belongs to the run "mode ivt-lr"/);
-    writeFileSync(path, '{"id":"a"}\n');
-    expect(() => new PredictionFile(path, 'r', true)).toThrow('line 1: this is no answer');
-    writeFileSync(path, 'null\n');
-    expect(() => new PredictionFile(path, 'r', true)).toThrow('line 1: this is no answer');
-    writeFileSync(path, 'hello\n');
-    expect(() => new PredictionFile(path, 'r', true)).toThrow('line 1: this is no JSON');
-    expect(() => new PredictionFile(folder, 'r', false)).toThrow('cannot write predictions');
+    expect(() => new PredictionFile(path, { mode: 'cot', model: 'a 12' }, 'resume')).toThrow(
+      /line 1: the answer belongs to a run with another mode \(there ivt-lr, now cot\); give another/,
+    );
+    expect(() => new PredictionFile(path, { mode: 'ivt-lr', model: 'a 13' }, 'resume')).toThrow(
+      'another model (there a 12, now a 13)',
+    );
+    for (const [text, message] of [
+      ['{"id":"a"}\n', 'line 1: this is no answer'],
+      ['null\n', 'line 1: this is no answer'],
+      ['hello\n', 'line 1: this is no JSON'],
+    ] as const) {
+      writeFileSync(path, text);
+      expect(() => new PredictionFile(path, {}, 'resume')).toThrow(message);
+    }
+    expect(() => new PredictionFile(folder, {}, 'overwrite')).toThrow(`cannot write ${folder}`);
+  });
+
+  it('names the file when the disk is full', () => {
+    const full = new PredictionFile('/dev/full', {}, 'refuse');
+    full.add(answered('a', 0));
+    expect(() => full.flush()).toThrow(new UserError('cannot write /dev/full: ENOSPC: no space left on device, write'));
+    full.close();
+  });
+});
+
+describe('run keys', () => {
+  it('change with the content of small files and the time of large ones, not with their order in the folder', () => {
+    const own = mkdtempSync(join(folder, 'model-'));
+    const config = join(own, 'config.json');
+    const weights = join(own, 'model.safetensors');
+    writeFileSync(config, '{"a":1}');
+    writeFileSync(weights, '');
+    truncateSync(weights, 17 * 2 ** 20);
+    const first = modelFingerprint([own, own]);
+    writeFileSync(join(own, 'answers.jsonl'), 'not a part of the model');
+    expect(modelFingerprint([own])).toBe(first);
+    writeFileSync(config, '{"a":2}');
+    const second = modelFingerprint([own]);
+    expect(second).not.toBe(first);
+    utimesSync(weights, 5, 5);
+    expect(modelFingerprint([own])).not.toBe(second);
+    expect(() => fingerprint([join(own, 'none')])).toThrow(/cannot read .*none/);
   });
 });
 

@@ -10,9 +10,10 @@ import { dominoes } from '../tasks/dominoes/dominoes.ts';
 import { makeDominoes } from '../tasks/dominoes/make.ts';
 import { writeDominoesTokenizer } from '../tasks/dominoes/vocabulary.ts';
 import { m3cot } from '../tasks/m3cot/m3cot.ts';
+import { streamSamples } from '../tasks/read-samples.ts';
 import { Tokenizer } from '../text/tokenizer.ts';
 import { planRuns } from './modes.ts';
-import { type AnsweredSample, evaluate, generatedSamples, storedSamples } from './runner.ts';
+import { type AnsweredSample, evaluate, generatedSamples } from './runner.ts';
 
 let folder: string;
 let opened: ModelFolder;
@@ -217,12 +218,12 @@ describe('evaluate', () => {
   });
 });
 
-describe('storedSamples', () => {
+describe('stored samples', () => {
   it('reads back what was made, pick targets included', async () => {
     const out = join(folder, 'data');
     await makeDominoes({ rows: 3, out, seed: 3, split: 'test', hops: 3, dominoes: 7 });
     const read = [];
-    for await (const sample of storedSamples(dominoes, out, 'test', 2)) read.push(sample);
+    for await (const sample of streamSamples(out, dominoes, { split: 'test', limit: 2 })) read.push(sample);
     const drawn = [...samples(2)];
     expect(read.map(({ id, pickTargets }) => [id, pickTargets])).toEqual(
       drawn.map(({ id, pickTargets }) => [id, pickTargets]),

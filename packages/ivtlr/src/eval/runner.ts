@@ -1,14 +1,13 @@
 /** Answers the samples of a task and sums up what came of it. */
 
 import { pickTargetTokens } from '../data/pick-targets.ts';
-import type { BadRows } from '../data/row.ts';
 import type { Sample } from '../data/sample.ts';
 import { ask } from '../engine/ask.ts';
 import type { ModelFolder } from '../engine/model-folder.ts';
 import { UserError } from '../errors.ts';
 import type { Ablation } from '../latent/options.ts';
 import type { StepTrace } from '../latent/trace.ts';
-import { type IndexedSample, streamSamples } from '../tasks/read-samples.ts';
+import type { IndexedSample } from '../tasks/read-samples.ts';
 import type { Answered, Score, Split, Task } from '../tasks/task.ts';
 import { ImagesAhead } from './images-ahead.ts';
 import type { EvalResult } from './report.ts';
@@ -173,17 +172,6 @@ export function* generatedSamples(task: Task, seed: number, split: Split, count:
   const { generator } = task;
   if (!generator) throw new UserError(`task ${task.name} cannot make its own samples; give a folder of Parquet files`);
   for (let index = 0; index < count; index++) yield generator.sample(seed, split, index);
-}
-
-/** Samples of a split of a data folder; rows without an image are left out. */
-export async function* storedSamples(
-  task: Task,
-  folder: string,
-  split: Split,
-  count = Infinity,
-  onBad?: (bad: BadRows) => void,
-): AsyncGenerator<IndexedSample> {
-  yield* streamSamples(folder, task, { split, limit: count, ...(onBad && { onBad }) });
 }
 
 /** Items in groups of `size`; a last group of fewer than `least` joins the one before, if there is one. */

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { liveTensorCount, scope } from '@ivtlr/torch';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { loadRecipe } from '../config/load.ts';
-import { openModelFolder } from '../engine/model-folder.ts';
+import { openModelFolder, readReasoningSettings } from '../engine/model-folder.ts';
 import { dominoesSample } from '../tasks/dominoes/generator.ts';
 import { encodePng } from '../tasks/dominoes/make.ts';
 import { disposeBatches } from '../train/batches.ts';
@@ -114,6 +114,32 @@ describe('assembleRun', () => {
     expect(notes.filter((note) => note.includes('left out 1 row: '))).toHaveLength(1);
     using strict = await open('error');
     await expect(strict.validate(position)).rejects.toThrow(/validation\.jsonl line 2.*there is no image/);
+  });
+
+  it('reads a task and columns of the user, and stores the name of the task with the model', async () => {
+    const folder = join(out, 'own');
+    mkdirSync(folder);
+    const { image, question, choices, rationale, answer } = dominoesSample(1, 'train', 0);
+    writeFileSync(join(folder, 'p.png'), await encodePng(image));
+    const row = { prompt: question, choices, answer, why: rationale, image: 'p.png' };
+    for (const split of ['train', 'validation']) writeFileSync(join(folder, `${split}.jsonl`), JSON.stringify(row));
+    const task = join(folder, 'task.mjs');
+    writeFileSync(
+      task,
+      `export default {
+        name: 'mine', columns: ['image', 'question', 'choices', 'answer'], trainingColumns: ['rationale'],
+        rowToSample: ({ rationale, ...row }, place, index) => ({ id: 'mine-' + index, meta: {}, rationale: rationale ?? '', ...row }),
+      };`,
+    );
+    const trained = join(import.meta.dirname, '../../models/dominoes');
+    const set = [`task=${task}`, `model=${trained}`, 'data.source=folder', `data.folder=${folder}`, 'data.samplesPerEpoch=1', 'pretrain=[]'];
+    set.push('data.threads=0', 'data.validation.samples=1', 'data.validation.maxNewTokens=2');
+    await expect(build(...set)).rejects.toThrow(/train\.jsonl line 1 has no column question, rationale;/);
+    using run = await build(...set, 'data.columns={question: prompt, rationale: why}');
+    expect((await run.validate(positionOf(run.plan, 0))).samples).toBe(1);
+    const saved = join(folder, 'saved');
+    run.trainee.save(saved, run.plan.phases.at(-1)!);
+    expect(readReasoningSettings(saved, { patches: 1 }).task).toBe('mine');
   });
 
   it('says what a recipe asks for in vain', async () => {

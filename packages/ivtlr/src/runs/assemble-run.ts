@@ -16,13 +16,14 @@ import {
   withModel,
 } from '../engine/model-folder.ts';
 import { UserError } from '../errors.ts';
-import { evaluate, generatedSamples, storedSamples } from '../eval/runner.ts';
+import { evaluate, generatedSamples } from '../eval/runner.ts';
 import { writeFileAtomic } from '../files.ts';
 import { injectLora, loraLayers, mergeLora, removeLora } from '../lora/inject.ts';
 import { createModel, saveModel } from '../models/registry.ts';
 import { SPECIAL_TOKENS, writeDominoesTokenizer } from '../tasks/dominoes/vocabulary.ts';
-import { findTask } from '../tasks/registry.ts';
+import { streamSamples } from '../tasks/read-samples.ts';
 import type { Task } from '../tasks/task.ts';
+import { loadTask } from '../tasks/task-file.ts';
 import { Tokenizer } from '../text/tokenizer.ts';
 import { BatchMaker, disposeBatches } from '../train/batches.ts';
 import type { Checkpoint } from '../train/checkpoint.ts';
@@ -46,7 +47,7 @@ export async function assembleRun(
   reporter: TrainReporter,
   stopRequested: () => string | null,
 ): Promise<AssembledRun> {
-  const task = findTask(recipe.task);
+  const task = await loadTask(recipe.task);
   if (recipe.threads !== null) setNumThreads(recipe.threads);
   setFlushDenormal(true);
   const draws = pretrainingDraws(recipe, task);
@@ -93,7 +94,7 @@ async function assembleWith(opened: ModelFolder, parts: Parts): Promise<Assemble
     padId: opened.tokenizer.eosId,
   });
   const { samples, everyEpochs, batch, maxNewTokens } = recipe.data.validation;
-  const trained = trainee(recipe, opened);
+  const trained = trainee(recipe, task, opened);
   const noteBadRow = badRowNotes(recipe, reporter);
   return {
     plan,
@@ -117,7 +118,7 @@ async function assembleWith(opened: ModelFolder, parts: Parts): Promise<Assemble
     validate: async ({ phase }) => {
       opened.model.module.eval();
       const held = heldOut(recipe, task, folder, samples, noteBadRow);
-      const settings = settingsFor(recipe, opened, latentsAfter(recipe, phase));
+      const settings = settingsFor(recipe, task, opened, latentsAfter(recipe, phase));
       const result = await evaluate({ ...opened, settings }, task, held, {
         ...{ name: 'validation', batch, maxNewTokens },
         imageThreads: folder === null ? 0 : recipe.data.threads,
@@ -189,9 +190,9 @@ function chooseTrained({ lora }: Recipe, { model: { module }, adapter, folder }:
   for (const layer of loraLayers(module).values()) layer.dropout = lora.dropout;
 }
 
-function trainee(recipe: Recipe, opened: ModelFolder): Trainee {
+function trainee(recipe: Recipe, task: Task, opened: ModelFolder): Trainee {
   const { latent } = recipe;
-  const settings = settingsFor(recipe, opened, 0);
+  const settings = settingsFor(recipe, task, opened, 0);
   const otherFiles = readOtherFiles(opened.folder);
   const parameters = [...opened.model.module.namedParameters()].filter(([, parameter]) => parameter.requiresGrad);
   return {
@@ -205,7 +206,7 @@ function trainee(recipe: Recipe, opened: ModelFolder): Trainee {
       }),
     save: (target, phase) => {
       const { model, config, folder } = opened;
-      const settings = settingsFor(recipe, opened, latentsAfter(recipe, phase));
+      const settings = settingsFor(recipe, task, opened, latentsAfter(recipe, phase));
       if (recipe.lora) saveAdapterFolder({ model, settings, folder }, recipe.lora, target);
       else saveModelFolder({ model, config, settings }, otherFiles, target);
     },
@@ -223,10 +224,10 @@ function patchesOf({ latent }: Recipe, { model }: ModelFolder): number {
 }
 
 /** How a model of this recipe reasons, with `latents` latent steps. */
-function settingsFor(recipe: Recipe, opened: ModelFolder, latents: number): ReasoningSettings {
+function settingsFor(recipe: Recipe, task: Task, opened: ModelFolder, latents: number): ReasoningSettings {
   const { latent } = recipe;
   return {
-    task: recipe.task,
+    task: task.name,
     profile: recipe.profile,
     latents,
     patches: patchesOf(recipe, opened),
@@ -302,6 +303,7 @@ async function openSource(
   }
   return openTrainingData(folder!, task, opened.inputs, {
     seed: recipe.seed,
+    columnNames: recipe.data.columns,
     samplesPerEpoch: samplesPerEpoch ?? undefined,
     epochs: recipe.numEpochs,
     threads,
@@ -324,7 +326,7 @@ function badRowNotes({ data }: Recipe, reporter: TrainReporter): ((bad: BadRows)
 /** Held-out samples: never drawn from the training stream or split. */
 function heldOut(recipe: Recipe, task: Task, folder: string | null, count: number, onBad?: (bad: BadRows) => void) {
   if (folder === null) return generatedSamples(task, recipe.seed, 'validation', count);
-  return storedSamples(task, folder, 'validation', count, onBad);
+  return streamSamples(folder, task, { split: 'validation', limit: count, columnNames: recipe.data.columns, onBad });
 }
 
 function pretrainingDraws(recipe: Recipe, task: Task) {

@@ -12,6 +12,8 @@ import { ImagePool } from '../vision/image-pool.ts';
 export interface TrainingDataOptions {
   seed: number;
   split?: Split;
+  /** The task's column -> its name in the files, where that is another. */
+  columnNames?: Readonly<Record<string, string>> | undefined;
   /** Fewer than there are: each epoch takes the first of its own order. */
   samplesPerEpoch?: number | undefined;
   /** Nothing is prepared beyond the last epoch. */
@@ -40,8 +42,8 @@ export async function openTrainingData(
   inputs: FamilyInputs,
   options: TrainingDataOptions,
 ): Promise<TrainingData> {
-  const { seed, split = 'train', epochs, threads, ahead, onBad } = options;
-  const stored = await readSamples(folder, task, { split, ...(onBad && { onBad }) });
+  const { seed, split = 'train', columnNames, epochs, threads, ahead, onBad } = options;
+  const stored = await readSamples(folder, task, { split, columnNames, onBad, purpose: 'train' });
   let shuffled: { epoch: number; order: number[] } | null = null;
   const source = {
     samplesPerEpoch: Math.min(stored.length, options.samplesPerEpoch ?? stored.length),

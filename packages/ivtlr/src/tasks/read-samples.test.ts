@@ -72,7 +72,8 @@ test('images beyond the memory limit wait on disk and read the same', async () =
 });
 
 test('rows without an image are left out and still counted', async () => {
-  const columns = m3cot.columns.map((name) => ({
+  const { columns: needed, trainingColumns, optionalColumns } = m3cot;
+  const columns = [...needed, ...trainingColumns, ...optionalColumns].map((name) => ({
     name,
     kind: name === 'image' ? ('image' as const) : name === 'choices' ? ('text list' as const) : ('text' as const),
   }));

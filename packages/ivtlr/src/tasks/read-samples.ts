@@ -3,22 +3,27 @@ import { closeSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from 'n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { findDataFiles } from '../data/find-files.ts';
-import type { BadRows } from '../data/row.ts';
+import { type BadRows, imageField } from '../data/row.ts';
 import { readRows } from '../data/rows.ts';
 import type { RawImage, Sample } from '../data/sample.ts';
 import { UserError } from '../errors.ts';
 import { decodeImage } from '../vision/decode.ts';
-import type { Split, Task } from './task.ts';
+import type { Task } from './task.ts';
 
 export interface StreamSamplesOptions {
-  split?: Split;
+  /** Which files of a folder; default: all. */
+  split?: string | undefined;
+  /** The task's column -> its name in the files, where that is another. */
+  columnNames?: Readonly<Record<string, string>> | undefined;
   /** At most this many samples. */
   limit?: number;
   /**
    * Called with every row that cannot be used: unreadable, of wrong types, or with a broken image; reading then goes on. To find broken images
    * each is decoded once. Without it the first such row is an error, and a broken image one when it is used.
    */
-  onBad?(bad: BadRows): void;
+  onBad?: ((bad: BadRows) => void) | undefined;
+  /** What a question needs will do (default); training needs the written reasoning too. */
+  purpose?: 'answer' | 'train';
 }
 
 export interface ReadSamplesOptions extends StreamSamplesOptions {
@@ -40,12 +45,14 @@ const CHECKS_AHEAD = 4;
 export async function* streamSamples(
   path: string,
   task: Task,
-  { split, limit = Number.POSITIVE_INFINITY, onBad }: StreamSamplesOptions = {},
+  options: StreamSamplesOptions = {},
 ): AsyncGenerator<IndexedSample> {
+  const { split, limit = Number.POSITIVE_INFINITY, onBad } = options;
   const files = await findDataFiles(path, split);
   let found = 0;
   if (limit <= 0) return;
-  for await (const sample of onBad ? checked(samplesOf(files, task, onBad), onBad) : samplesOf(files, task)) {
+  const samples = samplesOf(files, task, options);
+  for await (const sample of onBad ? checked(samples, onBad) : samples) {
     yield sample;
     if (++found >= limit) return;
   }
@@ -54,12 +61,18 @@ export async function* streamSamples(
 async function* samplesOf(
   files: readonly string[],
   task: Task,
-  onBad?: (bad: BadRows) => void,
+  { columnNames: names, onBad, purpose }: StreamSamplesOptions,
 ): AsyncGenerator<IndexedSample> {
-  for await (const { row, index, place } of readRows(files, task.columns, onBad)) {
+  const { columns, trainingColumns, optionalColumns } = task;
+  const wanted =
+    purpose === 'train'
+      ? { required: [...columns, ...trainingColumns], optional: optionalColumns, names }
+      : { required: columns, optional: [...trainingColumns, ...optionalColumns], names };
+  for await (const { row, index, place } of readRows(files, wanted, onBad)) {
     let sample: Sample | null;
     try {
-      sample = task.rowToSample(row, place, index);
+      const image = Object.hasOwn(row, 'image') ? imageField(row, 'image', place) : null;
+      sample = task.rowToSample({ ...row, image }, place, index);
     } catch (error) {
       if (!onBad || !(error instanceof UserError)) throw error;
       onBad({ place, message: error.message, rows: 1 });

@@ -39,10 +39,15 @@ export interface SampleGenerator {
 
 export interface Task {
   readonly name: string;
-  /** Columns `rowToSample` reads; a file that lacks one is refused. */
+  /** Columns a question cannot do without; a file that lacks one is refused. */
   readonly columns: readonly string[];
+  /** Needed besides to train: the written reasoning. Null where a file that is only answered lacks them. */
+  readonly trainingColumns: readonly string[];
+  /** Read where they are there, null where they are not. */
+  readonly optionalColumns: readonly string[];
   /**
    * One row of a data file as a sample, or null when the row has no image.
+   * @param row the columns above; `image` is a RawImage or null.
    * @param place file and row, for error messages.
    * @param index of the row in its split, rows without an image counted too.
    * @throws UserError naming place and column when the row is unusable.

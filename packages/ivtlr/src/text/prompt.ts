@@ -1,4 +1,5 @@
 /** The shape of a prompt, apart from any model family; each family has its own table of them. */
+import { UserError } from '../errors.ts';
 
 /** How question and choices become text in one phase. */
 export interface PromptFormat {
@@ -23,8 +24,12 @@ export interface PromptProfile {
 export type Phase = 'train' | 'infer';
 export type ProfileName = 'official' | 'consistent';
 
-/** A, B, C, ... by choice index. */
+/** Choices that a question may have: as many as there are letters for them. */
+export const MOST_CHOICES = 26;
+
+/** A, B, C, ... by choice index. @throws UserError beyond Z */
 export function choiceLetter(index: number): string {
+  if (index >= MOST_CHOICES) throw new UserError(`a question may have at most ${MOST_CHOICES} choices, A to Z`);
   return String.fromCharCode(65 + index);
 }
 

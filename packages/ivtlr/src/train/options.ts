@@ -65,6 +65,8 @@ export const validationSchema = z.strictObject({
 export const dataSchema = z.strictObject({
   source: z.enum(['fresh', 'folder']),
   folder: z.string().nullable().default(null),
+  /** Columns that have another name in the files of the folder: the task's -> theirs. */
+  columns: z.record(z.string(), z.string().min(1)).default({}),
   /** Default for folder: all rows. */
   samplesPerEpoch: count.nullable().default(null),
   /** Threads that decode and resize the images of a folder ahead of the trainer; 0 does it in between. Results do not depend on it. */

@@ -18,8 +18,8 @@ export function createDominoes(options: Partial<DominoesOptions> = {}): Task {
   return {
     ...m3cot,
     name: 'dominoes',
-    rowToSample(row, place) {
-      const sample = m3cotSample(row, place);
+    rowToSample(row, place, index) {
+      const sample = m3cotSample(row, place, index);
       if (sample) addPickTargets(sample);
       return sample;
     },

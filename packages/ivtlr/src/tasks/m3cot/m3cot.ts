@@ -1,6 +1,8 @@
 /** M3CoT: multi-domain multiple-choice questions with images and written rationales (hub id LightChen2333/M3CoT). */
-import { imageField, type Row, textField, textListField } from '../../data/row.ts';
+import { choicesField, imageField, questionField, type Row, shorten, textField } from '../../data/row.ts';
 import type { Sample } from '../../data/sample.ts';
+import { UserError } from '../../errors.ts';
+import { choiceLetter } from '../../text/prompt.ts';
 import { scoreLetters } from '../scorers.ts';
 import type { Task } from '../task.ts';
 
@@ -20,17 +22,29 @@ export const M3COT_COLUMNS = [
   'topic',
 ] as const;
 
-/** A row of M3CoT's schema as a sample, null without image. `context` is no part of the official prompts and stays out. */
-export function m3cotSample(row: Row, place: string): Sample | null {
+/**
+ * A row of M3CoT's schema as a sample, null without image. `context` is no part of the official prompts and stays out.
+ * @throws UserError among others when the answer is not the letter of a choice
+ */
+export function m3cotSample(row: Row, place: string, index: number): Sample | null {
   const image = imageField(row, 'image', place);
   if (!image) return null;
+  const choices = choicesField(row, 'choices', place);
+  const answer = textField(row, 'answer', place);
+  const letters = choices.length > 0 ? choices.map((_, at) => choiceLetter(at)) : [choiceLetter(0), choiceLetter(25)];
+  const [first, last] = [letters[0]!, letters.at(-1)!];
+  if (!/^[A-Z]$/.test(answer) || answer < first || answer > last) {
+    throw new UserError(
+      `${place}, column answer: should be the letter of a choice, ${first} to ${last}, but is ${JSON.stringify(shorten(answer))}`,
+    );
+  }
   return {
-    id: textField(row, 'id', place),
+    id: textField(row, 'id', place, `row-${index}`),
     image,
-    question: textField(row, 'question', place),
-    choices: textListField(row, 'choices', place),
+    question: questionField(row, 'question', place),
+    choices,
     rationale: textField(row, 'rationale', place, ''),
-    answer: textField(row, 'answer', place),
+    answer,
     meta: {
       domain: textField(row, 'domain', place, ''),
       topic: textField(row, 'topic', place, ''),
@@ -40,7 +54,9 @@ export function m3cotSample(row: Row, place: string): Sample | null {
 
 export const m3cot: Task = {
   name: 'm3cot',
-  columns: ['id', 'question', 'choices', 'answer', 'rationale', 'image', 'domain', 'topic'],
+  columns: ['question', 'choices', 'answer', 'image'],
+  trainingColumns: ['rationale'],
+  optionalColumns: ['id', 'domain', 'topic'],
   rowToSample: m3cotSample,
   score: scoreLetters,
   groups: ({ meta }) => ({ domain: meta.domain ?? '', topic: meta.topic ?? '' }),

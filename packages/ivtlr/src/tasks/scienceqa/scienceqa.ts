@@ -1,5 +1,5 @@
 /** ScienceQA: school questions with lectures and solutions; about half have an image (hub id derek-thomas/ScienceQA). */
-import { imageField, integerField, type Row, textField, textListField } from '../../data/row.ts';
+import { choicesField, imageField, integerField, questionField, type Row, textField } from '../../data/row.ts';
 import type { Sample } from '../../data/sample.ts';
 import { UserError } from '../../errors.ts';
 import { stripText } from '../../text/prompt.ts';
@@ -36,7 +36,7 @@ export function scienceqaRationale(lecture: string, solution: string, answer: st
 export function scienceqaSample(row: Row, place: string, index: number): Sample | null {
   const image = imageField(row, 'image', place);
   if (!image) return null;
-  const choices = textListField(row, 'choices', place);
+  const choices = choicesField(row, 'choices', place);
   const right = integerField(row, 'answer', place);
   if (right < 0 || (choices.length > 0 && right >= choices.length)) {
     throw new UserError(
@@ -48,7 +48,7 @@ export function scienceqaSample(row: Row, place: string, index: number): Sample 
   return {
     id: `scienceqa-${index}`,
     image,
-    question: textField(row, 'question', place),
+    question: questionField(row, 'question', place),
     choices,
     rationale: scienceqaRationale(optional('lecture'), optional('solution'), answer),
     answer,
@@ -65,7 +65,9 @@ export function scienceqaSample(row: Row, place: string, index: number): Sample 
 
 export const scienceqa: Task = {
   name: 'scienceqa',
-  columns: SCIENCEQA_COLUMNS.filter((column) => column !== 'task'),
+  columns: ['image', 'question', 'choices', 'answer'],
+  trainingColumns: ['lecture', 'solution'],
+  optionalColumns: ['hint', 'grade', 'subject', 'topic', 'category', 'skill'],
   rowToSample: scienceqaSample,
   score({ answer, choices }, { generated }) {
     const predicted = strictAnswer(generated, { answer, choices });

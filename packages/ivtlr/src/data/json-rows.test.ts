@@ -3,13 +3,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { UserError } from '../errors.ts';
-import { readJsonLines } from './json-lines.ts';
-import { type BadRows, imageField, type PlacedRow } from './row.ts';
+import { readJsonRows } from './json-rows.ts';
+import type { BadRows, PlacedRow } from './row.ts';
 
 let folder = '';
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'ivtlr-lines-'));
-  writeFileSync(join(folder, 'a.png'), 'picture');
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
@@ -17,7 +16,7 @@ async function collect(text: string | Uint8Array, columns = ['id', 'image'], onB
   const path = join(folder, 'x.jsonl');
   writeFileSync(path, text);
   const rows: PlacedRow[] = [];
-  for await (const row of readJsonLines(path, columns, onBad)) rows.push(row);
+  for await (const row of readJsonRows(path, columns, onBad)) rows.push(row);
   return { path, rows };
 }
 
@@ -35,21 +34,6 @@ test('a line longer than a chunk stays whole', async () => {
   expect(rows.map(({ row }) => row.id === long || row.id)).toEqual([true, 'b']);
 });
 
-test('images: a path beside the file, an object with path, base64 bytes', async () => {
-  const lines = ['"a.png"', '{"path":"a.png"}', '{"bytes":"cGljdHVyZQ==","path":"z"}', '""', '"none.png"', '3'];
-  const { path, rows } = await collect(lines.map((image) => `{"id":"","image":${image}}`).join('\n'));
-  const read = (i: number) => imageField(rows[i]!.row, 'image', rows[i]!.place);
-  for (const i of [0, 1, 2]) {
-    expect(Buffer.from((read(i) as { bytes: Uint8Array }).bytes).toString()).toBe('picture');
-  }
-  expect(read(0)).toMatchObject({ name: `${join(folder, 'a.png')} (${path} line 1)` });
-  expect(read(3)).toBeNull();
-  expect(() => read(4)).toThrow(
-    new UserError(`${path} line 5, column image: there is no image ${join(folder, 'none.png')}`),
-  );
-  expect(() => read(5)).toThrow(/line 6, column image: should be a struct/);
-});
-
 test('lines that are no rows are named, or reported and counted', async () => {
   const text = '{"id":"a","image":null}\n{"id":\n[1]\n{"id":"d"}\n';
   await expect(collect(text)).rejects.toThrow(/x\.jsonl line 2 is not JSON in UTF-8/);
@@ -64,6 +48,34 @@ test('missing columns and files', async () => {
   await expect(collect('{"id":"a"}', ['id', 'answer'], () => {})).rejects.toThrow(
     /line 1 has no column answer; its columns are id/,
   );
-  const missing = readJsonLines(join(folder, 'none.jsonl'), []);
+  const missing = readJsonRows(join(folder, 'none.jsonl'), []);
   await expect(missing.next()).rejects.toThrow(new UserError(`data file not found: ${join(folder, 'none.jsonl')}`));
+});
+
+test('a list of rows in a JSON file', async () => {
+  const path = join(folder, 'rows.json');
+  writeFileSync(path, '[{"id":"a"},3,{"id":"c"}]');
+  const bad: BadRows[] = [];
+  const rows: PlacedRow[] = [];
+  for await (const row of readJsonRows(path, ['id'], (row) => bad.push(row))) rows.push(row);
+  expect(rows.map(({ row, index, place }) => [row.id, index, place])).toEqual([
+    ['a', 0, `${path} row 0`],
+    ['c', 2, `${path} row 2`],
+  ]);
+  expect(bad).toEqual([
+    { place: `${path} row 1`, message: `${path} row 1 should be a JSON object with a row's columns`, rows: 1 },
+  ]);
+  writeFileSync(path, '{"id":"a"}');
+  await expect(readJsonRows(path, ['id']).next()).rejects.toThrow(`${path} should hold a list of rows`);
+});
+
+test('optional columns are null where they are missing; a column named as a member of objects is no column', async () => {
+  const path = join(folder, 'optional.jsonl');
+  writeFileSync(path, '{"id":"a"}\n{"id":"b","more":2}');
+  const rows: PlacedRow[] = [];
+  for await (const row of readJsonRows(path, ['id'], undefined, ['more', 'constructor'])) rows.push(row);
+  expect(rows.map(({ row }) => row)).toEqual([
+    { id: 'a', more: null, constructor: null },
+    { id: 'b', more: 2, constructor: null },
+  ]);
 });

@@ -1,0 +1,116 @@
+/** A file of JSON lines that grows while questions are answered, so that a stopped run can go on from it. */
+import {
+  closeSync,
+  fstatSync,
+  fsyncSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  statSync,
+  writeSync,
+} from 'node:fs';
+import { dirname } from 'node:path';
+import { UserError } from '../errors.ts';
+
+/** What to do with a file that has content: refuse it, go on after its lines, or replace it with the first new lines. */
+export type WhenPresent = 'refuse' | 'resume' | 'overwrite';
+
+export interface PresentLine {
+  value: Record<string, unknown>;
+  /** File and line, for error messages. */
+  place: string;
+}
+
+export class AppendedLines {
+  /** What the file held, with `resume`. */
+  readonly present: readonly PresentLine[];
+  readonly #path: string;
+  readonly #handle: number;
+  /** Bytes of the old content to keep when the first new lines come; until then the file stays as it is. Null when nothing has to go. */
+  #keep: number | null;
+  #waiting: string[] = [];
+
+  /** @throws UserError when the file cannot be written, is there and should not be, or with `resume` holds what are no JSON lines */
+  constructor(path: string, whenPresent: WhenPresent) {
+    this.#path = path;
+    if (whenPresent === 'refuse') refuseExisting(path);
+    const { present, keep } = whenPresent === 'resume' ? readPresent(path) : { present: [], keep: 0 };
+    this.present = present;
+    this.#keep = whenPresent === 'refuse' ? null : keep;
+    try {
+      mkdirSync(dirname(path), { recursive: true });
+      this.#handle = openSync(path, 'a');
+    } catch (error) {
+      throw this.#cannotWrite(error);
+    }
+  }
+
+  /** Keeps a line until `flush`. */
+  add(value: unknown): void {
+    this.#waiting.push(`${JSON.stringify(value)}\n`);
+  }
+
+  /** Writes what waits through to the disk: one write, so that a stop between two of them leaves whole lines. */
+  flush(): void {
+    if (this.#waiting.length === 0) return;
+    const bytes = Buffer.from(this.#waiting.join(''), 'utf8');
+    this.#waiting = [];
+    try {
+      if (this.#keep !== null && fstatSync(this.#handle).size > this.#keep) ftruncateSync(this.#handle, this.#keep);
+      this.#keep = null;
+      for (let at = 0; at < bytes.length; ) at += writeSync(this.#handle, bytes, at);
+      // Pipes and devices such as /dev/stdout cannot be synced.
+      if (fstatSync(this.#handle).isFile()) fsyncSync(this.#handle);
+    } catch (error) {
+      throw this.#cannotWrite(error);
+    }
+  }
+
+  close(): void {
+    try {
+      this.flush();
+    } finally {
+      closeSync(this.#handle);
+    }
+  }
+
+  #cannotWrite(error: unknown): UserError {
+    return new UserError(`cannot write ${this.#path}: ${(error as Error).message}`);
+  }
+}
+
+/** @throws UserError when a file with content stands there; an empty one, as a run that failed early leaves it, may be used */
+export function refuseExisting(path: string): void {
+  const found = statSync(path, { throwIfNoEntry: false });
+  if (found?.isFile() && found.size > 0) {
+    throw new UserError(`${path} is there already; give another name, or --overwrite to replace it`);
+  }
+}
+
+function readPresent(path: string): { present: PresentLine[]; keep: number } {
+  if (!statSync(path, { throwIfNoEntry: false })) return { present: [], keep: 0 };
+  let bytes: Buffer;
+  try {
+    bytes = readFileSync(path);
+  } catch (error) {
+    throw new UserError(`cannot read ${path}: ${(error as Error).message}`);
+  }
+  // A line without its end was cut off by a crash; its question is asked again.
+  const end = bytes.lastIndexOf(0x0a) + 1;
+  const lines = bytes.subarray(0, end).toString('utf8').split('\n').slice(0, -1);
+  const present = lines.map((text, at) => {
+    const place = `${path}, line ${at + 1}`;
+    let value: unknown;
+    try {
+      value = JSON.parse(text);
+    } catch {
+      throw new UserError(`${place}: this is no JSON, so there is nothing to go on from`);
+    }
+    if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+      throw new UserError(`${place}: this is no answer, so there is nothing to go on from`);
+    }
+    return { value: value as Record<string, unknown>, place };
+  });
+  return { present, keep: end };
+}

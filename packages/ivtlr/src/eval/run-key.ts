@@ -1,0 +1,49 @@
+/** What answers depend on, in parts, so that stored answers are taken up only by a run that would give the same ones. */
+import { createHash } from 'node:crypto';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { UserError } from '../errors.ts';
+
+/** Part -> what it is, such as `mode` -> `ivt-lr`. */
+export type RunKey = Readonly<Record<string, string>>;
+
+/** Parts that are not the same in both, with both values. */
+export function differingParts(theirs: RunKey, ours: RunKey): [part: string, theirs: string, ours: string][] {
+  const parts = [...new Set([...Object.keys(ours), ...Object.keys(theirs)])];
+  return parts
+    .filter((part) => theirs[part] !== ours[part])
+    .map((part) => [part, theirs[part] ?? 'nothing', ours[part] ?? 'nothing']);
+}
+
+/** Larger files are told apart by size and time of change, since reading gigabytes of weights takes long. */
+const READ_UP_TO = 16 * 2 ** 20;
+
+/** A short hash of the files' names and contents; of large files size and time of change. */
+export function fingerprint(files: readonly string[]): string {
+  const hash = createHash('sha256');
+  for (const file of files) {
+    try {
+      const { size, mtimeMs } = statSync(file);
+      const content =
+        size > READ_UP_TO ? String(mtimeMs) : createHash('sha256').update(readFileSync(file)).digest('hex');
+      hash.update(`${basename(file)}\0${size}\0${content}\n`);
+    } catch (error) {
+      throw new UserError(`cannot read ${file}: ${(error as Error).message}`);
+    }
+  }
+  return hash.digest('hex').slice(0, 16);
+}
+
+const modelFile = /\.(safetensors|json|jinja|txt)$/;
+
+/** Of the files that stand in the folders of a model: weights, adapter, configuration, tokenizer, settings. */
+export function modelFingerprint(folders: readonly string[]): string {
+  const files = [...new Set(folders)].flatMap((folder) =>
+    readdirSync(folder)
+      .filter((name) => modelFile.test(name))
+      .sort()
+      .map((name) => join(folder, name))
+      .filter((path) => statSync(path, { throwIfNoEntry: false })?.isFile()),
+  );
+  return fingerprint(files);
+}
