@@ -45,6 +45,18 @@ interface Native {
   buildInfo(): [version: string, cpuCapability: string, cuda: boolean, parallel: string];
 }
 
+/**
+ * How long OpenMP's threads spin while they wait for each other, before they sleep. Left alone, GNU's runtime (which PyTorch's wheels bring)
+ * spins some ten milliseconds and Intel's 200: on a machine with other work the spinning takes the cores from the threads it waits for.
+ * Not spinning at all makes an idle machine slower; bench/wait-policy.mjs measures both. The runtimes read this once, when they are loaded.
+ */
+function setWaitPolicy(): void {
+  const { env } = process;
+  if (env.OMP_WAIT_POLICY ?? env.GOMP_SPINCOUNT ?? env.KMP_BLOCKTIME) return;
+  env.GOMP_SPINCOUNT = '3000'; // about a tenth of a millisecond
+  env.KMP_BLOCKTIME = '1'; // milliseconds
+}
+
 function load(): Native {
   const found = findAddon();
   if (!found) {
@@ -54,6 +66,7 @@ function load(): Native {
       `${reason}: run \`npm run setup\` once (it finds or fetches libtorch and builds the addon)`,
     );
   }
+  setWaitPolicy();
   const native = createRequire(import.meta.url)(found.file) as Native;
   native.init(TorchError);
   return native;
