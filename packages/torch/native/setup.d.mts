@@ -3,10 +3,7 @@ export interface Libtorch {
   version: string;
   source: string;
 }
-export declare const PINNED_VERSION: string;
 export declare class SetupError extends Error {}
-export declare function cacheFolder(): string;
-export declare function libtorchVersion(folder: string): string | null;
 export declare function findLibtorch(): Libtorch | null;
 export declare function findAddon(): { file: string; libtorch: Libtorch } | null;
 export declare function setup(log: (line: string) => void): { file: string; libtorch: Libtorch };

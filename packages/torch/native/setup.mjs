@@ -1,132 +1,30 @@
-// Finds or fetches libtorch and builds the addon against it. Run by `npm run setup`; returns at once when nothing has changed.
-// Order: IVTLR_LIBTORCH (a folder with include/ and lib/), an importable Python torch, a pinned wheel unpacked into the cache.
-import { spawnSync } from 'node:child_process';
+// Builds the addon against libtorch. Run by `npm run setup`; returns soon when nothing has changed. What it chooses has been loaded once in a
+// process of its own, so that a libtorch that lacks a library or dies on this CPU is never left in place.
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import { createRequire } from 'node:module';
 import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
+import {
+  cacheFolder,
+  capture,
+  fetchLibtorch,
+  fromCache,
+  fromEnvironment,
+  fromPython,
+  hasNvidia,
+  lastLine,
+  libtorchVersion,
+  refuse,
+  SetupError,
+  UnusableError,
+} from './libtorch.mjs';
 
-export const PINNED_VERSION = '2.13.0';
-const SUPPORTED = ['2.11', '2.12', '2.13', '2.14'];
+export { SetupError };
+
 const native = path.dirname(fileURLToPath(import.meta.url));
 const require = createRequire(import.meta.url);
-
-export class SetupError extends Error {}
-
-export function cacheFolder() {
-  return process.env.IVTLR_CACHE ?? path.join(process.env.XDG_CACHE_HOME ?? path.join(os.homedir(), '.cache'), 'ivtlr');
-}
-
-function capture(command, args) {
-  const result = spawnSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
-  return { ok: result.status === 0, out: result.stdout ?? '', err: result.stderr ?? String(result.error ?? '') };
-}
-
-/** The version in a libtorch folder's own header, e.g. "2.13.0"; null when the folder is no libtorch. */
-export function libtorchVersion(folder) {
-  const include = path.join(folder, 'include', 'torch');
-  const header = ['headeronly/version.h', 'csrc/api/include/torch/version.h']
-    .map((name) => path.join(include, name))
-    .find(fs.existsSync);
-  if (!header || !fs.existsSync(path.join(folder, 'lib', 'libtorch_cpu.so'))) return null;
-  const text = fs.readFileSync(header, 'utf8');
-  const part = (name) => text.match(new RegExp(`TORCH_VERSION_${name} (\\d+)`))?.[1];
-  return `${part('MAJOR')}.${part('MINOR')}.${part('PATCH')}`;
-}
-
-function checkVersion(version, from) {
-  if (!SUPPORTED.some((prefix) => version.startsWith(`${prefix}.`)))
-    throw new SetupError(`libtorch ${version} (${from}) is not supported: use one of ${SUPPORTED.join(', ')}`);
-}
-
-function fromEnvironment() {
-  const folder = process.env.IVTLR_LIBTORCH;
-  if (!folder) return null;
-  const version = libtorchVersion(folder);
-  if (!version)
-    throw new SetupError(`IVTLR_LIBTORCH=${folder} is no libtorch folder: it needs include/ and lib/libtorch_cpu.so`);
-  checkVersion(version, 'IVTLR_LIBTORCH');
-  return { folder: path.resolve(folder), version, source: 'IVTLR_LIBTORCH' };
-}
-
-function fromPython(log) {
-  const found = capture('python3', [
-    '-c',
-    'import importlib.util as u; s = u.find_spec("torch"); print(s.submodule_search_locations[0] if s else "")',
-  ]);
-  const folder = found.ok ? found.out.trim() : '';
-  const version = folder ? libtorchVersion(folder) : null;
-  if (!version) return null;
-  try {
-    checkVersion(version, 'Python torch');
-  } catch (error) {
-    log(`${error.message}; falling back to the pinned ${PINNED_VERSION}`);
-    return null;
-  }
-  return { folder, version, source: 'Python torch' };
-}
-
-function hasNvidia() {
-  return fs.existsSync('/proc/driver/nvidia/version') || capture('nvidia-smi', ['-L']).ok;
-}
-
-function pinnedFolder() {
-  return path.join(cacheFolder(), 'libtorch', `${PINNED_VERSION}-${hasNvidia() ? 'cuda' : 'cpu'}`);
-}
-
-function fromCache() {
-  const folder = path.join(pinnedFolder(), 'torch');
-  const version = libtorchVersion(folder);
-  return version ? { folder, version, source: `wheel torch==${PINNED_VERSION}` } : null;
-}
-
-function download(log) {
-  const target = pinnedFolder();
-  fs.mkdirSync(path.dirname(target), { recursive: true });
-  const work = fs.mkdtempSync(`${target}.part-`);
-  try {
-    if (!capture('python3', ['-m', 'pip', '--version']).ok)
-      throw new SetupError(
-        'python3 with pip is needed once to fetch libtorch: install python3-pip, or set IVTLR_LIBTORCH to a libtorch folder',
-      );
-    const base = ['-m', 'pip', 'download', '--no-deps', '--disable-pip-version-check', '-q', '-d', work];
-    const attempts = [
-      ['a local wheel', [...base, '--no-index', `torch==${PINNED_VERSION}`]],
-      ...(hasNvidia() ? [] : [['the CPU wheel', [...base, `torch==${PINNED_VERSION}+cpu`]]]),
-      ['the package index', [...base, `torch==${PINNED_VERSION}`]],
-    ];
-    let wheel;
-    let last = '';
-    for (const [name, args] of attempts) {
-      log(`fetching libtorch ${PINNED_VERSION}: trying ${name}`);
-      const result = capture('python3', args);
-      last = result.err.trim().split('\n').pop() ?? '';
-      wheel = fs.readdirSync(work).find((file) => file.endsWith('.whl'));
-      if (result.ok && wheel) break;
-      wheel = undefined;
-    }
-    if (!wheel)
-      throw new SetupError(
-        `libtorch ${PINNED_VERSION} could not be fetched (${last}): set IVTLR_LIBTORCH to a libtorch folder or install torch in Python`,
-      );
-    log(`unpacking ${wheel}`);
-    const unpacked = capture('python3', ['-m', 'zipfile', '-e', path.join(work, wheel), work]);
-    if (!unpacked.ok) throw new SetupError(`${wheel} could not be unpacked: ${unpacked.err.trim().split('\n').pop()}`);
-    fs.rmSync(path.join(work, wheel));
-    fs.rmSync(target, { recursive: true, force: true });
-    fs.renameSync(work, target);
-  } finally {
-    fs.rmSync(work, { recursive: true, force: true });
-  }
-  const found = fromCache();
-  if (!found)
-    throw new SetupError(
-      `the wheel torch==${PINNED_VERSION} holds no libtorch for this platform (Linux x86-64 and arm64 are supported)`,
-    );
-  return found;
-}
 
 // What setup chose last, so that starting a program asks neither Python nor the driver.
 const chosenFile = () => path.join(cacheFolder(), 'libtorch.json');
@@ -182,28 +80,65 @@ function build(libtorch, file, log) {
       throw new SetupError(`CMake could not configure the addon: a C++20 compiler is needed\n${configure.err}`);
     const made = capture('cmake', ['--build', work, '--parallel', String(Math.max(1, os.availableParallelism()))]);
     if (!made.ok)
-      throw new SetupError(
+      throw new UnusableError(
         `the addon did not compile against libtorch ${libtorch.version}\n${made.out.slice(-4000)}${made.err.slice(-4000)}`,
       );
+    const built = path.join(work, 'ivtlr_torch.node');
+    const error = loadingError(built);
+    if (error) throw new UnusableError(`the addon built against it cannot be loaded: ${error}`);
     fs.mkdirSync(path.dirname(file), { recursive: true });
-    fs.copyFileSync(path.join(work, 'ivtlr_torch.node'), `${file}.tmp`);
+    fs.copyFileSync(built, `${file}.tmp`);
     fs.renameSync(`${file}.tmp`, file);
+    log(`built ${file}`);
   } finally {
     fs.rmSync(work, { recursive: true, force: true });
   }
 }
 
+/** Why a process cannot load the addon; null when it can. */
+function loadingError(file) {
+  const loaded = capture(process.execPath, ['-e', 'require(process.argv[1])', file]);
+  if (loaded.ok) return null;
+  if (loaded.signal) return `loading it ends with ${loaded.signal}`;
+  return loaded.err.match(/^Error: (.*)$/m)?.[1] ?? lastLine(loaded.err);
+}
+
+/** Where to look, in order, until one of them can be loaded. */
+function sources(log) {
+  if (process.env.IVTLR_LIBTORCH) return [{ name: 'IVTLR_LIBTORCH', find: fromEnvironment }];
+  const pinned = (build, name) => [
+    { name: `${name} in the cache`, find: () => fromCache(build) },
+    { name: `${name} fetched now`, find: () => fetchLibtorch(build, log), refuse: (reason) => refuse(build, reason) },
+  ];
+  return [
+    { name: 'Python torch', find: fromPython },
+    ...(hasNvidia() ? pinned('cuda', 'the CUDA build') : []),
+    ...pinned('cpu', 'the CPU build'),
+  ];
+}
+
+/** @throws SetupError when no libtorch can be used; why each before the last one could not is logged */
 export function setup(log) {
-  const libtorch = fromEnvironment() ?? fromPython(log) ?? fromCache() ?? download(log);
-  fs.mkdirSync(cacheFolder(), { recursive: true });
-  fs.writeFileSync(`${chosenFile()}.${process.pid}`, JSON.stringify(libtorch));
-  fs.renameSync(`${chosenFile()}.${process.pid}`, chosenFile());
-  const file = addonPath(libtorch);
-  if (!fs.existsSync(file)) {
-    build(libtorch, file, log);
-    log(`built ${file}`);
+  let last;
+  for (const { name, find, refuse } of sources(log)) {
+    let libtorch = null;
+    try {
+      libtorch = find();
+      if (!libtorch) continue;
+      const file = addonPath(libtorch);
+      if (!fs.existsSync(file) || loadingError(file)) build(libtorch, file, log);
+      fs.mkdirSync(cacheFolder(), { recursive: true });
+      fs.writeFileSync(`${chosenFile()}.${process.pid}`, JSON.stringify(libtorch));
+      fs.renameSync(`${chosenFile()}.${process.pid}`, chosenFile());
+      return { file, libtorch };
+    } catch (error) {
+      if (!(error instanceof UnusableError)) throw error;
+      if (libtorch) refuse?.(error.message);
+      last = error;
+      log(`${name} cannot be used: ${error.message}`);
+    }
   }
-  return { file, libtorch };
+  throw last;
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {

@@ -57,6 +57,19 @@ function setWaitPolicy(): void {
   env.KMP_BLOCKTIME = '1'; // milliseconds
 }
 
+function open(file: string): Native {
+  try {
+    return createRequire(import.meta.url)(file) as Native;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ERR_DLOPEN_FAILED') throw error;
+    const [reason] = (error as Error).message.split('\n');
+    throw new TorchError(
+      '',
+      `the addon does not load (${reason}): run \`npm run setup\`, which looks for a libtorch that does`,
+    );
+  }
+}
+
 function load(): Native {
   const found = findAddon();
   if (!found) {
@@ -67,7 +80,7 @@ function load(): Native {
     );
   }
   setWaitPolicy();
-  const native = createRequire(import.meta.url)(found.file) as Native;
+  const native = open(found.file);
   native.init(TorchError);
   return native;
 }
