@@ -7,7 +7,7 @@
  */
 import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import type { AdamW } from '@ivtlr/torch';
+import type { Optimizer } from '@ivtlr/torch';
 import { getRngState, openSafetensors, saveSafetensors, setRngState, tensor } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
 import { readJson, readText, writeFileAtomic } from '../files.ts';
@@ -39,7 +39,7 @@ export interface Checkpoint {
 /** What goes into a checkpoint besides the state. */
 export interface CheckpointParts {
   recipe: unknown;
-  optimizer: AdamW;
+  optimizer: Optimizer;
   /** Writes the model's files into an existing folder. */
   saveModel(folder: string): void;
 }
@@ -94,7 +94,7 @@ export function readLatestCheckpoint(out: string): Checkpoint | null {
 }
 
 /** Puts optimiser and random generators back to where the checkpoint was written. The model is loaded from `folder` by the caller. */
-export function restoreCheckpoint(checkpoint: Checkpoint, optimizer: AdamW): void {
+export function restoreCheckpoint(checkpoint: Checkpoint, optimizer: Optimizer): void {
   loadOptimizer(join(checkpoint.folder, 'optimizer.safetensors'), optimizer);
   for (const [device, text] of Object.entries(checkpoint.state.rng)) {
     const bytes = new Uint8Array(Buffer.from(text, 'base64'));
@@ -113,12 +113,12 @@ export function captureState(fields: Omit<TrainState, 'version' | 'rng'>, device
   return { version, ...fields, rng };
 }
 
-function saveOptimizer(path: string, optimizer: AdamW): void {
+function saveOptimizer(path: string, optimizer: Optimizer): void {
   const { step, tensors } = optimizer.stateDict();
   saveSafetensors(path, tensors, { step: String(step) });
 }
 
-function loadOptimizer(path: string, optimizer: AdamW): void {
+function loadOptimizer(path: string, optimizer: Optimizer): void {
   const file = openSafetensors(path);
   try {
     const step = Number(file.metadata.step);

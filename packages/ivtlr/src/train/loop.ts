@@ -1,7 +1,7 @@
 /** The training loop: walks through the plan, writes metrics and checkpoints, validates, and stops cleanly when asked. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import type { AdamW } from '@ivtlr/torch';
+import type { Optimizer } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
 import { writeFileAtomic } from '../files.ts';
 import { disposeBatches, type MicroBatch } from './batches.ts';
@@ -100,7 +100,7 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
     : null;
   const earlier = readMetrics(metrics.path);
   let best = Math.max(-1, ...earlier.map((entry) => (entry.kind === 'validation' ? entry.accuracy : -1)));
-  let optimizer: AdamW = createOptimizer(trainee.parameters, run.optimizer);
+  let optimizer: Optimizer = createOptimizer(trainee.parameters, run.optimizer);
   if (run.resume) restoreCheckpoint(run.resume, optimizer);
   let saved = run.resume?.folder ?? '';
   let savedStep = run.resume ? first : -1;

@@ -37,6 +37,14 @@ it('counts weights, gradients and optimiser state of what is trained', () => {
   expect(lora.activations).toBeGreaterThan(full.activations);
 });
 
+it('counts the float32 copies of a step where they are more than the activations', () => {
+  using net = new Net();
+  const few = estimateMemory(net, net.namedParameters(), { ...needs, columns: 1 });
+  const widened = 4 * 4 * 2 * 64 * 128;
+  expect(few.activations).toBeLessThan(widened);
+  expect(few.total).toBe(few.weights + few.gradients + few.optimizer + widened);
+});
+
 it('activations grow with the batch, and shrink with checkpointing', () => {
   using net = new Net();
   const activations = (more: Partial<MemoryNeeds>) =>

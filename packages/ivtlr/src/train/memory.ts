@@ -1,5 +1,5 @@
 /** What a run will need in memory, worked out before its first step. An estimate: kernels' work space and the allocator's slack come on top. */
-import { elementSize, Linear, type Module, type Tensor } from '@ivtlr/torch';
+import { AdamW, elementSize, Linear, type Module, type Tensor } from '@ivtlr/torch';
 
 export interface MemoryNeeds {
   /** Rows of a micro-batch, and its columns with latent rows. */
@@ -15,6 +15,7 @@ export interface MemoryEstimate {
   gradients: number;
   optimizer: number;
   activations: number;
+  /** At the peak: with the activations, or with what the optimizer's step needs for a moment if that is more. */
   total: number;
   /** What this process may use, what it holds already included; null where that is not known (GPUs). */
   available: number | null;
@@ -33,13 +34,16 @@ export function estimateMemory(
     [...trained.values()].map((p) => p.numel * (elementSize(p.dtype) === 2 ? 12 : 2 * elementSize(p.dtype))),
   );
   const activations = activationBytes(module, needs);
+  // The step's own float32 copies of gradients come when the activations are gone.
+  const narrow = [...trained.values()].filter((p) => elementSize(p.dtype) === 2).map(({ numel }) => numel);
+  const widened = 4 * Math.max(0, ...narrow, Math.min(sum(narrow), AdamW.widenedElements));
   const onCpu = module.parameters()[0]?.device === 'cpu';
   return {
     weights,
     gradients,
     optimizer,
     activations,
-    total: weights + gradients + optimizer + activations,
+    total: weights + gradients + optimizer + Math.max(activations, widened),
     available: onCpu ? process.availableMemory() + process.memoryUsage.rss() : null,
   };
 }

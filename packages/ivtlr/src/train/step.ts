@@ -1,5 +1,5 @@
 /** One optimiser step: micro-batches forward and backward, gradients clipped, parameters moved. */
-import { AdamW, clipGradNorm, scope, type Tensor } from '@ivtlr/torch';
+import { AdamW, clipGradNorm, type Optimizer, scope, type Tensor } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
 import type { MicroBatch } from './batches.ts';
 import type { OptimizerOptions } from './options.ts';
@@ -45,7 +45,7 @@ export type Verdict = 'step' | 'skip';
  */
 export function trainStep(
   trainee: Trainee,
-  optimizer: AdamW,
+  optimizer: Optimizer,
   micros: readonly MicroBatch[],
   lr: number,
   clip: number | null,
@@ -90,7 +90,7 @@ export function trainStep(
 }
 
 /** A fresh optimiser over the model's parameters. */
-export function createOptimizer(parameters: ReadonlyMap<string, Tensor>, options: OptimizerOptions): AdamW {
+export function createOptimizer(parameters: ReadonlyMap<string, Tensor>, options: OptimizerOptions): Optimizer {
   const { lr, betas, eps, weightDecay } = options;
   // Steps on 16-bit weights alone are lost in rounding; the official code keeps float32 copies too.
   return new AdamW(parameters, { lr, betas, eps, weightDecay, masterWeights: true });

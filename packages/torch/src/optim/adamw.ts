@@ -5,6 +5,7 @@ import type { DType } from '../core/dtype.ts';
 import { keep, scope } from '../core/scope.ts';
 import type { Tensor } from '../core/tensor.ts';
 import * as ops from '../ops.gen.ts';
+import type { Optimizer, OptimizerState } from './optimizer.ts';
 
 export interface AdamWOptions {
   /** Default 1e-3. */
@@ -22,13 +23,6 @@ export interface AdamWOptions {
   masterWeights?: boolean;
 }
 
-export interface AdamWState {
-  /** Calls of `step()` so far. */
-  step: number;
-  /** `NAME.exp_avg`, `NAME.exp_avg_sq`, `NAME.step` and, with master weights, `NAME.master`. The live tensors, no copies. */
-  tensors: Map<string, Tensor>;
-}
-
 interface Slot {
   name: string;
   parameter: Tensor;
@@ -40,8 +34,15 @@ interface Slot {
   step: Tensor;
 }
 
-export class AdamW {
-  /** May be changed between steps. */
+interface Update {
+  slot: Slot;
+  gradient: Tensor;
+}
+
+/** State: `NAME.exp_avg`, `NAME.exp_avg_sq`, `NAME.step` and, with master weights, `NAME.master`. */
+export class AdamW implements Optimizer {
+  /** So many elements of 16-bit gradients have a float32 copy at one time (64 MB); a larger gradient goes alone. */
+  static readonly widenedElements = 2 ** 24;
   lr: number;
   readonly betas: readonly [number, number];
   readonly eps: number;
@@ -72,29 +73,26 @@ export class AdamW {
     this.#slots = named.map(([name, parameter]) => makeSlot(name, parameter, masterWeights));
   }
 
-  /** Updates every parameter that has a gradient; the others, and their state, are left alone. */
   step(): void {
     this.#steps++;
     scope(() =>
       noGrad(() => {
-        for (const group of this.#groups().values()) this.#stepGroup(group);
+        for (const group of this.#groups()) scope(() => this.#stepGroup(group));
       }),
     );
   }
 
-  /** Drops all gradients. */
   zeroGrad(): void {
     for (const { parameter } of this.#slots) parameter.grad = null;
   }
 
-  stateDict(): AdamWState {
+  stateDict(): OptimizerState {
     const tensors = new Map<string, Tensor>();
     for (const slot of this.#slots) for (const [key, tensor] of stateOf(slot)) tensors.set(key, tensor);
     return { step: this.#steps, tensors };
   }
 
-  /** Copies a state in, bit for bit. Throws RangeError, before anything is changed, when names, shapes or dtypes differ. */
-  loadStateDict({ step, tensors }: AdamWState): void {
+  loadStateDict({ step, tensors }: OptimizerState): void {
     const mine = this.stateDict().tensors;
     for (const [key, tensor] of mine) {
       const given = tensors.get(key);
@@ -114,7 +112,6 @@ export class AdamW {
     this.#steps = step;
   }
 
-  /** Frees the state; parameters and their gradients are not touched. */
   dispose(): void {
     for (const slot of this.#slots) for (const [, tensor] of stateOf(slot)) tensor.dispose();
   }
@@ -123,21 +120,31 @@ export class AdamW {
     this.dispose();
   }
 
-  /** The kernel wants lists of one dtype on one device. */
-  #groups(): Map<string, { slot: Slot; gradient: Tensor }[]> {
-    const groups = new Map<string, { slot: Slot; gradient: Tensor }[]>();
+  /**
+   * The kernel wants lists of one dtype on one device. Lists that are stepped on float32 copies are short, since each brings float32 copies of
+   * its gradients for a moment: all of them together would be twice as large as the model.
+   */
+  #groups(): Update[][] {
+    const groups: Update[][] = [];
+    const open = new Map<string, { group: Update[]; elements: number }>();
     for (const slot of this.#slots) {
       const gradient = slot.parameter.grad;
       if (!gradient) continue;
       const key = `${slot.parameter.dtype} ${slot.parameter.device}`;
-      const group = groups.get(key);
-      if (group) group.push({ slot, gradient });
-      else groups.set(key, [{ slot, gradient }]);
+      const elements = slot.master ? slot.master.numel : 0;
+      let last = open.get(key);
+      if (!last || (last.elements > 0 && last.elements + elements > AdamW.widenedElements)) {
+        last = { group: [], elements: 0 };
+        open.set(key, last);
+        groups.push(last.group);
+      }
+      last.group.push({ slot, gradient });
+      last.elements += elements;
     }
     return groups;
   }
 
-  #stepGroup(group: readonly { slot: Slot; gradient: Tensor }[]): void {
+  #stepGroup(group: readonly Update[]): void {
     const steps = group.map(({ slot }) => slot.step);
     ops._foreach_add__Scalar(steps, 1);
     const weights = group.map(({ slot }) => slot.master ?? slot.parameter);

@@ -1,2 +1,3 @@
-export { AdamW, type AdamWOptions, type AdamWState } from './adamw.ts';
+export { AdamW, type AdamWOptions } from './adamw.ts';
 export { clipGradNorm } from './clip.ts';
+export type { Optimizer, OptimizerState } from './optimizer.ts';

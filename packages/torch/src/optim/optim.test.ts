@@ -1,12 +1,14 @@
 import fs from 'node:fs';
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import {
   AdamW,
   type AdamWOptions,
   clipGradNorm,
   type DType,
+  liveTensorBytes,
   liveTensorCount,
   noGrad,
+  type Optimizer,
   ones,
   randn,
   scope,
@@ -45,7 +47,7 @@ function setGradients(parameters: Tensor[], step: number): void {
   }
 }
 
-function run(optimizer: AdamW, parameters: Tensor[], from = 0, to = 20): void {
+function run(optimizer: Optimizer, parameters: Tensor[], from = 0, to = 20): void {
   for (let step = from; step < to; step++) {
     if (step === 10) optimizer.lr = 3e-3;
     scope(() => setGradients(parameters, step));
@@ -148,6 +150,30 @@ describe('AdamW', () => {
         /is float64 \[2\]/,
       );
       expect(optimizer.stateDict().step).toBe(0);
+    });
+  });
+
+  test('16-bit gradients are widened a few at a time, and all are stepped', () => {
+    scope(() => {
+      const size = 3 * 2 ** 21; // two fit into a group of 2^24 elements
+      const parameters = Array.from({ length: 5 }, () => zeros([size], { dtype: 'bfloat16', requiresGrad: true }));
+      using optimizer = new AdamW(parameters, { masterWeights: true });
+      for (const parameter of parameters) parameter.grad = ones([size], { dtype: 'bfloat16' });
+      const before = liveTensorBytes();
+      const during: number[] = [];
+      const { copy_ } = parameters[0]!;
+      const spy = vi.spyOn(parameters[0]!.constructor.prototype as Tensor, 'copy_').mockImplementation(function (
+        this: Tensor,
+        source,
+      ) {
+        during.push(liveTensorBytes() - before);
+        return copy_.call(this, source);
+      });
+      optimizer.step();
+      spy.mockRestore();
+      const handles = 5 * size * 2; // reading `.grad` counts its memory once more
+      expect(during).toEqual([2, 2, 2, 2, 1].map((count) => handles + count * size * 4));
+      for (const parameter of parameters) expect(parameter.max().item()).toBeLessThan(0);
     });
   });
 
