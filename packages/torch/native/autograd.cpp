@@ -84,7 +84,6 @@ napi_value backward(napi_env env, napi_callback_info info) {
     const auto args = arguments(env, info, 4);
     torch::autograd::backward(to_tensors(env, args[0], false), to_tensors(env, args[1], true), to_bool(env, args[2]),
                               to_bool(env, args[3]));
-    report_memory(env);
     return undefined(env);
   }, [] { return std::string("backward"); });
 }

@@ -150,7 +150,6 @@ napi_value call_op(napi_env env, napi_callback_info info) {
     }
     check_statistics(*op, stack);
     op->handle.callBoxed(stack);
-    report_memory(env);
     const auto result = [&](size_t i) -> napi_value {
       if (op->aliases[i] >= 0) return number(env, -1.0 - op->aliases[i]);
       // Dtypes travel as integers: they come back by name, as they are given.

@@ -36,16 +36,18 @@ struct Table {
 Table<Slot>& tensors = *new Table<Slot>();
 Table<at::Generator>& generators = *new Table<at::Generator>();
 int64_t bytes_now = 0;
+int64_t bytes_watched = 0;  // of the handles that the garbage collector frees
 int64_t bytes_reported = 0;
-int64_t bytes_swept = 0;  // the least since the last sweep
+int64_t bytes_swept = 0;  // the least watched since the last sweep
 
 }  // namespace
 
 int32_t put(at::Tensor tensor) {
   if (!tensor.defined()) return 0;
   Slot slot;
-  // A view shares its base's storage and is not counted again.
-  if (tensor.has_storage() && tensor.storage().use_count() == 1) {
+  // A view shares its base's storage and is not counted again; a result that its own graph has saved shares it too, but is no view.
+  if (tensor.has_storage() &&
+      (tensor.storage().use_count() == 1 || (tensor.requires_grad() && !tensor.is_leaf() && !tensor.is_view()))) {
     slot.bytes = static_cast<int64_t>(tensor.storage().nbytes());
     bytes_now += slot.bytes;
   }
@@ -62,7 +64,9 @@ const at::Tensor& get(int32_t id) {
 void watch(napi_env env, int32_t id, napi_value owner) {
   get(id);
   Slot& slot = tensors.slots[id];
-  if (!slot.owner) NAPI_OK(napi_create_reference(env, owner, 0, &slot.owner));
+  if (slot.owner) return;
+  NAPI_OK(napi_create_reference(env, owner, 0, &slot.owner));
+  bytes_watched += slot.bytes;
 }
 
 int64_t sweep(napi_env env) {
@@ -77,7 +81,7 @@ int64_t sweep(napi_env env) {
     else release(env, static_cast<int32_t>(id));
   }
   NAPI_OK(napi_close_handle_scope(env, handles));
-  bytes_swept = bytes_now;
+  bytes_swept = bytes_watched;
   return left;
 }
 
@@ -86,10 +90,11 @@ void release(napi_env env, int32_t id) {
   Slot& slot = tensors.slots[id];
   if (!slot.tensor.defined()) return;
   bytes_now -= slot.bytes;
-  slot.bytes = 0;
-  slot.tensor = at::Tensor();
-  if (slot.owner) napi_delete_reference(env, slot.owner);
-  slot.owner = nullptr;
+  if (slot.owner) {
+    bytes_watched -= slot.bytes;
+    napi_delete_reference(env, slot.owner);
+  }
+  slot = Slot();
   tensors.free.push_back(id);
 }
 
@@ -111,13 +116,13 @@ void release_generator(int32_t id) {
 }
 
 void report_memory(napi_env env) {
-  bytes_swept = std::min(bytes_swept, bytes_now);
-  const int64_t delta = bytes_now - bytes_reported;
+  bytes_swept = std::min(bytes_swept, bytes_watched);
+  const int64_t delta = bytes_watched - bytes_reported;
   if (delta < (1 << 20) && delta > -(1 << 20)) return;
   int64_t total;
-  bytes_reported = bytes_now;
+  bytes_reported = bytes_watched;
   napi_adjust_external_memory(env, delta, &total);  // may collect garbage
-  if (bytes_now - bytes_swept >= (64 << 20)) sweep(env);
+  if (bytes_watched - bytes_swept >= (64 << 20)) sweep(env);
 }
 
 }  // namespace ivtlr

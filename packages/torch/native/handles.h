@@ -22,8 +22,8 @@ int32_t put_generator(at::Generator generator);
 const at::Generator& get_generator(int32_t id);
 void release_generator(int32_t id);
 
-// Tells V8 how much memory the handles keep alive, in steps of at least a megabyte, so that it collects garbage in time. As memory grows it
-// also sweeps: finalizers of JavaScript would wait until the running function returns.
+// Tells V8 how much memory the watched handles keep alive, in steps of at least a megabyte, so that it collects garbage in time; collecting
+// could not free the others. As it grows it also sweeps: finalizers of JavaScript would wait until the running function returns.
 void report_memory(napi_env env);
 
 }  // namespace ivtlr

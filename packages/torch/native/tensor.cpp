@@ -107,7 +107,6 @@ napi_value from_bytes(napi_env env, napi_callback_info info) {
     check_size(bytes, shape, dtype);
     at::Tensor tensor = at::empty(shape, at::TensorOptions(dtype));
     if (bytes.length) std::memcpy(tensor.mutable_data_ptr(), bytes.data, bytes.length);
-    report_memory(env);
     return number(env, put(std::move(tensor)));
   }, [] { return std::string("fromBytes"); });
 }
@@ -168,6 +167,7 @@ napi_value watch_owner(napi_env env, napi_callback_info info) {
   return guarded(env, [&]() -> napi_value {
     const auto args = arguments(env, info, 2);
     watch(env, static_cast<int32_t>(to_int(env, args[1])), args[0]);
+    report_memory(env);
     return undefined(env);
   });
 }

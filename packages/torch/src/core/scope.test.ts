@@ -189,6 +189,20 @@ test('a disposed tensor is not freed a second time by the collector', async () =
   for (const t of held) t.dispose();
 });
 
+test('so does one that makes graphs, whose results are saved for the way back', async () => {
+  using weight = ones([2 ** 20], { requiresGrad: true });
+  const before = process.memoryUsage.rss();
+  let most = 0;
+  (() => {
+    for (let i = 0; i < 100; i++) {
+      weight.exp().sigmoid().tanh().sqrt();
+      most = Math.max(most, process.memoryUsage.rss() - before);
+    }
+  })();
+  expect(most).toBeLessThan(2 ** 30); // all of it would be 1.7 GB
+  await collectUntil(() => liveTensorCount() === baseline + 1);
+});
+
 test('bytes are counted once for a tensor and its views', () => {
   const before = liveTensorBytes();
   const big = zeros([2 ** 20]);
