@@ -119,7 +119,7 @@ export function fetchLibtorch(build, log) {
     throw new UnusableError(`it did not work before (${reason}); remove ${refusedFile(build)} to try again`);
   }
   if (!capture('python3', ['-m', 'pip', '--version']).ok)
-    throw new SetupError(
+    throw new UnusableError(
       'python3 with pip is needed once to fetch libtorch: install python3-pip, or set IVTLR_LIBTORCH to a libtorch folder',
     );
   const target = pinnedFolder(build);

@@ -127,6 +127,16 @@ test('a CUDA build that cannot be fetched: the CPU build and the reason', () => 
   expect(fs.readdirSync(at('cache/libtorch'))).toEqual(['2.13.0-cpu']);
 });
 
+test('without pip the CPU build in the cache will do', () => {
+  withNvidia();
+  program('python3', 'exit 1');
+  libtorch(at('cache/libtorch/2.13.0-cpu/torch'), false);
+  expect(run().libtorch.folder).toContain('2.13.0-cpu');
+  expect(lines.join('\n')).toContain('the CUDA build fetched now cannot be used: python3 with pip is needed once');
+  fs.rmSync(at('cache'), { recursive: true });
+  expect(run).toThrow('python3 with pip is needed once');
+});
+
 test('a Python torch that cannot be loaded is passed over', () => {
   fs.writeFileSync(at('python-torch'), libtorch(at('site-packages/torch'), false));
   expect(run().libtorch.source).toBe('Python torch');
