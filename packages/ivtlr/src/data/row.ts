@@ -62,13 +62,6 @@ export function choicesField(row: Row, column: string, place: string): string[] 
   );
 }
 
-/** A text that says something. */
-export function questionField(row: Row, column: string, place: string): string {
-  const text = textField(row, column, place);
-  if (text.trim() === '') throw new UserError(`${place}, column ${column}: the question is empty`);
-  return text;
-}
-
 /** A whole number, stored in any integer type. */
 export function integerField(row: Row, column: string, place: string): number {
   const value = row[column];

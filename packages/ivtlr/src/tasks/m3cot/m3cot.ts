@@ -1,5 +1,5 @@
 /** M3CoT: multi-domain multiple-choice questions with images and written rationales (hub id LightChen2333/M3CoT). */
-import { choicesField, imageField, questionField, type Row, shorten, textField } from '../../data/row.ts';
+import { choicesField, imageField, type Row, shorten, textField } from '../../data/row.ts';
 import type { Sample } from '../../data/sample.ts';
 import { UserError } from '../../errors.ts';
 import { choiceLetter } from '../../text/prompt.ts';
@@ -41,7 +41,7 @@ export function m3cotSample(row: Row, place: string, index: number): Sample | nu
   return {
     id: textField(row, 'id', place, `row-${index}`),
     image,
-    question: questionField(row, 'question', place),
+    question: textField(row, 'question', place),
     choices,
     rationale: textField(row, 'rationale', place, ''),
     answer,

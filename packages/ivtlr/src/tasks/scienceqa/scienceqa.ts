@@ -1,5 +1,5 @@
 /** ScienceQA: school questions with lectures and solutions; about half have an image (hub id derek-thomas/ScienceQA). */
-import { choicesField, imageField, integerField, questionField, type Row, textField } from '../../data/row.ts';
+import { choicesField, imageField, integerField, type Row, textField } from '../../data/row.ts';
 import type { Sample } from '../../data/sample.ts';
 import { UserError } from '../../errors.ts';
 import { stripText } from '../../text/prompt.ts';
@@ -48,7 +48,7 @@ export function scienceqaSample(row: Row, place: string, index: number): Sample 
   return {
     id: `scienceqa-${index}`,
     image,
-    question: questionField(row, 'question', place),
+    question: textField(row, 'question', place),
     choices,
     rationale: scienceqaRationale(optional('lecture'), optional('solution'), answer),
     answer,
