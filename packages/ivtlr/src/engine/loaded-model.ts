@@ -22,10 +22,11 @@ import {
   saveAdapter,
 } from '../lora/adapter-folder.ts';
 import type { LoraOptions } from '../lora/options.ts';
-import { loadModel, saveModel } from '../models/registry.ts';
-import type { ProcessedImage, VisionLanguageModel } from '../models/types.ts';
+import type { Family } from '../models/family.ts';
+import { familyOf, loadModel, saveModel } from '../models/registry.ts';
+import type { ImageInputs, ProcessedImage, VisionLanguageModel } from '../models/types.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
-import { type FamilyInputs, type FamilyParts, families, folderRendering } from './families.ts';
+import { folderRendering } from './folder-rendering.ts';
 
 const settingsFile = 'ivtlr.json';
 
@@ -59,6 +60,7 @@ export function latentOptions(settings: ReasoningSettings): LatentOptions {
 export interface LoadedModel {
   /** Where tokenizer and configuration come from: the base's folder for an adapter. */
   folder: string;
+  family: Family;
   model: VisionLanguageModel;
   /** Contents of config.json. */
   config: unknown;
@@ -67,7 +69,7 @@ export interface LoadedModel {
   /** What adapter_config.json says; null for a model without adapters. */
   adapter: AdapterConfig | null;
   /** How images are read, for threads that prepare them. */
-  inputs: FamilyInputs;
+  inputs: ImageInputs;
   processImage(image: RawImage): Promise<ProcessedImage>;
   /** How samples of a task become tokens for this model. */
   renderOptions(task: string): RenderOptions;
@@ -95,7 +97,7 @@ export function openModelFolder(folder: string, options: OpenModelOptions = {}):
   try {
     const { config: adapter } = loadAdapter(model.module, folder);
     model.module.eval(); // adapters may have dropout
-    const stored = readReasoningSettings(folder, families[model.family]!);
+    const stored = readReasoningSettings(folder, familyOf(config, join(base, 'config.json')));
     return { ...withModel(base, config, model, { ...stored, ...settings }), adapter };
   } catch (error) {
     model.module.dispose();
@@ -135,11 +137,12 @@ export function withModel(
   }
   // They mark the slots and are never embedded: Chameleon-7B has no rows left for them.
   tokenizer.addSpecialTokens(LATENT_TOKENS);
-  const parts = families[model.family]!;
-  const settings = { ...readReasoningSettings(folder, parts), ...overrides };
-  const inputs = parts.inputs(folder, settings.profile);
+  const family = familyOf(config, join(folder, 'config.json'));
+  const settings = { ...readReasoningSettings(folder, family), ...overrides };
+  const inputs = family.inputs(folder, settings.profile);
   return {
     folder,
+    family,
     model,
     config,
     tokenizer,
@@ -147,12 +150,12 @@ export function withModel(
     adapter: null,
     inputs,
     processImage: (image) => inputs.processImage(image),
-    renderOptions: folderRendering(folder, parts, tokenizer, settings.profile),
+    renderOptions: folderRendering(folder, family, tokenizer, settings.profile),
   };
 }
 
 /** The settings stored beside a model, or the official defaults of its family. */
-export function readReasoningSettings(folder: string, { patches }: Pick<FamilyParts, 'patches'>): ReasoningSettings {
+export function readReasoningSettings(folder: string, { patches }: Pick<Family, 'patches'>): ReasoningSettings {
   const path = join(folder, settingsFile);
   const stored = existsSync(path) ? (readJson(path, 'reasoning settings') as object) : {};
   const result = reasoningSettingsSchema.safeParse({ patches, ...stored });
