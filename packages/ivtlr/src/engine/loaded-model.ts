@@ -12,7 +12,7 @@ import { UserError } from '../errors.ts';
 import { readJson, writeFileAtomic } from '../files.ts';
 import { cachedSnapshot, isHubName } from '../hub/cache.ts';
 import { hubSettings } from '../hub/settings.ts';
-import { LATENT_DEFAULTS, type LatentOptions } from '../latent/options.ts';
+import { type LatentOptions, latentOptionsSchema, latentStepsSchema } from '../latent/options.ts';
 import {
   type AdapterConfig,
   adapterConfigFile,
@@ -37,16 +37,11 @@ const settingsFile = 'ivtlr.json';
 export const reasoningSettingsSchema = z.strictObject({
   task: z.string().nullable().default(null),
   profile: z.enum(['official', 'consistent']).default('official'),
-  /** T and K. */
-  latents: z.int().min(0).default(3),
-  patches: z.int().min(0),
-  positions: z.enum(['sequential', 'mrope']).default('sequential'),
-  pickOrder: z.enum(['kernel', 'score', 'position']).default('kernel'),
-  onExhausted: z.enum(['reuse', 'fewer', 'error']).default(LATENT_DEFAULTS.onExhausted),
-  hideImageFromLatents: z.boolean().default(false),
-  allowRepeats: z.boolean().default(false),
-  latentText: z.enum(['on', 'off', 'zero', 'swap']).default('on'),
-  latentVision: z.enum(['on', 'off', 'zero', 'swap', 'random']).default('on'),
+  /** T */
+  latents: latentStepsSchema.default(3),
+  ...latentOptionsSchema.shape,
+  /** K; the default is the family's. */
+  patches: latentOptionsSchema.shape.patches.unwrap(),
 });
 
 export type ReasoningSettings = z.output<typeof reasoningSettingsSchema>;
