@@ -66,7 +66,7 @@ async function infer(options: InferOptions): Promise<void> {
 
   const loading = performance.now();
   const { device, dtype } = options;
-  const { modelFolder } = await import('../hub/resolve.ts');
+  const { modelFolder } = await import('./hub-folders.ts');
   const opened = openModelFolder(await modelFolder(options.model), { device, ...(dtype && { dtype }) });
   opened.model.module.eval();
   const loadSeconds = (performance.now() - loading) / 1000;
