@@ -9,7 +9,7 @@ import { ChameleonInputs } from '../models/chameleon/inputs.ts';
 import { chameleonPrompts, folderTokens, IMAGE_TOKEN } from '../models/chameleon/prompts.ts';
 import { OFFICIAL_INPUTS, Qwen2VlInputs } from '../models/qwen2-vl/inputs.ts';
 import { qwen2VlPrompts } from '../models/qwen2-vl/prompts.ts';
-import type { ProcessedImage } from '../models/types.ts';
+import type { PositionKind, ProcessedImage } from '../models/types.ts';
 import { type ChatTemplate, loadChatTemplate } from '../text/chat-template.ts';
 import type { ProfileName, PromptProfile } from '../text/prompt.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
@@ -24,34 +24,63 @@ export interface FamilyInputs {
   readonly preparation: Preparation;
   /** The rest, where libtorch is. */
   finish(prepared: PreparedImage): ProcessedImage;
+  /** What every image is brought to, such as `280x280`; `native` where it keeps its shape. */
+  readonly imageSize: string;
+}
+
+/** How images are read, as far as a model's settings say it. */
+export interface ImageSettings {
+  profile: ProfileName;
+  /** `native` or `WIDTHxHEIGHT`; null: as the profile has it. */
+  imageSize: string | null;
 }
 
 export interface FamilyParts {
-  inputs(folder: string, profile: ProfileName): FamilyInputs;
+  inputs(folder: string, settings: ImageSettings): FamilyInputs;
   prompts(profile: ProfileName, task: string, folder: string, tokenizer: Tokenizer): PromptProfile;
   imageToken: string;
   /** Samples longer than this lose whole steps from the end. */
   maxTokens: number;
   /** K where nothing else is said. */
   patches: number;
+  /** Those the model had before anybody taught it latent steps. */
+  positions: PositionKind;
 }
 
 export const families: Readonly<Record<string, FamilyParts>> = {
   'qwen2-vl': {
-    inputs: (folder, profile) => Qwen2VlInputs.fromFolder(folder, profile === 'official' ? OFFICIAL_INPUTS : {}),
+    inputs: (folder, { profile, imageSize }) =>
+      Qwen2VlInputs.fromFolder(folder, {
+        ...(profile === 'official' && OFFICIAL_INPUTS),
+        ...(imageSize !== null && { fixedSize: parseImageSize(imageSize) }),
+      }),
     prompts: qwen2VlPrompts,
     imageToken: '<|image_pad|>',
     maxTokens: 3400,
     patches: 32,
+    positions: 'mrope',
   },
   chameleon: {
-    inputs: (folder) => ChameleonInputs.fromFolder(folder),
+    inputs: (folder, { imageSize }) => {
+      const inputs = ChameleonInputs.fromFolder(folder);
+      if (imageSize !== null && imageSize !== 'native' && imageSize !== inputs.imageSize)
+        throw new UserError(`image size ${imageSize}: ${folder} is a Chameleon model, which reads every image at ${inputs.imageSize}`);
+      return inputs;
+    },
     prompts: (profile, task, folder, tokenizer) => chameleonPrompts(profile, task, folderTokens(folder, tokenizer)),
     imageToken: IMAGE_TOKEN,
     maxTokens: 1400,
     patches: 64,
+    positions: 'sequential',
   },
 };
+
+/** `native` -> undefined, `280x140` -> width and height. */
+function parseImageSize(text: string): { width: number; height: number } | undefined {
+  if (text === 'native') return undefined;
+  const [width, height] = text.split('x').map(Number);
+  return { width: width!, height: height! };
+}
 
 /** `model_type` of config.json -> family. */
 const MODEL_TYPES: Readonly<Record<string, string>> = { qwen2_vl: 'qwen2-vl', chameleon: 'chameleon' };
@@ -101,10 +130,10 @@ export interface FolderWithoutWeights {
 }
 
 /** Opens config, tokenizer, chat template and preprocessing of a folder. @throws UserError naming the file that is missing or wrong */
-export function openWithoutWeights(folder: string, profile: ProfileName): FolderWithoutWeights {
+export function openWithoutWeights(folder: string, settings: ImageSettings): FolderWithoutWeights {
   const parts = folderFamily(folder);
   const tokenizer = Tokenizer.fromFolder(folder);
   tokenizer.addSpecialTokens(LATENT_TOKENS);
-  const inputs = parts.inputs(folder, profile);
-  return { tokenizer, inputs, renderOptions: folderRendering(folder, parts, tokenizer, profile) };
+  const inputs = parts.inputs(folder, settings);
+  return { tokenizer, inputs, renderOptions: folderRendering(folder, parts, tokenizer, settings.profile) };
 }

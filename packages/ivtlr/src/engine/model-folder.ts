@@ -24,18 +24,24 @@ import {
 import type { LoraOptions } from '../lora/options.ts';
 import { loadModel, saveModel } from '../models/registry.ts';
 import type { ProcessedImage, VisionLanguageModel } from '../models/types.ts';
+import { PROFILES, type ProfileName } from '../text/prompt.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
 import { type FamilyInputs, type FamilyParts, families, folderRendering } from './families.ts';
 
 const settingsFile = 'ivtlr.json';
 
+/** What an image size may be: every side has 1 to 5 digits. */
+export const IMAGE_SIZE = /^(native|[1-9]\d{0,4}x[1-9]\d{0,4})$/;
+
 /**
  * How a model was trained to reason, kept as ivtlr.json beside its weights. Inference must do the same, so these are its defaults; the
- * values for a folder without the file are the official code's.
+ * values for what the file does not say are the official code's.
  */
 export const reasoningSettingsSchema = z.strictObject({
   task: z.string().nullable().default(null),
-  profile: z.enum(['official', 'consistent']).default('official'),
+  profile: z.enum(PROFILES).default('official'),
+  /** Null: as the profile has it. */
+  imageSize: z.string().regex(IMAGE_SIZE, 'should be native or WIDTHxHEIGHT').nullable().default(null),
   /** T and K. */
   latents: z.int().min(0).default(3),
   patches: z.int().min(0),
@@ -52,7 +58,7 @@ export type ReasoningSettings = z.output<typeof reasoningSettingsSchema>;
 
 /** What a latent step of this model is, for latent/. */
 export function latentOptions(settings: ReasoningSettings): LatentOptions {
-  const { task: _task, profile: _profile, latents: _latents, ...options } = settings;
+  const { task: _task, profile: _profile, imageSize: _imageSize, latents: _latents, ...options } = settings;
   return options;
 }
 
@@ -95,7 +101,7 @@ export function openModelFolder(folder: string, options: OpenModelOptions = {}):
   try {
     const { config: adapter } = loadAdapter(model.module, folder);
     model.module.eval(); // adapters may have dropout
-    const stored = readReasoningSettings(folder, families[model.family]!);
+    const stored = readReasoningSettings(folder, families[model.family]!, settings?.profile);
     return { ...withModel(base, config, model, { ...stored, ...settings }), adapter };
   } catch (error) {
     model.module.dispose();
@@ -136,8 +142,8 @@ export function withModel(
   // They mark the slots and are never embedded: Chameleon-7B has no rows left for them.
   tokenizer.addSpecialTokens(LATENT_TOKENS);
   const parts = families[model.family]!;
-  const settings = { ...readReasoningSettings(folder, parts), ...overrides };
-  const inputs = parts.inputs(folder, settings.profile);
+  const settings = { ...readReasoningSettings(folder, parts, overrides.profile), ...overrides };
+  const inputs = parts.inputs(folder, settings);
   return {
     folder,
     model,
@@ -151,10 +157,22 @@ export function withModel(
   };
 }
 
-/** The settings stored beside a model, or the official defaults of its family. */
-export function readReasoningSettings(folder: string, { patches }: Pick<FamilyParts, 'patches'>): ReasoningSettings {
+/**
+ * The settings stored beside a model. Without any it is a model that nobody is known to have taught latent steps, and it is asked the way its
+ * makers meant; unless a profile is asked for, whose defaults it then gets.
+ */
+export function readReasoningSettings(
+  folder: string,
+  { patches, positions }: Pick<FamilyParts, 'patches' | 'positions'>,
+  profile?: ProfileName,
+): ReasoningSettings {
   const path = join(folder, settingsFile);
-  const stored = existsSync(path) ? (readJson(path, 'reasoning settings') as object) : {};
+  const untaught = { profile: 'plain', latents: 0, positions };
+  const stored = existsSync(path)
+    ? (readJson(path, 'reasoning settings') as object)
+    : profile === undefined || profile === 'plain'
+      ? untaught
+      : { profile };
   const result = reasoningSettingsSchema.safeParse({ patches, ...stored });
   if (!result.success) throw new UserError(`${path} is not usable:\n${z.prettifyError(result.error)}`);
   return result.data;

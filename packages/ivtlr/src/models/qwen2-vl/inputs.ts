@@ -103,6 +103,11 @@ export class Qwen2VlInputs {
     return new Qwen2VlInputs(config, options, source);
   }
 
+  get imageSize(): string {
+    const { fixedSize } = this.options;
+    return fixedSize ? `${fixedSize.width}x${fixedSize.height}` : 'native';
+  }
+
   /** Pixels per side of one image token. */
   get factor(): number {
     return this.patchSize * this.mergeSize;
