@@ -17,7 +17,7 @@ import {
   type Tensor,
 } from '@ivtlr/torch';
 import { configFamily } from '../engine/families.ts';
-import { readOtherFiles, reasoningSettingsSchema } from '../engine/model-folder.ts';
+import { readAuxiliaryFiles, reasoningSettingsSchema } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
 import { readJson, writeFileAtomic } from '../files.ts';
 import { writeAdapterFolder } from '../lora/adapter-folder.ts';
@@ -81,11 +81,11 @@ export async function convertOfficial(options: ConvertOptions): Promise<ConvertR
   try {
     using file = openPth(options.checkpoint);
     const { config, plan, vocabulary } = prepare(file, options);
-    const otherFiles = readOtherFiles(options.base);
+    const auxiliaryFiles = readAuxiliaryFiles(options.base);
     mkdirSync(temporary, { recursive: true });
     const written = await writeWeights(file, plan, temporary, options);
     const adapterFolder = !options.merge && plan.rank > 0 ? join(out, ADAPTER) : null;
-    for (const [name, bytes] of otherFiles) writeFileAtomic(join(temporary, name), bytes);
+    for (const [name, bytes] of auxiliaryFiles) writeFileAtomic(join(temporary, name), bytes);
     writeJson(join(temporary, 'config.json'), written.dtype ? withDtype(config, written.dtype) : config);
     // What the official code does at inference; more picks than patches bring used ones back there.
     const { patches } = configFamily(config, join(options.base, 'config.json'));

@@ -62,7 +62,7 @@ export function latentOptions(settings: ReasoningSettings): LatentOptions {
   return options;
 }
 
-export interface ModelFolder {
+export interface LoadedModel {
   /** Where tokenizer and configuration come from: the base's folder for an adapter. */
   folder: string;
   model: VisionLanguageModel;
@@ -91,7 +91,7 @@ export interface OpenModelOptions {
  * Opens a folder: a whole model, or a LoRA adapter, whose base is the folder that adapter_config.json names.
  * @throws UserError naming the file that is missing or wrong
  */
-export function openModelFolder(folder: string, options: OpenModelOptions = {}): ModelFolder {
+export function openModelFolder(folder: string, options: OpenModelOptions = {}): LoadedModel {
   if (!existsSync(folder)) throw new UserError(`there is no model folder ${folder}`);
   const { dtype, device, settings } = options;
   const base = isAdapterFolder(folder) ? baseOfAdapter(folder) : folder;
@@ -132,7 +132,7 @@ export function withModel(
   config: unknown,
   model: VisionLanguageModel,
   overrides: Partial<ReasoningSettings> = {},
-): ModelFolder {
+): LoadedModel {
   const tokenizer = Tokenizer.fromFolder(folder);
   if (tokenizer.vocabSize > model.vocabularySize) {
     throw new UserError(
@@ -179,29 +179,29 @@ export function readReasoningSettings(
 }
 
 /** Files a saved model takes over unchanged from the folder it was made from. */
-const companionFiles =
+const AUXILIARY_FILES =
   /^(tokenizer.*|chat_template\..*|(preprocessor_config|processor_config|special_tokens_map|generation_config|vocab)\.json|merges\.txt)$/;
 
 /** Reads those files, since the folder may be a checkpoint that is removed while training goes on. */
-export function readOtherFiles(folder: string): Map<string, Uint8Array> {
-  const names = readdirSync(folder).filter((name) => companionFiles.test(name));
+export function readAuxiliaryFiles(folder: string): Map<string, Uint8Array> {
+  const names = readdirSync(folder).filter((name) => AUXILIARY_FILES.test(name));
   return new Map(names.map((name) => [name, readFileSync(join(folder, name))]));
 }
 
 /** Writes a folder that openModelFolder, and any Hugging Face program, can load. `target` exists. */
 export function saveModelFolder(
-  opened: Pick<ModelFolder, 'model' | 'config' | 'settings'>,
-  otherFiles: ReadonlyMap<string, Uint8Array>,
+  opened: Pick<LoadedModel, 'model' | 'config' | 'settings'>,
+  auxiliaryFiles: ReadonlyMap<string, Uint8Array>,
   target: string,
 ): void {
-  for (const [name, bytes] of otherFiles) writeFileAtomic(join(target, name), bytes);
+  for (const [name, bytes] of auxiliaryFiles) writeFileAtomic(join(target, name), bytes);
   writeFileAtomic(join(target, settingsFile), `${JSON.stringify(opened.settings, null, 2)}\n`);
   saveModel(opened.model, opened.config, target);
 }
 
 /** Writes the model's adapters as a folder that openModelFolder and PEFT can load; the base stays where it is. `target` exists. */
 export function saveAdapterFolder(
-  opened: Pick<ModelFolder, 'model' | 'settings' | 'folder'>,
+  opened: Pick<LoadedModel, 'model' | 'settings' | 'folder'>,
   options: LoraOptions,
   target: string,
 ): void {
