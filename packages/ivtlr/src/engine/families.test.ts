@@ -48,7 +48,7 @@ test.each([
   ['qwen2-vl', 'consistent'],
   ['chameleon', 'official'],
 ] as const)('threads give the same tensors, bit by bit (%s, %s)', async (family, profile) => {
-  const inputs = families[family]!.inputs(folder, profile);
+  const inputs = families[family]!.inputs(folder, { profile });
   const all = await images();
   const source = {
     samplesPerEpoch: all.length,
@@ -81,8 +81,8 @@ test('a folder of another family is named', () => {
   const other = join(folder, '..', 'other');
   mkdirSync(other);
   writeFileSync(join(other, 'config.json'), '{"model_type":"llama"}');
-  expect(() => openWithoutWeights(other, 'official')).toThrow(
+  expect(() => openWithoutWeights(other, { profile: 'official' })).toThrow(
     /config\.json: model_type llama is not known; known are qwen2_vl, chameleon/,
   );
-  expect(() => openWithoutWeights(join(folder, 'none'), 'official')).toThrow(/there is no model folder/);
+  expect(() => openWithoutWeights(join(folder, 'none'), { profile: 'official' })).toThrow(/there is no model folder/);
 });

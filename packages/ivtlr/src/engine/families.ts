@@ -32,7 +32,7 @@ export interface FamilyInputs {
 export interface ImageSettings {
   profile: ProfileName;
   /** `native` or `WIDTHxHEIGHT`; null: as the profile has it. */
-  imageSize: string | null;
+  imageSize?: string | null;
 }
 
 export interface FamilyParts {
@@ -52,7 +52,7 @@ export const families: Readonly<Record<string, FamilyParts>> = {
     inputs: (folder, { profile, imageSize }) =>
       Qwen2VlInputs.fromFolder(folder, {
         ...(profile === 'official' && OFFICIAL_INPUTS),
-        ...(imageSize !== null && { fixedSize: parseImageSize(imageSize) }),
+        ...(imageSize && { fixedSize: parseImageSize(imageSize) }),
       }),
     prompts: qwen2VlPrompts,
     imageToken: '<|image_pad|>',
@@ -63,8 +63,10 @@ export const families: Readonly<Record<string, FamilyParts>> = {
   chameleon: {
     inputs: (folder, { imageSize }) => {
       const inputs = ChameleonInputs.fromFolder(folder);
-      if (imageSize !== null && imageSize !== 'native' && imageSize !== inputs.imageSize)
-        throw new UserError(`image size ${imageSize}: ${folder} is a Chameleon model, which reads every image at ${inputs.imageSize}`);
+      if (imageSize && imageSize !== 'native' && imageSize !== inputs.imageSize)
+        throw new UserError(
+          `image size ${imageSize}: ${folder} is a Chameleon model, which reads every image at ${inputs.imageSize}`,
+        );
       return inputs;
     },
     prompts: (profile, task, folder, tokenizer) => chameleonPrompts(profile, task, folderTokens(folder, tokenizer)),

@@ -9,10 +9,10 @@ import { UserError } from '../../errors.ts';
 import { readJson } from '../../files.ts';
 import {
   choiceLetter,
-  plainText,
   type ProfileName,
   type PromptFormat,
   type PromptProfile,
+  plainText,
   stripEnd,
   stripText,
 } from '../../text/prompt.ts';

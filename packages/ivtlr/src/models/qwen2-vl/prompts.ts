@@ -1,10 +1,10 @@
 /** Prompt strings of Qwen2-VL (spec section 3). The braces are literal. */
 import {
   choiceLetter,
-  plainText,
   type ProfileName,
   type PromptFormat,
   type PromptProfile,
+  plainText,
   stripText,
 } from '../../text/prompt.ts';
 
