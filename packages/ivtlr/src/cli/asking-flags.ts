@@ -1,6 +1,7 @@
 /** Flags of every command that asks a model. Loads nothing native, so that --help is instant. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { LoadedModel, ReasoningSettings } from '../engine/loaded-model.ts';
+import { IMAGE_SIZE } from '../models/family.ts';
 import { PROFILES, type ProfileName } from '../text/prompt.ts';
 import { MOST, newTokenCount, threadCount, wholeNumberWithin } from './number-flags.ts';
 
@@ -49,7 +50,7 @@ export function imageSizeOption(): Option {
     '--image-size <size>',
     "native, or what every image is resized to, such as 280x280 (default: the profile's)",
   ).argParser((text: string) => {
-    if (!/^(native|[1-9]\d{0,4}x[1-9]\d{0,4})$/.test(text))
+    if (!IMAGE_SIZE.test(text))
       throw new InvalidArgumentError('It should be native, or width and height in pixels, such as 280x280.');
     return text;
   });

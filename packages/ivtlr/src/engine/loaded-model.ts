@@ -12,7 +12,7 @@ import { UserError } from '../errors.ts';
 import { readJson, writeFileAtomic } from '../files.ts';
 import { cachedSnapshot, isHubName } from '../hub/cache.ts';
 import { hubSettings } from '../hub/settings.ts';
-import { LATENT_DEFAULTS, type LatentOptions } from '../latent/options.ts';
+import { type LatentOptions, latentOptionsSchema, latentStepsSchema } from '../latent/options.ts';
 import {
   type AdapterConfig,
   adapterConfigFile,
@@ -22,16 +22,14 @@ import {
   saveAdapter,
 } from '../lora/adapter-folder.ts';
 import type { LoraOptions } from '../lora/options.ts';
-import { loadModel, saveModel } from '../models/registry.ts';
-import type { ProcessedImage, VisionLanguageModel } from '../models/types.ts';
+import { type Family, IMAGE_SIZE } from '../models/family.ts';
+import { familyOf, loadModel, saveModel } from '../models/registry.ts';
+import type { ImageInputs, ProcessedImage, VisionLanguageModel } from '../models/types.ts';
 import { PROFILES, type ProfileName } from '../text/prompt.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
-import { type FamilyInputs, type FamilyParts, families, folderRendering } from './families.ts';
+import { folderRendering } from './folder-rendering.ts';
 
 const settingsFile = 'ivtlr.json';
-
-/** What an image size may be: every side has 1 to 5 digits. */
-export const IMAGE_SIZE = /^(native|[1-9]\d{0,4}x[1-9]\d{0,4})$/;
 
 /**
  * How a model was trained to reason, kept as ivtlr.json beside its weights. Inference must do the same, so these are its defaults; the
@@ -42,16 +40,11 @@ export const reasoningSettingsSchema = z.strictObject({
   profile: z.enum(PROFILES).default('official'),
   /** Null: as the profile has it. */
   imageSize: z.string().regex(IMAGE_SIZE, 'should be native or WIDTHxHEIGHT').nullable().default(null),
-  /** T and K. */
-  latents: z.int().min(0).default(3),
-  patches: z.int().min(0),
-  positions: z.enum(['sequential', 'mrope']).default('sequential'),
-  pickOrder: z.enum(['kernel', 'score', 'position']).default('kernel'),
-  onExhausted: z.enum(['reuse', 'fewer', 'error']).default(LATENT_DEFAULTS.onExhausted),
-  hideImageFromLatents: z.boolean().default(false),
-  allowRepeats: z.boolean().default(false),
-  latentText: z.enum(['on', 'off', 'zero', 'swap']).default('on'),
-  latentVision: z.enum(['on', 'off', 'zero', 'swap', 'random']).default('on'),
+  /** T */
+  latents: latentStepsSchema.default(3),
+  ...latentOptionsSchema.shape,
+  /** K; the default is the family's. */
+  patches: latentOptionsSchema.shape.patches.unwrap(),
 });
 
 export type ReasoningSettings = z.output<typeof reasoningSettingsSchema>;
@@ -65,6 +58,7 @@ export function latentOptions(settings: ReasoningSettings): LatentOptions {
 export interface LoadedModel {
   /** Where tokenizer and configuration come from: the base's folder for an adapter. */
   folder: string;
+  family: Family;
   model: VisionLanguageModel;
   /** Contents of config.json. */
   config: unknown;
@@ -73,7 +67,7 @@ export interface LoadedModel {
   /** What adapter_config.json says; null for a model without adapters. */
   adapter: AdapterConfig | null;
   /** How images are read, for threads that prepare them. */
-  inputs: FamilyInputs;
+  inputs: ImageInputs;
   processImage(image: RawImage): Promise<ProcessedImage>;
   /** How samples of a task become tokens for this model. */
   renderOptions(task: string): RenderOptions;
@@ -101,7 +95,8 @@ export function openModelFolder(folder: string, options: OpenModelOptions = {}):
   try {
     const { config: adapter } = loadAdapter(model.module, folder);
     model.module.eval(); // adapters may have dropout
-    const stored = readReasoningSettings(folder, families[model.family]!, settings?.profile);
+    const family = familyOf(config, join(base, 'config.json'));
+    const stored = readReasoningSettings(folder, family, settings?.profile);
     return { ...withModel(base, config, model, { ...stored, ...settings }), adapter };
   } catch (error) {
     model.module.dispose();
@@ -141,11 +136,12 @@ export function withModel(
   }
   // They mark the slots and are never embedded: Chameleon-7B has no rows left for them.
   tokenizer.addSpecialTokens(LATENT_TOKENS);
-  const parts = families[model.family]!;
-  const settings = { ...readReasoningSettings(folder, parts, overrides.profile), ...overrides };
-  const inputs = parts.inputs(folder, settings);
+  const family = familyOf(config, join(folder, 'config.json'));
+  const settings = { ...readReasoningSettings(folder, family, overrides.profile), ...overrides };
+  const inputs = family.inputs(folder, settings);
   return {
     folder,
+    family,
     model,
     config,
     tokenizer,
@@ -153,7 +149,7 @@ export function withModel(
     adapter: null,
     inputs,
     processImage: (image) => inputs.processImage(image),
-    renderOptions: folderRendering(folder, parts, tokenizer, settings.profile),
+    renderOptions: folderRendering(folder, family, tokenizer, settings.profile),
   };
 }
 
@@ -163,7 +159,7 @@ export function withModel(
  */
 export function readReasoningSettings(
   folder: string,
-  { patches, positions }: Pick<FamilyParts, 'patches' | 'positions'>,
+  { patches, positions }: Pick<Family, 'patches' | 'positions'>,
   profile?: ProfileName,
 ): ReasoningSettings {
   const path = join(folder, settingsFile);

@@ -92,7 +92,7 @@ export class Qwen2VlInputs {
     const { fixedSize } = options;
     if (fixedSize && (fixedSize.width % this.factor !== 0 || fixedSize.height % this.factor !== 0)) {
       throw new UserError(
-        `fixedSize ${fixedSize.width}x${fixedSize.height}: both sides must be multiples of ${this.factor} (patch size * merge size)`,
+        `image size ${fixedSize.width}x${fixedSize.height}: both sides must be multiples of ${this.factor} (patch size * merge size)`,
       );
     }
   }
