@@ -117,7 +117,6 @@ export interface LayerChain {
 export type PathStyle = 'nested' | 'flat';
 
 export interface VisionLanguageModel {
-  readonly family: string;
   /** In today's transformers. */
   readonly pathStyle: PathStyle;
   readonly hiddenSize: number;
