@@ -1,10 +1,4 @@
-export {
-  type CheckpointedBackwardOptions,
-  type CheckpointedCall,
-  type CheckpointOptions,
-  checkpoint,
-  checkpointedBackward,
-} from './checkpoint.ts';
+export { type CheckpointedCall, type CheckpointOptions, checkpoint } from './checkpoint.ts';
 export { Conv2d, Conv3d, type ConvOptions, type Size2, type Size3 } from './conv.ts';
 export * from './functional.ts';
 export { type FactoryOptions, skipInit } from './init.ts';
