@@ -13,7 +13,7 @@ import {
   tokenizeSample,
 } from '../../packages/ivtlr/src/data/render.ts';
 import type { Sample } from '../../packages/ivtlr/src/data/sample.ts';
-import { openWithoutWeights } from '../../packages/ivtlr/src/engine/families.ts';
+import { openWithoutWeights } from '../../packages/ivtlr/src/engine/folder-rendering.ts';
 import { curriculum } from '../../packages/ivtlr/src/latent/curriculum.ts';
 import { findTask } from '../../packages/ivtlr/src/tasks/registry.ts';
 import { readGolden } from './model.ts';
@@ -54,7 +54,7 @@ beforeAll(() => {
   fs.cpSync(fileURLToPath(new URL('goldens/chameleon-tokenizer', import.meta.url)), folder, { recursive: true });
   fs.writeFileSync(join(folder, 'config.json'), '{"model_type":"chameleon"}');
   for (const profile of ['official', 'consistent'] as const) {
-    const opened = openWithoutWeights(folder, profile);
+    const opened = openWithoutWeights(folder, { profile });
     render[profile] = opened.renderOptions;
     expect(opened.tokenizer.eosId).toBe(goldens.eos_id);
   }
