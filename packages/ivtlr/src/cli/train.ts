@@ -2,6 +2,7 @@
 import { type Command, Option } from 'commander';
 import { loadRecipe } from '../config/load.ts';
 import type { StepMetrics } from '../train/metrics.ts';
+import { hubProgress } from './hub-progress.ts';
 import { formatDuration, Progress } from './progress.ts';
 
 interface TrainOptions {
@@ -48,7 +49,8 @@ async function train(name: string, options: TrainOptions): Promise<void> {
     },
   };
   const resume = options.resume ?? false;
-  const end = await runRecipe(recipe, { resume, reporter, stopRequested: () => signals.received }).finally(() =>
+  const stopRequested = () => signals.received;
+  const end = await runRecipe(recipe, { resume, reporter, hub: hubProgress(), stopRequested }).finally(() =>
     signals[Symbol.dispose](),
   );
   progress?.finish(`${end.step} of ${end.totalSteps} steps in ${formatDuration(end.seconds)}`);

@@ -24,7 +24,7 @@ afterAll(() => {
 
 const recipe = (...set: string[]) => loadRecipe('dominoes', [`out=${out}`, 'threads=1', ...set]);
 const quiet = { step() {}, note() {} };
-const context = { device: 'cpu', resume: null, reporter: quiet, stopRequested: () => null };
+const context = { device: 'cpu', resume: null, reporter: quiet, hub: {}, stopRequested: () => null };
 const build = (...set: string[]) => assembleRun(recipe(...set), context);
 describe('assembleRun', () => {
   it('makes the model the recipe describes and a loss that reaches every parameter', async () => {

@@ -3,7 +3,7 @@ import { manualSeed, setFlushDenormal, setNumThreads } from '@ivtlr/torch';
 import type { Recipe } from '../config/schema.ts';
 import { type LoadedModel, latentOptions, readAuxiliaryFiles, saveAdapterFolder, saveModelFolder } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
-import { dataFolder } from '../hub/resolve.ts';
+import { dataFolder, type HubReport } from '../hub/resolve.ts';
 import { stageOf } from '../latent/curriculum.ts';
 import type { Task } from '../tasks/task.ts';
 import { loadTask } from '../tasks/task-file.ts';
@@ -30,6 +30,8 @@ export interface RunContext {
   device: string;
   resume: Checkpoint | null;
   reporter: TrainReporter;
+  /** Hears of what is fetched from the hub. */
+  hub: HubReport;
   stopRequested(): string | null;
 }
 
@@ -42,7 +44,7 @@ export async function assembleRun(recipe: Recipe, context: RunContext): Promise<
   if (recipe.data.source === 'fresh' && !task.generator) {
     throw new UserError(`task ${task.name} has no generator, so data.source cannot be fresh`);
   }
-  const opened = await openForTraining(recipe, task, context.device, context.resume);
+  const opened = await openForTraining(recipe, task, context);
   try {
     return await assembleWith(opened, recipe, task, texts, context);
   } catch (error) {
@@ -59,7 +61,7 @@ async function assembleWith(
   context: RunContext,
 ): Promise<AssembledRun> {
   // A hub name is looked up once.
-  const folder = recipe.data.folder === null ? null : await dataFolder(recipe.data.folder);
+  const folder = recipe.data.folder === null ? null : await dataFolder(recipe.data.folder, context.hub);
   const onBad = badRowNotes(recipe, context.reporter);
   const source = await openSource(recipe, task, folder, opened, onBad);
   const plan = planOf(recipe, source.samplesPerEpoch);
