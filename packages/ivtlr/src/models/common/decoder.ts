@@ -9,8 +9,8 @@ import type { ForwardOptions, ForwardResult, LayerChain, RowsForwardOptions, Row
 import type { AttentionPass } from './attention.ts';
 import { BatchAttention, batchMask } from './batch-attention.ts';
 import { GraphCache, type KeyValueCache, PreallocatedCache } from './kv-cache.ts';
-import { Rotary, type RotaryAngles, rotate } from './rotary.ts';
 import type { RopeScaling } from './rope-config.ts';
+import { Rotary, type RotaryAngles, rotate } from './rotary.ts';
 import { RowAttention } from './row-attention.ts';
 import { SlotCache } from './slot-cache.ts';
 

@@ -69,7 +69,7 @@ export function readRope(
   source: string,
   where = '',
 ): RopeConfig {
-  const { rope_scaling: older, rope_parameters: newer } = fields;
+  const { rope_scaling: older } = fields;
   // As in transformers 5, an older key that says something wins over the newer one.
   const key = older && Object.keys(older).length > 0 ? 'rope_scaling' : 'rope_parameters';
   const given = fields[key] ?? {};
