@@ -55,7 +55,8 @@ export function registerDataInspect(data: Command): void {
 }
 
 async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
-  const { folderFamily, openWithoutWeights } = await import('../engine/families.ts');
+  const { openWithoutWeights } = await import('../engine/folder-rendering.ts');
+  const { folderFamily } = await import('../models/registry.ts');
   const { modelFolder } = await import('../hub/resolve.ts');
   const { inspectSample } = await import('../inspect/inspect-sample.ts');
   const { readReasoningSettings } = await import('../engine/loaded-model.ts');

@@ -12,7 +12,7 @@ import { UserError } from '../errors.ts';
 import { readJson, writeFileAtomic } from '../files.ts';
 import { cachedSnapshot, isHubName } from '../hub/cache.ts';
 import { hubSettings } from '../hub/settings.ts';
-import { LATENT_DEFAULTS, type LatentOptions } from '../latent/options.ts';
+import { type LatentOptions, latentOptionsSchema, latentStepsSchema } from '../latent/options.ts';
 import {
   type AdapterConfig,
   adapterConfigFile,
@@ -22,10 +22,11 @@ import {
   saveAdapter,
 } from '../lora/adapter-folder.ts';
 import type { LoraOptions } from '../lora/options.ts';
-import { loadModel, saveModel } from '../models/registry.ts';
-import type { ProcessedImage, VisionLanguageModel } from '../models/types.ts';
+import type { Family } from '../models/family.ts';
+import { familyOf, loadModel, saveModel } from '../models/registry.ts';
+import type { ImageInputs, ProcessedImage, VisionLanguageModel } from '../models/types.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
-import { type FamilyInputs, type FamilyParts, families, folderRendering } from './families.ts';
+import { folderRendering } from './folder-rendering.ts';
 
 const settingsFile = 'ivtlr.json';
 
@@ -36,16 +37,11 @@ const settingsFile = 'ivtlr.json';
 export const reasoningSettingsSchema = z.strictObject({
   task: z.string().nullable().default(null),
   profile: z.enum(['official', 'consistent']).default('official'),
-  /** T and K. */
-  latents: z.int().min(0).default(3),
-  patches: z.int().min(0),
-  positions: z.enum(['sequential', 'mrope']).default('sequential'),
-  pickOrder: z.enum(['kernel', 'score', 'position']).default('kernel'),
-  onExhausted: z.enum(['reuse', 'fewer', 'error']).default(LATENT_DEFAULTS.onExhausted),
-  hideImageFromLatents: z.boolean().default(false),
-  allowRepeats: z.boolean().default(false),
-  latentText: z.enum(['on', 'off', 'zero', 'swap']).default('on'),
-  latentVision: z.enum(['on', 'off', 'zero', 'swap', 'random']).default('on'),
+  /** T */
+  latents: latentStepsSchema.default(3),
+  ...latentOptionsSchema.shape,
+  /** K; the default is the family's. */
+  patches: latentOptionsSchema.shape.patches.unwrap(),
 });
 
 export type ReasoningSettings = z.output<typeof reasoningSettingsSchema>;
@@ -59,6 +55,7 @@ export function latentOptions(settings: ReasoningSettings): LatentOptions {
 export interface LoadedModel {
   /** Where tokenizer and configuration come from: the base's folder for an adapter. */
   folder: string;
+  family: Family;
   model: VisionLanguageModel;
   /** Contents of config.json. */
   config: unknown;
@@ -67,7 +64,7 @@ export interface LoadedModel {
   /** What adapter_config.json says; null for a model without adapters. */
   adapter: AdapterConfig | null;
   /** How images are read, for threads that prepare them. */
-  inputs: FamilyInputs;
+  inputs: ImageInputs;
   processImage(image: RawImage): Promise<ProcessedImage>;
   /** How samples of a task become tokens for this model. */
   renderOptions(task: string): RenderOptions;
@@ -95,7 +92,7 @@ export function openModelFolder(folder: string, options: OpenModelOptions = {}):
   try {
     const { config: adapter } = loadAdapter(model.module, folder);
     model.module.eval(); // adapters may have dropout
-    const stored = readReasoningSettings(folder, families[model.family]!);
+    const stored = readReasoningSettings(folder, familyOf(config, join(base, 'config.json')));
     return { ...withModel(base, config, model, { ...stored, ...settings }), adapter };
   } catch (error) {
     model.module.dispose();
@@ -135,11 +132,12 @@ export function withModel(
   }
   // They mark the slots and are never embedded: Chameleon-7B has no rows left for them.
   tokenizer.addSpecialTokens(LATENT_TOKENS);
-  const parts = families[model.family]!;
-  const settings = { ...readReasoningSettings(folder, parts), ...overrides };
-  const inputs = parts.inputs(folder, settings.profile);
+  const family = familyOf(config, join(folder, 'config.json'));
+  const settings = { ...readReasoningSettings(folder, family), ...overrides };
+  const inputs = family.inputs(folder, settings.profile);
   return {
     folder,
+    family,
     model,
     config,
     tokenizer,
@@ -147,12 +145,12 @@ export function withModel(
     adapter: null,
     inputs,
     processImage: (image) => inputs.processImage(image),
-    renderOptions: folderRendering(folder, parts, tokenizer, settings.profile),
+    renderOptions: folderRendering(folder, family, tokenizer, settings.profile),
   };
 }
 
 /** The settings stored beside a model, or the official defaults of its family. */
-export function readReasoningSettings(folder: string, { patches }: Pick<FamilyParts, 'patches'>): ReasoningSettings {
+export function readReasoningSettings(folder: string, { patches }: Pick<Family, 'patches'>): ReasoningSettings {
   const path = join(folder, settingsFile);
   const stored = existsSync(path) ? (readJson(path, 'reasoning settings') as object) : {};
   const result = reasoningSettingsSchema.safeParse({ patches, ...stored });

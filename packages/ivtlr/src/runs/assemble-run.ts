@@ -4,7 +4,6 @@ import { join } from 'node:path';
 import { manualSeed, setFlushDenormal, setNumThreads } from '@ivtlr/torch';
 import type { Recipe } from '../config/schema.ts';
 import type { BadRows } from '../data/row.ts';
-import { families } from '../engine/families.ts';
 import {
   latentOptions,
   type LoadedModel,
@@ -219,8 +218,8 @@ function latentsAfter(recipe: Recipe, phase: Phase): number {
 }
 
 /** K */
-function patchesOf({ latent }: Recipe, { model }: LoadedModel): number {
-  return latent.patches ?? families[model.family]!.patches;
+function patchesOf({ latent }: Recipe, { family }: LoadedModel): number {
+  return latent.patches ?? family.patches;
 }
 
 /** How a model of this recipe reasons, with `latents` latent steps. */
