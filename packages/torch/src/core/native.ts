@@ -73,9 +73,7 @@ function addon(): { file: string; libtorch: Libtorch } {
   const found = findAddon();
   if (found) return found;
   const reason = findLibtorch() ? 'the addon is not built for this libtorch' : 'libtorch was not found';
-  throw new SetupError(
-    `${reason}: run \`${setupCommand()}\` once (it finds or fetches libtorch and builds the addon)`,
-  );
+  throw new SetupError(`${reason}: run \`${setupCommand()}\` once (it finds or fetches libtorch and builds the addon)`);
 }
 
 /** Puts the addon's functions where the first call looked for them. */

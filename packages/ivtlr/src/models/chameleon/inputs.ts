@@ -112,10 +112,14 @@ export class ChameleonInputs {
     return this.finish(cropImage(image, this.rules));
   }
 
+  /** Of an image that was prepared by `rules`. */
+  tokenGrid({ width, height }: { width: number; height: number }): [rows: number, columns: number] {
+    return [height / this.factor, width / this.factor];
+  }
+
   /** Makes a tensor (1, 3, H, W) of an image that was prepared by `rules`. */
   finish({ image, source }: PreparedImage): ProcessedImage {
-    const rows = image.height / this.factor;
-    const columns = image.width / this.factor;
+    const [rows, columns] = this.tokenGrid(image);
     const planes: Tensor = normalize(image, this.#normalization);
     const pixels = planes.unsqueeze(0);
     planes.dispose();
