@@ -32,7 +32,7 @@ test('data is made, counted in tokens and inspected', () => {
 });
 
 test('a model cannot be opened, and one line names the set-up', () => {
-  const { status, stderr } = ivtlr('infer', '--model', model, '--image', 'a.png', '--question', 'blue');
+  const { status, stderr } = ivtlr('eval', '--model', model, '--limit', '1');
   expect([status, stderr]).toEqual([
     2,
     'error: libtorch was not found: run `npm run setup` once (it finds or fetches libtorch and builds the addon)\n',

@@ -33,6 +33,8 @@ export interface ImageInputs {
   tokenGrid(image: { width: number; height: number }): [rows: number, columns: number];
   /** The rest, where libtorch is. */
   finish(prepared: PreparedImage): ProcessedImage;
+  /** What every image is brought to, such as `280x280`; `native` where it keeps its shape. */
+  readonly imageSize: string;
 }
 
 export type PositionKind = 'sequential' | 'mrope';
@@ -117,7 +119,6 @@ export interface LayerChain {
 export type PathStyle = 'nested' | 'flat';
 
 export interface VisionLanguageModel {
-  readonly family: string;
   /** In today's transformers. */
   readonly pathStyle: PathStyle;
   readonly hiddenSize: number;
