@@ -97,11 +97,6 @@ export class ChameleonInputs extends PreparedInputs<PreparationRules> {
     return this.finish(cropImage(image, this.rules));
   }
 
-  /** Of an image that was prepared by `rules`. */
-  tokenGrid({ width, height }: { width: number; height: number }): [rows: number, columns: number] {
-    return [height / this.factor, width / this.factor];
-  }
-
   /** Makes a tensor (1, 3, H, W) of an image that was prepared by `rules`. */
   finish({ image, source }: PreparedImage): ProcessedImage {
     const [rows, columns] = this.tokenGrid(image);

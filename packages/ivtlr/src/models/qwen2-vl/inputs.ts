@@ -131,11 +131,6 @@ export class Qwen2VlInputs extends PreparedInputs<PreparationRules> {
     return this.finish({ image: resizeImage(image, this.rules), source: { width, height } });
   }
 
-  /** Of an image that was resized by `rules`. */
-  tokenGrid({ width, height }: { width: number; height: number }): [rows: number, columns: number] {
-    return [height / this.factor, width / this.factor];
-  }
-
   /** Makes a tensor of an image that was decoded and resized by `rules`. */
   finish({ image, source }: PreparedImage): ProcessedImage {
     const tokenGrid = this.tokenGrid(image);
