@@ -20,7 +20,7 @@ const RULES = {
     random: [],
     files: ['errors'],
     printable: [],
-    hub: ['errors', 'files', 'lora/adapter-folder', 'cli/progress'],
+    hub: ['errors', 'files'],
     text: ['errors', 'files'],
     vision: ['errors', 'files', 'printable'],
     models: ['errors', 'files', 'text', 'vision'],

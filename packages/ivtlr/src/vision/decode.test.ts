@@ -127,7 +127,7 @@ describe('decodeImage', () => {
       [Buffer.from('GIF89a'), /cat\.png: the GIF image cannot be decoded: the file ends too early/],
       [png.subarray(0, 20), /cat\.png: the PNG image cannot be decoded: the file ends inside the chunk IHDR$/],
       [changed(png, 30), /cat\.png: the PNG image cannot be decoded: the checksum of the chunk IHDR is wrong$/],
-      [changed(png, 13), /cat\.png: the PNG image cannot be decoded: it does not begin with its header$/],
+      [changed(png, 13), /cat\.png: the PNG image cannot be decoded: a chunk before the pixels is damaged$/],
       [changed(png, 38), /cat\.png: the PNG image cannot be decoded: /],
       [Buffer.from('\0\0\0\x18ftypheic\0\0\0\0mif1heic'), /cat\.png: this is a HEIC or video file/],
       [Buffer.from('II*\0'), /cat\.png: the TIFF image cannot be decoded: the file ends inside its header$/],
@@ -154,7 +154,9 @@ describe('decodeImage', () => {
       );
     }
     expect(await decodeImage(encoded(insert(0xff, 0xd0)))).toMatchObject({ width: WIDTH, height: HEIGHT });
-    expect(await decodeImage(encoded(Buffer.concat([jpeg, Buffer.from([0xff, 0xc0])])))).toMatchObject({ width: WIDTH });
+    expect(await decodeImage(encoded(Buffer.concat([jpeg, Buffer.from([0xff, 0xc0])])))).toMatchObject({
+      width: WIDTH,
+    });
   });
 
   it('reads TIFF exactly, whatever the compression, and refuses what would be shown wrongly', async () => {
@@ -162,7 +164,9 @@ describe('decodeImage', () => {
       const decoded = await decodeImage(encoded(await image().tiff({ compression }).toBuffer()));
       expect([...decoded.data], compression).toEqual([...rgb]);
     }
-    const rgba = sharp(new Uint8Array([10, 200, 30, 0, 90, 80, 70, 128]), { raw: { width: 2, height: 1, channels: 4 } });
+    const rgba = sharp(new Uint8Array([10, 200, 30, 0, 90, 80, 70, 128]), {
+      raw: { width: 2, height: 1, channels: 4 },
+    });
     const clear = encoded(await rgba.tiff({ compression: 'lzw' }).toBuffer());
     expect([...(await decodeImage(clear)).data]).toEqual([10, 200, 30, 90, 80, 70]);
     expect([...(await decodeImage(clear, { alpha: 'white' })).data]).toEqual([255, 255, 255, 172, 167, 162]);
@@ -174,11 +178,8 @@ describe('decodeImage', () => {
     await expect(decodeImage(zstd)).rejects.toThrow(
       'cat.png: the TIFF image cannot be decoded: its compression (number 50000) is not read, only none, CCITT group 4,',
     );
-    const float = await sharp(new Float32Array([0.1, 0.2]), { raw: { width: 2, height: 1, channels: 1 } })
-      .toColourspace('b-w')
-      .tiff({ compression: 'none', bitdepth: 8 })
-      .toBuffer();
-    const bits = Buffer.from(float).indexOf(Buffer.from([2, 1, 3, 0, 1, 0, 0, 0, 8, 0]));
+    const float = await sharp(rgb, { raw: { width: WIDTH, height: HEIGHT, channels: 3 } }).grayscale().tiff().toBuffer();
+    const bits = float.indexOf(Buffer.from([2, 1, 3, 0, 1, 0, 0, 0, 8, 0]));
     float.set([32], bits + 8);
     await expect(decodeImage(encoded(float))).rejects.toThrow(/only samples of 1, 8 or 16 bits/);
   });

@@ -80,6 +80,11 @@ export class ChameleonInputs extends PreparedInputs<PreparationRules> {
     }
   }
 
+  get imageSize(): string {
+    const { width, height } = this.rules.crop;
+    return `${width}x${height}`;
+  }
+
   /** As the model folder says (readPreprocessorConfig, Hugging Face's defaults without it; config.json). */
   static fromFolder(folder: string): ChameleonInputs {
     const { config, source } = readPreprocessorConfig(folder);
@@ -94,8 +99,7 @@ export class ChameleonInputs extends PreparedInputs<PreparationRules> {
 
   /** Makes a tensor (1, 3, H, W) of an image that was prepared by `rules`. */
   finish({ image, source }: PreparedImage): ProcessedImage {
-    const rows = image.height / this.factor;
-    const columns = image.width / this.factor;
+    const [rows, columns] = this.tokenGrid(image);
     const planes: Tensor = normalize(image, this.#normalization);
     const pixels = planes.unsqueeze(0);
     planes.dispose();
