@@ -178,7 +178,10 @@ describe('decodeImage', () => {
     await expect(decodeImage(zstd)).rejects.toThrow(
       'cat.png: the TIFF image cannot be decoded: its compression (number 50000) is not read, only none, CCITT group 4,',
     );
-    const float = await sharp(rgb, { raw: { width: WIDTH, height: HEIGHT, channels: 3 } }).grayscale().tiff().toBuffer();
+    const float = await sharp(rgb, { raw: { width: WIDTH, height: HEIGHT, channels: 3 } })
+      .grayscale()
+      .tiff()
+      .toBuffer();
     const bits = float.indexOf(Buffer.from([2, 1, 3, 0, 1, 0, 0, 0, 8, 0]));
     float.set([32], bits + 8);
     await expect(decodeImage(encoded(float))).rejects.toThrow(/only samples of 1, 8 or 16 bits/);
