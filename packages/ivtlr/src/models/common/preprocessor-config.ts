@@ -14,7 +14,7 @@ export function readPreprocessorConfig(folder: string): { config: unknown; sourc
   const nested = join(folder, 'processor_config.json');
   if (existsSync(nested)) {
     const processor = checkedConfig(
-      z.object({ image_processor: z.unknown() }, 'should be an object'),
+      z.object({ image_processor: z.unknown().optional() }, 'should be an object'),
       readJson(nested, 'processor config'),
       nested,
     );
