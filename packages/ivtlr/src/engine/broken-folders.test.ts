@@ -96,26 +96,38 @@ const BROKEN: [string, () => void, RegExp][] = [
   [
     'a size of two sides',
     change('preprocessor_config.json', { size: { height: 56, width: 56 } }),
-    /preprocessor_config\.json is not usable:[^]*only shortest_edge and longest_edge are supported[^]*size/,
+    /preprocessor_config\.json is not usable:[\s\S]*only shortest_edge and longest_edge are supported[\s\S]*size/,
   ],
-  ['a crop', change('preprocessor_config.json', { do_center_crop: true }), /only false is supported[^]*do_center_crop/],
+  [
+    'a crop',
+    change('preprocessor_config.json', { do_center_crop: true }),
+    /only false is supported[\s\S]*do_center_crop/,
+  ],
   [
     'colours left alone',
     change('preprocessor_config.json', { do_convert_rgb: false }),
-    /only true is supported[^]*do_convert_rgb/,
+    /only true is supported[\s\S]*do_convert_rgb/,
   ],
-  ['no rescaling', change('preprocessor_config.json', { do_rescale: false }), /only true is supported[^]*do_rescale/],
+  [
+    'no rescaling',
+    change('preprocessor_config.json', { do_rescale: false }),
+    /only true is supported[\s\S]*do_rescale/,
+  ],
   [
     'crossed limits',
     change('preprocessor_config.json', { min_pixels: 1e6 }),
     /min_pixels 1000000 is larger than max_pixels 50176/,
   ],
-  ['a huge limit', change('preprocessor_config.json', { min_pixels: 1e8, max_pixels: 1e9 }), /Too big[^]*min_pixels/],
+  [
+    'a huge limit',
+    change('preprocessor_config.json', { min_pixels: 1e8, max_pixels: 1e9 }),
+    /Too big[\s\S]*min_pixels/,
+  ],
   ['a preprocessor that is a list', whole('preprocessor_config.json', '[]'), /preprocessor_config\.json is not usable/],
   [
     'a processor that is null',
     whole('processor_config.json', 'null'),
-    /processor_config\.json is not usable:[^]*should be an object/,
+    /processor_config\.json is not usable:[\s\S]*should be an object/,
   ],
   [
     'a generation config that is null',
@@ -162,15 +174,19 @@ const BROKEN: [string, () => void, RegExp][] = [
     whole('chat_template.json', '{"chat_template":"<|image_pad|><|image_pad|>"}'),
     /does so 2 times/,
   ],
-  ['settings that are a list', whole('ivtlr.json', '[]'), /ivtlr\.json is not usable:[^]*should be an object/],
-  ['settings that are null', whole('ivtlr.json', 'null'), /ivtlr\.json is not usable:[^]*should be an object/],
-  ['settings that are text', whole('ivtlr.json', '"latents"'), /ivtlr\.json is not usable:[^]*should be an object/],
-  ['10^9 latent steps', change('ivtlr.json', { latents: 1e9 }), /ivtlr\.json is not usable:[^]*<=1000[^]*latents/],
-  ['10^9 patches', change('ivtlr.json', { patches: 1e9 }), /ivtlr\.json is not usable:[^]*<=10000[^]*patches/],
+  ['settings that are a list', whole('ivtlr.json', '[]'), /ivtlr\.json is not usable:[\s\S]*should be an object/],
+  ['settings that are null', whole('ivtlr.json', 'null'), /ivtlr\.json is not usable:[\s\S]*should be an object/],
+  ['settings that are text', whole('ivtlr.json', '"latents"'), /ivtlr\.json is not usable:[\s\S]*should be an object/],
+  [
+    '10^9 latent steps',
+    change('ivtlr.json', { latents: 1e9 }),
+    /ivtlr\.json is not usable:[\s\S]*<=1000[\s\S]*latents/,
+  ],
+  ['10^9 patches', change('ivtlr.json', { patches: 1e9 }), /ivtlr\.json is not usable:[\s\S]*<=10000[\s\S]*patches/],
   [
     'an empty task',
     change('ivtlr.json', { task: '' }),
-    /ivtlr\.json is not usable:[^]*letters, digits, - and _[^]*task/,
+    /ivtlr\.json is not usable:[\s\S]*letters, digits, - and _[\s\S]*task/,
   ],
 ];
 
@@ -216,12 +232,12 @@ test.each<[string, () => void, RegExp]>([
   [
     'no crop',
     change('preprocessor_config.json', { do_center_crop: false }),
-    /only true is supported[^]*do_center_crop/,
+    /only true is supported[\s\S]*do_center_crop/,
   ],
   [
     'colours left alone',
     change('preprocessor_config.json', { do_convert_rgb: false }),
-    /only true is supported[^]*do_convert_rgb/,
+    /only true is supported[\s\S]*do_convert_rgb/,
   ],
   [
     'heads that do not divide',
