@@ -54,7 +54,9 @@ async function stats(taskName: string, flags: StatsFlags): Promise<void> {
   if (source === undefined) throw new UserError(`task ${task.name} has no data set on the hub; give --data`);
   const data = await dataFolder(source);
   const opened =
-    model === undefined ? null : openWithoutWeights(await modelFolder(model), flags.profile ?? 'consistent');
+    model === undefined
+      ? null
+      : openWithoutWeights(await modelFolder(model), { profile: flags.profile ?? 'consistent' });
   const samples = streamSamples(data, task, {
     ...{ split, onBad, columnNames: flags.column },
     ...(limit !== undefined && { limit }),

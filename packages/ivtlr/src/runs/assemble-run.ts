@@ -228,6 +228,7 @@ function settingsFor(recipe: Recipe, task: Task, opened: LoadedModel, latents: n
   return {
     task: task.name,
     profile: recipe.profile,
+    imageSize: opened.settings.imageSize,
     latents,
     patches: patchesOf(recipe, opened),
     positions: latent.positions,
