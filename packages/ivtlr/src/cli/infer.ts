@@ -61,7 +61,7 @@ async function infer(options: InferOptions): Promise<void> {
   const { device, dtype } = options;
   const { modelFolder } = await import('../hub/resolve.ts');
   const opened = openModelFolder(await modelFolder(options.model), {
-    ...{ device, settings: settingsFromFlags(options) },
+    ...{ device, settings: settingsFromFlags(options), mergeAdapters: options.merge },
     ...(dtype && { dtype }),
   });
   opened.model.module.eval();

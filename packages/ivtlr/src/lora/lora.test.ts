@@ -143,6 +143,22 @@ test('merged and unmerged give the same output; unmerge restores the weight; rem
   });
 });
 
+test('merging into 16 bits rounds the sum once', () => {
+  using layer = new LoraLinear(new Linear(40, 30, { dtype: 'bfloat16' }), { rank: 3, scaling: 1.5, dropout: 0 });
+  noGrad(() =>
+    scope(() => {
+      layer.lora_B.weight.copy_(randn([30, 3]).mul(0.3));
+      const before = layer.weight.detach().to('float32');
+      const product = layer.lora_B.weight.matmul(layer.lora_A.weight).mul(1.5);
+      const once = before.add(product).to('bfloat16').to('float32').toNumbers();
+      const twice = before.add(product.to('bfloat16').to('float32')).to('bfloat16').to('float32').toNumbers();
+      layer.merge();
+      expect(layer.weight.to('float32').toNumbers()).toEqual(once);
+      expect(once).not.toEqual(twice);
+    }),
+  );
+});
+
 test('a base moved to another dtype keeps its adapters in float32', () => {
   using layer = new LoraLinear(new Linear(6, 4, { dtype: 'bfloat16' }), { rank: 2, scaling: 2, dropout: 0 });
   expect([layer.weight.dtype, layer.lora_A.weight.dtype, layer.lora_B.weight.dtype]).toEqual([

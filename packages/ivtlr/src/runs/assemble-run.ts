@@ -245,7 +245,7 @@ async function openForTraining(recipe: Recipe, task: Task, resume: Checkpoint | 
   const { dtype, device } = recipe;
   const settings = { profile: recipe.profile };
   const folder = resume?.folder ?? recipe.model.folder;
-  if (folder !== undefined) return openModelFolder(await modelFolder(folder), { dtype, device, settings });
+  if (folder !== undefined) return openModelFolder(await modelFolder(folder), { dtype, device, settings, mergeAdapters: false });
   const fresh = join(recipe.out, 'init');
   const config = writeFreshFolder(fresh, task, recipe.model.config!);
   const model = createModel(config, recipe.model.initSeed ?? 0, { dtype, device });
