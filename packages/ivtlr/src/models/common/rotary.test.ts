@@ -10,9 +10,10 @@ afterEach(() => expect(liveTensorCount()).toBe(baseline));
 
 const POSITIONS = 300;
 const HEAD = 8;
+const OPTIONS = { headSize: HEAD, theta: 10000, scaling: null, maxPositions: POSITIONS, sections: null };
 
 test('the table has its final size from the first pass on, and is made once', () => {
-  const rotary = new Rotary(HEAD, 10000, POSITIONS);
+  const rotary = new Rotary(OPTIONS);
   const at = (position: number) =>
     scope(() => rotary.angles(tensor([[[position]]], { dtype: 'int64' }), 'float32', 'cpu').cos.toNumbers());
   const bytes = liveTensorBytes();
@@ -30,7 +31,7 @@ test('the table has its final size from the first pass on, and is made once', ()
 });
 
 test('the first pass may be at inference, and training use the same table', () => {
-  const rotary = new Rotary(HEAD, 10000, POSITIONS);
+  const rotary = new Rotary(OPTIONS);
   const positions = () => arange(0, 5, 1, { dtype: 'int64' }).view([1, 1, 5]);
   scope(() => noGrad(() => void rotary.angles(positions(), 'float32', 'cpu')));
   const live = liveTensorCount();
