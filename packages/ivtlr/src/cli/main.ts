@@ -10,6 +10,8 @@ import { registerDoctor } from './doctor.ts';
 import { refuseEmptyValues } from './empty-values.ts';
 import { registerEval } from './eval.ts';
 import { registerInfer } from './infer.ts';
+import { guardOutputs } from './output-guard.ts';
+import { printable } from './printable.ts';
 import { registerTrain } from './train.ts';
 import { version } from './version.ts';
 
@@ -51,7 +53,7 @@ export function buildProgram(): Command {
 
 /** Runs one command line (without node and script name) and resolves to the exit code; never throws. */
 export async function run(args: readonly string[]): Promise<number> {
-  ignoreClosedPipe();
+  guardOutputs();
   const program = buildProgram();
   if (args.length === 0) {
     program.outputHelp();
@@ -66,28 +68,16 @@ export async function run(args: readonly string[]): Promise<number> {
   }
 }
 
-let pipeGuarded = false;
-
-/** `ivtlr ... | head` closes the pipe early; that is no error of ours. */
-function ignoreClosedPipe(): void {
-  if (pipeGuarded) return;
-  pipeGuarded = true;
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code === 'EPIPE') process.exit(EXIT.ok);
-    throw error;
-  });
-}
-
 /** Writes what went wrong to stderr and gives the exit code for it. */
 export function report(error: unknown, debug: boolean): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage; // commander has printed it
   if (error instanceof UserError) {
-    process.stderr.write(`error: ${error.message}\n`);
+    process.stderr.write(`error: ${printable(error.message)}\n`);
     if (debug) process.stderr.write(`${error.stack}\n`);
     return EXIT.usage;
   }
   const message = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
-  process.stderr.write(`unexpected error: ${message}\n`);
+  process.stderr.write(`unexpected error: ${printable(message)}\n`);
   process.stderr.write(
     debug && error instanceof Error ? `${error.stack}\n` : 'run the same command with --debug for the whole stack\n',
   );
