@@ -59,7 +59,7 @@ export function registerDataInspect(data: Command): void {
 async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
   const { openWithoutWeights } = await import('../engine/folder-rendering.ts');
   const { folderFamily } = await import('../models/registry.ts');
-  const { modelFolder } = await import('../hub/resolve.ts');
+  const { modelFolder } = await import('./hub-folders.ts');
   const { inspectSample } = await import('../inspect/inspect-sample.ts');
   const { readReasoningSettings } = await import('../engine/loaded-model.ts');
   const { writeFileAtomic } = await import('../files.ts');
@@ -96,7 +96,7 @@ async function findSample(task: Task, flags: InspectFlags): Promise<IndexedSampl
   if (flags.data === undefined && task.generator) {
     return { ...task.generator.sample(seed, split, row), rowIndex: row };
   }
-  const { dataFolder } = await import('../hub/resolve.ts');
+  const { dataFolder } = await import('./hub-folders.ts');
   const { streamSamples } = await import('../tasks/read-samples.ts');
   const source = flags.data ?? DATASETS[task.name]?.repo;
   if (source === undefined) throw new UserError(`task ${task.name} has no data set on the hub; give --data`);

@@ -43,7 +43,7 @@ export function registerDataStats(data: Command): void {
 async function stats(taskName: string, flags: StatsFlags): Promise<void> {
   const { gatherStats } = await import('../inspect/data-stats.ts');
   const { openWithoutWeights } = await import('../engine/folder-rendering.ts');
-  const { dataFolder, modelFolder } = await import('../hub/resolve.ts');
+  const { dataFolder, modelFolder } = await import('./hub-folders.ts');
   const { loadTask } = await import('../tasks/task-file.ts');
   const { streamSamples } = await import('../tasks/read-samples.ts');
   const task = await loadTask(taskName);

@@ -7,7 +7,6 @@ import { requireRoomForAnswers } from '../engine/answer-memory.ts';
 import { type LoadedModel, openModelFolder } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
 import { generatedSamples } from '../eval/runner.ts';
-import { dataFolder, modelFolder } from '../hub/resolve.ts';
 import { DATASETS } from '../tasks/datasets.ts';
 import { streamSamples } from '../tasks/read-samples.ts';
 import type { Split, Task } from '../tasks/task.ts';
@@ -16,6 +15,7 @@ import { noteUntaught, settingsFromFlags } from './asking-flags.ts';
 import { SkippedRows } from './data-flags.ts';
 import { deviceOfFlag } from './device.ts';
 import { DEFAULT_BATCH, type EvaluationFlags, GENERATED_SAMPLES } from './evaluation-flags.ts';
+import { dataFolder, modelFolder } from './hub-folders.ts';
 
 /** Of samples from files; drawn images are ready. */
 const IMAGE_THREADS = 2;

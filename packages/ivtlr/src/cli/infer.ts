@@ -59,7 +59,7 @@ async function infer(options: InferOptions): Promise<void> {
 
   const loading = performance.now();
   const { dtype } = options;
-  const { modelFolder } = await import('../hub/resolve.ts');
+  const { modelFolder } = await import('./hub-folders.ts');
   const opened = openModelFolder(await modelFolder(options.model), {
     ...{ device, settings: settingsFromFlags(options) },
     ...(dtype && { dtype }),
