@@ -2,6 +2,7 @@
 import { SetupError } from '@ivtlr/torch/setup';
 import { Command, CommanderError } from 'commander';
 import { UserError } from '../errors.ts';
+import { printable } from '../printable.ts';
 import { registerAblate } from './ablate.ts';
 import { registerAnalyze } from './analyze.ts';
 import { registerConvert } from './convert.ts';
