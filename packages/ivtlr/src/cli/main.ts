@@ -13,7 +13,6 @@ import { refuseEmptyValues } from './empty-values.ts';
 import { registerEval } from './eval.ts';
 import { registerInfer } from './infer.ts';
 import { guardOutputs } from './output-guard.ts';
-import { printable } from './printable.ts';
 import { registerSetup } from './setup.ts';
 import { registerTrain } from './train.ts';
 import { version } from './version.ts';
