@@ -159,7 +159,7 @@ describe('ivtlr infer', () => {
       [['--model', folder], /^error: .*config\.json/],
       [['--question', ' '], /^error: --question is empty/],
       [['--task', 'chess'], /^error: there is no task chess; known tasks are/],
-      [['--device', 'tpu'], /^error: --device tpu: known are cpu/],
+      [['--device', 'tpu'], /^error: --device tpu: known are auto, cpu/],
       [['--latents', 'two'], /It should be a whole number/],
       [['--ablation', 'everything'], /Allowed choices are/],
     ];
