@@ -192,7 +192,10 @@ function findEos(folder: string, native: NativeTokenizer): number {
   ] as const) {
     let value: unknown;
     try {
-      value = field(readJson(join(folder, name)), key);
+      const content = readJson(join(folder, name));
+      if (typeof content !== 'object' || content === null || Array.isArray(content))
+        throw new UserError(`${join(folder, name)} should hold an object`);
+      value = field(content, key);
     } catch (error) {
       if (error instanceof UserError && error.message.includes('not found')) continue;
       throw error;
@@ -200,7 +203,11 @@ function findEos(folder: string, native: NativeTokenizer): number {
     sources.push(name);
     if (typeof value === 'object' && value !== null && !Array.isArray(value)) value = field(value, 'content');
     if (Array.isArray(value)) value = value[0];
-    if (typeof value === 'number') return value;
+    if (typeof value === 'number') {
+      if (native.idToToken(value) === null)
+        throw new UserError(`${join(folder, name)}: ${key} is ${value}, which is no id of tokenizer.json`);
+      return value;
+    }
     if (typeof value === 'string') {
       const id = native.tokenToId(value);
       if (id !== null) return id;
