@@ -1,0 +1,64 @@
+/** The process that reads damaged files: one input a message, one verdict back. Whatever kills it is the parent's to see. */
+import fs from 'node:fs';
+import { liveTensorCount } from '../../packages/torch/dist/index.js';
+import { readers } from './readers.mjs';
+
+const TYPED = new Set(['UserError', 'CheckpointError', 'StateDictError']);
+
+/** What is wrong with an error as a user sees it; null for a clear one. */
+export function unclear(message) {
+  if (message.trim() === '') return 'an empty message';
+  if (/\n\s*\n|\n\s+at .*:\d/.test(message)) return 'several paragraphs or a stack';
+  if (/\bundefined\b|\[object |\bNaN\b/.test(message)) return 'a value nobody can read';
+  if (/:\s*$|\(\s*\)/.test(message)) return 'an empty reason';
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are looked for
+  if (/[\0-\x08\x0b-\x1f\x7f-\x9f]/.test(message)) return 'control characters';
+  if (message.length > 3000) return `${message.length} characters`;
+  return null;
+}
+
+const openFiles = () => (fs.existsSync('/proc/self/fd') ? fs.readdirSync('/proc/self/fd').length : 0);
+
+/** Most memory since the last call in bytes, where the system tells. */
+function peakMemory() {
+  try {
+    const peak = Number(/VmHWM:\s+(\d+)/.exec(fs.readFileSync('/proc/self/status', 'utf8'))[1]) * 1024;
+    fs.writeFileSync('/proc/self/clear_refs', '5');
+    return peak;
+  } catch {
+    return 0;
+  }
+}
+
+async function verdict(kind, folder, options) {
+  const before = { tensors: liveTensorCount(), files: openFiles() };
+  let outcome = 'accepted';
+  let message = '';
+  const complaints = [];
+  try {
+    complaints.push(...((await readers[kind](folder, options)) ?? []));
+  } catch (error) {
+    outcome = 'refused';
+    message = error instanceof Error ? error.message : String(error);
+    if (!TYPED.has(error?.name)) return { outcome: 'defect', problem: 'unclear', message: error?.stack ?? message };
+    complaints.push(message);
+  }
+  // What nobody awaits must have time to fail.
+  await new Promise((resolve) => setTimeout(resolve, 0));
+  for (const text of complaints) {
+    const problem = unclear(text);
+    if (problem) return { outcome: 'defect', problem: 'unclear', message: `${problem}: ${JSON.stringify(text)}` };
+  }
+  const tensors = liveTensorCount() - before.tensors;
+  if (tensors !== 0) return { outcome: 'defect', problem: 'left', message: `${tensors} tensors (${message})` };
+  const files = openFiles() - before.files;
+  if (files > 0) return { outcome: 'defect', problem: 'left', message: `${files} open files (${message})` };
+  return { outcome, message };
+}
+
+process.on('message', async ({ kind, folder, options }) => {
+  peakMemory();
+  const result = await verdict(kind, folder, options);
+  process.send({ ...result, peak: peakMemory() });
+});
+process.send('ready');
