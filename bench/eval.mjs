@@ -13,7 +13,7 @@ import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { manualSeed } from '@ivtlr/torch';
 import { tokenizeSample } from '../packages/ivtlr/dist/data/render.js';
-import { openWithoutWeights } from '../packages/ivtlr/dist/engine/families.js';
+import { openWithoutWeights } from '../packages/ivtlr/dist/engine/folder-rendering.js';
 import { saveModel } from '../packages/ivtlr/dist/models/registry.js';
 import { m3cot } from '../packages/ivtlr/dist/tasks/m3cot/m3cot.js';
 import { readSamples } from '../packages/ivtlr/dist/tasks/read-samples.js';

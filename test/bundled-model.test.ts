@@ -2,7 +2,7 @@
 import { fileURLToPath } from 'node:url';
 import { liveTensorCount } from '@ivtlr/torch';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { type ModelFolder, openModelFolder } from '../packages/ivtlr/src/engine/model-folder.ts';
+import { type LoadedModel, openModelFolder } from '../packages/ivtlr/src/engine/loaded-model.ts';
 import { evaluate, generatedSamples } from '../packages/ivtlr/src/eval/runner.ts';
 import { ABLATIONS } from '../packages/ivtlr/src/latent/options.ts';
 import { dominoes } from '../packages/ivtlr/src/tasks/dominoes/dominoes.ts';
@@ -13,8 +13,8 @@ const rows = 200;
 const seed = 20261;
 
 let baseline: number;
-let latent: ModelFolder;
-let written: ModelFolder;
+let latent: LoadedModel;
+let written: LoadedModel;
 beforeAll(() => {
   baseline = liveTensorCount();
   latent = openModelFolder(`${models}dominoes`);
@@ -26,7 +26,7 @@ afterAll(() => {
   expect(liveTensorCount()).toBe(baseline);
 });
 
-async function accuracy(opened: ModelFolder, name: string) {
+async function accuracy(opened: LoadedModel, name: string) {
   const samples = generatedSamples(dominoes, seed, 'test', rows);
   const ablation = ABLATIONS[name]!;
   const result = await evaluate(opened, dominoes, samples, { name, batch: 50, maxNewTokens: 40, ablation, seed });

@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { liveTensorCount, setNumThreads } from '@ivtlr/torch';
 import { afterAll, expect, test } from 'vitest';
 import { type Answer, answer } from '../../packages/ivtlr/src/engine/ask.ts';
-import { openModelFolder } from '../../packages/ivtlr/src/engine/model-folder.ts';
+import { openModelFolder } from '../../packages/ivtlr/src/engine/loaded-model.ts';
 import { saveModel } from '../../packages/ivtlr/src/models/registry.ts';
 import { type ChameleonCase, seededChameleon } from './chameleon-model.ts';
 import { readGolden } from './model.ts';

@@ -13,7 +13,7 @@ import {
   tokenizeSample,
 } from '../../packages/ivtlr/src/data/render.ts';
 import type { Sample } from '../../packages/ivtlr/src/data/sample.ts';
-import { openWithoutWeights } from '../../packages/ivtlr/src/engine/families.ts';
+import { openWithoutWeights } from '../../packages/ivtlr/src/engine/folder-rendering.ts';
 import { curriculum } from '../../packages/ivtlr/src/latent/curriculum.ts';
 import { findTask } from '../../packages/ivtlr/src/tasks/registry.ts';
 import { readGolden } from './model.ts';

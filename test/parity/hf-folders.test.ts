@@ -16,8 +16,9 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { UserError } from '../../packages/ivtlr/src/errors.ts';
 import { generateAll } from '../../packages/ivtlr/src/latent/generate.ts';
 import { LATENT_DEFAULTS } from '../../packages/ivtlr/src/latent/options.ts';
+import type { LoadModelOptions } from '../../packages/ivtlr/src/models/family.ts';
 import type { Qwen2VL } from '../../packages/ivtlr/src/models/qwen2-vl/model.ts';
-import { type LoadModelOptions, loadModel, saveModel } from '../../packages/ivtlr/src/models/registry.ts';
+import { loadModel, saveModel } from '../../packages/ivtlr/src/models/registry.ts';
 import { type GoldenCase, makeBatch, readGolden, relativeError, type Stats, seededImages } from './model.ts';
 
 interface Computed {

@@ -5,7 +5,7 @@ import path from 'node:path';
 import { liveTensorCount, openCheckpoint, openPth, scope, setNumThreads } from '@ivtlr/torch';
 import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { convertOfficial } from '../../packages/ivtlr/src/convert/convert-official.ts';
-import { openModelFolder } from '../../packages/ivtlr/src/engine/model-folder.ts';
+import { openModelFolder } from '../../packages/ivtlr/src/engine/loaded-model.ts';
 import { generateAll } from '../../packages/ivtlr/src/latent/generate.ts';
 import { LATENT_DEFAULTS } from '../../packages/ivtlr/src/latent/options.ts';
 import { type GoldenCase, makeBatch, readGolden, relativeError, seededImages } from './model.ts';

@@ -2,7 +2,7 @@
 export { type Batch, collate } from './data/collate.ts';
 export { renderInference, renderTraining, tokenizeSample } from './data/render.ts';
 export type { RawImage, Sample } from './data/sample.ts';
-export { latentOptions, type ModelFolder, openModelFolder, saveModelFolder } from './engine/model-folder.ts';
+export { type LoadedModel, latentOptions, openModelFolder, saveModelFolder } from './engine/loaded-model.ts';
 export { UserError } from './errors.ts';
 export {
   type GenerateEvent,

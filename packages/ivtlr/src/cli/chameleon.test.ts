@@ -9,7 +9,7 @@ import { liveTensorCount, scope } from '@ivtlr/torch';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { writeTinyChameleon } from '../../../../test/tiny-chameleon.ts';
-import { openModelFolder } from '../engine/model-folder.ts';
+import { openModelFolder } from '../engine/loaded-model.ts';
 import { readMetrics } from '../train/metrics.ts';
 
 const program = fileURLToPath(new URL('../../bin/ivtlr.mjs', import.meta.url));

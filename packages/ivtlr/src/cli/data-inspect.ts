@@ -55,10 +55,11 @@ export function registerDataInspect(data: Command): void {
 }
 
 async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
-  const { folderFamily, openWithoutWeights } = await import('../engine/families.ts');
+  const { openWithoutWeights } = await import('../engine/folder-rendering.ts');
+  const { folderFamily } = await import('../models/registry.ts');
   const { modelFolder } = await import('../hub/resolve.ts');
   const { inspectSample } = await import('../inspect/inspect-sample.ts');
-  const { readReasoningSettings } = await import('../engine/model-folder.ts');
+  const { readReasoningSettings } = await import('../engine/loaded-model.ts');
   const { writeFileAtomic } = await import('../files.ts');
   const { loadTask } = await import('../tasks/task-file.ts');
   const { drawTokenGrid } = await import('../trace/token-grid-image.ts');

@@ -42,7 +42,7 @@ export function registerDataStats(data: Command): void {
 
 async function stats(taskName: string, flags: StatsFlags): Promise<void> {
   const { gatherStats } = await import('../inspect/data-stats.ts');
-  const { openWithoutWeights } = await import('../engine/families.ts');
+  const { openWithoutWeights } = await import('../engine/folder-rendering.ts');
   const { dataFolder, modelFolder } = await import('../hub/resolve.ts');
   const { loadTask } = await import('../tasks/task-file.ts');
   const { streamSamples } = await import('../tasks/read-samples.ts');

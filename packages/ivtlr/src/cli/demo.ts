@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { type Command, InvalidArgumentError } from 'commander';
 import type { Sample } from '../data/sample.ts';
 import type { Answer } from '../engine/ask.ts';
-import type { ModelFolder } from '../engine/model-folder.ts';
+import type { LoadedModel } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
 import type { EvalResult } from '../eval/report.ts';
 import { ABLATIONS } from '../latent/options.ts';
@@ -48,7 +48,7 @@ export function registerDemo(program: Command): void {
 async function demo(options: DemoOptions): Promise<void> {
   const started = performance.now();
   const { setNumThreads } = await import('@ivtlr/torch');
-  const { openModelFolder } = await import('../engine/model-folder.ts');
+  const { openModelFolder } = await import('../engine/loaded-model.ts');
   const { evaluate, generatedSamples } = await import('../eval/runner.ts');
   const { resultTable, toReport } = await import('../eval/report.ts');
   const { findTask } = await import('../tasks/registry.ts');
@@ -116,7 +116,7 @@ async function demo(options: DemoOptions): Promise<void> {
 }
 
 /** Answers a sample by itself and draws its latent steps. Returns what to tell about it. */
-async function drawSample(opened: ModelFolder, sample: Sample, out: string, name: string): Promise<Drawn> {
+async function drawSample(opened: LoadedModel, sample: Sample, out: string, name: string): Promise<Drawn> {
   const { answer } = await import('../engine/ask.ts');
   const { writeTrace } = await import('../trace/trace-files.ts');
   let result: Answer | undefined;

@@ -4,7 +4,7 @@ import { setNumThreads } from '@ivtlr/torch';
 import { defaultSplit } from '../data/find-files.ts';
 import type { Sample } from '../data/sample.ts';
 import { requireRoomForAnswers } from '../engine/answer-memory.ts';
-import { type ModelFolder, openModelFolder } from '../engine/model-folder.ts';
+import { type LoadedModel, openModelFolder } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
 import { generatedSamples } from '../eval/runner.ts';
 import { dataFolder, modelFolder } from '../hub/resolve.ts';
@@ -20,7 +20,7 @@ const IMAGE_THREADS = 2;
 
 export interface Evaluation {
   /** The caller disposes of its module, or leaves it to the end of the process. */
-  opened: ModelFolder;
+  opened: LoadedModel;
   /** The folder that was opened: of an adapter its own, not its base's. */
   folder: string;
   task: Task;

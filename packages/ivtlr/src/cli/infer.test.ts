@@ -149,7 +149,7 @@ describe('ivtlr infer', () => {
 
   it('frees every tensor but the model', async () => {
     const { answer } = await import('../engine/ask.ts');
-    const { openModelFolder } = await import('../engine/model-folder.ts');
+    const { openModelFolder } = await import('../engine/loaded-model.ts');
     const opened = openModelFolder(model);
     const raw = { kind: 'encoded', bytes: readFileSync(image), name: 'image' } as const;
     const events = () => answer(opened, { image: raw, question: 'Start at red', choices: [] }, { maxNewTokens: 4 });

@@ -57,7 +57,7 @@ async function infer(options: InferOptions): Promise<void> {
   await requireDevice(options.device);
   if (options.task !== undefined) (await import('../tasks/registry.ts')).findTask(options.task);
   const { manualSeed, setNumThreads } = await import('@ivtlr/torch');
-  const { openModelFolder } = await import('../engine/model-folder.ts');
+  const { openModelFolder } = await import('../engine/loaded-model.ts');
   const { answer } = await import('../engine/ask.ts');
   const { decodeImage } = await import('../vision/decode.ts');
   await decodeImage(question.image);

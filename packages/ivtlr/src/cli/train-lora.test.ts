@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { liveTensorCount } from '@ivtlr/torch';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { openModelFolder } from '../engine/model-folder.ts';
+import { openModelFolder } from '../engine/loaded-model.ts';
 import { loraLayers } from '../lora/inject.ts';
 import { readMetrics } from '../train/metrics.ts';
 

@@ -16,12 +16,11 @@ import {
   scope,
   type Tensor,
 } from '@ivtlr/torch';
-import { configFamily } from '../engine/families.ts';
-import { readOtherFiles, reasoningSettingsSchema } from '../engine/model-folder.ts';
+import { readAuxiliaryFiles, reasoningSettingsSchema } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
 import { readJson, writeFileAtomic } from '../files.ts';
 import { writeAdapterFolder } from '../lora/adapter-folder.ts';
-import { weightNames } from '../models/registry.ts';
+import { familyOf, weightNames } from '../models/registry.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
 import {
   type ConversionPlan,
@@ -81,14 +80,14 @@ export async function convertOfficial(options: ConvertOptions): Promise<ConvertR
   try {
     using file = openPth(options.checkpoint);
     const { config, plan, vocabulary } = prepare(file, options);
-    const otherFiles = readOtherFiles(options.base);
+    const auxiliaryFiles = readAuxiliaryFiles(options.base);
     mkdirSync(temporary, { recursive: true });
     const written = await writeWeights(file, plan, temporary, options);
     const adapterFolder = !options.merge && plan.rank > 0 ? join(out, ADAPTER) : null;
-    for (const [name, bytes] of otherFiles) writeFileAtomic(join(temporary, name), bytes);
+    for (const [name, bytes] of auxiliaryFiles) writeFileAtomic(join(temporary, name), bytes);
     writeJson(join(temporary, 'config.json'), written.dtype ? withDtype(config, written.dtype) : config);
     // What the official code does at inference; more picks than patches bring used ones back there.
-    const { patches } = configFamily(config, join(options.base, 'config.json'));
+    const { patches } = familyOf(config, join(options.base, 'config.json'));
     const settings = reasoningSettingsSchema.parse({ task: options.task ?? null, patches, onExhausted: 'reuse' });
     writeJson(join(temporary, 'ivtlr.json'), settings);
     if (adapterFolder) {

@@ -2,7 +2,7 @@
  * Samples and their images ahead of the trainer. What comes is decided by position alone, so it is the same with any number of threads, and a
  * run that goes on from a checkpoint continues as if it had never stopped.
  */
-import type { ProcessedImage } from '../models/types.ts';
+import type { ImageInputs, ProcessedImage } from '../models/types.ts';
 import type { PreparedImage } from '../vision/image-pool.ts';
 import type { RawImage, Sample } from './sample.ts';
 
@@ -19,14 +19,6 @@ export interface PrefetchOptions {
   epochs?: number;
 }
 
-/** How a model takes images. */
-export interface ImageInputs {
-  /** Makes a tensor of what a thread sends back. */
-  finish(prepared: PreparedImage): ProcessedImage;
-  /** All of it at once, for images that no thread has prepared. */
-  processImage(image: RawImage): Promise<ProcessedImage>;
-}
-
 interface Entry {
   sample: Promise<Sample>;
   /** Null for images that are no files: drawn ones need no decoding. */
@@ -40,7 +32,7 @@ interface Entry {
 export class Prefetch implements PlacedSamples {
   readonly #source: PlacedSamples;
   readonly #pool: { prepare(image: RawImage): Promise<PreparedImage> };
-  readonly #inputs: ImageInputs;
+  readonly #inputs: Pick<ImageInputs, 'finish' | 'processImage'>;
   readonly #options: PrefetchOptions;
   /** By epoch * samplesPerEpoch + place. */
   readonly #entries = new Map<number, Entry>();
@@ -50,7 +42,7 @@ export class Prefetch implements PlacedSamples {
   constructor(
     source: PlacedSamples,
     pool: { prepare(image: RawImage): Promise<PreparedImage> },
-    inputs: ImageInputs,
+    inputs: Pick<ImageInputs, 'finish' | 'processImage'>,
     options: PrefetchOptions,
   ) {
     this.#source = source;

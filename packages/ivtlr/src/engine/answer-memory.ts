@@ -1,7 +1,7 @@
 /** What answering will need in memory at least, worked out before it is taken. */
 import { scope } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
-import type { ModelFolder } from './model-folder.ts';
+import type { LoadedModel } from './loaded-model.ts';
 
 export interface AnswerNeeds {
   /** Questions answered together. */
@@ -16,7 +16,7 @@ export interface AnswerNeeds {
  * Bytes of the keys and values of answers that use all their latent steps and tokens. Prompts come on top, which are known only when the images
  * are.
  */
-export function answerBytes({ model, settings }: Pick<ModelFolder, 'model' | 'settings'>, needs: AnswerNeeds): number {
+export function answerBytes({ model, settings }: Pick<LoadedModel, 'model' | 'settings'>, needs: AnswerNeeds): number {
   const { rows, latentSteps = settings.latents, patches = settings.patches, maxNewTokens } = needs;
   const bytesPerPosition = scope(() => {
     const cache = model.newSlotCache(1, 1);
@@ -31,7 +31,7 @@ export function answerBytes({ model, settings }: Pick<ModelFolder, 'model' | 'se
 
 /** @throws UserError when the machine has not the memory for it (CPU only; a GPU's free memory is not asked for) */
 export function requireRoomForAnswers(
-  opened: Pick<ModelFolder, 'model' | 'settings'>,
+  opened: Pick<LoadedModel, 'model' | 'settings'>,
   needs: AnswerNeeds,
   available = process.availableMemory(),
 ): void {

@@ -13,7 +13,7 @@ import type { Row, RowRequest } from '../latent/row.ts';
 import { RowBatch, type RowEvent } from '../latent/row-batch.ts';
 import type { StepTrace } from '../latent/trace.ts';
 import type { ProcessedImage } from '../models/types.ts';
-import { latentOptions, type ModelFolder } from './model-folder.ts';
+import { type LoadedModel, latentOptions } from './loaded-model.ts';
 
 export interface Question {
   image: RawImage;
@@ -86,7 +86,7 @@ const DEFAULT_TASK = 'm3cot';
  * @param groups questions that begin together, as swapped latent steps need it; usually one each. A group waits until there is room for all of it
  */
 export async function* ask<Q extends Question>(
-  opened: ModelFolder,
+  opened: LoadedModel,
   groups: AsyncIterable<readonly Q[]> | Iterable<readonly Q[]>,
   options: AskOptions<Q> = {},
 ): AsyncGenerator<AskEvent<Q>, void> {
@@ -112,7 +112,7 @@ export async function* ask<Q extends Question>(
 
 /** One question. @throws UserError where `ask` gives an error event */
 export async function* answer<Q extends Question>(
-  opened: ModelFolder,
+  opened: LoadedModel,
   question: Q,
   options: AskOptions<Q> = {},
 ): AsyncGenerator<Exclude<AskEvent<Q>, { type: 'error' }>, void> {
@@ -132,7 +132,7 @@ interface Open<Q> {
 }
 
 class Asker<Q extends Question> {
-  readonly #opened: ModelFolder;
+  readonly #opened: LoadedModel;
   readonly #options: AskOptions<Q>;
   readonly #batch: RowBatch;
   readonly #open = new Map<Row, Open<Q>>();
@@ -140,7 +140,7 @@ class Asker<Q extends Question> {
   /** Tokens an answer starts with. */
   readonly #start: readonly number[];
 
-  static async open<Q extends Question>(opened: ModelFolder, options: AskOptions<Q>): Promise<Asker<Q>> {
+  static async open<Q extends Question>(opened: LoadedModel, options: AskOptions<Q>): Promise<Asker<Q>> {
     const { answerStart, latents = opened.settings.latents } = options;
     if (answerStart === undefined) return new Asker(opened, options, []);
     if (latents > 0) throw new RangeError('an answer can be started only without latent steps');
@@ -148,7 +148,7 @@ class Asker<Q extends Question> {
     return new Asker(opened, options, start!);
   }
 
-  private constructor(opened: ModelFolder, options: AskOptions<Q>, start: readonly number[]) {
+  private constructor(opened: LoadedModel, options: AskOptions<Q>, start: readonly number[]) {
     this.#opened = opened;
     this.#options = options;
     this.#start = start;
@@ -285,7 +285,7 @@ class Asker<Q extends Question> {
 }
 
 /** The tokenizer's end-of-text and those of generation_config.json: chat models end a turn with another token than a text. */
-function endOfAnswerIds(opened: ModelFolder): number[] {
+function endOfAnswerIds(opened: LoadedModel): number[] {
   const path = join(opened.folder, 'generation_config.json');
   const stored = existsSync(path) ? (readJson(path, 'generation config') as { eos_token_id?: unknown }) : {};
   const ids = [stored.eos_token_id].flat().filter((id): id is number => typeof id === 'number');

@@ -1,6 +1,6 @@
 /** Does the latent step do anything? One model answers the same samples whole and with parts of its latent steps changed. */
 import type { Sample } from '../data/sample.ts';
-import type { ModelFolder } from '../engine/model-folder.ts';
+import type { LoadedModel } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
 import { ABLATIONS, type Ablation } from '../latent/options.ts';
 import type { Task } from '../tasks/task.ts';
@@ -64,7 +64,7 @@ export function planAblations(trained: number, maxLatents: number): [key: string
  * @throws UserError when the model takes no latent steps, or the full run fails
  */
 export async function ablate(
-  opened: ModelFolder,
+  opened: LoadedModel,
   task: Task,
   samples: () => AsyncIterable<Sample> | Iterable<Sample>,
   options: AblationOptions,

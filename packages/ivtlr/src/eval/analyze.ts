@@ -1,6 +1,6 @@
 /** Where a model looks, step by step: latent steps beside the tokens it writes. */
 import type { Sample } from '../data/sample.ts';
-import type { ModelFolder } from '../engine/model-folder.ts';
+import type { LoadedModel } from '../engine/loaded-model.ts';
 import type { StepTrace } from '../latent/trace.ts';
 import type { Task } from '../tasks/task.ts';
 import { quantile } from './bootstrap.ts';
@@ -34,7 +34,7 @@ export interface Analysis {
 
 /** Answers the samples and sums up what every step looked at. @throws UserError when there are no samples */
 export async function analyze(
-  opened: ModelFolder,
+  opened: LoadedModel,
   task: Task,
   samples: AsyncIterable<Sample> | Iterable<Sample>,
   options: Pick<EvaluateOptions, 'batch' | 'maxNewTokens' | 'imageThreads' | 'seed' | 'latents' | 'onProgress'>,

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { liveTensorCount } from '@ivtlr/torch';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { RawImage } from '../data/sample.ts';
-import { type ModelFolder, openModelFolder } from '../engine/model-folder.ts';
+import { type LoadedModel, openModelFolder } from '../engine/loaded-model.ts';
 import { dominoes } from '../tasks/dominoes/dominoes.ts';
 import { makeDominoes } from '../tasks/dominoes/make.ts';
 import { streamSamples } from '../tasks/read-samples.ts';
@@ -14,7 +14,7 @@ import { type AnsweredSample, evaluate } from './runner.ts';
 
 const tensors = liveTensorCount();
 let folder = '';
-let opened: ModelFolder;
+let opened: LoadedModel;
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'ivtlr-images-'));
   await makeDominoes({ rows: 11, out: folder, split: 'test' });

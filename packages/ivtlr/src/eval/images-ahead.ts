@@ -1,16 +1,16 @@
 /** Images of the samples to come, prepared in threads while a batch is being answered. */
 import type { RawImage } from '../data/sample.ts';
-import type { ModelFolder } from '../engine/model-folder.ts';
+import type { LoadedModel } from '../engine/loaded-model.ts';
 import type { ProcessedImage } from '../models/types.ts';
 import { ImagePool, type PreparedImage } from '../vision/image-pool.ts';
 
 export class ImagesAhead {
-  readonly #opened: Pick<ModelFolder, 'inputs' | 'processImage'>;
+  readonly #opened: Pick<LoadedModel, 'inputs' | 'processImage'>;
   readonly #pool: ImagePool | null;
   readonly #started = new Map<RawImage, Promise<PreparedImage>>();
 
   /** @param threads 0 prepares each image when it is taken. Threads start with the first encoded image. */
-  constructor(opened: Pick<ModelFolder, 'inputs' | 'processImage'>, threads: number) {
+  constructor(opened: Pick<LoadedModel, 'inputs' | 'processImage'>, threads: number) {
     this.#opened = opened;
     this.#pool = threads > 0 ? new ImagePool(opened.inputs.preparation, threads) : null;
   }

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { liveTensorCount } from '@ivtlr/torch';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type ModelFolder, withModel } from '../engine/model-folder.ts';
+import { type LoadedModel, withModel } from '../engine/loaded-model.ts';
 import { ABLATIONS } from '../latent/options.ts';
 import { createModel } from '../models/registry.ts';
 import { dominoes } from '../tasks/dominoes/dominoes.ts';
@@ -16,7 +16,7 @@ import { planRuns } from './modes.ts';
 import { type AnsweredSample, evaluate, generatedSamples } from './runner.ts';
 
 let folder: string;
-let opened: ModelFolder;
+let opened: LoadedModel;
 let baseline: number;
 beforeAll(() => {
   baseline = liveTensorCount();

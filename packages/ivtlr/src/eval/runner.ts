@@ -3,7 +3,7 @@
 import { pickTargetTokens } from '../data/pick-targets.ts';
 import type { Sample } from '../data/sample.ts';
 import { ask } from '../engine/ask.ts';
-import type { ModelFolder } from '../engine/model-folder.ts';
+import type { LoadedModel } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
 import type { Ablation } from '../latent/options.ts';
 import type { StepTrace } from '../latent/trace.ts';
@@ -68,7 +68,7 @@ type Placed = Sample & { sample: Sample; index: number };
 
 /** Answers all samples greedily. Between passes the event loop runs. @throws UserError when there are no samples */
 export async function evaluate(
-  opened: ModelFolder,
+  opened: LoadedModel,
   task: Task,
   samples: AsyncIterable<Sample> | Iterable<Sample>,
   options: EvaluateOptions,

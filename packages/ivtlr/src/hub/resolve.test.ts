@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { liveTensorCount } from '@ivtlr/torch';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import { type Hub, startHub } from '../../../../test/hub-server.ts';
-import { openModelFolder, saveAdapterFolder } from '../engine/model-folder.ts';
+import { openModelFolder, saveAdapterFolder } from '../engine/loaded-model.ts';
 import { injectLora } from '../lora/inject.ts';
 import { makeDominoes } from '../tasks/dominoes/make.ts';
 import { checkpointFile, dataFolder, modelFolder } from './resolve.ts';

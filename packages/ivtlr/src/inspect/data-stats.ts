@@ -2,7 +2,7 @@
 import { type LengthSummary, summarizeLengths, Tally } from '../data/lengths.ts';
 import { splitSteps, tokenizeSample } from '../data/render.ts';
 import type { Sample } from '../data/sample.ts';
-import type { FolderWithoutWeights } from '../engine/families.ts';
+import type { FolderWithoutWeights } from '../engine/folder-rendering.ts';
 import { UserError } from '../errors.ts';
 import type { Task } from '../tasks/task.ts';
 

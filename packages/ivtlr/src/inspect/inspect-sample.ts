@@ -1,7 +1,7 @@
 /** One sample as a model would be given it: what `ivtlr data inspect` shows. */
 import { IGNORE, renderPrompt, renderTraining, splitSteps, tokenizeSample } from '../data/render.ts';
 import type { Sample } from '../data/sample.ts';
-import type { FolderWithoutWeights } from '../engine/families.ts';
+import type { FolderWithoutWeights } from '../engine/folder-rendering.ts';
 import { curriculum } from '../latent/curriculum.ts';
 import type { RgbImage } from '../vision/image.ts';
 

@@ -1,39 +1,35 @@
 /** What a latent step is: the method's named choices, and the switches that take a part away to see what it does. */
-import type { PositionKind } from '../models/types.ts';
+import { z } from 'zod';
 
-export type PickOrder = 'kernel' | 'score' | 'position';
-export type OnExhausted = 'reuse' | 'fewer' | 'error';
-/** `swap` takes another row's of the batch; `off` inserts no row at all. */
-export type LatentTextMode = 'on' | 'off' | 'zero' | 'swap';
-export type LatentVisionMode = 'on' | 'off' | 'zero' | 'swap' | 'random';
+/** T and K cannot be larger: far more than any model was trained with, and few enough to fit in memory. */
+const MAX_LATENT_STEPS = 1000;
+const MAX_PATCHES = 10_000;
 
-export interface LatentOptions {
+/** T: latent steps before the written text. */
+export const latentStepsSchema = z.int().min(0).max(MAX_LATENT_STEPS);
+
+/** What one latent step does. Recipes, the settings stored with a model and `generate` all take their options from here. */
+export const latentOptionsSchema = z.strictObject({
   /** K: image tokens picked at each step. */
-  patches: number;
+  patches: z.int().min(0).max(MAX_PATCHES).default(32),
   /** `sequential` numbers every token 0, 1, 2 .. (official); `mrope` gives image tokens their rows and columns. */
-  positions: PositionKind;
+  positions: z.enum(['sequential', 'mrope']).default('sequential'),
   /** Order of the picked rows: as the top-k kernel returns them (official), by falling score, or by position. */
-  pickOrder: PickOrder;
+  pickOrder: z.enum(['kernel', 'score', 'position']).default('kernel'),
   /** With fewer than K unpicked tokens left: take used ones again (official), take what is left, or stop. */
-  onExhausted: OnExhausted;
+  onExhausted: z.enum(['reuse', 'fewer', 'error']).default('fewer'),
   /** Ablation: tokens picked before may be picked again. */
-  allowRepeats: boolean;
-  latentText: LatentTextMode;
-  latentVision: LatentVisionMode;
+  allowRepeats: z.boolean().default(false),
+  /** `swap` takes another row's of the batch; `off` inserts no row at all. */
+  latentText: z.enum(['on', 'off', 'zero', 'swap']).default('on'),
+  latentVision: z.enum(['on', 'off', 'zero', 'swap', 'random']).default('on'),
   /** Latent rows may not attend to the image tokens; later text may. Scores still see them. */
-  hideImageFromLatents: boolean;
-}
+  hideImageFromLatents: z.boolean().default(false),
+});
 
-export const LATENT_DEFAULTS: LatentOptions = {
-  patches: 32,
-  positions: 'sequential',
-  pickOrder: 'kernel',
-  onExhausted: 'fewer',
-  allowRepeats: false,
-  latentText: 'on',
-  latentVision: 'on',
-  hideImageFromLatents: false,
-};
+export type LatentOptions = z.output<typeof latentOptionsSchema>;
+
+export const LATENT_DEFAULTS: LatentOptions = latentOptionsSchema.parse({});
 
 export interface Ablation {
   title: string;

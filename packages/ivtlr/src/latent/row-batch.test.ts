@@ -89,10 +89,10 @@ const planned = fc.record({
 });
 type Planned = typeof planned extends fc.Arbitrary<infer T> ? T : never;
 
-function requestOf(plan: Planned, { imageId, image, model }: Family): RowRequest {
+function requestOf(plan: Planned, { imageId, image }: Family): RowRequest {
   const made = plan.grid && image(plan.grid, plan.seed);
   const options = { ...LATENT_DEFAULTS, ...plan.options, trace: true, firstLogits: true, traceText: plan.seed === 0 };
-  if (model.family === 'chameleon') options.positions = 'sequential';
+  if (imageId === CHAMELEON_IMAGE) options.positions = 'sequential';
   // Such a step would insert nothing, which is refused when the row is made.
   if (options.latentText === 'off' && options.latentVision === 'off') options.latentText = 'on';
   return {

@@ -1,54 +1,40 @@
-/** Model folders by `model_type`: a new backbone is a folder beside this file and one line in the table. */
+/** The model families, and models loaded, made and saved: a new backbone is a folder beside this file and one line in FAMILIES. */
 import fs from 'node:fs';
 import { join } from 'node:path';
-import { type Device, type DType, manualSeed, skipInit } from '@ivtlr/torch';
+import { manualSeed, skipInit } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
 import { readJson, writeFileAtomic } from '../files.ts';
-import { parseChameleonConfig } from './chameleon/config.ts';
-import { Chameleon, storedName } from './chameleon/model.ts';
+import { chameleon } from './chameleon/family.ts';
 import { loadWeights, saveWeights } from './common/weights.ts';
-import { parseQwen2VLConfig } from './qwen2-vl/config.ts';
-import { originalName, Qwen2VL } from './qwen2-vl/model.ts';
+import type { Family, LoadModelOptions } from './family.ts';
+import { qwen2Vl } from './qwen2-vl/family.ts';
 import type { PathStyle, VisionLanguageModel } from './types.ts';
 
-export interface LoadModelOptions {
-  /** Default: the dtype of the stored weights. */
-  dtype?: DType;
-  /** Default `cpu`. */
-  device?: Device;
+export const FAMILIES: readonly Family[] = [qwen2Vl, chameleon];
+
+/** The family of a config.json. @throws UserError naming `source` when its model_type is not known */
+export function familyOf(config: unknown, source: string): Family {
+  const type = (config as { model_type?: unknown } | null)?.model_type;
+  const family = FAMILIES.find(({ modelType }) => modelType === type);
+  if (family) return family;
+  const known = FAMILIES.map(({ modelType }) => modelType).join(', ');
+  throw new UserError(`${source}: model_type is ${JSON.stringify(type)}, known are ${known}`);
 }
 
-/** One model_type with its config.json read. */
-interface Backbone {
-  /** A model whose weights are not set yet. */
-  make(options: LoadModelOptions): VisionLanguageModel & { initialize(): void };
-  tied: boolean;
-  /** The name this project stores a weight of a Hugging Face checkpoint under; null where it is not used. */
-  storedName(name: string): string | null;
+/** The family of a folder. @throws UserError when its config.json is missing or of no known family */
+export function folderFamily(folder: string): Family {
+  if (!fs.existsSync(folder)) throw new UserError(`there is no model folder ${folder}`);
+  const file = join(folder, 'config.json');
+  return familyOf(readJson(file, 'model config'), file);
 }
 
-const FAMILIES: Record<string, (configJson: unknown, source: string) => Backbone> = {
-  qwen2_vl: (json, source) => {
-    const config = parseQwen2VLConfig(json, source);
-    return { make: (options) => new Qwen2VL(config, options), tied: config.tied, storedName: originalName };
-  },
-  chameleon: (json, source) => {
-    const config = parseChameleonConfig(json, source);
-    return { make: (options) => new Chameleon(config, options), tied: config.tied, storedName };
-  },
-};
-
-function backboneOf(json: unknown, source: string): Backbone {
-  const type = (json as { model_type?: unknown } | null)?.model_type;
-  const family = typeof type === 'string' ? FAMILIES[type] : undefined;
-  if (!family)
-    throw new UserError(
-      `${source}: model_type is ${JSON.stringify(type)}, known are ${Object.keys(FAMILIES).join(', ')}`,
-    );
-  const backbone = family(json, source);
+/** What a config.json says, and the stored names of its weights. */
+function backboneOf(config: unknown, source: string) {
+  const family = familyOf(config, source);
+  const backbone = family.backbone(config, source);
   // A tied head that is stored all the same says nothing new.
-  const name = (stored: string) => (backbone.tied && stored === 'lm_head.weight' ? null : backbone.storedName(stored));
-  return { ...backbone, storedName: name };
+  const storedName = (name: string) => (backbone.tied && name === 'lm_head.weight' ? null : family.storedName(name));
+  return { make: backbone.make, storedName };
 }
 
 /** Loads a Hugging Face folder (config.json and safetensors). @throws UserError naming the file and what is wrong */

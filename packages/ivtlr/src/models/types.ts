@@ -3,7 +3,8 @@
  * Shapes: B batch, S sequence, T positions so far, D hidden size, V vocabulary, N image tokens, A position axes.
  */
 import type { Device, DType, Module, Tensor } from '@ivtlr/torch';
-import type { ImageSource } from '../vision/image.ts';
+import type { ImageSource, RawImage } from '../vision/image.ts';
+import type { Preparation, PreparedImage } from '../vision/image-pool.ts';
 import type { KeyValueCache } from './common/kv-cache.ts';
 import type { SlotCache } from './common/slot-cache.ts';
 
@@ -18,6 +19,18 @@ export interface ProcessedImage {
   /** Rows and columns of the image tokens. */
   tokenGrid: readonly [number, number];
   source: ImageSource;
+}
+
+/** How a model reads images: at once, or in two parts of which the first can run in a thread. */
+export interface ImageInputs {
+  /** All of it. @throws UserError naming the image */
+  processImage(image: RawImage): Promise<ProcessedImage>;
+  /** Decoding and resizing, here. @throws UserError naming the image */
+  prepare(image: RawImage): Promise<PreparedImage>;
+  /** Decoding and resizing, in threads. */
+  readonly preparation: Preparation;
+  /** The rest, where libtorch is. */
+  finish(prepared: PreparedImage): ProcessedImage;
 }
 
 export type PositionKind = 'sequential' | 'mrope';
@@ -102,7 +115,6 @@ export interface LayerChain {
 export type PathStyle = 'nested' | 'flat';
 
 export interface VisionLanguageModel {
-  readonly family: string;
   /** In today's transformers. */
   readonly pathStyle: PathStyle;
   readonly hiddenSize: number;

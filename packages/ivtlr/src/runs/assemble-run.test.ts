@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { liveTensorCount, scope } from '@ivtlr/torch';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { loadRecipe } from '../config/load.ts';
-import { openModelFolder, readReasoningSettings } from '../engine/model-folder.ts';
+import { openModelFolder, readReasoningSettings } from '../engine/loaded-model.ts';
 import { dominoesSample } from '../tasks/dominoes/generator.ts';
 import { encodePng } from '../tasks/dominoes/make.ts';
 import { disposeBatches } from '../train/batches.ts';

@@ -4,17 +4,16 @@ import { join } from 'node:path';
 import { manualSeed, setFlushDenormal, setNumThreads } from '@ivtlr/torch';
 import type { Recipe } from '../config/schema.ts';
 import type { BadRows } from '../data/row.ts';
-import { families } from '../engine/families.ts';
 import {
   latentOptions,
-  type ModelFolder,
+  type LoadedModel,
   openModelFolder,
   type ReasoningSettings,
-  readOtherFiles,
+  readAuxiliaryFiles,
   saveAdapterFolder,
   saveModelFolder,
   withModel,
-} from '../engine/model-folder.ts';
+} from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
 import { evaluate, generatedSamples } from '../eval/runner.ts';
 import { writeFileAtomic } from '../files.ts';
@@ -72,7 +71,7 @@ interface Parts {
   stopRequested: () => string | null;
 }
 
-async function assembleWith(opened: ModelFolder, parts: Parts): Promise<AssembledRun> {
+async function assembleWith(opened: LoadedModel, parts: Parts): Promise<AssembledRun> {
   const { recipe, task, draws, resume, reporter, stopRequested } = parts;
   // A hub name is looked up once.
   const folder = recipe.data.folder === null ? null : await dataFolder(recipe.data.folder);
@@ -164,7 +163,7 @@ export function stageOf({ mode, latent }: Recipe, epoch: number): number {
 }
 
 /** Leaves `requiresGrad` on exactly what the recipe trains: adapters, or every weight. */
-function chooseTrained({ lora }: Recipe, { model: { module }, adapter, folder }: ModelFolder): void {
+function chooseTrained({ lora }: Recipe, { model: { module }, adapter, folder }: LoadedModel): void {
   if (!lora) {
     // Whoever trains all weights of an adapted model wants the adapter's work in them.
     mergeLora(module);
@@ -190,10 +189,10 @@ function chooseTrained({ lora }: Recipe, { model: { module }, adapter, folder }:
   for (const layer of loraLayers(module).values()) layer.dropout = lora.dropout;
 }
 
-function trainee(recipe: Recipe, task: Task, opened: ModelFolder): Trainee {
+function trainee(recipe: Recipe, task: Task, opened: LoadedModel): Trainee {
   const { latent } = recipe;
   const settings = settingsFor(recipe, task, opened, 0);
-  const otherFiles = readOtherFiles(opened.folder);
+  const auxiliaryFiles = readAuxiliaryFiles(opened.folder);
   const parameters = [...opened.model.module.namedParameters()].filter(([, parameter]) => parameter.requiresGrad);
   return {
     parameters: new Map(parameters),
@@ -208,7 +207,7 @@ function trainee(recipe: Recipe, task: Task, opened: ModelFolder): Trainee {
       const { model, config, folder } = opened;
       const settings = settingsFor(recipe, task, opened, latentsAfter(recipe, phase));
       if (recipe.lora) saveAdapterFolder({ model, settings, folder }, recipe.lora, target);
-      else saveModelFolder({ model, config, settings }, otherFiles, target);
+      else saveModelFolder({ model, config, settings }, auxiliaryFiles, target);
     },
   };
 }
@@ -219,12 +218,12 @@ function latentsAfter(recipe: Recipe, phase: Phase): number {
 }
 
 /** K */
-function patchesOf({ latent }: Recipe, { model }: ModelFolder): number {
-  return latent.patches ?? families[model.family]!.patches;
+function patchesOf({ latent }: Recipe, { family }: LoadedModel): number {
+  return latent.patches ?? family.patches;
 }
 
 /** How a model of this recipe reasons, with `latents` latent steps. */
-function settingsFor(recipe: Recipe, task: Task, opened: ModelFolder, latents: number): ReasoningSettings {
+function settingsFor(recipe: Recipe, task: Task, opened: LoadedModel, latents: number): ReasoningSettings {
   const { latent } = recipe;
   return {
     task: task.name,
@@ -241,7 +240,7 @@ function settingsFor(recipe: Recipe, task: Task, opened: ModelFolder, latents: n
   };
 }
 
-async function openForTraining(recipe: Recipe, task: Task, resume: Checkpoint | null): Promise<ModelFolder> {
+async function openForTraining(recipe: Recipe, task: Task, resume: Checkpoint | null): Promise<LoadedModel> {
   const { dtype, device } = recipe;
   const settings = { profile: recipe.profile };
   const folder = resume?.folder ?? recipe.model.folder;
@@ -287,7 +286,7 @@ async function openSource(
   recipe: Recipe,
   task: Task,
   folder: string | null,
-  opened: ModelFolder,
+  opened: LoadedModel,
   reporter: TrainReporter,
 ): Promise<TrainingData> {
   const { source, samplesPerEpoch, threads } = recipe.data;

@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { liveTensorCount } from '@ivtlr/torch';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type FamilyInputs, openWithoutWeights } from '../engine/families.ts';
+import { openWithoutWeights } from '../engine/folder-rendering.ts';
+import type { ImageInputs } from '../models/types.ts';
 import { dominoes } from '../tasks/dominoes/dominoes.ts';
 import { makeDominoes } from '../tasks/dominoes/make.ts';
 import { writeDominoesTokenizer } from '../tasks/dominoes/vocabulary.ts';
@@ -12,7 +13,7 @@ import { openTrainingData, type TrainingDataOptions } from './training-data.ts';
 
 const rows = 7;
 let folder = '';
-let inputs: FamilyInputs;
+let inputs: ImageInputs;
 const tensors = liveTensorCount();
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'ivtlr-training-data-'));

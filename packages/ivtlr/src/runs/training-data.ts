@@ -2,8 +2,7 @@
 import { Prefetch } from '../data/prefetch.ts';
 import type { BadRows } from '../data/row.ts';
 import type { RawImage, Sample } from '../data/sample.ts';
-import type { FamilyInputs } from '../engine/families.ts';
-import type { ProcessedImage } from '../models/types.ts';
+import type { ImageInputs, ProcessedImage } from '../models/types.ts';
 import { readSamples } from '../tasks/read-samples.ts';
 import type { Split, Task } from '../tasks/task.ts';
 import { epochOrder, type SampleSource } from '../train/batches.ts';
@@ -39,7 +38,7 @@ export interface TrainingData extends SampleSource {
 export async function openTrainingData(
   folder: string,
   task: Task,
-  inputs: FamilyInputs,
+  inputs: ImageInputs,
   options: TrainingDataOptions,
 ): Promise<TrainingData> {
   const { seed, split = 'train', columnNames, epochs, threads, ahead, onBad } = options;

@@ -58,13 +58,13 @@ const pretrain = [
 ];
 const plan = planRun(pretrain, 4, 3, (epoch) => epoch);
 
-function maker(more: Partial<BatchOptions> = {}): BatchMaker {
+function maker(more: Partial<BatchOptions> = {}, processImage = process): BatchMaker {
   const source = {
     samplesPerEpoch: 10,
     sample: async (epoch: number, place: number) => dominoes.generator!.sample(7, 'train', epoch * 10 + place),
   };
   const latent = { maxLatentStage: 2, padLatentToMax: true, replay: 0 };
-  return new BatchMaker(source, dominoes.generator!.pretraining, process, {
+  return new BatchMaker(source, dominoes.generator!.pretraining, processImage, {
     seed: 7,
     globalBatch: 4,
     microBatch: 2,
@@ -146,6 +146,18 @@ describe('BatchMaker', () => {
     expect(a!.map(({ batch }) => batch.inputIds)).toEqual(b!.map(({ batch }) => batch.inputIds));
     expect(a!.map(({ ids }) => ids)).not.toEqual(c!.map(({ ids }) => ids));
     disposeBatches([...a!, ...b!, ...c!]);
+  });
+
+  it('frees the images it had when a later one cannot be read', async () => {
+    const live = liveTensorCount();
+    let asked = 0;
+    const failing = async () => {
+      if (asked++ === 2) throw new Error('no image');
+      return process();
+    };
+    await expect(maker({}, failing).at(positionOf(plan, 2))).rejects.toThrow('no image');
+    expect(asked).toBe(3);
+    expect(liveTensorCount()).toBe(live);
   });
 });
 

@@ -44,13 +44,13 @@ export interface BatchOptions {
 export class BatchMaker {
   readonly #source: SampleSource;
   readonly #pretraining: SampleGenerator['pretraining'];
-  readonly #process: (image: RawImage) => Promise<ProcessedImage>;
+  readonly #process: ProcessImage;
   readonly #o: BatchOptions;
 
   constructor(
     source: SampleSource,
     pretraining: SampleGenerator['pretraining'],
-    process: (image: RawImage) => Promise<ProcessedImage>,
+    process: ProcessImage,
     options: BatchOptions,
   ) {
     this.#source = source;
@@ -61,10 +61,23 @@ export class BatchMaker {
 
   /** The micro-batches of a step. Their image tensors belong to the caller (see `disposeBatches`). */
   async at(position: Position): Promise<MicroBatch[]> {
-    return position.phase.kind === 'pretrain' ? this.#pretrainStep(position) : this.#stageStep(position);
+    const images: ProcessedImage[] = [];
+    const process = async (image: RawImage) => {
+      const processed = await this.#process(image);
+      images.push(processed);
+      return processed;
+    };
+    try {
+      return await (position.phase.kind === 'pretrain'
+        ? this.#pretrainStep(position, process)
+        : this.#stageStep(position, process));
+    } catch (error) {
+      for (const { pixels } of images) pixels.dispose();
+      throw error;
+    }
   }
 
-  async #stageStep({ phase, epoch, epochStep, phaseStep }: Position): Promise<MicroBatch[]> {
+  async #stageStep({ phase, epoch, epochStep, phaseStep }: Position, process: ProcessImage): Promise<MicroBatch[]> {
     const { globalBatch, microBatch } = this.#o;
     const first = epochStep * globalBatch;
     const count = Math.min(globalBatch, this.#source.samplesPerEpoch - first);
@@ -73,7 +86,7 @@ export class BatchMaker {
       const stage = this.#stageFor(phase.index, phase.start + phaseStep, start);
       const rows: Row[] = [];
       for (let i = start; i < Math.min(start + microBatch, count); i++) {
-        rows.push(await this.#trainingRow(await this.#source.sample(epoch, first + i), stage));
+        rows.push(await this.#trainingRow(await this.#source.sample(epoch, first + i), stage, process));
       }
       micros.push(...this.#collate(rows, 1 / count));
     }
@@ -88,8 +101,8 @@ export class BatchMaker {
     return random.between(0, 1) < replay ? 1 + random.below(stage - 1) : stage;
   }
 
-  async #trainingRow(sample: Sample, stage: number): Promise<Row> {
-    const image = await this.#process(sample.image);
+  async #trainingRow(sample: Sample, stage: number, process: ProcessImage): Promise<Row> {
+    const image = await process(sample.image);
     const pickTargets = pickTargetTokens(sample, image);
     const placed = pickTargets ? { ...sample, pickTargets } : sample;
     const tokenized = await tokenizeSample(placed, image.tokens, 'train', this.#o.render);
@@ -98,7 +111,7 @@ export class BatchMaker {
     return { id: sample.id, rendered: renderTraining(tokenized, plan), image };
   }
 
-  async #pretrainStep({ phase, phaseStep }: Position): Promise<MicroBatch[]> {
+  async #pretrainStep({ phase, phaseStep }: Position, process: ProcessImage): Promise<MicroBatch[]> {
     const { seed, microBatch, render } = this.#o;
     const { mix, ramp, name } = this.#o.pretrain[phase.index]!;
     const difficulty = ramp && rampedDifficulty(ramp, phaseStep, new Random(STREAM.ramp, seed, phase.index, phaseStep));
@@ -108,7 +121,7 @@ export class BatchMaker {
       for (let i = 0; i < batch; i++) {
         const index = phaseStep * batch + i;
         const drawn = this.#pretraining[task]!(seed, 'train', phase.index * 2 ** 32 + index, difficulty);
-        const image = drawn.image ? await this.#process(drawn.image) : null;
+        const image = drawn.image ? await process(drawn.image) : null;
         rows.push({
           id: `${name}/${task} ${index}`,
           rendered: await renderSupervised(drawn, image?.tokens ?? 0, render),
@@ -139,6 +152,8 @@ export class BatchMaker {
     });
   }
 }
+
+type ProcessImage = (image: RawImage) => Promise<ProcessedImage>;
 
 interface Row {
   id: string;

@@ -5,6 +5,7 @@ import {
   keep,
   liveTensorCount,
   manualSeed,
+  ones,
   openSafetensors,
   randn,
   saveSafetensors,
@@ -12,6 +13,7 @@ import {
   type Tensor,
 } from '@ivtlr/torch';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { UserError } from '../errors.ts';
 import type { MicroBatch } from './batches.ts';
 import { type Checkpoint, readLatestCheckpoint } from './checkpoint.ts';
 import { runTraining, type TrainRun } from './loop.ts';
@@ -70,11 +72,15 @@ interface Settings {
   guard?: Partial<GuardOptions>;
   notes?: string[];
   stepsPerEpoch?: number;
+  /** Step whose batch cannot be made. */
+  badRow?: number;
+  /** What happens, in order. */
+  log?: string[];
 }
 
 async function run(folder: string, settings: Settings = {}) {
   const { resume = false, stopAfter = -1, everySteps, poison = -1, spike = -1, guard = {}, notes = [] } = settings;
-  const { stepsPerEpoch = 5 } = settings;
+  const { stepsPerEpoch = 5, badRow = -1, log = [] } = settings;
   const plan = planRun([{ name: 'warm', steps: 4 }], 3, stepsPerEpoch, (epoch) => epoch);
   const checkpoint = resume ? readLatestCheckpoint(folder) : null;
   const trainee = regression(checkpoint, poison, spike);
@@ -83,9 +89,13 @@ async function run(folder: string, settings: Settings = {}) {
     plan,
     trainee,
     batches: async (position) => {
-      done++;
-      const ids = [`row ${position.phase.start + position.phaseStep}`];
-      return [0.25, 0.75].map((weight) => ({ batch: { images: [] } as unknown as MicroBatch['batch'], ids, weight }));
+      const step = position.phase.start + position.phaseStep;
+      log.push(`batch ${step}`);
+      if (step === badRow) throw new UserError(`row ${step} is bad`);
+      return [0.25, 0.75].map((weight) => {
+        const images = [{ pixels: ones([2]) }];
+        return { batch: { images } as unknown as MicroBatch['batch'], ids: [`row ${step}`], weight };
+      });
     },
     validates: ({ phase, epochEnd }) => phase.kind === 'stage' && epochEnd,
     validate: async ({ epoch }) => ({ accuracy: [0.25, 0.5, 0.5][epoch]!, samples: 4, autoregressiveSteps: 3 }),
@@ -100,7 +110,13 @@ async function run(folder: string, settings: Settings = {}) {
     out: folder,
     recipe: { name: 'test' },
     resume: checkpoint,
-    reporter: { step() {}, note: (text) => notes.push(text) },
+    reporter: {
+      step: () => {
+        log.push(`step ${done}`);
+        done++;
+      },
+      note: (text) => notes.push(text),
+    },
     stopRequested: () => (done === stopAfter ? 'SIGINT' : null),
   };
   try {
@@ -214,5 +230,27 @@ describe('runTraining', () => {
     await expect(run(join(out, 'stopped'), { ...spiky, guard: { spikeFactor: 10, onSpike: 'stop' } })).rejects.toThrow(
       /stopped at step 30 \(stage-0\): the loss .*samples row 29, row 29/,
     );
+  });
+
+  it('starts each batch before the step before it, makes none beyond the end, and frees what is not used', async () => {
+    const log: string[] = [];
+    await run(out, { log });
+    const steps = Array.from({ length: 19 }, (_, step) => step);
+    expect(log).toEqual([
+      'batch 0',
+      ...steps.flatMap((step) => [...(step < 18 ? [`batch ${step + 1}`] : []), `step ${step}`]),
+    ]);
+    // Stopped, the started batch is freed (afterEach counts the tensors) and made again by the run that goes on.
+    const stopped: string[] = [];
+    await run(join(out, 'stopped'), { log: stopped, stopAfter: 3 });
+    expect(stopped.at(-2)).toBe('batch 3');
+    const resumed: string[] = [];
+    await run(join(out, 'stopped'), { log: resumed, resume: true });
+    expect(resumed.slice(0, 2)).toEqual(['batch 3', 'batch 4']);
+  });
+
+  it('throws what is wrong with a batch at its own step, not while the one before runs', async () => {
+    await expect(run(out, { badRow: 6, everySteps: 1 })).rejects.toThrow('row 6 is bad');
+    expect(readLatestCheckpoint(out)!.state.step).toBe(6);
   });
 });

@@ -5,6 +5,7 @@ import type { Optimizer } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
 import { writeFileAtomic } from '../files.ts';
 import { disposeBatches, type MicroBatch } from './batches.ts';
+import { BatchesAhead } from './batches-ahead.ts';
 import {
   type Checkpoint,
   captureState,
@@ -148,6 +149,7 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
     );
   };
 
+  const batches = new BatchesAhead((step) => run.batches(positionOf(plan, step)), plan.totalSteps);
   try {
     if (first > 0) {
       const position = positionOf(plan, first - 1);
@@ -172,17 +174,21 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
           : [run.optimizer.lr, run.schedule];
       const lr = learningRate(base, schedule, phaseStep, phase.steps, fresh);
       const begun = performance.now();
-      const micros = await run.batches(position);
+      const micros = await batches.take(step);
       const result = stepOrExplain(
-        () =>
-          trainStep(trainee, optimizer, micros, lr, run.optimizer.clip, (loss, samples) =>
-            judge(loss, samples, step + 1),
-          ),
+        () => {
+          try {
+            return trainStep(trainee, optimizer, micros, lr, run.optimizer.clip, (loss, samples) =>
+              judge(loss, samples, step + 1),
+            );
+          } finally {
+            disposeBatches(micros);
+          }
+        },
         step,
         phase,
         saved,
       );
-      disposeBatches(micros);
       const stage = phase.kind === 'stage' ? phase.index : 0;
       const { samples, ...numbers } = result;
       const entry = {
@@ -216,6 +222,7 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
     writeFolderAtomic(join(run.out, 'model'), (folder) => trainee.save(folder, lastPhase));
     return { step: plan.totalSteps, stopped: null, checkpoint: saved, seconds: seconds() };
   } finally {
+    await batches.close();
     optimizer.dispose();
   }
 }

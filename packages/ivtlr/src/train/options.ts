@@ -3,6 +3,7 @@
  * Defaults are the official code's values wherever it has one (spec section 2), and "off" for what is ours alone.
  */
 import { z } from 'zod';
+import { latentOptionsSchema, latentStepsSchema } from '../latent/options.ts';
 
 const count = z.int().positive();
 const fraction = z.number().min(0).max(1);
@@ -26,26 +27,23 @@ export const scheduleSchema = z.strictObject({
   decayTo: fraction.default(1),
 });
 
-/** The latent curriculum and what a latent step is during training (spec sections 1, 2 and 10). */
+const { patches, latentText, latentVision, ...latent } = latentOptionsSchema.shape;
+
+/** The latent curriculum and what a latent step is during training. */
 export const latentTrainingSchema = z.strictObject({
+  ...latent,
   /** K: image tokens picked at each latent step; null: what the official code has for the model's family. */
-  patches: count.nullable().default(null),
-  maxLatentStage: z.int().min(0),
+  patches: patches.unwrap().min(1).nullable().default(null),
+  /** Parts of the latent step to train without (ablations). Mode coconut sets latentVision off by itself. */
+  latentText: latentText.unwrap().exclude(['swap']).default('on'),
+  latentVision: latentVision.unwrap().exclude(['swap']).default('on'),
+  maxLatentStage: latentStepsSchema,
   /** Epochs of every stage, or one number a stage (the last one lasts until the end; 0 skips a stage that the model has been through). */
   epochsPerStage: z.union([count, z.array(z.int().min(0)).min(1)]),
   padLatentToMax: z.boolean().default(true),
   latentGradient: z.enum(['detached', 'through']).default('detached'),
-  positions: z.enum(['sequential', 'mrope']).default('sequential'),
-  pickOrder: z.enum(['kernel', 'score', 'position']).default('kernel'),
-  onExhausted: z.enum(['reuse', 'fewer', 'error']).default('fewer'),
-  allowRepeats: z.boolean().default(false),
-  /** Parts of the latent step to train without (ablations). Mode coconut sets latentVision off by itself. */
-  latentText: z.enum(['on', 'off', 'zero']).default('on'),
-  latentVision: z.enum(['on', 'off', 'zero', 'random']).default('on'),
   /** Weight of -log of the normalised score of the known target patches; 0 is off. */
   pickSupervision: z.number().min(0).default(0),
-  /** Mask the image tokens for the inserted latent rows. */
-  hideImageFromLatents: z.boolean().default(false),
   /** Share of the micro-batches that train an earlier stage; stage 0 is never replayed. */
   replay: fraction.default(0),
 });

@@ -8,11 +8,11 @@ import { z } from 'zod';
 import { UserError } from '../../errors.ts';
 import { readJson } from '../../files.ts';
 import type { DecodeOptions } from '../../vision/decode.ts';
-import type { RawImage, RgbImage } from '../../vision/image.ts';
-import { compiledModule, type Preparation, type PreparedImage } from '../../vision/image-pool.ts';
+import type { RgbImage } from '../../vision/image.ts';
+import { compiledModule, type PreparedImage } from '../../vision/image-pool.ts';
 import { type Normalization, normalize } from '../../vision/normalize.ts';
-import type { ResizeFilter } from '../../vision/resize.ts';
-import { readPreprocessorConfig } from '../common/preprocessor-config.ts';
+import { PreparedInputs } from '../common/prepared-inputs.ts';
+import { checkedConfig, readPreprocessorConfig, resizeFilter } from '../common/preprocessor-config.ts';
 import type { ProcessedImage } from '../types.ts';
 import { cropImage, type PreparationRules, prepareImage } from './prepare.ts';
 
@@ -38,9 +38,6 @@ const configSchema = z.object({
   vq_config: z.object({ channel_multiplier: z.array(z.number()).min(1).default([1, 1, 2, 2, 4]) }).prefault({}),
 });
 
-/** Pillow's numbers of the filters; the others are not used by any Chameleon checkpoint. */
-const FILTERS: Record<number, ResizeFilter> = { 1: 'lanczos', 3: 'bicubic' };
-
 export interface ChameleonInputOptions extends Omit<DecodeOptions, 'alpha'> {
   /** Where `config` and `modelConfig` came from, for error messages. */
   source?: string;
@@ -48,7 +45,7 @@ export interface ChameleonInputOptions extends Omit<DecodeOptions, 'alpha'> {
 }
 
 /** Turns images into pixel tensors; one object serves any number of them. */
-export class ChameleonInputs {
+export class ChameleonInputs extends PreparedInputs<PreparationRules> {
   /** Pixels per side of one image token: 16 for the published models. */
   readonly factor: number;
   readonly rules: PreparationRules;
@@ -61,20 +58,18 @@ export class ChameleonInputs {
    */
   constructor(config: unknown = {}, modelConfig: unknown = {}, options: ChameleonInputOptions = {}) {
     const { source = 'preprocessor_config.json', modelSource = 'config.json', ...decode } = options;
-    const fields = parse(preprocessorSchema, config, source);
-    const filter = FILTERS[fields.resample];
-    if (!filter)
-      throw new UserError(`${source}: resample ${fields.resample} is not supported; 1 (Lanczos) or 3 (bicubic) is`);
+    super({ url: compiledModule('./prepare', import.meta.url), prepareImage });
+    const fields = checkedConfig(preprocessorSchema, config, source);
     const { size, crop_size: crop, rescale_factor: rescale, image_mean: mean, image_std: std } = fields;
     const shortestEdge = typeof size === 'number' ? size : 'shortest_edge' in size ? size.shortest_edge : null;
     this.rules = {
       decode: { ...decode, alpha: 'blend' },
-      filter,
+      filter: resizeFilter(fields.resample, source),
       size: shortestEdge === null ? (size as PreparationRules['crop']) : { shortestEdge },
       crop: typeof crop === 'number' ? { width: crop, height: crop } : crop,
     };
     this.#normalization = { rescale, mean, std };
-    const { vq_config: vq } = parse(configSchema, modelConfig, modelSource);
+    const { vq_config: vq } = checkedConfig(configSchema, modelConfig, modelSource);
     this.factor = 2 ** (vq.channel_multiplier.length - 1);
     const { width, height } = this.rules.crop;
     if (width % this.factor !== 0 || height % this.factor !== 0) {
@@ -92,21 +87,6 @@ export class ChameleonInputs {
     return new ChameleonInputs(config, readJson(modelSource, 'model config'), { source, modelSource });
   }
 
-  /** The same for image threads; `finish` makes a tensor of what they send back. */
-  get preparation(): Preparation {
-    return { module: compiledModule('./prepare', import.meta.url), rules: this.rules };
-  }
-
-  /** Decodes and processes one image. @throws UserError naming the image. */
-  async processImage(image: RawImage): Promise<ProcessedImage> {
-    return this.finish(await this.prepare(image));
-  }
-
-  /** Decodes, resizes and crops one image. @throws UserError naming the image. */
-  prepare(image: RawImage): Promise<PreparedImage> {
-    return prepareImage(image, this.rules);
-  }
-
   /** Processes one decoded image. */
   processRgb(image: RgbImage): ProcessedImage {
     return this.finish(cropImage(image, this.rules));
@@ -121,10 +101,4 @@ export class ChameleonInputs {
     planes.dispose();
     return { pixels, grid: [1, rows, columns], tokens: rows * columns, tokenGrid: [rows, columns], source };
   }
-}
-
-function parse<T extends z.ZodType>(schema: T, value: unknown, source: string): z.output<T> {
-  const parsed = schema.safeParse(value);
-  if (!parsed.success) throw new UserError(`${source} is not usable:\n${z.prettifyError(parsed.error)}`);
-  return parsed.data;
 }

@@ -3,10 +3,9 @@
  * Source: Hugging Face ChameleonForConditionalGeneration.
  */
 import {
-  type Device,
   type DType,
   type FactoryOptions,
-  Linear,
+  type Linear,
   Module,
   ones,
   scope,
@@ -17,22 +16,10 @@ import {
 import * as ops from '@ivtlr/torch/ops';
 import { UserError } from '../../errors.ts';
 import { Decoder } from '../common/decoder.ts';
+import { DecoderModel, languageHead } from '../common/decoder-model.ts';
 import { initializeWeights } from '../common/initialize.ts';
-import type { KeyValueCache } from '../common/kv-cache.ts';
 import { sequentialPositions } from '../common/positions.ts';
-import type { SlotCache } from '../common/slot-cache.ts';
-import type {
-  ForwardOptions,
-  ForwardResult,
-  LayerChain,
-  PathStyle,
-  PositionKind,
-  ProcessedImage,
-  PromptPositions,
-  RowsForwardOptions,
-  RowsForwardResult,
-  VisionLanguageModel,
-} from '../types.ts';
+import type { PathStyle, PositionKind, ProcessedImage, PromptPositions } from '../types.ts';
 import type { ChameleonConfig } from './config.ts';
 import { VqEncoder } from './vq.ts';
 
@@ -73,68 +60,26 @@ const LOWEST: Partial<Record<DType, number>> = {
   float16: -65504,
 };
 
-export class Chameleon extends Module implements VisionLanguageModel {
+export class Chameleon extends DecoderModel<ChameleonConfig> {
   readonly model: ChameleonBody;
   readonly lm_head: Linear;
   /** (K) int64: vocabulary id of each image code. */
   readonly code_ids: Tensor;
   /** int64: vocabulary ids that are never written. */
   readonly image_ids: Tensor;
-  readonly #config: ChameleonConfig;
 
   constructor(config: ChameleonConfig, options: FactoryOptions = {}) {
-    super();
-    this.#config = config;
+    super(config);
     this.model = new ChameleonBody(config, options);
-    this.lm_head = new Linear(config.hiddenSize, config.vocabularySize, { bias: false, ...options });
-    if (config.tied) {
-      this.lm_head.weight.dispose();
-      this.lm_head.weight = this.model.embed_tokens.weight;
-    }
+    this.lm_head = languageHead(config, this.model, options);
     const table = (ids: number[]) =>
       scope(() => tensor(ids, { dtype: 'int64' }).to({ device: options.device ?? 'cpu' }));
     this.code_ids = this.buffer('code_ids', table(config.codeIds), { persistent: false });
     this.image_ids = this.buffer('image_ids', table(config.imageIds), { persistent: false });
   }
 
-  get family(): string {
-    return 'chameleon';
-  }
   get pathStyle(): PathStyle {
     return 'flat';
-  }
-  get config(): ChameleonConfig {
-    return this.#config;
-  }
-  get hiddenSize(): number {
-    return this.#config.hiddenSize;
-  }
-  get vocabularySize(): number {
-    return this.#config.vocabularySize;
-  }
-  get imageTokenId(): number {
-    return this.#config.imageTokenId;
-  }
-  get maxPositions(): number {
-    return this.#config.maxPositions;
-  }
-  get dtype(): DType {
-    return this.model.embed_tokens.weight.dtype;
-  }
-  get device(): Device {
-    return this.model.embed_tokens.weight.device;
-  }
-  get module(): Module {
-    return this;
-  }
-
-  override dispose(): void {
-    super.dispose();
-    this.model.dispose();
-  }
-
-  embed(ids: Tensor): Tensor {
-    return this.model.embed_tokens.forward(ids);
   }
 
   /** Vocabulary ids of an image's codes, row by row: pixels (1, 3, R, R) float32 -> (N) int64. */
@@ -142,7 +87,7 @@ export class Chameleon extends Module implements VisionLanguageModel {
     const codes = this.model.vqmodel.encode(pixels).flatten();
     if (codes.numel !== tokens)
       throw new UserError(
-        `an image of ${pixels.shape.at(-1)}x${pixels.shape.at(-2)} gives ${codes.numel} image tokens, its preprocessing counted ${tokens}; the crop in preprocessor_config.json should be vq_config.resolution of config.json, ${this.#config.vq.resolution}`,
+        `an image of ${pixels.shape.at(-1)}x${pixels.shape.at(-2)} gives ${codes.numel} image tokens, its preprocessing counted ${tokens}; the crop in preprocessor_config.json should be vq_config.resolution of config.json, ${this.config.vq.resolution}`,
       );
     return this.code_ids.indexSelect(0, codes);
   }
@@ -152,29 +97,9 @@ export class Chameleon extends Module implements VisionLanguageModel {
     return images.map((image) => this.embed(this.imageTokens(image)));
   }
 
-  newCache(batch: number, capacity: number | 'graph'): KeyValueCache {
-    return this.model.newCache(batch, capacity);
-  }
-
-  newSlotCache(slots: number, capacity: number, options: { fixed?: boolean } = {}): SlotCache {
-    return this.model.newSlotCache(slots, capacity, options);
-  }
-
-  forwardRows(inputs: Tensor, options: RowsForwardOptions): RowsForwardResult {
-    return this.model.forwardRows(inputs, options);
-  }
-
-  forward(inputs: Tensor, options: ForwardOptions): ForwardResult {
-    return this.model.forward(inputs, options);
-  }
-
-  layerChain(inputs: Tensor, options: Omit<ForwardOptions, 'cache' | 'attentionScores'>): LayerChain {
-    return this.model.layerChain(inputs, options);
-  }
-
   /** Image codes are never written: they get the lowest number, in training too, and no gradient. */
-  logits(hidden: Tensor): Tensor {
-    const logits = this.lm_head.forward(hidden);
+  override logits(hidden: Tensor): Tensor {
+    const logits = super.logits(hidden);
     return ops.index_fill__int_Scalar(logits, -1, this.image_ids, LOWEST[logits.dtype]!);
   }
 
@@ -192,7 +117,7 @@ export class Chameleon extends Module implements VisionLanguageModel {
 
   /** Random weights for training from scratch. */
   initialize(): void {
-    const { layers, tied } = this.#config;
+    const { layers, tied } = this.config;
     initializeWeights(this, { layers, tied });
   }
 }

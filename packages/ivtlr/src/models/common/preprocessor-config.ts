@@ -1,7 +1,10 @@
 /** How a folder says its images are to be processed. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { z } from 'zod';
+import { UserError } from '../../errors.ts';
 import { readJson } from '../../files.ts';
+import type { ResizeFilter } from '../../vision/resize.ts';
 
 /**
  * `image_processor` of processor_config.json, where transformers 5 saves it, else preprocessor_config.json, else nothing (Hugging Face's defaults
@@ -15,4 +18,21 @@ export function readPreprocessorConfig(folder: string): { config: unknown; sourc
   }
   const source = join(folder, 'preprocessor_config.json');
   return { config: existsSync(source) ? readJson(source, 'preprocessor config') : {}, source };
+}
+
+/** @throws UserError naming `source` and what is wrong */
+export function checkedConfig<T extends z.ZodType>(schema: T, value: unknown, source: string): z.output<T> {
+  const parsed = schema.safeParse(value);
+  if (!parsed.success) throw new UserError(`${source} is not usable:\n${z.prettifyError(parsed.error)}`);
+  return parsed.data;
+}
+
+/** Pillow's numbers of the filters; the others are not used by any published checkpoint. */
+const FILTERS: Record<number, ResizeFilter> = { 1: 'lanczos', 3: 'bicubic' };
+
+/** The filter of a config's `resample`. @throws UserError naming `source` for one that is not known here */
+export function resizeFilter(resample: number, source: string): ResizeFilter {
+  const filter = FILTERS[resample];
+  if (!filter) throw new UserError(`${source}: resample ${resample} is not supported; 1 (Lanczos) or 3 (bicubic) is`);
+  return filter;
 }

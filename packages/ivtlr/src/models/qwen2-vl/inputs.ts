@@ -7,11 +7,12 @@ import { shareBytes, type Tensor } from '@ivtlr/torch';
 import { z } from 'zod';
 import { UserError } from '../../errors.ts';
 import type { DecodeOptions } from '../../vision/decode.ts';
-import type { RawImage, RgbImage } from '../../vision/image.ts';
-import { compiledModule, type Preparation, type PreparedImage } from '../../vision/image-pool.ts';
+import type { RgbImage } from '../../vision/image.ts';
+import { compiledModule, type PreparedImage } from '../../vision/image-pool.ts';
 import { normalizedLevels } from '../../vision/normalize.ts';
 import type { ResizeFilter, ResizeOptions } from '../../vision/resize.ts';
-import { readPreprocessorConfig } from '../common/preprocessor-config.ts';
+import { PreparedInputs } from '../common/prepared-inputs.ts';
+import { checkedConfig, readPreprocessorConfig, resizeFilter } from '../common/preprocessor-config.ts';
 import type { ProcessedImage } from '../types.ts';
 import { type PreparationRules, prepareImage, resizeImage } from './prepare.ts';
 import { smartResize } from './smart-resize.ts';
@@ -54,11 +55,8 @@ const preprocessorSchema = z.object({
   do_normalize: z.literal(true).default(true),
 });
 
-/** Pillow's numbers of the filters; the others are not used by any Qwen2-VL checkpoint. */
-const FILTERS: Record<number, ResizeFilter> = { 1: 'lanczos', 3: 'bicubic' };
-
 /** Turns images into patch tensors; one object serves any number of them. */
-export class Qwen2VlInputs {
+export class Qwen2VlInputs extends PreparedInputs<PreparationRules> {
   readonly patchSize: number;
   readonly mergeSize: number;
   readonly frames: number;
@@ -74,12 +72,8 @@ export class Qwen2VlInputs {
    * @throws UserError for values this preprocessing cannot follow.
    */
   constructor(config: unknown = {}, options: Qwen2VlInputOptions = {}, source = 'preprocessor_config.json') {
-    const parsed = preprocessorSchema.safeParse(config);
-    if (!parsed.success) throw new UserError(`${source} is not usable:\n${z.prettifyError(parsed.error)}`);
-    const fields = parsed.data;
-    const filter = FILTERS[fields.resample];
-    if (!filter)
-      throw new UserError(`${source}: resample ${fields.resample} is not supported; 3 (bicubic) or 1 (Lanczos) is`);
+    super({ url: compiledModule('./prepare', import.meta.url), prepareImage });
+    const fields = checkedConfig(preprocessorSchema, config, source);
     this.patchSize = fields.patch_size;
     this.mergeSize = fields.merge_size;
     this.frames = fields.temporal_patch_size;
@@ -87,7 +81,7 @@ export class Qwen2VlInputs {
     this.minPixels = options.minResizedPixels ?? fields.min_pixels ?? fields.size?.shortest_edge ?? 56 * 56;
     this.maxPixels = options.maxResizedPixels ?? fields.max_pixels ?? fields.size?.longest_edge ?? 28 * 28 * 1280;
     this.#levels = normalizedLevels({ rescale: fields.rescale_factor, mean: fields.image_mean, std: fields.image_std });
-    this.filter = filter;
+    this.filter = resizeFilter(fields.resample, source);
     this.options = options;
     const { fixedSize } = options;
     if (fixedSize && (fixedSize.width % this.factor !== 0 || fixedSize.height % this.factor !== 0)) {
@@ -120,26 +114,10 @@ export class Qwen2VlInputs {
     return (target.width / this.factor) * (target.height / this.factor);
   }
 
-  /** How images are decoded and resized. */
   get rules(): PreparationRules {
     const { factor, minPixels, maxPixels, filter } = this;
     const { fixedSize, passOrder, ...decode } = this.options;
     return { decode, resize: { filter, passOrder }, fixedSize, limits: { factor, minPixels, maxPixels } };
-  }
-
-  /** The same for image threads; `finish` makes a tensor of what they send back. */
-  get preparation(): Preparation {
-    return { module: compiledModule('./prepare', import.meta.url), rules: this.rules };
-  }
-
-  /** Decodes and processes one image. @throws UserError naming the image. */
-  async processImage(image: RawImage): Promise<ProcessedImage> {
-    return this.finish(await this.prepare(image));
-  }
-
-  /** Decodes and resizes one image. @throws UserError naming the image. */
-  prepare(image: RawImage): Promise<PreparedImage> {
-    return prepareImage(image, this.rules);
   }
 
   /** Processes one decoded image. */

@@ -1,110 +1,36 @@
 /** Qwen2-VL: vision tower, decoder and language head under the checkpoint's names, as a VisionLanguageModel. */
-import { type Device, type DType, type FactoryOptions, fromBytes, Linear, Module, type Tensor } from '@ivtlr/torch';
+import { type FactoryOptions, fromBytes, type Linear, type Tensor } from '@ivtlr/torch';
 import { Decoder } from '../common/decoder.ts';
+import { DecoderModel, languageHead } from '../common/decoder-model.ts';
 import { initializeWeights } from '../common/initialize.ts';
-import type { KeyValueCache } from '../common/kv-cache.ts';
 import { sequentialPositions } from '../common/positions.ts';
-import type { SlotCache } from '../common/slot-cache.ts';
-import type {
-  ForwardOptions,
-  ForwardResult,
-  LayerChain,
-  PathStyle,
-  PositionKind,
-  ProcessedImage,
-  PromptPositions,
-  RowsForwardOptions,
-  RowsForwardResult,
-  VisionLanguageModel,
-} from '../types.ts';
+import type { PathStyle, PositionKind, ProcessedImage, PromptPositions } from '../types.ts';
 import type { Qwen2VLConfig } from './config.ts';
 import { Qwen2VisionTower } from './vision.ts';
 
-export class Qwen2VL extends Module implements VisionLanguageModel {
+export class Qwen2VL extends DecoderModel<Qwen2VLConfig> {
   readonly visual: Qwen2VisionTower;
   readonly model: Decoder;
   readonly lm_head: Linear;
-  readonly #config: Qwen2VLConfig;
 
   constructor(config: Qwen2VLConfig, options: FactoryOptions = {}) {
-    super();
-    this.#config = config;
+    super(config);
     this.visual = new Qwen2VisionTower(config, options);
     this.model = new Decoder(config, { qkvBias: true, mropeSections: config.mropeSections }, options);
-    this.lm_head = new Linear(config.hiddenSize, config.vocabularySize, { bias: false, ...options });
-    if (config.tied) {
-      this.lm_head.weight.dispose();
-      this.lm_head.weight = this.model.embed_tokens.weight;
-    }
+    this.lm_head = languageHead(config, this.model, options);
   }
 
-  get family(): string {
-    return 'qwen2-vl';
-  }
   get pathStyle(): PathStyle {
     return 'nested';
-  }
-  get config(): Qwen2VLConfig {
-    return this.#config;
-  }
-  get hiddenSize(): number {
-    return this.#config.hiddenSize;
-  }
-  get vocabularySize(): number {
-    return this.#config.vocabularySize;
-  }
-  get imageTokenId(): number {
-    return this.#config.imageTokenId;
-  }
-  get maxPositions(): number {
-    return this.#config.maxPositions;
-  }
-  get dtype(): DType {
-    return this.model.embed_tokens.weight.dtype;
-  }
-  get device(): Device {
-    return this.model.embed_tokens.weight.device;
-  }
-  get module(): Module {
-    return this;
   }
 
   override dispose(): void {
     super.dispose();
     this.visual.dispose();
-    this.model.dispose();
-  }
-
-  embed(ids: Tensor): Tensor {
-    return this.model.embed_tokens.forward(ids);
   }
 
   encodeImages(images: readonly ProcessedImage[]): Tensor[] {
     return this.visual.encode(images);
-  }
-
-  newCache(batch: number, capacity: number | 'graph'): KeyValueCache {
-    return this.model.newCache(batch, capacity);
-  }
-
-  newSlotCache(slots: number, capacity: number, options: { fixed?: boolean } = {}): SlotCache {
-    return this.model.newSlotCache(slots, capacity, options);
-  }
-
-  forwardRows(inputs: Tensor, options: RowsForwardOptions): RowsForwardResult {
-    return this.model.forwardRows(inputs, options);
-  }
-
-  forward(inputs: Tensor, options: ForwardOptions): ForwardResult {
-    return this.model.forward(inputs, options);
-  }
-
-  layerChain(inputs: Tensor, options: Omit<ForwardOptions, 'cache' | 'attentionScores'>): LayerChain {
-    return this.model.layerChain(inputs, options);
-  }
-
-  logits(hidden: Tensor): Tensor {
-    return this.lm_head.forward(hidden);
   }
 
   /**
@@ -151,7 +77,7 @@ export class Qwen2VL extends Module implements VisionLanguageModel {
 
   /** Random weights for training from scratch. */
   initialize(): void {
-    const { layers, tied, vision } = this.#config;
+    const { layers, tied, vision } = this.config;
     const residualScale = (name: string) =>
       /blocks\.\d+\.(attn\.proj|mlp\.fc2)\.weight$/.test(name) ? 1 / Math.sqrt(2 * vision.depth) : 1;
     initializeWeights(this, { layers, tied, residualScale });

@@ -12,7 +12,7 @@ import { UserError } from '../errors.ts';
 import { readJson, writeFileAtomic } from '../files.ts';
 import { cachedSnapshot, isHubName } from '../hub/cache.ts';
 import { hubSettings } from '../hub/settings.ts';
-import { LATENT_DEFAULTS, type LatentOptions } from '../latent/options.ts';
+import { type LatentOptions, latentOptionsSchema, latentStepsSchema } from '../latent/options.ts';
 import {
   type AdapterConfig,
   adapterConfigFile,
@@ -22,10 +22,11 @@ import {
   saveAdapter,
 } from '../lora/adapter-folder.ts';
 import type { LoraOptions } from '../lora/options.ts';
-import { loadModel, saveModel } from '../models/registry.ts';
-import type { ProcessedImage, VisionLanguageModel } from '../models/types.ts';
+import type { Family } from '../models/family.ts';
+import { familyOf, loadModel, saveModel } from '../models/registry.ts';
+import type { ImageInputs, ProcessedImage, VisionLanguageModel } from '../models/types.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
-import { type FamilyInputs, type FamilyParts, families, folderRendering } from './families.ts';
+import { folderRendering } from './folder-rendering.ts';
 
 const settingsFile = 'ivtlr.json';
 
@@ -36,16 +37,11 @@ const settingsFile = 'ivtlr.json';
 export const reasoningSettingsSchema = z.strictObject({
   task: z.string().nullable().default(null),
   profile: z.enum(['official', 'consistent']).default('official'),
-  /** T and K. */
-  latents: z.int().min(0).default(3),
-  patches: z.int().min(0),
-  positions: z.enum(['sequential', 'mrope']).default('sequential'),
-  pickOrder: z.enum(['kernel', 'score', 'position']).default('kernel'),
-  onExhausted: z.enum(['reuse', 'fewer', 'error']).default(LATENT_DEFAULTS.onExhausted),
-  hideImageFromLatents: z.boolean().default(false),
-  allowRepeats: z.boolean().default(false),
-  latentText: z.enum(['on', 'off', 'zero', 'swap']).default('on'),
-  latentVision: z.enum(['on', 'off', 'zero', 'swap', 'random']).default('on'),
+  /** T */
+  latents: latentStepsSchema.default(3),
+  ...latentOptionsSchema.shape,
+  /** K; the default is the family's. */
+  patches: latentOptionsSchema.shape.patches.unwrap(),
 });
 
 export type ReasoningSettings = z.output<typeof reasoningSettingsSchema>;
@@ -56,9 +52,10 @@ export function latentOptions(settings: ReasoningSettings): LatentOptions {
   return options;
 }
 
-export interface ModelFolder {
+export interface LoadedModel {
   /** Where tokenizer and configuration come from: the base's folder for an adapter. */
   folder: string;
+  family: Family;
   model: VisionLanguageModel;
   /** Contents of config.json. */
   config: unknown;
@@ -67,7 +64,7 @@ export interface ModelFolder {
   /** What adapter_config.json says; null for a model without adapters. */
   adapter: AdapterConfig | null;
   /** How images are read, for threads that prepare them. */
-  inputs: FamilyInputs;
+  inputs: ImageInputs;
   processImage(image: RawImage): Promise<ProcessedImage>;
   /** How samples of a task become tokens for this model. */
   renderOptions(task: string): RenderOptions;
@@ -85,7 +82,7 @@ export interface OpenModelOptions {
  * Opens a folder: a whole model, or a LoRA adapter, whose base is the folder that adapter_config.json names.
  * @throws UserError naming the file that is missing or wrong
  */
-export function openModelFolder(folder: string, options: OpenModelOptions = {}): ModelFolder {
+export function openModelFolder(folder: string, options: OpenModelOptions = {}): LoadedModel {
   if (!existsSync(folder)) throw new UserError(`there is no model folder ${folder}`);
   const { dtype, device, settings } = options;
   const base = isAdapterFolder(folder) ? baseOfAdapter(folder) : folder;
@@ -95,7 +92,7 @@ export function openModelFolder(folder: string, options: OpenModelOptions = {}):
   try {
     const { config: adapter } = loadAdapter(model.module, folder);
     model.module.eval(); // adapters may have dropout
-    const stored = readReasoningSettings(folder, families[model.family]!);
+    const stored = readReasoningSettings(folder, familyOf(config, join(base, 'config.json')));
     return { ...withModel(base, config, model, { ...stored, ...settings }), adapter };
   } catch (error) {
     model.module.dispose();
@@ -126,7 +123,7 @@ export function withModel(
   config: unknown,
   model: VisionLanguageModel,
   overrides: Partial<ReasoningSettings> = {},
-): ModelFolder {
+): LoadedModel {
   const tokenizer = Tokenizer.fromFolder(folder);
   if (tokenizer.vocabSize > model.vocabularySize) {
     throw new UserError(
@@ -135,11 +132,12 @@ export function withModel(
   }
   // They mark the slots and are never embedded: Chameleon-7B has no rows left for them.
   tokenizer.addSpecialTokens(LATENT_TOKENS);
-  const parts = families[model.family]!;
-  const settings = { ...readReasoningSettings(folder, parts), ...overrides };
-  const inputs = parts.inputs(folder, settings.profile);
+  const family = familyOf(config, join(folder, 'config.json'));
+  const settings = { ...readReasoningSettings(folder, family), ...overrides };
+  const inputs = family.inputs(folder, settings.profile);
   return {
     folder,
+    family,
     model,
     config,
     tokenizer,
@@ -147,12 +145,12 @@ export function withModel(
     adapter: null,
     inputs,
     processImage: (image) => inputs.processImage(image),
-    renderOptions: folderRendering(folder, parts, tokenizer, settings.profile),
+    renderOptions: folderRendering(folder, family, tokenizer, settings.profile),
   };
 }
 
 /** The settings stored beside a model, or the official defaults of its family. */
-export function readReasoningSettings(folder: string, { patches }: Pick<FamilyParts, 'patches'>): ReasoningSettings {
+export function readReasoningSettings(folder: string, { patches }: Pick<Family, 'patches'>): ReasoningSettings {
   const path = join(folder, settingsFile);
   const stored = existsSync(path) ? (readJson(path, 'reasoning settings') as object) : {};
   const result = reasoningSettingsSchema.safeParse({ patches, ...stored });
@@ -161,29 +159,29 @@ export function readReasoningSettings(folder: string, { patches }: Pick<FamilyPa
 }
 
 /** Files a saved model takes over unchanged from the folder it was made from. */
-const companionFiles =
+const AUXILIARY_FILES =
   /^(tokenizer.*|chat_template\..*|(preprocessor_config|processor_config|special_tokens_map|generation_config|vocab)\.json|merges\.txt)$/;
 
 /** Reads those files, since the folder may be a checkpoint that is removed while training goes on. */
-export function readOtherFiles(folder: string): Map<string, Uint8Array> {
-  const names = readdirSync(folder).filter((name) => companionFiles.test(name));
+export function readAuxiliaryFiles(folder: string): Map<string, Uint8Array> {
+  const names = readdirSync(folder).filter((name) => AUXILIARY_FILES.test(name));
   return new Map(names.map((name) => [name, readFileSync(join(folder, name))]));
 }
 
 /** Writes a folder that openModelFolder, and any Hugging Face program, can load. `target` exists. */
 export function saveModelFolder(
-  opened: Pick<ModelFolder, 'model' | 'config' | 'settings'>,
-  otherFiles: ReadonlyMap<string, Uint8Array>,
+  opened: Pick<LoadedModel, 'model' | 'config' | 'settings'>,
+  auxiliaryFiles: ReadonlyMap<string, Uint8Array>,
   target: string,
 ): void {
-  for (const [name, bytes] of otherFiles) writeFileAtomic(join(target, name), bytes);
+  for (const [name, bytes] of auxiliaryFiles) writeFileAtomic(join(target, name), bytes);
   writeFileAtomic(join(target, settingsFile), `${JSON.stringify(opened.settings, null, 2)}\n`);
   saveModel(opened.model, opened.config, target);
 }
 
 /** Writes the model's adapters as a folder that openModelFolder and PEFT can load; the base stays where it is. `target` exists. */
 export function saveAdapterFolder(
-  opened: Pick<ModelFolder, 'model' | 'settings' | 'folder'>,
+  opened: Pick<LoadedModel, 'model' | 'settings' | 'folder'>,
   options: LoraOptions,
   target: string,
 ): void {

@@ -7,10 +7,13 @@ import sharp from 'sharp';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { Prefetch } from '../data/prefetch.ts';
 import type { Sample } from '../data/sample.ts';
+import { UserError } from '../errors.ts';
+import { familyOf } from '../models/registry.ts';
 import { writeDominoesTokenizer } from '../tasks/dominoes/vocabulary.ts';
 import type { RawImage } from '../vision/image.ts';
 import { ImagePool } from '../vision/image-pool.ts';
-import { families, openWithoutWeights } from './families.ts';
+import { openWithoutWeights } from './folder-rendering.ts';
+import { openModelFolder } from './loaded-model.ts';
 
 let folder = '';
 const tensors = liveTensorCount();
@@ -44,11 +47,11 @@ async function images(): Promise<RawImage[]> {
 }
 
 test.each([
-  ['qwen2-vl', 'official'],
-  ['qwen2-vl', 'consistent'],
+  ['qwen2_vl', 'official'],
+  ['qwen2_vl', 'consistent'],
   ['chameleon', 'official'],
-] as const)('threads give the same tensors, bit by bit (%s, %s)', async (family, profile) => {
-  const inputs = families[family]!.inputs(folder, profile);
+] as const)('threads give the same tensors, bit by bit (%s, %s)', async (modelType, profile) => {
+  const inputs = familyOf({ model_type: modelType }, 'test').inputs(folder, profile);
   const all = await images();
   const source = {
     samplesPerEpoch: all.length,
@@ -77,12 +80,28 @@ test.each([
   }
 });
 
-test('a folder of another family is named', () => {
+test.each([
+  ['"llama"', 'model_type is "llama", known are qwen2_vl, chameleon'],
+  // Names that every JavaScript object has.
+  ['"constructor"', 'model_type is "constructor", known are qwen2_vl, chameleon'],
+  ['"__proto__"', 'model_type is "__proto__", known are qwen2_vl, chameleon'],
+  ['["chameleon"]', 'model_type is ["chameleon"], known are qwen2_vl, chameleon'],
+])('a folder of another family is named: %s', (modelType, message) => {
   const other = join(folder, '..', 'other');
-  mkdirSync(other);
-  writeFileSync(join(other, 'config.json'), '{"model_type":"llama"}');
-  expect(() => openWithoutWeights(other, 'official')).toThrow(
-    /config\.json: model_type llama is not known; known are qwen2_vl, chameleon/,
-  );
+  mkdirSync(other, { recursive: true });
+  writeFileSync(join(other, 'config.json'), `{"model_type":${modelType}}`);
+  for (const open of [() => openWithoutWeights(other, 'official'), () => openModelFolder(other)])
+    expect(open).toThrow(new UserError(`${join(other, 'config.json')}: ${message}`));
+});
+
+test('a folder that is not there, or says nothing of its family, is named', () => {
   expect(() => openWithoutWeights(join(folder, 'none'), 'official')).toThrow(/there is no model folder/);
+  const silent = join(folder, '..', 'silent');
+  mkdirSync(silent);
+  for (const config of ['{}', 'null', '[]']) {
+    writeFileSync(join(silent, 'config.json'), config);
+    expect(() => openModelFolder(silent)).toThrow(
+      new UserError(`${join(silent, 'config.json')}: model_type is undefined, known are qwen2_vl, chameleon`),
+    );
+  }
 });

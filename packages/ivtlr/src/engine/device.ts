@@ -1,0 +1,43 @@
+/** Which device a model runs on: the one that was named, or for `auto` a GPU if there is one that works, else the CPU. */
+import { UserError } from '../errors.ts';
+
+/** What recipes and flags may name. */
+export const DEVICE_NAME = /^(auto|cpu|cuda(:\d+)?)$/;
+
+/**
+ * Tries the device before anything is loaded onto it.
+ * @param name `auto`, `cpu`, `cuda` or `cuda:N`
+ * @param setting what the user calls the setting, for messages: `--device` or `device`
+ * @param note told in one line what `auto` has become
+ * @returns `cpu`, `cuda` or `cuda:N`
+ * @throws UserError for a GPU that is not there or does not work
+ */
+export async function resolveDevice(
+  name: string,
+  setting: string,
+  note: (line: string) => void,
+  tryDevice: (device: string) => Promise<string | null> = whyUnusable,
+): Promise<string> {
+  if (!DEVICE_NAME.test(name)) throw new UserError(`${setting} ${name}: known are auto, cpu, cuda and cuda:N`);
+  if (name === 'cpu') return name;
+  const reason = await tryDevice(name === 'auto' ? 'cuda' : name);
+  if (name === 'auto') {
+    note(reason === null ? 'device: cuda' : `device: cpu (${reason})`);
+    return reason === null ? 'cuda' : 'cpu';
+  }
+  if (reason === null) return name;
+  throw new UserError(`${setting} ${name}: ${reason} (\`ivtlr doctor\` says more); use ${setting} auto or cpu`);
+}
+
+/** Null for a device that computes, else why not. */
+async function whyUnusable(device: string): Promise<string | null> {
+  const { cudaAvailable, full, scope } = await import('@ivtlr/torch');
+  if (!cudaAvailable()) return 'this libtorch sees no CUDA GPU';
+  try {
+    // A driver too old or a GPU too new for this libtorch shows only when a kernel runs.
+    scope(() => full([2], 1, { device }).sum().item());
+    return null;
+  } catch (error) {
+    return `the GPU does not work: ${(error as Error).message.split('\n')[0]}`;
+  }
+}

@@ -1,0 +1,20 @@
+/** Chameleon as a Family. */
+import type { Family } from '../family.ts';
+import { parseChameleonConfig } from './config.ts';
+import { ChameleonInputs } from './inputs.ts';
+import { Chameleon, storedName } from './model.ts';
+import { chameleonPrompts, folderTokens, IMAGE_TOKEN } from './prompts.ts';
+
+export const chameleon: Family = {
+  modelType: 'chameleon',
+  backbone: (json, source) => {
+    const config = parseChameleonConfig(json, source);
+    return { make: (options) => new Chameleon(config, options), tied: config.tied };
+  },
+  storedName,
+  inputs: (folder) => ChameleonInputs.fromFolder(folder),
+  prompts: (profile, task, folder, tokenizer) => chameleonPrompts(profile, task, folderTokens(folder, tokenizer)),
+  imageToken: IMAGE_TOKEN,
+  maxTokens: 1400,
+  patches: 64,
+};

@@ -1,0 +1,119 @@
+/**
+ * What the families' models have in common: a vision encoder of their own in front of the shared decoder, and a language head. A family adds
+ * `encodeImages`, `promptPositions`, and what is special about its logits and its random weights.
+ */
+import { type Device, type DType, type FactoryOptions, Linear, Module, type Tensor } from '@ivtlr/torch';
+import type {
+  ForwardOptions,
+  ForwardResult,
+  LayerChain,
+  PathStyle,
+  PositionKind,
+  ProcessedImage,
+  PromptPositions,
+  RowsForwardOptions,
+  RowsForwardResult,
+  VisionLanguageModel,
+} from '../types.ts';
+import type { Decoder, DecoderConfig } from './decoder.ts';
+import type { KeyValueCache } from './kv-cache.ts';
+import type { SlotCache } from './slot-cache.ts';
+
+export interface DecoderModelConfig extends DecoderConfig {
+  imageTokenId: number;
+  /** Whether the language head is the embedding's table. */
+  tied: boolean;
+}
+
+/** See VisionLanguageModel for the methods. Subclasses define the modules in the order of the checkpoint's names. */
+export abstract class DecoderModel<Config extends DecoderModelConfig> extends Module implements VisionLanguageModel {
+  abstract readonly model: Decoder;
+  abstract readonly lm_head: Linear;
+  abstract readonly pathStyle: PathStyle;
+  readonly #config: Config;
+
+  constructor(config: Config) {
+    super();
+    this.#config = config;
+  }
+
+  abstract encodeImages(images: readonly ProcessedImage[]): Tensor[];
+
+  abstract promptPositions(
+    ids: readonly (readonly number[])[],
+    mask: readonly (readonly number[])[],
+    images: readonly (ProcessedImage | null)[],
+    kind: PositionKind,
+  ): PromptPositions;
+
+  /** Random weights for training from scratch. */
+  abstract initialize(): void;
+
+  get config(): Config {
+    return this.#config;
+  }
+  get hiddenSize(): number {
+    return this.#config.hiddenSize;
+  }
+  get vocabularySize(): number {
+    return this.#config.vocabularySize;
+  }
+  get imageTokenId(): number {
+    return this.#config.imageTokenId;
+  }
+  get maxPositions(): number {
+    return this.#config.maxPositions;
+  }
+  get dtype(): DType {
+    return this.model.embed_tokens.weight.dtype;
+  }
+  get device(): Device {
+    return this.model.embed_tokens.weight.device;
+  }
+  get module(): Module {
+    return this;
+  }
+
+  embed(ids: Tensor): Tensor {
+    return this.model.embed_tokens.forward(ids);
+  }
+
+  logits(hidden: Tensor): Tensor {
+    return this.lm_head.forward(hidden);
+  }
+
+  newCache(batch: number, capacity: number | 'graph'): KeyValueCache {
+    return this.model.newCache(batch, capacity);
+  }
+
+  newSlotCache(slots: number, capacity: number, options: { fixed?: boolean } = {}): SlotCache {
+    return this.model.newSlotCache(slots, capacity, options);
+  }
+
+  forwardRows(inputs: Tensor, options: RowsForwardOptions): RowsForwardResult {
+    return this.model.forwardRows(inputs, options);
+  }
+
+  forward(inputs: Tensor, options: ForwardOptions): ForwardResult {
+    return this.model.forward(inputs, options);
+  }
+
+  layerChain(inputs: Tensor, options: Omit<ForwardOptions, 'cache' | 'attentionScores'>): LayerChain {
+    return this.model.layerChain(inputs, options);
+  }
+
+  override dispose(): void {
+    super.dispose();
+    this.model.dispose(); // its tables are no parameters
+  }
+}
+
+/** The language head of a decoder; tied, its weight is the embedding's table. */
+export function languageHead(config: DecoderModelConfig, decoder: Decoder, options: FactoryOptions): Linear {
+  const head = new Linear(config.hiddenSize, config.vocabularySize, { bias: false, ...options });
+  if (config.tied) {
+    head.weight.dispose();
+    head.weight = decoder.embed_tokens.weight;
+  }
+  return head;
+}

@@ -1,0 +1,40 @@
+/** Reading images in two parts, as all families do: the first in a thread or here, the second where libtorch is. */
+import type { RawImage } from '../../vision/image.ts';
+import type { Preparation, PreparedImage } from '../../vision/image-pool.ts';
+import type { ImageInputs, ProcessedImage } from '../types.ts';
+
+/** A family's `prepare.ts`. */
+export interface PrepareModule<Rules> {
+  /** The compiled file, for threads. */
+  url: URL;
+  prepareImage(image: RawImage, rules: Rules): Promise<PreparedImage>;
+}
+
+/** `Rules` is plain data, so that it can be sent to a thread. One object serves any number of images. */
+export abstract class PreparedInputs<Rules> implements ImageInputs {
+  readonly #module: PrepareModule<Rules>;
+
+  constructor(module: PrepareModule<Rules>) {
+    this.#module = module;
+  }
+
+  /** How images are decoded and resized. */
+  abstract get rules(): Rules;
+
+  /** Makes a tensor of an image that was prepared by `rules`. */
+  abstract finish(prepared: PreparedImage): ProcessedImage;
+
+  get preparation(): Preparation {
+    return { module: this.#module.url, rules: this.rules };
+  }
+
+  /** Decodes and resizes one image. @throws UserError naming the image */
+  prepare(image: RawImage): Promise<PreparedImage> {
+    return this.#module.prepareImage(image, this.rules);
+  }
+
+  /** Decodes and processes one image. @throws UserError naming the image */
+  async processImage(image: RawImage): Promise<ProcessedImage> {
+    return this.finish(await this.prepare(image));
+  }
+}

@@ -1,0 +1,45 @@
+/** What a model family brings along. Each folder beside this file exports one such object, and registry.ts lists them. */
+import type { Device, DType } from '@ivtlr/torch';
+import type { ProfileName, PromptProfile } from '../text/prompt.ts';
+import type { Tokenizer } from '../text/tokenizer.ts';
+import type { ImageInputs, VisionLanguageModel } from './types.ts';
+
+export interface LoadModelOptions {
+  /** Default: the dtype of the stored weights. */
+  dtype?: DType;
+  /** Default `cpu`. */
+  device?: Device;
+}
+
+/** A model that can be trained from scratch. */
+export interface InitializableModel extends VisionLanguageModel {
+  /** Sets random weights. */
+  initialize(): void;
+}
+
+/** One config.json, read. */
+export interface Backbone {
+  /** A model whose weights are not set yet. */
+  make(options: LoadModelOptions): InitializableModel;
+  /** Whether the language head is the embedding's table. */
+  tied: boolean;
+}
+
+export interface Family {
+  /** `model_type` of its config.json. */
+  modelType: string;
+  /** @throws UserError naming `source` and the key of the config that is missing or wrong */
+  backbone(config: unknown, source: string): Backbone;
+  /** The name this project stores a weight of a Hugging Face checkpoint under; null where it is not used. */
+  storedName(name: string): string | null;
+  /** How a folder's model reads images. @throws UserError naming the file that is wrong */
+  inputs(folder: string, profile: ProfileName): ImageInputs;
+  /** The wording of a task's prompts. @throws UserError when the tokenizer lacks a special token that they need */
+  prompts(profile: ProfileName, task: string, folder: string, tokenizer: Tokenizer): PromptProfile;
+  /** The text of one image token in a prompt. */
+  imageToken: string;
+  /** Samples longer than this lose whole steps from the end. */
+  maxTokens: number;
+  /** K where nothing else is said. */
+  patches: number;
+}
