@@ -170,9 +170,11 @@ function damagePickle(random, bytes) {
   const operations = [];
   for (let at = 0; at < bytes.length; ) {
     let length = 1 + (ARGUMENTS[bytes[at]] ?? 0);
-    if (bytes[at] === 0x58) length = 5 + bytes.readUInt32LE(at + 1);
+    if (bytes[at] === 0x58 && at + 5 <= bytes.length) length = 5 + bytes.readUInt32LE(at + 1);
     if (bytes[at] === 0x8a) length = 2 + bytes[at + 1];
     if (bytes[at] === 0x63) length = bytes.indexOf(10, bytes.indexOf(10, at) + 1) + 1 - at;
+    // Pickles of other protocols have opcodes that are not told apart here.
+    if (!(length > 0)) length = 1;
     operations.push(bytes.subarray(at, at + length));
     at += length;
   }
@@ -277,7 +279,7 @@ function thriftMarks(bytes, start) {
     else if (type === 9 || type === 10) {
       const head = bytes[at++];
       const size = head >> 4 === 15 ? number(null) : head >> 4;
-      for (let i = 0; i < size && at < bytes.length; i++) value(head & 15, null, depth + 1);
+      for (let i = 0; i < Math.min(size, bytes.length) && at < bytes.length; i++) value(head & 15, null, depth + 1);
     } else if (type === 12) struct(depth + 1);
   };
   const struct = (depth) => {

@@ -51,7 +51,12 @@ async function verdict(kind, folder, options) {
   }
   const tensors = liveTensorCount() - before.tensors;
   if (tensors !== 0) return { outcome: 'defect', problem: 'left', message: `${tensors} tensors (${message})` };
-  const files = openFiles() - before.files;
+  let files = openFiles() - before.files;
+  // Streams close a moment after they are destroyed.
+  for (let tries = 0; files > 0 && tries < 50; tries++) {
+    await new Promise((resolve) => setTimeout(resolve, 10));
+    files = openFiles() - before.files;
+  }
   if (files > 0) return { outcome: 'defect', problem: 'left', message: `${files} open files (${message})` };
   return { outcome, message };
 }

@@ -1,13 +1,12 @@
 /** `ivtlr data inspect`: one row as the model is trained on it: prompt, steps, labels in colour, token counts, the image with its token grid. */
 import { type Command, Option } from 'commander';
-import { UserError } from '../errors.ts';
+import { printable, UserError } from '../errors.ts';
 import type { InspectedSample, TokenRun } from '../inspect/inspect-sample.ts';
 import { DATASETS } from '../tasks/datasets.ts';
 import type { IndexedSample } from '../tasks/read-samples.ts';
 import { SPLITS, type Split, type Task } from '../tasks/task.ts';
 import { addReadingFlags, type ReadingFlags, SkippedRows } from './data-flags.ts';
 import { latentStepCount, MOST, seedNumber, wholeNumberWithin } from './number-flags.ts';
-import { printable } from './printable.ts';
 
 interface InspectFlags extends ReadingFlags {
   data?: string;

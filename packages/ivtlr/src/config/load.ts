@@ -38,7 +38,7 @@ export function parseRecipe(text: string, source: string, overrides: readonly st
     return `${source}:${line}:${col}`;
   };
   if (document.errors.length > 0) {
-    throw new UserError(document.errors.map((error) => `${place(error.pos[0])}: ${error.message}`).join('\n'));
+    throw mistakes(document.errors.map((error) => `${place(error.pos[0])}: ${error.message}`));
   }
   if (!isMap(document.contents))
     throw new UserError(`${place(0)}: a recipe is a map of settings such as "task: dominoes"`);
@@ -49,7 +49,15 @@ export function parseRecipe(text: string, source: string, overrides: readonly st
   const result = recipeSchema.safeParse(document.toJS());
   if (result.success) return result.data;
   const messages = result.error.issues.flatMap((issue) => describeIssue(issue, document, place, overridden));
-  throw new UserError(messages.join('\n'));
+  throw mistakes(messages);
+}
+
+/** One wrong bracket can make hundreds of mistakes, of which the first ones tell the most. */
+const MOST_MISTAKES = 20;
+
+function mistakes(messages: readonly string[]): UserError {
+  const more = messages.length - MOST_MISTAKES;
+  return new UserError([...messages.slice(0, MOST_MISTAKES), ...(more > 0 ? [`and ${more} more`] : [])].join('\n'));
 }
 
 interface Override {

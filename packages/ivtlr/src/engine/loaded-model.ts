@@ -88,8 +88,8 @@ export function openModelFolder(folder: string, options: OpenModelOptions = {}):
   const base = isAdapterFolder(folder) ? baseOfAdapter(folder) : folder;
   const config = readJson(join(base, 'config.json'), 'model config');
   const model = loadModel(base, { ...(dtype && { dtype }), ...(device && { device }) });
-  if (base === folder) return withModel(base, config, model, settings);
   try {
+    if (base === folder) return withModel(base, config, model, settings);
     const { config: adapter } = loadAdapter(model.module, folder);
     model.module.eval(); // adapters may have dropout
     const stored = readReasoningSettings(folder, familyOf(config, join(base, 'config.json')));

@@ -111,6 +111,7 @@ function parseEntry(name: string, value: unknown, start: number, fileBytes: numb
   const where = `${file}: tensor ${quote(name)}`;
   if (!isRecord(value)) throw new CheckpointError(`${where} is not described by an object`);
   const { dtype: format, shape, data_offsets: offsets } = value;
+  if (format === undefined) throw new CheckpointError(`${where} has no dtype`);
   if (typeof format !== 'string' || !Object.hasOwn(BYTES, format))
     throw new CheckpointError(`${where} has the unknown dtype ${quote(format)}`);
   if (!Array.isArray(shape) || !shape.every(isCount))
@@ -177,7 +178,7 @@ function duplicateKey(text: string): string | null {
 
 /** A name as an error shows it: quoted, escaped, and cut when it is very long. */
 export function quote(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value);
+  const text = JSON.stringify(value) ?? 'nothing';
   return text.length > 120 ? `${text.slice(0, 117)}...` : text;
 }
 
