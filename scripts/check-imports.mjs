@@ -19,7 +19,7 @@ const RULES = {
     errors: [],
     random: [],
     files: ['errors'],
-    hub: ['errors', 'files', 'lora/adapter-folder', 'cli/progress'],
+    hub: ['errors', 'files'],
     text: ['errors', 'files'],
     vision: ['errors', 'files'],
     models: ['errors', 'files', 'text', 'vision'],

@@ -16,6 +16,8 @@ export interface Trouble {
   cuts?: number;
   /** Answer 200 with everything, whatever range was asked. */
   ignoreRange?: boolean;
+  /** Answer a range with another one. */
+  wrongRange?: boolean;
   /** This many answers carry wrong bytes. */
   wrongBytes?: number;
   /** The token to be shown. */
@@ -29,6 +31,12 @@ export interface Trouble {
   pageSize?: number;
   /** Replaces entries of the listing. */
   listing?: unknown;
+  /** Replaces the answer that names the commit. */
+  revision?: unknown;
+  /** A listing that never ends: page after page, or one page of bytes without an end. */
+  endless?: 'pages' | 'bytes';
+  /** Where everything but the address it names itself is redirected to. */
+  redirect?: string;
 }
 
 export interface Hub {
@@ -61,7 +69,12 @@ export async function startHub(files: Record<string, Buffer>): Promise<Hub> {
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   };
-  hub.url = await listen((request, response) => answer(hub, request, response));
+  hub.url = await listen((request, response) => {
+    note(hub, '', request);
+    const { redirect } = hub.trouble;
+    if (redirect === undefined || new URL(request.url!, hub.url).pathname === redirect) answer(hub, request, response);
+    else response.writeHead(307, { location: redirect }).end();
+  });
   hub.storeUrl = await listen((request, response) => {
     note(hub, `store `, request);
     if (hub.trouble.expired) {
@@ -86,7 +99,6 @@ function note(hub: Hub, prefix: string, request: IncomingMessage): void {
 }
 
 function answer(hub: Hub, request: IncomingMessage, response: ServerResponse): void {
-  note(hub, '', request);
   const { trouble } = hub;
   const url = new URL(request.url!, hub.url);
   const fail = (status: number, code = '', message = '') =>
@@ -102,8 +114,8 @@ function answer(hub: Hub, request: IncomingMessage, response: ServerResponse): v
   if (api === 'api') {
     if (`${owner}/${name}` !== hub.repo) return void fail(404, 'RepoNotFound');
     if (!['main', 'v1', COMMIT].includes(revision!)) return void fail(404, 'RevisionNotFound');
-    if (what === 'revision') return void response.end(JSON.stringify({ sha: COMMIT }));
-    return void sendPage(hub, url, response);
+    if (what !== 'revision') return void sendPage(hub, url, response);
+    return void response.end(JSON.stringify(trouble.revision === undefined ? { sha: COMMIT } : trouble.revision));
   }
   const [path = ''] = url.pathname.split(`/${hub.repo}/resolve/${COMMIT}/`).slice(1);
   if (!hub.files.has(decodeURIComponent(path))) return void fail(404, 'EntryNotFound');
@@ -116,6 +128,11 @@ function answer(hub: Hub, request: IncomingMessage, response: ServerResponse): v
 function sendPage(hub: Hub, url: URL, response: ServerResponse): void {
   const { pageSize = 100, listing } = hub.trouble;
   if (listing !== undefined) return void response.end(JSON.stringify(listing));
+  if (hub.trouble.endless === 'bytes') return void endlessBytes(response);
+  if (hub.trouble.endless === 'pages') {
+    const next = `${url.pathname}?cursor=${Number(url.searchParams.get('cursor') ?? 0) + 1}`;
+    return void response.writeHead(200, { link: `<${next}>; rel="next"` }).end('[]');
+  }
   const entries = [...hub.files].map(([path, bytes]) => ({
     type: 'file',
     path,
@@ -134,6 +151,15 @@ function sendPage(hub: Hub, url: URL, response: ServerResponse): void {
   response.end(JSON.stringify(all.slice(from, from + pageSize)));
 }
 
+function endlessBytes(response: ServerResponse): void {
+  const blanks = Buffer.alloc(1 << 20, ' ');
+  const more = () => {
+    while (!response.destroyed && response.write(blanks));
+  };
+  response.on('drain', more);
+  more();
+}
+
 function sendFile(hub: Hub, path: string, request: IncomingMessage, response: ServerResponse): void {
   const { trouble } = hub;
   let bytes = hub.files.get(path)!;
@@ -145,7 +171,9 @@ function sendFile(hub: Hub, path: string, request: IncomingMessage, response: Se
   const start = Number(asked ?? 0);
   response.writeHead(asked === undefined ? 200 : 206, {
     'content-length': bytes.length - start,
-    ...(asked !== undefined && { 'content-range': `bytes ${start}-${bytes.length - 1}/${bytes.length}` }),
+    ...(asked !== undefined && {
+      'content-range': `bytes ${trouble.wrongRange ? start + 1 : start}-${bytes.length - 1}/${bytes.length}`,
+    }),
   });
   if (trouble.cuts && bytes.length - start > trouble.cutAfter!) {
     trouble.cuts--;

@@ -37,8 +37,8 @@ test.each(goldens.cases)('$name, T $latents', async (golden) => {
   const made = seededChameleon(golden);
   saveModel(made, golden.config, at);
   made.dispose();
-  // No ivtlr.json and no preprocessor_config.json: what holds then is the official code's.
-  const opened = openModelFolder(at);
+  // No ivtlr.json and no preprocessor_config.json: what the profile does not say is the official code's and transformers'.
+  const opened = openModelFolder(at, { settings: { profile: 'official' } });
   const { file, question, choices, task, latents } = golden;
   const bytes = fs.readFileSync(new URL(`goldens/${file}`, import.meta.url));
   const asked = { image: { kind: 'encoded', bytes, name: file } as const, question, choices };

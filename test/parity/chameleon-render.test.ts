@@ -54,7 +54,7 @@ beforeAll(() => {
   fs.cpSync(fileURLToPath(new URL('goldens/chameleon-tokenizer', import.meta.url)), folder, { recursive: true });
   fs.writeFileSync(join(folder, 'config.json'), '{"model_type":"chameleon"}');
   for (const profile of ['official', 'consistent'] as const) {
-    const opened = openWithoutWeights(folder, profile);
+    const opened = openWithoutWeights(folder, { profile });
     render[profile] = opened.renderOptions;
     expect(opened.tokenizer.eosId).toBe(goldens.eos_id);
   }

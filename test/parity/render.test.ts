@@ -44,7 +44,7 @@ beforeAll(() => {
   writeQwenTokenizer(folder);
   fs.writeFileSync(join(folder, 'config.json'), '{"model_type":"qwen2_vl"}');
   for (const profile of ['official', 'consistent'] as const) {
-    const opened = openWithoutWeights(folder, profile);
+    const opened = openWithoutWeights(folder, { profile });
     render[profile] = opened.renderOptions;
     expect(opened.tokenizer.eosId).toBe(goldens.eos_id);
   }

@@ -6,7 +6,7 @@ import sys
 import torch
 
 PARTS = ["forward", "generate", "train", "checkpoint", "folders", "lora", "preprocess", "tokens", "render"]
-PARTS += ["chameleon", "chameleon-official", "chameleon-folders", "chameleon-inputs", "chameleon-render", "chameleon-answers"]
+PARTS += ["chameleon", "chameleon-official", "chameleon-folders", "chameleon-inputs", "chameleon-render", "chameleon-answers", "plain-answers"]
 
 
 def main():
@@ -14,7 +14,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default=os.path.join(here, "..", "goldens"), help="where the goldens go")
     parser.add_argument("--official", help="checkout of the official IVT-LR code; without it its cases are skipped")
-    parser.add_argument("--tokenizer", help="folder with the Qwen2 tokenizer.json; without it tokens.json and render.json are skipped")
+    parser.add_argument("--tokenizer", help="folder with the Qwen2 tokenizer.json; without it tokens.json, render.json and plain-answers.json are skipped")
     parser.add_argument("--only", help="comma-separated parts of: " + ", ".join(PARTS))
     options = parser.parse_args()
     parts = options.only.split(",") if options.only else PARTS
@@ -60,7 +60,7 @@ def main():
             import chameleon_folders
 
             chameleon_folders.make(out, options.official and os.path.abspath(options.official))
-        elif part in ("tokens", "render"):
+        elif part in ("tokens", "render", "plain-answers"):
             if not options.tokenizer:
                 print(f"SKIPPED {part}.json: no --tokenizer DIR was given, the committed file stays as it is")
                 continue
@@ -69,6 +69,10 @@ def main():
                 import token_cases
 
                 token_cases.make(out, folder)
+            elif part == "plain-answers":
+                import plain_answers
+
+                plain_answers.make(out, folder)
             else:
                 import render_cases
 

@@ -1,5 +1,6 @@
 /** `ivtlr ablate`: does the latent step do anything? One table of a model whole and with parts of its latent steps changed. */
 import type { Command } from 'commander';
+import { askedAs } from './asking-flags.ts';
 import { addEvaluationFlags, type EvaluationFlags } from './evaluation-flags.ts';
 import { wholeNumberWithin } from './number-flags.ts';
 import { Progress } from './progress.ts';
@@ -47,7 +48,8 @@ async function runAblations(flags: AblateFlags): Promise<void> {
   skipped.report();
   if (flags.json) {
     const results = rows.map((row) => ({ ...row, result: row.result && toReport(row.result) }));
-    const head = { model, task: task.name, seed, split, trainedLatents: opened.settings.latents };
+    const { latents: trainedLatents, ...asked } = askedAs(opened);
+    const head = { model, task: task.name, seed, split, trainedLatents, ...asked };
     process.stdout.write(`${JSON.stringify({ ...head, skipped: skipped.rows, results }, null, 2)}\n`);
     return;
   }

@@ -4,6 +4,7 @@ import type { Command } from 'commander';
 import type { Analysis } from '../eval/analyze.ts';
 import { writeFileAtomic } from '../files.ts';
 import type { Series } from '../trace/step-plot.ts';
+import { askedAs } from './asking-flags.ts';
 import { addEvaluationFlags, type EvaluationFlags } from './evaluation-flags.ts';
 import { latentStepCount } from './number-flags.ts';
 import { Progress } from './progress.ts';
@@ -34,12 +35,12 @@ export function registerAnalyze(program: Command): void {
 
 async function runAnalysis(flags: AnalyzeFlags): Promise<void> {
   const { drawStepPlot } = await import('../trace/step-plot.ts');
-  const { task, split, skipped, analysis } = await analyzeModel(flags, flags.model, flags.latents);
+  const { task, split, skipped, asked, analysis } = await analyzeModel(flags, flags.model, flags.latents);
   const other = flags.against ? await analyzeModel({ ...flags, task: flags.task ?? task }, flags.against) : null;
   skipped.report();
   const models = [
-    { model: flags.model, ...analysis },
-    ...(other ? [{ model: flags.against!, ...other.analysis }] : []),
+    { model: flags.model, ...asked, ...analysis },
+    ...(other ? [{ model: flags.against!, ...other.asked, ...other.analysis }] : []),
   ];
   const { seed, out } = flags;
   const text = `${JSON.stringify({ task, seed, split, skipped: skipped.rows, models }, null, 2)}\n`;
@@ -82,7 +83,7 @@ async function analyzeModel(flags: EvaluationFlags, model: string, latents?: num
         return true;
       },
     });
-    return { task: task.name, split, skipped, analysis };
+    return { task: task.name, split, skipped, asked: askedAs(opened, latents), analysis };
   } finally {
     progress.finish();
     opened.model.module.dispose();

@@ -82,14 +82,20 @@ afterAll(() => {
 
 const quick = ['--threads', '1', '--max-new-tokens', '6'];
 
-it('has the official settings of its family where the folder says nothing', () => {
-  const opened = openModelFolder(model);
+it('is asked as its makers meant where the folder says nothing, and the official way when that is asked for', () => {
+  const plain = openModelFolder(model);
+  expect(plain.settings).toMatchObject({ profile: 'plain', latents: 0, patches: 64, positions: 'sequential' });
+  plain.model.module.dispose();
+  const opened = openModelFolder(model, { settings: { profile: 'official' } });
   expect(opened.settings).toMatchObject({ profile: 'official', latents: 3, patches: 64, positions: 'sequential' });
   opened.model.module.dispose();
 });
 
 describe('ivtlr infer', () => {
-  const ask = () => ['infer', '--model', model, '--image', image, '--question', 'Which figure?', '--choices', 'a', 'b'];
+  const ask = () => [
+    ...['infer', '--model', model, '--profile', 'official'],
+    ...['--image', image, '--question', 'Which figure?', '--choices', 'a', 'b'],
+  ];
 
   it('traces what it looked at over the part of the image that it sees', async () => {
     const trace = join(folder, 'trace');

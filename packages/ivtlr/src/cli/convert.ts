@@ -33,7 +33,7 @@ export function registerConvert(program: Command): void {
 
 async function convert(checkpoint: string, out: string, flags: ConvertFlags): Promise<void> {
   if (flags.task !== undefined) (await import('../tasks/registry.ts')).findTask(flags.task);
-  const { checkpointFile, modelFolder } = await import('../hub/resolve.ts');
+  const { checkpointFile, modelFolder } = await import('./hub-folders.ts');
   const { convertOfficial } = await import('../convert/convert-official.ts');
   const stop = new AbortController();
   const interrupt = () => stop.abort();

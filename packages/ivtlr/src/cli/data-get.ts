@@ -1,6 +1,7 @@
 /** `ivtlr data get`: the data sets of the paper from the hub, into the cache that Python's programs use too. */
 import { Argument, type Command } from 'commander';
 import { DATASETS } from '../tasks/datasets.ts';
+import { hubProgress } from './hub-progress.ts';
 
 interface GetFlags {
   dir?: string;
@@ -26,7 +27,8 @@ async function get(task: string, { dir, revision, json }: GetFlags): Promise<voi
   const { hubSettings } = await import('../hub/settings.ts');
   const { repo, licence } = DATASETS[task]!;
   const own = dir === undefined ? {} : { settings: { ...hubSettings(), cache: dir } };
-  const result = await fetchFromHub({ kind: 'datasets', repo, revision, wanted: dataFile, ...own }, licence);
+  const wanted = { kind: 'datasets', repo, revision, wanted: dataFile, ...own } as const;
+  const result = await fetchFromHub(wanted, hubProgress(licence));
   process.stdout.write(
     json ? `${JSON.stringify({ task, repo, revision, licence, ...result })}\n` : `${result.folder}\n`,
   );

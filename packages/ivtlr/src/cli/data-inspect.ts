@@ -5,6 +5,8 @@ import type { InspectedSample, TokenRun } from '../inspect/inspect-sample.ts';
 import { DATASETS } from '../tasks/datasets.ts';
 import type { IndexedSample } from '../tasks/read-samples.ts';
 import { SPLITS, type Split, type Task } from '../tasks/task.ts';
+import type { ProfileName } from '../text/prompt.ts';
+import { askedAs, imageSizeOption, profileOption, settingsFromFlags } from './asking-flags.ts';
 import { addReadingFlags, type ReadingFlags, SkippedRows } from './data-flags.ts';
 import { latentStepCount, MOST, seedNumber, wholeNumberWithin } from './number-flags.ts';
 
@@ -15,7 +17,8 @@ interface InspectFlags extends ReadingFlags {
   seed: number;
   stage: number;
   model: string;
-  profile?: 'official' | 'consistent';
+  profile?: ProfileName;
+  imageSize?: string;
   maxSteps: number;
   maxLatentStage: number;
   padLatentToMax: boolean;
@@ -42,9 +45,8 @@ export function registerDataInspect(data: Command): void {
     )
     .option('--seed <n>', 'seed of fresh samples', seedNumber, 0)
     .option('--stage <n>', 'latent stage', latentStepCount, 0)
-    .addOption(
-      new Option('--profile <name>', "prompt wording (default: the model's)").choices(['official', 'consistent']),
-    )
+    .addOption(profileOption())
+    .addOption(imageSizeOption())
     .option('--max-steps <n>', 'most pieces a rationale is cut into', latentStepCount, 3)
     .option('--max-latent-stage <n>', 'last stage that drops one more step', latentStepCount, 5)
     .option('--no-pad-latent-to-max', 'beyond the last stage, no more latent steps than written ones')
@@ -56,7 +58,7 @@ export function registerDataInspect(data: Command): void {
 async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
   const { openWithoutWeights } = await import('../engine/folder-rendering.ts');
   const { folderFamily } = await import('../models/registry.ts');
-  const { modelFolder } = await import('../hub/resolve.ts');
+  const { modelFolder } = await import('./hub-folders.ts');
   const { inspectSample } = await import('../inspect/inspect-sample.ts');
   const { readReasoningSettings } = await import('../engine/loaded-model.ts');
   const { writeFileAtomic } = await import('../files.ts');
@@ -65,18 +67,27 @@ async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
   const task = await loadTask(taskName);
   const { stage, maxSteps, maxLatentStage, padLatentToMax } = flags;
   const model = await modelFolder(flags.model);
-  const profile = flags.profile ?? readReasoningSettings(model, folderFamily(model)).profile;
-  const opened = openWithoutWeights(model, profile);
+  // A row is shown as it is trained on; a folder without settings has no profile for that, so it gets the official one.
+  const settings = {
+    ...readReasoningSettings(model, folderFamily(model), flags.profile ?? 'official'),
+    ...settingsFromFlags(flags),
+  };
+  const { profile } = settings;
+  const opened = openWithoutWeights(model, settings);
   const sample = await findSample(task, flags);
   const options = { task: task.name, stage, maxSteps, maxLatentStage, padLatentToMax };
   const { inspected, image } = await inspectSample(sample, opened, options);
   writeFileAtomic(flags.png, await drawTokenGrid(image, inspected.image.tokenGrid));
   if (flags.json) {
     const { split, row, png } = flags;
-    process.stdout.write(`${JSON.stringify({ task: task.name, split, row, profile, png, ...inspected })}\n`);
+    // Latent steps are those of the stage.
+    const { latents: _, ...asked } = askedAs({ settings, inputs: opened.inputs });
+    process.stdout.write(`${JSON.stringify({ task: task.name, split, row, png, ...asked, ...inspected })}\n`);
     return;
   }
-  process.stdout.write(`${describe(inspected, profile, wantsColour())}\npicture with its token grid: ${flags.png}\n`);
+  process.stdout.write(
+    `${describe(inspected, { profile, imageSize: opened.inputs.imageSize }, wantsColour())}\npicture with its token grid: ${flags.png}\n`,
+  );
 }
 
 async function findSample(task: Task, flags: InspectFlags): Promise<IndexedSample> {
@@ -84,7 +95,7 @@ async function findSample(task: Task, flags: InspectFlags): Promise<IndexedSampl
   if (flags.data === undefined && task.generator) {
     return { ...task.generator.sample(seed, split, row), rowIndex: row };
   }
-  const { dataFolder } = await import('../hub/resolve.ts');
+  const { dataFolder } = await import('./hub-folders.ts');
   const { streamSamples } = await import('../tasks/read-samples.ts');
   const source = flags.data ?? DATASETS[task.name]?.repo;
   if (source === undefined) throw new UserError(`task ${task.name} has no data set on the hub; give --data`);
@@ -118,7 +129,11 @@ const COLOURS: Record<TokenRun['kind'], string> = {
 };
 
 /** All of it as text for the terminal. Exported for tests. */
-export function describe(sample: InspectedSample, profile: string, colour: boolean): string {
+export function describe(
+  sample: InspectedSample,
+  { profile, imageSize }: { profile: string; imageSize: string },
+  colour: boolean,
+): string {
   const paint = (kind: TokenRun['kind'], text: string) =>
     colour ? `${COLOURS[kind]}${printable(text)}\x1b[0m` : printable(text);
   const { tokens, image, stage, latents, droppedSteps, steps, truncatedSteps } = sample;
@@ -126,7 +141,7 @@ export function describe(sample: InspectedSample, profile: string, colour: boole
   const meta = Object.entries(sample.meta).map(([name, value]) => `${name}: ${value}`);
   const lines = [
     `sample ${sample.id}   answer ${sample.answer}   ${meta.join(', ')}`,
-    `image ${image.width}x${image.height}, ${rows} x ${columns} = ${tokens.image} image tokens`,
+    `image ${image.width}x${image.height} read at ${imageSize === 'native' ? 'its own size' : imageSize}: ${rows} x ${columns} = ${tokens.image} image tokens`,
     '',
     ...steps.map((step, index) => {
       const length = tokens.steps[index];

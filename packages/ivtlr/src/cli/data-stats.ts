@@ -43,7 +43,7 @@ export function registerDataStats(data: Command): void {
 async function stats(taskName: string, flags: StatsFlags): Promise<void> {
   const { gatherStats } = await import('../inspect/data-stats.ts');
   const { openWithoutWeights } = await import('../engine/folder-rendering.ts');
-  const { dataFolder, modelFolder } = await import('../hub/resolve.ts');
+  const { dataFolder, modelFolder } = await import('./hub-folders.ts');
   const { loadTask } = await import('../tasks/task-file.ts');
   const { streamSamples } = await import('../tasks/read-samples.ts');
   const task = await loadTask(taskName);
@@ -54,7 +54,9 @@ async function stats(taskName: string, flags: StatsFlags): Promise<void> {
   if (source === undefined) throw new UserError(`task ${task.name} has no data set on the hub; give --data`);
   const data = await dataFolder(source);
   const opened =
-    model === undefined ? null : openWithoutWeights(await modelFolder(model), flags.profile ?? 'consistent');
+    model === undefined
+      ? null
+      : openWithoutWeights(await modelFolder(model), { profile: flags.profile ?? 'consistent' });
   const samples = streamSamples(data, task, {
     ...{ split, onBad, columnNames: flags.column },
     ...(limit !== undefined && { limit }),

@@ -9,6 +9,7 @@ import type { RunKey } from '../eval/run-key.ts';
 import type { AnsweredSample } from '../eval/runner.ts';
 import { writeFileAtomic } from '../files.ts';
 import { ABLATIONS } from '../latent/options.ts';
+import { askedAs } from './asking-flags.ts';
 import type { Evaluation } from './evaluation.ts';
 import { addEvaluationFlags, type EvaluationFlags } from './evaluation-flags.ts';
 import { latentStepCount } from './number-flags.ts';
@@ -119,7 +120,8 @@ async function evaluateModel(options: EvalOptions): Promise<void> {
   skipped.report();
   if (options.json) {
     const { model, mode, seed } = options;
-    const head = { model, task: task.name, mode, seed, split, skipped: skipped.rows };
+    const { latents, ...asked } = askedAs(opened, MODES[mode]!.ablation.latents ?? options.latents);
+    const head = { model, task: task.name, mode, seed, split, latents, ...asked, skipped: skipped.rows };
     process.stdout.write(`${JSON.stringify({ ...head, results: results.map(toReport) }, null, 2)}\n`);
     return;
   }

@@ -1,10 +1,11 @@
 /** Flags of the commands that put a task's samples to a model. Loads nothing native, so that --help is instant. */
 import { type Command, Option } from 'commander';
 import { SPLITS, type Split } from '../tasks/task.ts';
+import { type AskingFlags, addAskingFlags } from './asking-flags.ts';
 import { addReadingFlags, type ReadingFlags } from './data-flags.ts';
-import { MOST, newTokenCount, rowCount, seedNumber, threadCount, wholeNumberWithin } from './number-flags.ts';
+import { MOST, rowCount, seedNumber, wholeNumberWithin } from './number-flags.ts';
 
-export interface EvaluationFlags extends ReadingFlags {
+export interface EvaluationFlags extends ReadingFlags, AskingFlags {
   model: string;
   task?: string;
   limit?: number;
@@ -15,10 +16,6 @@ export interface EvaluationFlags extends ReadingFlags {
   /** Default: test, or the only split the data has. */
   split?: Split;
   batch?: number;
-  maxNewTokens: number;
-  threads?: number;
-  dtype?: 'float32' | 'bfloat16' | 'float16';
-  device: string;
 }
 
 /** Samples of a task that makes its own, when nothing says how many. */
@@ -48,10 +45,6 @@ export function addEvaluationFlags(command: Command): Command {
       '--batch <n>',
       `samples answered together (default: ${DEFAULT_BATCH.generated} fresh ones, ${DEFAULT_BATCH.stored} of --data)`,
       wholeNumberWithin(1, MOST.batch),
-    )
-    .option('--max-new-tokens <n>', 'longest answer', newTokenCount, 512)
-    .option('--threads <n>', 'CPU threads', threadCount)
-    .addOption(new Option('--dtype <name>', 'default: as stored').choices(['float32', 'bfloat16', 'float16']))
-    .option('--device <name>', 'cpu or cuda', 'cpu');
-  return addReadingFlags(command);
+    );
+  return addReadingFlags(addAskingFlags(command));
 }

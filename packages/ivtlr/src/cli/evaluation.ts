@@ -7,13 +7,14 @@ import { requireRoomForAnswers } from '../engine/answer-memory.ts';
 import { type LoadedModel, openModelFolder } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
 import { generatedSamples } from '../eval/runner.ts';
-import { dataFolder, modelFolder } from '../hub/resolve.ts';
 import { DATASETS } from '../tasks/datasets.ts';
 import { streamSamples } from '../tasks/read-samples.ts';
 import type { Split, Task } from '../tasks/task.ts';
 import { loadTask } from '../tasks/task-file.ts';
+import { noteUntaught, settingsFromFlags } from './asking-flags.ts';
 import { SkippedRows } from './data-flags.ts';
 import { DEFAULT_BATCH, type EvaluationFlags, GENERATED_SAMPLES } from './evaluation-flags.ts';
+import { dataFolder, modelFolder } from './hub-folders.ts';
 
 /** Of samples from files; drawn images are ready. */
 const IMAGE_THREADS = 2;
@@ -47,8 +48,9 @@ export async function openEvaluation(flags: EvaluationFlags, latents?: number): 
   const { seed, device, dtype, column } = flags;
   if (flags.threads !== undefined) setNumThreads(flags.threads);
   const folder = await modelFolder(flags.model);
-  const opened = openModelFolder(folder, { device, ...(dtype && { dtype }) });
+  const opened = openModelFolder(folder, { device, ...(dtype && { dtype }), settings: settingsFromFlags(flags) });
   opened.model.module.eval();
+  noteUntaught(flags.model, opened, latents);
   const name = flags.task ?? opened.settings.task;
   if (!name) throw new UserError(`${flags.model} does not say which task it was trained on; give --task`);
   const task = await loadTask(name);

@@ -1,26 +1,23 @@
 /** `ivtlr infer`: one question about one image; the answer streams, and a trace shows what the latent steps looked at. */
 import { readFileSync } from 'node:fs';
-import { type Command, InvalidArgumentError, Option } from 'commander';
+import { type Command, Option } from 'commander';
 import type { Answer, Question } from '../engine/ask.ts';
 import { UserError } from '../errors.ts';
-import { ABLATIONS, type LatentOptions } from '../latent/options.ts';
+import { ABLATIONS } from '../latent/options.ts';
 import type { TraceFiles } from '../trace/trace-files.ts';
+import { type AskingFlags, addAskingFlags, askedAs, noteUntaught, settingsFromFlags } from './asking-flags.ts';
 import { requireDevice } from './device.ts';
+import { latentStepCount, seedNumber } from './number-flags.ts';
 import { formatDuration } from './progress.ts';
 
-interface InferOptions {
+interface InferOptions extends AskingFlags {
   model: string;
   image: string;
   question: string;
   choices?: string[];
   latents?: number;
-  patches?: number;
   task?: string;
   ablation?: string;
-  maxNewTokens: number;
-  dtype?: 'float32' | 'bfloat16' | 'float16';
-  device: string;
-  threads?: number;
   seed: number;
   trace?: string;
   json?: boolean;
@@ -30,25 +27,20 @@ interface InferOptions {
 const SINGLE_ABLATIONS = Object.keys(ABLATIONS).filter((name) => !name.endsWith('-swapped'));
 
 export function registerInfer(program: Command): void {
-  program
+  const command = program
     .command('infer')
     .description('answer a question about an image')
     .requiredOption('--model <folder>', 'model folder (Hugging Face layout)')
     .requiredOption('--image <file>', 'JPEG, PNG, WebP or GIF image')
     .requiredOption('--question <text>', 'what to ask')
     .option('--choices <text...>', 'texts to choose from; they get the letters A, B, C ..')
-    .option('--latents <n>', 'latent steps (default: as trained; 3 where the model does not say)', whole)
-    .option('--patches <n>', 'patches picked at each latent step (default: as trained; else 32, Chameleon 64)', whole)
+    .option('--latents <n>', 'latent steps (default: as trained)', latentStepCount)
     .option('--task <name>', "task whose prompt wording is used (default: the model's own, else m3cot)")
     .addOption(new Option('--ablation <name>', 'take something away from the latent steps').choices(SINGLE_ABLATIONS))
-    .option('--max-new-tokens <n>', 'longest answer', count, 512)
     .option('--trace <folder>', 'write trace.png and trace.json: what each latent step looked at')
-    .addOption(new Option('--dtype <name>', 'default: as stored').choices(['float32', 'bfloat16', 'float16']))
-    .option('--device <name>', 'cpu or cuda', 'cpu')
-    .option('--threads <n>', 'CPU threads', count)
-    .option('--seed <n>', 'seed of random patches', whole, 0)
-    .option('--json', 'print one JSON object instead of streaming')
-    .action(infer);
+    .option('--seed <n>', 'seed of random patches', seedNumber, 0)
+    .option('--json', 'print one JSON object instead of streaming');
+  addAskingFlags(command).action(infer);
 }
 
 async function infer(options: InferOptions): Promise<void> {
@@ -59,6 +51,7 @@ async function infer(options: InferOptions): Promise<void> {
   const { manualSeed, setNumThreads } = await import('@ivtlr/torch');
   const { openModelFolder } = await import('../engine/loaded-model.ts');
   const { answer } = await import('../engine/ask.ts');
+  const { requireRoomForAnswers } = await import('../engine/answer-memory.ts');
   const { decodeImage } = await import('../vision/decode.ts');
   await decodeImage(question.image);
   if (options.threads !== undefined) setNumThreads(options.threads);
@@ -66,16 +59,20 @@ async function infer(options: InferOptions): Promise<void> {
 
   const loading = performance.now();
   const { device, dtype } = options;
-  const { modelFolder } = await import('../hub/resolve.ts');
-  const opened = openModelFolder(await modelFolder(options.model), { device, ...(dtype && { dtype }) });
+  const { modelFolder } = await import('./hub-folders.ts');
+  const opened = openModelFolder(await modelFolder(options.model), {
+    ...{ device, settings: settingsFromFlags(options) },
+    ...(dtype && { dtype }),
+  });
   opened.model.module.eval();
   const loadSeconds = (performance.now() - loading) / 1000;
 
   const ablation = options.ablation === undefined ? undefined : ABLATIONS[options.ablation]!;
-  const latent: Partial<LatentOptions> = { ...ablation?.options };
-  if (options.patches !== undefined) latent.patches = options.patches;
+  const latent = { ...ablation?.options };
   const { task, maxNewTokens } = options;
   const latents = ablation?.latents ?? options.latents;
+  noteUntaught(options.model, opened, latents);
+  requireRoomForAnswers(opened, { rows: 1, latentSteps: latents, maxNewTokens });
   const trace = options.trace !== undefined || options.json === true;
   let result: Answer | undefined;
   for await (const event of answer(opened, question, { latents, maxNewTokens, task, latent, trace })) {
@@ -93,7 +90,14 @@ async function infer(options: InferOptions): Promise<void> {
     );
   }
   const files = options.trace === undefined ? undefined : await writeTraceFiles(options, question, result);
-  if (options.json) await printJson(options, question, result, files, loadSeconds);
+  if (options.json)
+    await printJson(
+      options,
+      question,
+      result,
+      { ...askedAs(opened, latents), ...(files && { trace: files }) },
+      loadSeconds,
+    );
   else process.stderr.write(`${summary(result, loadSeconds)}\n${files ? `trace: ${files.image}\n` : ''}`);
 }
 
@@ -118,7 +122,7 @@ async function printJson(
   options: InferOptions,
   question: Question,
   result: Answer,
-  files: TraceFiles | undefined,
+  more: Record<string, unknown>,
   loadSeconds: number,
 ): Promise<void> {
   const { answerToJson } = await import('../trace/trace-files.ts');
@@ -127,9 +131,8 @@ async function printJson(
   const predicted = choices.length > 0 ? strictAnswer(result.text, { answer: 'A', choices }) : null;
   const { seconds, ...fields } = answerToJson(question, result);
   const times = { load: loadSeconds, ...(seconds as Answer['seconds']) };
-  const trace = files ? { trace: files } : {};
   process.stdout.write(
-    `${JSON.stringify({ model: options.model, image: options.image, predicted, ...fields, seconds: times, ...trace })}\n`,
+    `${JSON.stringify({ model: options.model, image: options.image, predicted, ...fields, seconds: times, ...more })}\n`,
   );
 }
 
@@ -142,15 +145,4 @@ function summary({ picked, tokens, seconds }: Answer, loadSeconds: number): stri
     `writing ${formatDuration(decode)}`,
   ];
   return `${picked.length} latent steps + ${tokens.length} tokens; ${times.join(', ')}`;
-}
-
-function whole(text: string): number {
-  if (!/^\d+$/.test(text)) throw new InvalidArgumentError('It should be a whole number, 0 or more.');
-  return Number(text);
-}
-
-function count(text: string): number {
-  const value = whole(text);
-  if (value === 0) throw new InvalidArgumentError('It should be at least 1.');
-  return value;
 }

@@ -1,5 +1,6 @@
 /** Whole numbers as values of flags. */
 import { InvalidArgumentError } from 'commander';
+import { MAX_LATENT_STEPS, MAX_PATCHES } from '../latent/options.ts';
 
 /** For commander: a whole number from `least` to `most`. */
 export function wholeNumberWithin(least: number, most: number): (text: string) => number {
@@ -17,8 +18,8 @@ export const MOST = {
   rows: 1e9,
   batch: 4096,
   threads: 1024,
-  latents: 1000,
-  patches: 16384,
+  latents: MAX_LATENT_STEPS,
+  patches: MAX_PATCHES,
   newTokens: 131072,
 } as const;
 

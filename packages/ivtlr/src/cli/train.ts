@@ -4,6 +4,7 @@ import { loadRecipe } from '../config/load.ts';
 import type { Recipe } from '../config/schema.ts';
 import { UserError } from '../errors.ts';
 import type { StepMetrics } from '../train/metrics.ts';
+import { hubProgress } from './hub-progress.ts';
 import { formatDuration, Progress } from './progress.ts';
 
 interface TrainOptions {
@@ -46,7 +47,7 @@ async function train(name: string, options: TrainOptions): Promise<void> {
     },
   };
   try {
-    using run = await assembleRun(recipe, checkpoint, report, () => stop.signal);
+    using run = await assembleRun(recipe, checkpoint, report, () => stop.signal, hubProgress());
     if (run.resume?.state.step !== run.plan.totalSteps) process.stderr.write(`${await run.describeMemory()}\n`);
     if (checkpoint) process.stderr.write(`going on after step ${checkpoint.state.step} of ${run.plan.totalSteps}\n`);
     const end = await runTraining(run);

@@ -51,7 +51,7 @@ test.each([
   ['qwen2_vl', 'consistent'],
   ['chameleon', 'official'],
 ] as const)('threads give the same tensors, bit by bit (%s, %s)', async (modelType, profile) => {
-  const inputs = familyOf({ model_type: modelType }, 'test').inputs(folder, profile);
+  const inputs = familyOf({ model_type: modelType }, 'test').inputs(folder, { profile });
   const all = await images();
   const source = {
     samplesPerEpoch: all.length,
@@ -90,12 +90,12 @@ test.each([
   const other = join(folder, '..', 'other');
   mkdirSync(other, { recursive: true });
   writeFileSync(join(other, 'config.json'), `{"model_type":${modelType}}`);
-  for (const open of [() => openWithoutWeights(other, 'official'), () => openModelFolder(other)])
+  for (const open of [() => openWithoutWeights(other, { profile: 'official' }), () => openModelFolder(other)])
     expect(open).toThrow(new UserError(`${join(other, 'config.json')}: ${message}`));
 });
 
 test('a folder that is not there, or says nothing of its family, is named', () => {
-  expect(() => openWithoutWeights(join(folder, 'none'), 'official')).toThrow(/there is no model folder/);
+  expect(() => openWithoutWeights(join(folder, 'none'), { profile: 'official' })).toThrow(/there is no model folder/);
   const silent = join(folder, '..', 'silent');
   mkdirSync(silent);
   for (const config of ['{}', 'null', '[]']) {

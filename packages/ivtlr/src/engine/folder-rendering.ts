@@ -1,6 +1,6 @@
 /** What can be done with a model folder's files alone, without weights: how samples become tokens, and how images are read. */
 import type { RenderOptions } from '../data/render.ts';
-import type { Family } from '../models/family.ts';
+import type { Family, ImageSettings } from '../models/family.ts';
 import { folderFamily } from '../models/registry.ts';
 import type { ImageInputs } from '../models/types.ts';
 import { type ChatTemplate, loadChatTemplate } from '../text/chat-template.ts';
@@ -36,10 +36,10 @@ export interface FolderWithoutWeights {
 }
 
 /** Opens config, tokenizer, chat template and preprocessing of a folder. @throws UserError naming the file that is missing or wrong */
-export function openWithoutWeights(folder: string, profile: ProfileName): FolderWithoutWeights {
+export function openWithoutWeights(folder: string, settings: ImageSettings): FolderWithoutWeights {
   const family = folderFamily(folder);
   const tokenizer = Tokenizer.fromFolder(folder);
   tokenizer.addSpecialTokens(LATENT_TOKENS);
-  const inputs = family.inputs(folder, profile);
-  return { tokenizer, inputs, renderOptions: folderRendering(folder, family, tokenizer, profile) };
+  const inputs = family.inputs(folder, settings);
+  return { tokenizer, inputs, renderOptions: folderRendering(folder, family, tokenizer, settings.profile) };
 }

@@ -22,9 +22,10 @@ import {
   saveAdapter,
 } from '../lora/adapter-folder.ts';
 import type { LoraOptions } from '../lora/options.ts';
-import type { Family } from '../models/family.ts';
+import { type Family, IMAGE_SIZE } from '../models/family.ts';
 import { familyOf, loadModel, saveModel } from '../models/registry.ts';
 import type { ImageInputs, ProcessedImage, VisionLanguageModel } from '../models/types.ts';
+import { PROFILES, type ProfileName } from '../text/prompt.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
 import { folderRendering } from './folder-rendering.ts';
 
@@ -32,11 +33,13 @@ const settingsFile = 'ivtlr.json';
 
 /**
  * How a model was trained to reason, kept as ivtlr.json beside its weights. Inference must do the same, so these are its defaults; the
- * values for a folder without the file are the official code's.
+ * values for what the file does not say are the official code's.
  */
 export const reasoningSettingsSchema = z.strictObject({
   task: z.string().nullable().default(null),
-  profile: z.enum(['official', 'consistent']).default('official'),
+  profile: z.enum(PROFILES).default('official'),
+  /** Null: as the profile has it. */
+  imageSize: z.string().regex(IMAGE_SIZE, 'should be native or WIDTHxHEIGHT').nullable().default(null),
   /** T */
   latents: latentStepsSchema.default(3),
   ...latentOptionsSchema.shape,
@@ -48,7 +51,7 @@ export type ReasoningSettings = z.output<typeof reasoningSettingsSchema>;
 
 /** What a latent step of this model is, for latent/. */
 export function latentOptions(settings: ReasoningSettings): LatentOptions {
-  const { task: _task, profile: _profile, latents: _latents, ...options } = settings;
+  const { task: _task, profile: _profile, imageSize: _imageSize, latents: _latents, ...options } = settings;
   return options;
 }
 
@@ -92,7 +95,8 @@ export function openModelFolder(folder: string, options: OpenModelOptions = {}):
     if (base === folder) return withModel(base, config, model, settings);
     const { config: adapter } = loadAdapter(model.module, folder);
     model.module.eval(); // adapters may have dropout
-    const stored = readReasoningSettings(folder, familyOf(config, join(base, 'config.json')));
+    const family = familyOf(config, join(base, 'config.json'));
+    const stored = readReasoningSettings(folder, family, settings?.profile);
     return { ...withModel(base, config, model, { ...stored, ...settings }), adapter };
   } catch (error) {
     model.module.dispose();
@@ -133,8 +137,8 @@ export function withModel(
   // They mark the slots and are never embedded: Chameleon-7B has no rows left for them.
   tokenizer.addSpecialTokens(LATENT_TOKENS);
   const family = familyOf(config, join(folder, 'config.json'));
-  const settings = { ...readReasoningSettings(folder, family), ...overrides };
-  const inputs = family.inputs(folder, settings.profile);
+  const settings = { ...readReasoningSettings(folder, family, overrides.profile), ...overrides };
+  const inputs = family.inputs(folder, settings);
   return {
     folder,
     family,
@@ -149,10 +153,22 @@ export function withModel(
   };
 }
 
-/** The settings stored beside a model, or the official defaults of its family. */
-export function readReasoningSettings(folder: string, { patches }: Pick<Family, 'patches'>): ReasoningSettings {
+/**
+ * The settings stored beside a model. Without any it is a model that nobody is known to have taught latent steps, and it is asked the way its
+ * makers meant; unless a profile is asked for, whose defaults it then gets.
+ */
+export function readReasoningSettings(
+  folder: string,
+  { patches, positions }: Pick<Family, 'patches' | 'positions'>,
+  profile?: ProfileName,
+): ReasoningSettings {
   const path = join(folder, settingsFile);
-  const stored = existsSync(path) ? (readJson(path, 'reasoning settings') as object) : {};
+  const untaught = { profile: 'plain', latents: 0, positions };
+  const stored = existsSync(path)
+    ? (readJson(path, 'reasoning settings') as object)
+    : profile === undefined || profile === 'plain'
+      ? untaught
+      : { profile };
   const result = reasoningSettingsSchema.safeParse({ patches, ...stored });
   if (!result.success) throw new UserError(`${path} is not usable:\n${z.prettifyError(result.error)}`);
   return result.data;

@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import {
   existsSync,
@@ -10,9 +11,10 @@ import {
   rmSync,
   statSync,
   symlinkSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { COMMIT, gitHash, type Hub, startHub } from '../../../../test/hub-server.ts';
@@ -135,6 +137,14 @@ describe('trouble on the line', () => {
     expect(hub.log.some((line) => line.endsWith(`bytes=${kept}-`))).toBe(true);
   });
 
+  test('a server that always answers a wrong range is given up', async () => {
+    Object.assign(hub.trouble, { cutAfter: 80_000, cuts: 1000, wrongRange: true });
+    const tries: string[] = [];
+    const one = { wanted: (path: string) => path === first, onRetry: (message: string) => tries.push(message) };
+    await expect(get({ tries: 3, ...one })).rejects.toThrow(/gave up after 3 tries/);
+    expect(tries.some((message) => message.includes('did not continue where it was asked to'))).toBe(true);
+  });
+
   test('a busy server is asked again', async () => {
     hub.trouble.busy = 3;
     expect((await get()).files).toBe(3);
@@ -188,10 +198,79 @@ describe('wrong bytes', () => {
       hub.trouble.listing = [{ ...file, ...bad }];
       await expect(get()).rejects.toThrow(/unusable name, size or hash/);
     }
+    for (const bad of [{ path: 'a\\b' }, { path: 'a\0b' }, { path: 7 }, { path: null }, { lfs: 'x' }, { oid: null }]) {
+      hub.trouble.listing = [{ ...file, ...bad }];
+      await expect(get()).rejects.toThrow(
+        new RegExp(`^${hub.url}\\S+ lists a file with an unusable name, size or hash`),
+      );
+    }
+    for (const bad of [null, 3, [], {}, { ...file, type: 1 }]) {
+      hub.trouble.listing = [bad];
+      await expect(get()).rejects.toThrow(/lists something that is no file: /);
+    }
+    for (const bad of [null, [], { sha: '../../x' }, { sha: 1 }]) {
+      hub.trouble.revision = bad;
+      await expect(get()).rejects.toThrow(/did not name the commit of main/);
+    }
+    hub.trouble.revision = undefined;
     hub.trouble.listing = { error: 'no' };
     await expect(get()).rejects.toThrow(/is no list of files/);
     await expect(get({ revision: '../../x' })).rejects.toThrow(/a revision should be/);
     await expect(get({ repo: 'data' })).rejects.toThrow(/owner\/name/);
+  });
+});
+
+describe('several at once', () => {
+  test('a blob is fetched by one, and found by the other', async () => {
+    const notes: string[] = [];
+    Object.assign(hub.trouble, { cutAfter: 80_000, cuts: 2 });
+    const both = await Promise.all([0, 1].map(() => get({ onWait: (message) => notes.push(message) })));
+    for (const { folder } of both) expect(readFileSync(join(folder, first)).equals(big)).toBe(true);
+    expect(both[0]!.fetched + both[1]!.fetched).toBe(350_007);
+    expect(notes.some((note) => note.includes(`is being fetched by process ${process.pid} on `))).toBe(true);
+    expect(blobs().filter((name) => name.endsWith('.incomplete'))).toEqual([]);
+    expect(readdirSync(join(cache, '.locks/datasets--some--data'))).toEqual([]);
+  });
+
+  test('the lock of a process that died is no obstacle, nor one that nobody renews', async () => {
+    const dead = spawnSync(process.execPath, ['-e', '']).pid;
+    const locks = join(cache, '.locks/datasets--some--data');
+    mkdirSync(locks, { recursive: true });
+    const [left, old] = [big, other].map((bytes) => join(locks, `${sha256(bytes)}.ivtlr.lock`)) as [string, string];
+    writeFileSync(left, JSON.stringify({ pid: dead, host: hostname(), key: 'x' }));
+    writeFileSync(old, JSON.stringify({ pid: 1, host: 'another', key: 'x' }));
+    utimesSync(old, new Date(0), new Date(0));
+    expect((await get()).files).toBe(3);
+    expect(readdirSync(locks)).toEqual([]);
+  });
+});
+
+describe('answers that never end, and failures that stay', () => {
+  test.each(['pages', 'bytes'] as const)('endless %s of a listing', async (endless) => {
+    hub.trouble.endless = endless;
+    const message = { pages: 'more than 100000 files or 1000 pages', bytes: 'answers with more than 64 MiB' }[endless];
+    await expect(get()).rejects.toThrow(message);
+  });
+
+  test('are not tried again', async () => {
+    const onRetry = () => expect.fail('tried again');
+    hub.trouble.redirect = 'file:///etc/passwd';
+    await expect(get({ onRetry })).rejects.toThrow(/redirects to what is no plain web address: file:\/\/\/etc\/passwd/);
+    hub.trouble.redirect = `http://user:secret@${new URL(hub.url).host}/x`;
+    await expect(get({ onRetry })).rejects.toThrow(/no plain web address/);
+    hub.trouble.redirect = '/api/datasets/renamed/data';
+    hub.repo = 'renamed/data';
+    await expect(get({ onRetry })).rejects.toThrow(/did not name the commit|has no revision/);
+    hub.repo = 'nobody/data';
+    await expect(get({ onRetry })).rejects.toThrow(/the hub has no/);
+    hub.trouble = { token: 'secret' };
+    await expect(get({ onRetry, token: 'wrong' })).rejects.toThrow(/refuses some\/data for this token/);
+  });
+
+  test('a circle of redirects ends', async () => {
+    hub.trouble.redirect = `${hub.url}/?`;
+    await expect(get()).rejects.toThrow(/redirects more than 10 times/);
+    expect(hub.log.length).toBe(11);
   });
 });
 

@@ -1,6 +1,7 @@
 /** Files of the hub into its cache, in the layout of Python's huggingface_hub, so that both programs share what is there. */
+import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdir, readdir, rm, stat, statfs, symlink } from 'node:fs/promises';
+import { mkdir, readdir, readlink, rename, rm, stat, statfs, symlink } from 'node:fs/promises';
 import { dirname, join, relative } from 'node:path';
 import { UserError } from '../errors.ts';
 import { writeFileAtomic } from '../files.ts';
@@ -122,11 +123,17 @@ async function requireSpace(root: string, needed: number): Promise<void> {
     throw new UserError(`${root}: ${megabytes(needed)} are needed, but only ${megabytes(bavail * bsize)} are free`);
 }
 
-/** A relative link, so that the cache can be moved. */
+/** A relative link, so that the cache can be moved; renamed into place, since another process may be doing the same. */
 async function linkFile(path: string, blob: string): Promise<void> {
+  const target = relative(dirname(path), blob);
+  if ((await readlink(path).catch(() => null)) === target) return;
   await mkdir(dirname(path), { recursive: true });
-  await rm(path, { force: true });
-  await symlink(relative(dirname(path), blob), path);
+  const made = join(dirname(path), `.${randomBytes(6).toString('hex')}.tmp`);
+  await symlink(target, made);
+  await rename(made, path).catch(async (error) => {
+    await rm(made, { force: true });
+    throw error;
+  });
 }
 
 /** Works through the items, some at once. The first failure stops the others, and is thrown when they have come to rest. */

@@ -5,10 +5,10 @@ import { join } from 'node:path';
 import { liveTensorCount } from '@ivtlr/torch';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import { type Hub, startHub } from '../../../../test/hub-server.ts';
+import { checkpointFile, dataFolder, modelFolder } from '../cli/hub-folders.ts';
 import { openModelFolder, saveAdapterFolder } from '../engine/loaded-model.ts';
 import { injectLora } from '../lora/inject.ts';
 import { makeDominoes } from '../tasks/dominoes/make.ts';
-import { checkpointFile, dataFolder, modelFolder } from './resolve.ts';
 
 const bundled = join(import.meta.dirname, '../../models/dominoes');
 const tensors = liveTensorCount();
@@ -109,6 +109,13 @@ test('what exists on disk is never asked for, and what is nowhere says both', as
     expect(hub.log).toEqual([]);
     serve('some/dominoes', {});
     await expect(modelFolder('runs/mine')).rejects.toThrow(/there is no folder runs\/mine, and as a name of the hub: /);
+    hub.log.length = 0;
+    for (const path of ['./modles/x', 'a/b/c', '/no/model', '../x/y', 'modles/x.pth', 'data/rows.jsonl', 'x/'])
+      expect(await modelFolder(path)).toBe(path);
+    await expect(dataFolder('here/modle')).rejects.toThrow(
+      /^there is no folder here\/modle: here is here and has none of that name \(if here\/modle is a name of the hub/,
+    );
+    expect(hub.log).toEqual([]);
   } finally {
     process.chdir(before);
   }

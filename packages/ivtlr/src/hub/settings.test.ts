@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { UserError } from '../errors.ts';
 import { hubSettings } from './settings.ts';
 
 test('without variables: the public hub, the cache in the home folder', () => {
@@ -38,4 +39,32 @@ test("Python's variables", () => {
   ]);
   expect(hubSettings({ HF_ENDPOINT: 'http://localhost:8080/' }).endpoint).toBe('http://localhost:8080');
   expect(() => hubSettings({ HF_ENDPOINT: 'mirror' })).toThrow(/HF_ENDPOINT should be an address/);
+});
+
+test('a token that no header can hold, or a password in the address, is refused and never shown', () => {
+  const home = mkdtempSync(join(tmpdir(), 'ivtlr-hf-'));
+  const messageOf = (env: NodeJS.ProcessEnv) => {
+    try {
+      hubSettings({ HF_HOME: home, ...env });
+    } catch (error) {
+      expect(error).toBeInstanceOf(UserError);
+      return (error as Error).message;
+    }
+    return expect.fail('accepted');
+  };
+  try {
+    for (const token of ['hf_secret\nX-Other: 1', 'hf_secret\rx', 'hf secret', 'hf_s\u00e9cret', 'hf_secret\0x']) {
+      expect(messageOf({ HF_TOKEN: token })).toBe(
+        'the token in HF_TOKEN holds a line break, a blank or another character that no token has; it should be one word such as hf_..',
+      );
+      expect(messageOf({ HUGGING_FACE_HUB_TOKEN: token })).toMatch(/^the token in HUGGING_FACE_HUB_TOKEN holds/);
+      writeFileSync(join(home, 'token'), token);
+      expect(messageOf({})).toBe(messageOf({ HF_TOKEN: token }).replace('HF_TOKEN', join(home, 'token')));
+    }
+    writeFileSync(join(home, 'token'), 'hf_fine\n');
+    expect(messageOf({ HF_ENDPOINT: 'https://me:secret@hub.example' })).not.toContain('secret');
+    expect(messageOf({ HF_ENDPOINT: 'ftp//me:secret@hub.example' })).not.toContain('secret');
+  } finally {
+    rmSync(home, { recursive: true, force: true });
+  }
 });

@@ -2,15 +2,18 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { open, rename, rm, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { UserError } from '../errors.ts';
 import { type HubClient, type HubFile, reason, SILENCE_MS, TransientError } from './client.ts';
+import { withLock } from './lock.ts';
 
-/** How long a line is tried. */
+/** How long a connection is tried, and who hears of its trouble. */
 export interface Patience {
   /** Called before a wait for a connection that failed. */
   onRetry?(message: string, seconds: number): void;
+  /** Called when another process is fetching a file that is wanted here too. */
+  onWait?(message: string): void;
   /** Tries in a row that may bring nothing before giving up. */
   tries?: number;
   /** Seconds before the second try; doubles up to half a minute. */
@@ -18,7 +21,10 @@ export interface Patience {
 }
 
 /**
- * Brings one blob to its place. A partial file of an earlier run is continued; if it turns out wrong, it is fetched anew once. False when stopped.
+ * Brings one blob to its place. A partial file of an earlier run is continued; if it turns out wrong, it is fetched anew once. A blob is fetched by
+ * one process at a time: the others wait and find it there. The lock lies where huggingface_hub has its own, under another name, since that
+ * library locks by a system call that Node does not offer.
+ * @returns false when stopped
  */
 export async function fetchBlob(
   root: string,
@@ -29,22 +35,46 @@ export async function fetchBlob(
   stopped: () => boolean,
   onBytes: (bytes: number, fresh: number) => void,
 ): Promise<boolean> {
+  if (await isThere(root, file)) {
+    onBytes(file.size, 0);
+    return true;
+  }
+  const lock = join(dirname(root), '.locks', basename(root), `${file.hash}.ivtlr.lock`);
+  const fetched = await withLock(lock, () => fetchLocked(root, client, commit, file, options, stopped, onBytes), {
+    onWait: (holder) => options.onWait?.(`${file.path} is being fetched by ${holder}; waiting for it`),
+    stopped,
+  });
+  return fetched ?? false;
+}
+
+async function fetchLocked(
+  root: string,
+  client: HubClient,
+  commit: string,
+  file: HubFile,
+  options: Patience,
+  stopped: () => boolean,
+  onBytes: (bytes: number, fresh: number) => void,
+): Promise<boolean> {
   const blob = join(root, 'blobs', file.hash);
   const partial = `${blob}.incomplete`;
-  if ((await stat(blob).catch(() => null))?.size === file.size) return true;
+  if (await isThere(root, file)) {
+    onBytes(file.size, 0);
+    return true;
+  }
   const found = (await stat(partial).catch(() => null))?.size ?? 0;
   if (found > file.size) await rm(partial);
   let continued = found > 0 && found <= file.size;
   for (;;) {
-    let before = -1;
-    // Bytes gained count as success: only a line that brings nothing is given up.
+    let most = -1;
+    // Only more bytes than there ever were count as success: a server that lets the file begin again and again brings nothing.
     await withRetries(
       options,
       () => fetchRest(client, commit, file, partial, stopped, onBytes),
       async () => {
         const now = (await stat(partial).catch(() => null))?.size ?? 0;
-        const gained = now > before;
-        before = now;
+        const gained = now > most;
+        most = Math.max(most, now);
         return gained;
       },
     );
@@ -67,6 +97,10 @@ export async function fetchBlob(
   return true;
 }
 
+async function isThere(root: string, { hash, size }: HubFile): Promise<boolean> {
+  return (await stat(join(root, 'blobs', hash)).catch(() => null))?.size === size;
+}
+
 /** One connection's worth of bytes, appended. Returns when the file has its full size. */
 async function fetchRest(
   client: HubClient,
@@ -85,7 +119,7 @@ async function fetchRest(
     if (at === file.size) return;
     const response = await client.open(commit, file, at, silence.signal);
     const start = Number(/^bytes (\d+)-/.exec(response.headers.get('content-range') ?? '')?.[1] ?? Number.NaN);
-    if (at > 0 && (response.status !== 206 || start !== at)) {
+    if (response.status === 206 ? start !== at : at > 0 || response.status !== 200) {
       // The server does not continue: all over again.
       await handle.truncate(0);
       at = 0;
@@ -95,7 +129,7 @@ async function fetchRest(
       }
     }
     if (response.body) {
-      for await (const chunk of response.body as unknown as AsyncIterable<Uint8Array>) {
+      for await (const chunk of response.body as AsyncIterable<Uint8Array>) {
         if (stopped()) return;
         if (at + chunk.length > file.size) {
           await handle.truncate(0);

@@ -2,8 +2,8 @@
 import { z } from 'zod';
 
 /** T and K cannot be larger: far more than any model was trained with, and few enough to fit in memory. */
-const MAX_LATENT_STEPS = 1000;
-const MAX_PATCHES = 10_000;
+export const MAX_LATENT_STEPS = 1000;
+export const MAX_PATCHES = 10_000;
 
 /** T: latent steps before the written text. */
 export const latentStepsSchema = z.int().min(0).max(MAX_LATENT_STEPS);

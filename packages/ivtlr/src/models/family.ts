@@ -2,7 +2,7 @@
 import type { Device, DType } from '@ivtlr/torch';
 import type { ProfileName, PromptProfile } from '../text/prompt.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
-import type { ImageInputs, VisionLanguageModel } from './types.ts';
+import type { ImageInputs, PositionKind, VisionLanguageModel } from './types.ts';
 
 export interface LoadModelOptions {
   /** Default: the dtype of the stored weights. */
@@ -25,6 +25,16 @@ export interface Backbone {
   tied: boolean;
 }
 
+/** What an image size may be, in settings and flags. */
+export const IMAGE_SIZE = /^(native|[1-9]\d{0,3}x[1-9]\d{0,3})$/;
+
+/** How images are read, as far as a model's settings say it. */
+export interface ImageSettings {
+  profile: ProfileName;
+  /** `native` or `WIDTHxHEIGHT`; null or absent: as the profile has it. */
+  imageSize?: string | null;
+}
+
 export interface Family {
   /** `model_type` of its config.json. */
   modelType: string;
@@ -33,7 +43,7 @@ export interface Family {
   /** The name this project stores a weight of a Hugging Face checkpoint under; null where it is not used. */
   storedName(name: string): string | null;
   /** How a folder's model reads images. @throws UserError naming the file that is wrong */
-  inputs(folder: string, profile: ProfileName): ImageInputs;
+  inputs(folder: string, settings: ImageSettings): ImageInputs;
   /** The wording of a task's prompts. @throws UserError when the tokenizer lacks a special token that they need */
   prompts(profile: ProfileName, task: string, folder: string, tokenizer: Tokenizer): PromptProfile;
   /** The text of one image token in a prompt. */
@@ -42,4 +52,6 @@ export interface Family {
   maxTokens: number;
   /** K where nothing else is said. */
   patches: number;
+  /** Those its makers gave it. */
+  positions: PositionKind;
 }

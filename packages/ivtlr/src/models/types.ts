@@ -31,6 +31,8 @@ export interface ImageInputs {
   readonly preparation: Preparation;
   /** The rest, where libtorch is. */
   finish(prepared: PreparedImage): ProcessedImage;
+  /** What every image is brought to, such as `280x280`; `native` where it keeps its shape. */
+  readonly imageSize: string;
 }
 
 export type PositionKind = 'sequential' | 'mrope';

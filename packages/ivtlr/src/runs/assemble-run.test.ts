@@ -139,7 +139,7 @@ describe('assembleRun', () => {
     expect((await run.validate(positionOf(run.plan, 0))).samples).toBe(1);
     const saved = join(folder, 'saved');
     run.trainee.save(saved, run.plan.phases.at(-1)!);
-    expect(readReasoningSettings(saved, { patches: 1 }).task).toBe('mine');
+    expect(readReasoningSettings(saved, { patches: 1, positions: 'mrope' }).task).toBe('mine');
   });
 
   it('says what a recipe asks for in vain', async () => {

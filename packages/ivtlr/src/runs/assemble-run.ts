@@ -14,9 +14,11 @@ import {
   saveModelFolder,
   withModel,
 } from '../engine/loaded-model.ts';
+import { modelFolder } from '../engine/find-folder.ts';
 import { UserError } from '../errors.ts';
 import { evaluate, generatedSamples } from '../eval/runner.ts';
 import { writeFileAtomic } from '../files.ts';
+import { dataFolder, type HubReport } from '../hub/resolve.ts';
 import { injectLora, loraLayers, mergeLora, removeLora } from '../lora/inject.ts';
 import { createModel, saveModel } from '../models/registry.ts';
 import { SPECIAL_TOKENS, writeDominoesTokenizer } from '../tasks/dominoes/vocabulary.ts';
@@ -31,7 +33,6 @@ import { trainingLoss } from '../train/loss.ts';
 import { describeMemory, estimateMemory } from '../train/memory.ts';
 import { type Phase, planRun, positionOf } from '../train/schedule.ts';
 import type { Trainee } from '../train/step.ts';
-import { dataFolder, modelFolder } from '../hub/resolve.ts';
 import { openTrainingData, type TrainingData } from './training-data.ts';
 
 export interface AssembledRun extends TrainRun, Disposable {
@@ -39,12 +40,13 @@ export interface AssembledRun extends TrainRun, Disposable {
   describeMemory(): Promise<string>;
 }
 
-/** Builds the run; `dispose` frees the model. @throws UserError for anything the recipe asks for that cannot be had */
+/** Builds the run; `dispose` frees the model. `hub` hears of what is fetched. @throws UserError for anything the recipe asks for that cannot be had */
 export async function assembleRun(
   recipe: Recipe,
   resume: Checkpoint | null,
   reporter: TrainReporter,
   stopRequested: () => string | null,
+  hub: HubReport = {},
 ): Promise<AssembledRun> {
   const task = await loadTask(recipe.task);
   if (recipe.threads !== null) setNumThreads(recipe.threads);
@@ -53,9 +55,9 @@ export async function assembleRun(
   if (recipe.data.source === 'fresh' && !task.generator) {
     throw new UserError(`task ${task.name} has no generator, so data.source cannot be fresh`);
   }
-  const opened = await openForTraining(recipe, task, resume);
+  const opened = await openForTraining(recipe, task, resume, hub);
   try {
-    return await assembleWith(opened, { recipe, task, draws, resume, reporter, stopRequested });
+    return await assembleWith(opened, { recipe, task, draws, resume, reporter, stopRequested, hub });
   } catch (error) {
     opened.model.module.dispose();
     throw error;
@@ -69,12 +71,13 @@ interface Parts {
   resume: Checkpoint | null;
   reporter: TrainReporter;
   stopRequested: () => string | null;
+  hub: HubReport;
 }
 
 async function assembleWith(opened: LoadedModel, parts: Parts): Promise<AssembledRun> {
-  const { recipe, task, draws, resume, reporter, stopRequested } = parts;
+  const { recipe, task, draws, resume, reporter, stopRequested, hub } = parts;
   // A hub name is looked up once.
-  const folder = recipe.data.folder === null ? null : await dataFolder(recipe.data.folder);
+  const folder = recipe.data.folder === null ? null : await dataFolder(recipe.data.folder, hub);
   const source = await openSource(recipe, task, folder, opened, reporter);
   const stepsPerEpoch = Math.ceil(source.samplesPerEpoch / recipe.globalBatch);
   const plan = planRun(recipe.pretrain, recipe.numEpochs, stepsPerEpoch, (epoch) => stageOf(recipe, epoch));
@@ -228,6 +231,7 @@ function settingsFor(recipe: Recipe, task: Task, opened: LoadedModel, latents: n
   return {
     task: task.name,
     profile: recipe.profile,
+    imageSize: opened.settings.imageSize,
     latents,
     patches: patchesOf(recipe, opened),
     positions: latent.positions,
@@ -240,11 +244,16 @@ function settingsFor(recipe: Recipe, task: Task, opened: LoadedModel, latents: n
   };
 }
 
-async function openForTraining(recipe: Recipe, task: Task, resume: Checkpoint | null): Promise<LoadedModel> {
+async function openForTraining(
+  recipe: Recipe,
+  task: Task,
+  resume: Checkpoint | null,
+  hub: HubReport,
+): Promise<LoadedModel> {
   const { dtype, device } = recipe;
   const settings = { profile: recipe.profile };
   const folder = resume?.folder ?? recipe.model.folder;
-  if (folder !== undefined) return openModelFolder(await modelFolder(folder), { dtype, device, settings });
+  if (folder !== undefined) return openModelFolder(await modelFolder(folder, hub), { dtype, device, settings });
   const fresh = join(recipe.out, 'init');
   const config = writeFreshFolder(fresh, task, recipe.model.config!);
   const model = createModel(config, recipe.model.initSeed ?? 0, { dtype, device });

@@ -22,7 +22,7 @@ beforeAll(async () => {
   mkdirSync(model);
   writeDominoesTokenizer(model);
   writeFileSync(join(model, 'config.json'), '{"model_type":"qwen2_vl"}');
-  inputs = openWithoutWeights(model, 'consistent').inputs;
+  inputs = openWithoutWeights(model, { profile: 'consistent' }).inputs;
 });
 afterAll(() => {
   rmSync(folder, { recursive: true, force: true });

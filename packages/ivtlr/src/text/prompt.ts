@@ -22,7 +22,17 @@ export interface PromptProfile {
 }
 
 export type Phase = 'train' | 'infer';
-export type ProfileName = 'official' | 'consistent';
+
+/** `plain` is for models that nobody taught to reason in latent steps: they get the question as their makers meant. */
+export const PROFILES = ['official', 'consistent', 'plain'] as const;
+export type ProfileName = (typeof PROFILES)[number];
+
+/** A question without any profile's markers; choices get letters, and the model is told how to name one, so that it can be scored. */
+export function plainText(question: string, choices: readonly string[]): string {
+  if (choices.length === 0) return question;
+  const options = choices.map((choice, index) => `(${choiceLetter(index)}) ${choice}`);
+  return `${question}\n${options.join('\n')}\nEnd with "The answer is" and the letter of the right choice.`;
+}
 
 /** Choices that a question may have: as many as there are letters for them. */
 export const MOST_CHOICES = 26;

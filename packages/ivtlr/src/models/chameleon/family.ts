@@ -1,4 +1,5 @@
 /** Chameleon as a Family. */
+import { UserError } from '../../errors.ts';
 import type { Family } from '../family.ts';
 import { parseChameleonConfig } from './config.ts';
 import { ChameleonInputs } from './inputs.ts';
@@ -12,9 +13,18 @@ export const chameleon: Family = {
     return { make: (options) => new Chameleon(config, options), tied: config.tied };
   },
   storedName,
-  inputs: (folder) => ChameleonInputs.fromFolder(folder),
+  inputs: (folder, { imageSize }) => {
+    const inputs = ChameleonInputs.fromFolder(folder);
+    if (imageSize && imageSize !== 'native' && imageSize !== inputs.imageSize) {
+      throw new UserError(
+        `image size ${imageSize}: ${folder} is a Chameleon model, which reads every image at ${inputs.imageSize}`,
+      );
+    }
+    return inputs;
+  },
   prompts: (profile, task, folder, tokenizer) => chameleonPrompts(profile, task, folderTokens(folder, tokenizer)),
   imageToken: IMAGE_TOKEN,
   maxTokens: 1400,
   patches: 64,
+  positions: 'sequential',
 };

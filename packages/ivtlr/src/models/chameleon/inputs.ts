@@ -80,6 +80,11 @@ export class ChameleonInputs extends PreparedInputs<PreparationRules> {
     }
   }
 
+  get imageSize(): string {
+    const { width, height } = this.rules.crop;
+    return `${width}x${height}`;
+  }
+
   /** As the model folder says (readPreprocessorConfig, Hugging Face's defaults without it; config.json). */
   static fromFolder(folder: string): ChameleonInputs {
     const { config, source } = readPreprocessorConfig(folder);

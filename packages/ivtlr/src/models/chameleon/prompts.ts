@@ -12,6 +12,7 @@ import {
   type ProfileName,
   type PromptFormat,
   type PromptProfile,
+  plainText,
   stripEnd,
   stripText,
 } from '../../text/prompt.ts';
@@ -76,6 +77,7 @@ const consistentText: PromptFormat['text'] = (question, choices) => {
  * `official`: what published checkpoints were trained and evaluated with, by task (a task the official code does not know takes M3CoT's).
  * `consistent`: one form for both phases, that of inference with BOS, image delimiters and separator, since those are what the pretrained
  * model knows; options as in training, and an end of line after `Answer:`.
+ * `plain`: the question itself, as the processor's documentation has it.
  */
 export function chameleonPrompts(
   profile: ProfileName,
@@ -85,6 +87,13 @@ export function chameleonPrompts(
   if (profile === 'consistent') {
     const both = processed(tokens, consistentText);
     return { name: profile, train: both, infer: both };
+  }
+  if (profile === 'plain') {
+    // The processor puts BOS in front and the separator at the end; the image follows the question, as in its documentation.
+    const image = `${tokens.imageStart}${IMAGE_TOKEN}${tokens.imageEnd}`;
+    const text: PromptFormat['text'] = (question, choices) => `${tokens.bos}${plainText(question, choices)}${image}`;
+    const plain: PromptFormat = { chat: false, text, afterLatents: tokens.separator };
+    return { name: profile, train: plain, infer: plain };
   }
   const infer = processed(tokens, officialInference[task] ?? officialInference.m3cot!);
   return { name: profile, train: officialTraining, infer };

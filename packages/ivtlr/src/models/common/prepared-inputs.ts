@@ -21,6 +21,9 @@ export abstract class PreparedInputs<Rules> implements ImageInputs {
   /** How images are decoded and resized. */
   abstract get rules(): Rules;
 
+  /** What every image is brought to. */
+  abstract get imageSize(): string;
+
   /** Makes a tensor of an image that was prepared by `rules`. */
   abstract finish(prepared: PreparedImage): ProcessedImage;
 

@@ -12,9 +12,21 @@ export const qwen2Vl: Family = {
     return { make: (options) => new Qwen2VL(config, options), tied: config.tied };
   },
   storedName: originalName,
-  inputs: (folder, profile) => Qwen2VlInputs.fromFolder(folder, profile === 'official' ? OFFICIAL_INPUTS : {}),
+  inputs: (folder, { profile, imageSize }) =>
+    Qwen2VlInputs.fromFolder(folder, {
+      ...(profile === 'official' && OFFICIAL_INPUTS),
+      ...(imageSize && { fixedSize: parseImageSize(imageSize) }),
+    }),
   prompts: qwen2VlPrompts,
   imageToken: '<|image_pad|>',
   maxTokens: 3400,
   patches: 32,
+  positions: 'mrope',
 };
+
+/** `native` -> undefined, `280x140` -> width and height. */
+function parseImageSize(text: string): { width: number; height: number } | undefined {
+  if (text === 'native') return undefined;
+  const [width, height] = text.split('x').map(Number);
+  return { width: width!, height: height! };
+}

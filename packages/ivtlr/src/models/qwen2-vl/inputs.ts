@@ -86,7 +86,7 @@ export class Qwen2VlInputs extends PreparedInputs<PreparationRules> {
     const { fixedSize } = options;
     if (fixedSize && (fixedSize.width % this.factor !== 0 || fixedSize.height % this.factor !== 0)) {
       throw new UserError(
-        `fixedSize ${fixedSize.width}x${fixedSize.height}: both sides must be multiples of ${this.factor} (patch size * merge size)`,
+        `image size ${fixedSize.width}x${fixedSize.height}: both sides must be multiples of ${this.factor} (patch size * merge size)`,
       );
     }
   }
@@ -95,6 +95,11 @@ export class Qwen2VlInputs extends PreparedInputs<PreparationRules> {
   static fromFolder(folder: string, options: Qwen2VlInputOptions = {}): Qwen2VlInputs {
     const { config, source } = readPreprocessorConfig(folder);
     return new Qwen2VlInputs(config, options, source);
+  }
+
+  get imageSize(): string {
+    const { fixedSize } = this.options;
+    return fixedSize ? `${fixedSize.width}x${fixedSize.height}` : 'native';
   }
 
   /** Pixels per side of one image token. */

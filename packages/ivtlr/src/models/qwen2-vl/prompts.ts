@@ -1,5 +1,12 @@
 /** Prompt strings of Qwen2-VL (spec section 3). The braces are literal. */
-import { choiceLetter, type ProfileName, type PromptFormat, type PromptProfile, stripText } from '../../text/prompt.ts';
+import {
+  choiceLetter,
+  type ProfileName,
+  type PromptFormat,
+  type PromptProfile,
+  plainText,
+  stripText,
+} from '../../text/prompt.ts';
 
 interface Wording {
   /** Text before a choice, made from its letter. */
@@ -31,12 +38,15 @@ const officialInference: Record<string, PromptFormat> = {
   scienceqa: format({ label: bracketed, ending: 'Answer:', emptyOptions: '' }),
 };
 const consistent = format({ label: bracketed, ending: 'Answer:\n', emptyOptions: '' });
+const plain: PromptFormat = { chat: true, text: plainText };
 
 /**
  * `official`: what published checkpoints were trained and evaluated with, by task (a task the official code does not know takes M3CoT's).
  * `consistent`: one form for both phases, the official training form.
+ * `plain`: the question itself, as Qwen2-VL is asked elsewhere.
  */
 export function qwen2VlPrompts(profile: ProfileName, task = 'm3cot'): PromptProfile {
   if (profile === 'consistent') return { name: profile, train: consistent, infer: consistent };
+  if (profile === 'plain') return { name: profile, train: plain, infer: plain };
   return { name: profile, train: officialTraining, infer: officialInference[task] ?? officialInference.m3cot! };
 }
