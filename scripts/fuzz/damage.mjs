@@ -96,12 +96,12 @@ function set(holder, key, value) {
 
 /** The text of damaged JSON, now and then with what JSON does not have. */
 export function damageJsonText(random, value) {
-  const text = JSON.stringify(damageJson(random, value)) ?? 'null';
+  const text = jsonText(damageJson(random, value));
   if (random.below(5) > 0) return Buffer.from(text);
   const at = random.below(text.length);
   const odd = pick(random, [
     '1e999',
-    'NaN',
+    '-',
     '"',
     '{',
     ']',
@@ -112,6 +112,15 @@ export function damageJsonText(random, value) {
     `${'['.repeat(100_000)}`,
   ]);
   return Buffer.from(text.slice(0, at) + odd + text.slice(at + random.below(3)));
+}
+
+/** Deep nesting that was copied into itself is beyond JSON.stringify. */
+function jsonText(value) {
+  try {
+    return JSON.stringify(value) ?? 'null';
+  } catch {
+    return `${'['.repeat(100_000)}${']'.repeat(100_000)}`;
+  }
 }
 
 /** A copy of bytes with one to four changes. */

@@ -77,7 +77,7 @@ export const readers = {
   },
   'json-lines': (folder, options) => samples(folder, options),
   async model(folder, { profile, ask: asks }) {
-    readReasoningSettings(folder, folderFamily(folder));
+    const settings = readReasoningSettings(folder, folderFamily(folder), profile);
     if (asks) {
       const opened = openModelFolder(folder);
       try {
@@ -89,7 +89,7 @@ export const readers = {
       }
       return;
     }
-    const { inputs, renderOptions } = openWithoutWeights(folder, profile);
+    const { inputs, renderOptions } = openWithoutWeights(folder, settings);
     const processed = await inputs.prepare(image);
     const sample = {
       ...{ id: 'a', image, question: 'How many?', choices: [], rationale: 'First. Second.' },

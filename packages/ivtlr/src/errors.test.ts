@@ -1,5 +1,6 @@
 import { expect, it } from 'vitest';
-import { printable, UserError } from './errors.ts';
+import { z } from 'zod';
+import { printable, schemaMistakes, UserError } from './errors.ts';
 
 it('shows control characters as codes and leaves text, tabs and line ends alone', () => {
   expect(printable('a\u001b[2J\u0007\u009b\r\0b')).toBe('a\\x1b[2J\\x07\\x9b\\x0d\\x00b');
@@ -8,4 +9,17 @@ it('shows control characters as codes and leaves text, tabs and line ends alone'
 
 it('a user error never carries control characters of what it quotes', () => {
   expect(new UserError('no key "a\u001b[31m"').message).toBe('no key "a\\x1b[31m"');
+  expect(new UserError('a'.repeat(2000)).message).toBe('a'.repeat(2000));
+  for (const long of ['a'.repeat(2001), '\0'.repeat(1000), 'a'.repeat(1e7)])
+    expect(new UserError(long).message).toMatch(/^.{2000} \[\.\.\]$/);
+});
+
+it('mistakes of a schema are one line a key, of many the first five', () => {
+  const schema = z.object({ a: z.object({ b: z.number(), c: z.int() }) });
+  expect(schemaMistakes(schema.safeParse({ a: { c: 'x' } }).error!, ['top'])).toBe(
+    'top.a.b: missing; expected number\ntop.a.c: Invalid input: expected int, received string',
+  );
+  const list = z.array(z.number()).safeParse(new Array(2000).fill('x')).error!;
+  expect(schemaMistakes(list).split('\n')).toHaveLength(6);
+  expect(schemaMistakes(list)).toMatch(/and 1995 more$/);
 });

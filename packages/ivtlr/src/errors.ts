@@ -1,3 +1,5 @@
+import type { z } from 'zod';
+
 /** Control characters of data and file names must not reach the terminal as commands; they become \\x1b and the like. */
 export function printable(text: string): string {
   const characters = [...text].map((character) => {
@@ -8,14 +10,28 @@ export function printable(text: string): string {
   return characters.join('');
 }
 
+/** Longer messages quote data that nobody reads to its end. */
+const MOST_CHARACTERS = 2000;
+
 /**
  * An error the user can act on: one sentence saying what was wrong, where, and what would be right. The CLI prints it and exits with code 2.
- * What the sentence quotes from files is made printable here, once for all.
+ * What the sentence quotes from files is made printable and short here, once for all.
  */
 export class UserError extends Error {
   override name = 'UserError';
 
   constructor(message: string, options?: ErrorOptions) {
-    super(printable(message), options);
+    const shown = printable(message.slice(0, 4 * MOST_CHARACTERS));
+    const fits = message.length <= 4 * MOST_CHARACTERS && shown.length <= MOST_CHARACTERS;
+    super(fits ? shown : `${shown.slice(0, MOST_CHARACTERS)} [..]`, options);
   }
+}
+
+/** What a schema finds wrong, one line a key: `vision.depth: missing; expected number`. The first five mistakes tell enough. */
+export function schemaMistakes({ issues }: z.core.$ZodError, place: readonly string[] = []): string {
+  const lines = issues.slice(0, 5).map(({ path, message }) => {
+    const what = message.replace(/^Invalid input: expected (.*), received undefined$/, 'missing; expected $1');
+    return [[...place, ...path.map(String)].join('.'), what].filter(Boolean).join(': ');
+  });
+  return [...lines, ...(issues.length > 5 ? [`and ${issues.length - 5} more`] : [])].join('\n');
 }

@@ -8,7 +8,7 @@ import type { Device, DType } from '@ivtlr/torch';
 import { z } from 'zod';
 import type { RenderOptions } from '../data/render.ts';
 import type { RawImage } from '../data/sample.ts';
-import { UserError } from '../errors.ts';
+import { schemaMistakes, UserError } from '../errors.ts';
 import { readJson, writeFileAtomic } from '../files.ts';
 import { cachedSnapshot, isHubName } from '../hub/cache.ts';
 import { hubSettings } from '../hub/settings.ts';
@@ -134,9 +134,15 @@ export function withModel(
       `${folder}: the tokenizer has ${tokenizer.vocabSize} entries, but the model only ${model.vocabularySize}`,
     );
   }
+  const family = familyOf(config, join(folder, 'config.json'));
+  const imageId = tokenizer.tokenToId(family.imageToken);
+  if (imageId !== model.imageTokenId) {
+    throw new UserError(
+      `${folder}: the image token ${family.imageToken} is ${imageId ?? 'missing'} in tokenizer.json, but ${model.imageTokenId} in config.json`,
+    );
+  }
   // They mark the slots and are never embedded: Chameleon-7B has no rows left for them.
   tokenizer.addSpecialTokens(LATENT_TOKENS);
-  const family = familyOf(config, join(folder, 'config.json'));
   const settings = { ...readReasoningSettings(folder, family, overrides.profile), ...overrides };
   const inputs = family.inputs(folder, settings);
   return {
@@ -165,12 +171,13 @@ export function readReasoningSettings(
   const path = join(folder, settingsFile);
   const untaught = { profile: 'plain', latents: 0, positions };
   const stored = existsSync(path)
-    ? (readJson(path, 'reasoning settings') as object)
+    ? readJson(path, 'reasoning settings')
     : profile === undefined || profile === 'plain'
       ? untaught
       : { profile };
-  const result = reasoningSettingsSchema.safeParse({ patches, ...stored });
-  if (!result.success) throw new UserError(`${path} is not usable:\n${z.prettifyError(result.error)}`);
+  const isObject = typeof stored === 'object' && stored !== null && !Array.isArray(stored);
+  const result = reasoningSettingsSchema.safeParse(isObject ? { patches, ...stored } : stored);
+  if (!result.success) throw new UserError(`${path} is not usable:\n${schemaMistakes(result.error)}`);
   return result.data;
 }
 

@@ -67,6 +67,19 @@ test('decode leaves special tokens out unless asked, and ignores unknown ids', (
   expect(tokenizer.decode([])).toBe('');
 });
 
+test('ids beyond a gap count for the size', () => {
+  const gap = mkdtempSync(join(tmpdir(), 'ivtlr-tokenizer-'));
+  const { added_tokens, ...rest } = byteLevelDefinition();
+  const [first, last] = added_tokens as object[];
+  const definition = { ...rest, added_tokens: [first, { ...last, id: 900 }] };
+  writeFileSync(join(gap, 'tokenizer.json'), JSON.stringify(definition));
+  writeFileSync(join(gap, 'tokenizer_config.json'), JSON.stringify({ eos_token: '<|endoftext|>' }));
+  const own = Tokenizer.fromFolder(gap);
+  const most = Math.max(own.tokenToId('<|latent|>')!, 257);
+  expect(own.vocabSize).toBe(most + 1);
+  rmSync(gap, { recursive: true });
+});
+
 test('new special tokens follow the vocabulary in order, known ones keep their ids', async () => {
   const own = Tokenizer.fromFolder(folder);
   expect(own.vocabSize).toBe(258);

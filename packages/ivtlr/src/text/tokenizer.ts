@@ -41,10 +41,18 @@ export class Tokenizer {
   /** The same without special tokens, made when it is first needed. */
   #plain: NativeTokenizer | null = null;
 
-  private constructor(native: NativeTokenizer, specialIds: Set<number>, eosId: number, path: string) {
+  #vocabSize: number;
+
+  private constructor(
+    native: NativeTokenizer,
+    { size, specialIds }: { size: number; specialIds: Set<number> },
+    eosId: number,
+    path: string,
+  ) {
     this.#native = native;
     this.#decoder = native.getDecoder();
     this.#specialIds = specialIds;
+    this.#vocabSize = size;
     this.#path = path;
     this.eosId = eosId;
   }
@@ -62,17 +70,12 @@ export class Tokenizer {
     } catch (error) {
       throw new UserError(`tokenizer ${path} is not a Hugging Face tokenizer: ${(error as Error).message}`);
     }
-    const specialIds = new Set<number>();
-    for (const token of listOf(field(definition, 'added_tokens'))) {
-      const id = field(token, 'id');
-      if (typeof id === 'number' && field(token, 'special') === true) specialIds.add(id);
-    }
-    return new Tokenizer(native, specialIds, findEos(folder, native), path);
+    return new Tokenizer(native, readIds(definition), findEos(folder, native), path);
   }
 
-  /** Number of ids, added tokens included: one more than the largest id unless the vocabulary has gaps. */
+  /** One more than the largest id, added tokens included: the rows that an embedding of them needs. */
   get vocabSize(): number {
-    return this.#native.getVocabSize(true);
+    return this.#vocabSize;
   }
 
   /** Token ids of one text. @throws UserError when the native library refuses the text. */
@@ -120,7 +123,10 @@ export class Tokenizer {
     const missing = tokens.filter((token) => this.#native.tokenToId(token) === null);
     if (missing.length > 0) this.#native.addSpecialTokens(missing);
     const ids = tokens.map((token) => this.#native.tokenToId(token)!);
-    for (const id of ids) this.#specialIds.add(id);
+    for (const id of ids) {
+      this.#specialIds.add(id);
+      this.#vocabSize = Math.max(this.#vocabSize, id + 1);
+    }
     return ids;
   }
 
@@ -194,6 +200,21 @@ function findEos(folder: string, native: NativeTokenizer): number {
   }
   const where = sources.length > 0 ? sources.join(' and ') : 'tokenizer_config.json, which is missing';
   throw new UserError(`no end-of-text token in ${folder}: eos_token should be named in ${where}`);
+}
+
+/** What tokenizer.json says of its ids; a list for a vocabulary is in the order of the ids. */
+function readIds(definition: unknown): { size: number; specialIds: Set<number> } {
+  const vocabulary = field(field(definition, 'model'), 'vocab');
+  let size = listOf(vocabulary).length;
+  if (size === 0) for (const id of Object.values(vocabulary ?? {})) size = Math.max(size, Number(id) + 1);
+  const specialIds = new Set<number>();
+  for (const token of listOf(field(definition, 'added_tokens'))) {
+    const id = field(token, 'id');
+    if (typeof id !== 'number') continue;
+    size = Math.max(size, id + 1);
+    if (field(token, 'special') === true) specialIds.add(id);
+  }
+  return { size, specialIds };
 }
 
 function field(value: unknown, key: string): unknown {

@@ -104,6 +104,8 @@ describe('decodeImage', () => {
   it('names the image in every refusal', async () => {
     const png = await image().png().toBuffer();
     const jpeg = await image().jpeg().toBuffer();
+    const oddDepth = Buffer.from(png);
+    oddDepth[24] = 77;
     const cases: [Uint8Array, RegExp][] = [
       [new Uint8Array(), /cat\.png: the file is empty/],
       [Buffer.from('hello'), /cat\.png: this is not an image; JPEG, PNG, WebP and GIF/],
@@ -111,6 +113,7 @@ describe('decodeImage', () => {
       [Buffer.from('%PDF-1.7'), /cat\.png: this is a PDF/],
       [png.subarray(0, png.length / 2), /cat\.png: the PNG image cannot be decoded: it is truncated or corrupt/],
       [jpeg.subarray(0, jpeg.length - 20), /cat\.png: the JPEG image cannot be decoded: it is truncated or corrupt/],
+      [oddDepth, /cat\.png: the PNG image cannot be decoded: its header is corrupt/],
       [Buffer.from('GIF89a'), /cat\.png: the GIF image cannot be decoded: the file ends too early/],
       [Buffer.from('RIFF\0\0\0\0WEBPxxxx'), /cat\.png: the WEBP image cannot be decoded/],
     ];

@@ -206,7 +206,9 @@ function describeUnreadable(bytes: Uint8Array): string {
 
 function reason(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
-  const line = message.split('\n')[0]!.replace(/^(Input buffer has corrupt header|Vips\w+|vips\w+): /, '');
+  const [first = ''] = message.split('\n');
+  // Of some damage libvips says no more than where it is.
+  const line = first.replace(/^(Input buffer has corrupt header|Vips\w+|vips\w+): ?/, '') || 'its header is corrupt';
   if (error instanceof GifError) return line;
   return /truncat|premature|read error|unable to parse/i.test(message) ? `it is truncated or corrupt (${line})` : line;
 }

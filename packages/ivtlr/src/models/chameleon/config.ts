@@ -1,6 +1,6 @@
 /** config.json of a Chameleon folder, as the hub's and as newer exports write it. */
 import { z } from 'zod';
-import { UserError } from '../../errors.ts';
+import { schemaMistakes, UserError } from '../../errors.ts';
 import type { DecoderConfig } from '../common/decoder.ts';
 
 const count = z.number().int().positive();
@@ -86,8 +86,7 @@ export const NORM_GROUPS = 32;
 export function parseChameleonConfig(json: unknown, source: string): ChameleonConfig {
   const result = top.safeParse(json);
   if (!result.success) {
-    const issue = result.error.issues[0]!;
-    throw new UserError(`${source}: ${issue.path.join('.')}: ${issue.message}`);
+    throw new UserError(`${source}: ${schemaMistakes(result.error)}`);
   }
   const fields = result.data;
   const heads = fields.num_attention_heads;

@@ -1,8 +1,8 @@
 /** How a folder says its images are to be processed. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { z } from 'zod';
-import { UserError } from '../../errors.ts';
+import type { z } from 'zod';
+import { schemaMistakes, UserError } from '../../errors.ts';
 import { readJson } from '../../files.ts';
 import type { ResizeFilter } from '../../vision/resize.ts';
 
@@ -23,7 +23,7 @@ export function readPreprocessorConfig(folder: string): { config: unknown; sourc
 /** @throws UserError naming `source` and what is wrong */
 export function checkedConfig<T extends z.ZodType>(schema: T, value: unknown, source: string): z.output<T> {
   const parsed = schema.safeParse(value);
-  if (!parsed.success) throw new UserError(`${source} is not usable:\n${z.prettifyError(parsed.error)}`);
+  if (!parsed.success) throw new UserError(`${source} is not usable:\n${schemaMistakes(parsed.error)}`);
   return parsed.data;
 }
 

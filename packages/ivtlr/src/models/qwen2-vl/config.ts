@@ -1,6 +1,6 @@
 /** config.json of a Qwen2-VL folder, in the hub's flat form or the nested form newer exports write. */
 import { z } from 'zod';
-import { UserError } from '../../errors.ts';
+import { schemaMistakes, UserError } from '../../errors.ts';
 import type { DecoderConfig } from '../common/decoder.ts';
 
 const count = z.number().int().positive();
@@ -65,8 +65,7 @@ export function parseQwen2VLConfig(json: unknown, source: string): Qwen2VLConfig
   const check = <T>(schema: z.ZodType<T>, value: unknown, where: string): T => {
     const result = schema.safeParse(value);
     if (result.success) return result.data;
-    const issue = result.error.issues[0]!;
-    throw new UserError(`${source}: ${[where, ...issue.path].filter(Boolean).join('.')}: ${issue.message}`);
+    throw new UserError(`${source}: ${schemaMistakes(result.error, where ? [where] : [])}`);
   };
   const outer = check(top, json, '');
   const nested = (json as { text_config?: unknown }).text_config;
