@@ -1,10 +1,17 @@
+import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vitest/config';
 
-const conditions = ['source', 'node', 'import', 'default'];
+const source = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 
 export default defineConfig({
-  resolve: { conditions },
-  ssr: { resolve: { conditions } },
+  // Tests import the packages' sources; tsconfig.test.json says the same.
+  resolve: {
+    alias: [
+      { find: /^@ivtlr\/torch$/, replacement: source('packages/torch/src/index.ts') },
+      { find: /^@ivtlr\/torch\/ops$/, replacement: source('packages/torch/src/ops.gen.ts') },
+      { find: /^ivtlr$/, replacement: source('packages/ivtlr/src/index.ts') },
+    ],
+  },
   test: {
     include: ['packages/*/src/**/*.test.ts', 'test/**/*.test.ts', 'scripts/**/*.test.ts'],
     reporters: ['default', './scripts/summary-reporter.ts'],

@@ -122,7 +122,6 @@ function answer() {
     latents: LATENTS,
     images: [image],
     imageStart: [6],
-    imageTokens: [IMAGE],
     pickTargets: [null],
   };
   const options = { ...LATENT_DEFAULTS, patches: PATCHES, maxNewTokens: NEW_TOKENS, eosIds: [] };

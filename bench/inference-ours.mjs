@@ -43,7 +43,6 @@ function measureModel() {
     latents,
     images: [image],
     imageStart: [prompt.indexOf(ids.image)],
-    imageTokens: [tokens],
     pickTargets: [null],
   };
   const options = { ...LATENT_DEFAULTS, patches, onExhausted: 'reuse', maxNewTokens: newTokens, eosIds: [] };

@@ -57,7 +57,6 @@ const batch = {
   latentStart: inputIds[0].indexOf(ids.latent),
   images,
   imageStart: inputIds.map((row) => row.indexOf(ids.image)),
-  imageTokens: images.map((image) => image.tokens),
   pickTargets: images.map(() => null),
 };
 const options = {

@@ -72,7 +72,6 @@ function makeBatch(inputIds, attentionMask, labels, images, ids) {
     latents: inputIds[0].filter((id) => id === ids.latent).length,
     images,
     imageStart: inputIds.map((row) => row.indexOf(ids.image)),
-    imageTokens: images.map((image) => image.tokens),
     pickTargets: images.map(() => null),
   };
 }

@@ -18,7 +18,7 @@ import { generateAll } from '../../packages/ivtlr/src/latent/generate.ts';
 import { LATENT_DEFAULTS } from '../../packages/ivtlr/src/latent/options.ts';
 import type { LoadModelOptions } from '../../packages/ivtlr/src/models/family.ts';
 import type { Qwen2VL } from '../../packages/ivtlr/src/models/qwen2-vl/model.ts';
-import { loadModel, saveModel } from '../../packages/ivtlr/src/models/registry.ts';
+import { createModel, loadModel, saveModel } from '../../packages/ivtlr/src/models/registry.ts';
 import { type GoldenCase, makeBatch, readGolden, relativeError, type Stats, seededImages } from './model.ts';
 
 interface Computed {
@@ -207,10 +207,49 @@ const BROKEN: [string, string, () => void, RegExp][] = [
     /config\.json/,
   ],
   [
-    'a config without a size',
+    'a config without a size, whose default is another',
     plain,
     () => editConfig((json) => delete (json.vision_config as Record<string, unknown>).depth),
-    /config\.json: vision_config\.depth/,
+    /weights do not fit config\.json: .*visual\.blocks\.1\..* and \d+ more/,
+  ],
+  [
+    'sizes beyond all bounds',
+    join(goldens, 'hf-tiny-flat-config'),
+    () => editConfig((json) => Object.assign(json, { num_hidden_layers: 1e9, hidden_size: 1e9, vocab_size: 1e12 })),
+    /config\.json: hidden_size: Too big/,
+  ],
+  [
+    'sizes of terabytes',
+    join(goldens, 'hf-tiny-flat-config'),
+    () =>
+      editConfig((json) =>
+        Object.assign(json, { intermediate_size: 2 ** 20, vocab_size: 2 ** 24, num_hidden_layers: 900 }),
+      ),
+    /weights do not fit config\.json: .*\[160, 32\].*\[16777216, 32\]/,
+  ],
+  [
+    'weights of whole numbers',
+    plain,
+    () => edit((tensors) => tensors.set('model.norm.weight', tensors.get('model.norm.weight')!.to('int32'))),
+    /the weight model\.norm\.weight is of int32; weights should be float32/,
+  ],
+  [
+    'a file without tensors',
+    plain,
+    () => edit((tensors) => tensors.clear()),
+    /the file of the weights holds no tensors/,
+  ],
+  [
+    'quantised weights',
+    plain,
+    () => editConfig((json) => Object.assign(json, { quantization_config: { quant_method: 'bitsandbytes' } })),
+    /config\.json: the weights are quantised \(bitsandbytes\), .*use the unquantised model, or save this one dequantised/,
+  ],
+  [
+    'a quantised text model',
+    plain,
+    () => editConfig((json) => Object.assign(json.text_config as object, { quantization_config: { bits: 4 } })),
+    /config\.json: the weights are quantised \(quantization_config\)/,
   ],
   [
     'sizes that do not divide',
@@ -279,6 +318,13 @@ test.each(BROKEN)('%s is said', (_, from, damage, message) => {
   expect(error).toBeInstanceOf(UserError);
   expect((error as Error).message).toMatch(message);
   expect((error as Error).message).toContain(folder);
+});
+
+test('a model made from a config.json alone must fit in memory', () => {
+  const huge = { ...config(join(goldens, 'hf-tiny-flat-config')), vocab_size: 2 ** 24, intermediate_size: 2 ** 20 };
+  const make = () => createModel({ ...huge, num_hidden_layers: 1000 }, 1, { source: '/m/config.json' });
+  expect(make).toThrow(UserError);
+  expect(make).toThrow(/^\/m\/config\.json: the weights of this model need \d+\.\d GB, but the machine has/);
 });
 
 test('a folder that is not there', () => {

@@ -103,7 +103,6 @@ export function makeBatch(
     latents,
     images: withImage.map((has) => (has ? images[next++]! : null)),
     imageStart: inputIds.map((row) => row.indexOf(ids.image)),
-    imageTokens: withImage.map((has, b) => (has ? inputIds[b]!.filter((id) => id === ids.image).length : 0)),
     pickTargets: inputIds.map(() => null),
   };
 }

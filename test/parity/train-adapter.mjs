@@ -36,7 +36,6 @@ const batch = {
   latents: 0,
   images: [image],
   imageStart: [inputIds[0].indexOf(ids.image)],
-  imageTokens: [image.tokens],
   pickTargets: [null],
 };
 const model = loadModel(path.join(goldens, base));

@@ -46,7 +46,8 @@ int32_t put(at::Tensor tensor) {
   if (!tensor.defined()) return 0;
   Slot slot;
   // A view shares its base's storage and is not counted again; a result that its own graph has saved shares it too, but is no view.
-  if (tensor.has_storage() &&
+  // A tensor of the device `meta` has a size but no memory.
+  if (tensor.has_storage() && !tensor.is_meta() &&
       (tensor.storage().use_count() == 1 || (tensor.requires_grad() && !tensor.is_leaf() && !tensor.is_view()))) {
     slot.bytes = static_cast<int64_t>(tensor.storage().nbytes());
     bytes_now += slot.bytes;

@@ -9,7 +9,9 @@ export const PINNED_VERSION = '2.13.0';
 const SUPPORTED = ['2.11', '2.12', '2.13', '2.14'];
 
 /** What keeps the set-up from ending well, said to the user in a sentence. */
-export class SetupError extends Error {}
+export class SetupError extends Error {
+  name = 'SetupError';
+}
 /** This one libtorch cannot be used; another may. */
 export class UnusableError extends SetupError {}
 

@@ -1,4 +1,4 @@
-// Builds the addon against libtorch. Run by `npm run setup`; returns soon when nothing has changed. What it chooses has been loaded once in a
+// Builds the addon against libtorch. Run by `npm run setup` and `ivtlr setup`; returns soon when nothing has changed. What it chooses has been loaded once in a
 // process of its own, so that a libtorch that lacks a library or dies on this CPU is never left in place.
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';
@@ -52,7 +52,14 @@ function addonPath(libtorch) {
   return path.join(cacheFolder(), 'addon', key, 'ivtlr_torch.node');
 }
 
-/** The built addon and the libtorch it links, or null when `npm run setup` has not run for this state. */
+/** The command for a user to set up with: npm's script in a checkout, the program where the packages are installed. */
+export function setupCommand() {
+  if (!native.split(path.sep).includes('node_modules')) return 'npm run setup';
+  if (fs.existsSync(path.join(native, '../../../ivtlr/package.json'))) return 'npx ivtlr setup';
+  return `node ${path.relative('', path.join(native, 'setup.mjs'))}`;
+}
+
+/** The built addon and the libtorch it links, or null when the set-up has not run for this state. */
 export function findAddon() {
   const libtorch = findLibtorch();
   if (!libtorch) return null;
@@ -141,7 +148,7 @@ export function setup(log) {
   throw last;
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
+if (process.argv[1] && import.meta.url === pathToFileURL(fs.realpathSync(process.argv[1])).href) {
   try {
     setup((line) => console.log(`setup: ${line}`));
   } catch (error) {

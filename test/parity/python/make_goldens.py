@@ -5,7 +5,7 @@ import os
 import sys
 import torch
 
-PARTS = ["forward", "generate", "train", "checkpoint", "folders", "lora", "preprocess", "tokens", "render"]
+PARTS = ["forward", "generate", "train", "checkpoint", "folders", "configs", "rope", "lora", "preprocess", "tokens", "render"]
 PARTS += ["chameleon", "chameleon-official", "chameleon-folders", "chameleon-inputs", "chameleon-render", "chameleon-answers", "plain-answers"]
 
 
@@ -83,6 +83,8 @@ def main():
                     "chameleon": "chameleon_cases",
                     "forward": "forward_cases",
                     "folders": "hf_folders",
+                    "configs": "config_versions",
+                    "rope": "rope_cases",
                     "lora": "lora_cases",
                     "preprocess": "preprocess_cases",
                     "chameleon-inputs": "chameleon_pictures",

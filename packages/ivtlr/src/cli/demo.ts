@@ -1,7 +1,5 @@
 /** `ivtlr demo`: fresh images, answered by the bundled model three ways, with drawings of what its latent steps looked at. */
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { type Command, InvalidArgumentError } from 'commander';
 import type { Sample } from '../data/sample.ts';
 import type { Answer } from '../engine/ask.ts';
@@ -28,7 +26,6 @@ interface Drawn {
   gold: string;
 }
 
-const bundledModels = fileURLToPath(new URL('../../models/', import.meta.url));
 /** Longer than any answer of the task, so that a model that has lost its way is cut off soon. */
 const maxNewTokens = 40;
 const batch = 50;
@@ -48,6 +45,7 @@ export function registerDemo(program: Command): void {
 async function demo(options: DemoOptions): Promise<void> {
   const started = performance.now();
   const { setNumThreads } = await import('@ivtlr/torch');
+  const { bundledModel } = await import('../engine/bundled-model.ts');
   const { openModelFolder } = await import('../engine/loaded-model.ts');
   const { evaluate, generatedSamples } = await import('../eval/runner.ts');
   const { resultTable, toReport } = await import('../eval/report.ts');
@@ -67,10 +65,7 @@ async function demo(options: DemoOptions): Promise<void> {
   const results: EvalResult[] = [];
   const drawn: Drawn[] = [];
   for (const { name, folder, ablation, draw } of runs) {
-    const path = join(bundledModels, folder);
-    if (!existsSync(path))
-      throw new UserError(`the bundled model ${path} is missing; train it with: ivtlr train ${folder}`);
-    const opened = openModelFolder(path);
+    const opened = openModelFolder(bundledModel(folder));
     opened.model.module.eval();
     // The first batch of a process pays for code that is compiled on first use; without this the first run would look slow.
     await evaluate(opened, task, generatedSamples(task, seed, 'validation', batch), {

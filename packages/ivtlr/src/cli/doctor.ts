@@ -1,6 +1,7 @@
 /** `ivtlr doctor`: what this machine offers, and whether the numerics work. */
 import { existsSync } from 'node:fs';
 import os from 'node:os';
+import { SetupError, setupCommand } from '@ivtlr/torch/setup';
 import type { Command } from 'commander';
 
 type Torch = typeof import('@ivtlr/torch');
@@ -37,13 +38,9 @@ export async function diagnose(): Promise<Check[]> {
     const torch = await import('@ivtlr/torch');
     checks.push(...checkTorch(torch), ...selfTest(torch));
   } catch (error) {
-    const value = firstLine(error);
-    checks.push({
-      name: 'libtorch',
-      status: 'fail',
-      value,
-      remedy: value.includes('setup') ? undefined : 'run `npm run setup`',
-    });
+    // Such an error says itself what to do.
+    const remedy = error instanceof SetupError ? {} : { remedy: `run \`${setupCommand()}\`` };
+    checks.push({ name: 'libtorch', status: 'fail', value: firstLine(error), ...remedy });
   }
   checks.push(await checkImages());
   return checks;
@@ -109,7 +106,7 @@ function checkGpu(torch: Torch): Check {
     name: 'GPU',
     status: 'warn',
     value: 'an NVIDIA driver is installed, but this libtorch cannot use it',
-    remedy: 'set IVTLR_LIBTORCH to a CUDA build, or remove the CPU-only Python torch, and run `npm run setup`',
+    remedy: `set IVTLR_LIBTORCH to a CUDA build, or remove the CPU-only Python torch, and run \`${setupCommand()}\``,
   };
 }
 
@@ -132,7 +129,7 @@ function selfTest(torch: Torch): Check[] {
         name,
         status: 'fail',
         value: firstLine(error),
-        remedy: 'run `npm run setup` again with another libtorch',
+        remedy: `run \`${setupCommand()}\` again with another libtorch`,
       };
     }
   });
@@ -182,7 +179,7 @@ async function checkImages(): Promise<Check> {
     await sharp(png).raw().toBuffer();
     return { name, status: 'ok', value: `sharp ${sharp.versions.sharp} decodes what the canvas draws` };
   } catch (error) {
-    return { name, status: 'fail', value: firstLine(error), remedy: 'run `npm ci` on this machine' };
+    return { name, status: 'fail', value: firstLine(error), remedy: 'install the packages again, on this machine' };
   }
 }
 

@@ -1,4 +1,5 @@
 /** The `ivtlr` program: one command per file, one place that turns errors into messages and exit codes. */
+import { SetupError } from '@ivtlr/torch/setup';
 import { Command, CommanderError } from 'commander';
 import { UserError } from '../errors.ts';
 import { registerAblate } from './ablate.ts';
@@ -10,6 +11,7 @@ import { registerDoctor } from './doctor.ts';
 import { refuseEmptyValues } from './empty-values.ts';
 import { registerEval } from './eval.ts';
 import { registerInfer } from './infer.ts';
+import { registerSetup } from './setup.ts';
 import { registerTrain } from './train.ts';
 import { version } from './version.ts';
 
@@ -29,6 +31,7 @@ const REGISTER = [
   registerDemo,
   registerData,
   registerConvert,
+  registerSetup,
   registerDoctor,
 ];
 
@@ -81,7 +84,7 @@ function ignoreClosedPipe(): void {
 /** Writes what went wrong to stderr and gives the exit code for it. */
 export function report(error: unknown, debug: boolean): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage; // commander has printed it
-  if (error instanceof UserError) {
+  if (error instanceof UserError || error instanceof SetupError) {
     process.stderr.write(`error: ${error.message}\n`);
     if (debug) process.stderr.write(`${error.stack}\n`);
     return EXIT.usage;

@@ -39,9 +39,9 @@ describe('Progress', () => {
       stream,
       now: () => time,
     });
-    for (let second = 0; second < 12; second++) {
+    for (let second = 1; second <= 12; second++) {
       time += 1000;
-      progress.add(10);
+      progress.update(400 + 10 * second);
     }
     expect(stream.writes).toEqual([
       'training 450/1000  45%  10 steps/s  55 s left\n',

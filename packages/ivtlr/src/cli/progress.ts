@@ -57,10 +57,6 @@ export class Progress {
     this.#show();
   }
 
-  add(units = 1, note = this.#note): void {
-    this.update(this.#done + units, note);
-  }
-
   /** Writes a line that stays, above the progress line. */
   log(text: string): void {
     this.#erase();

@@ -96,7 +96,7 @@ describe('ivtlr train with LoRA', () => {
     await reached('parts', 15, stopped.child);
     stopped.child.kill('SIGTERM');
     const { code, stderr } = await stopped.ended;
-    expect(code, stderr).toBe(0);
+    expect(code, stderr).toBe(143);
     expect(stderr).toContain('stopped by SIGTERM; checkpoint');
     const last = await train('parts', '--resume').ended;
     expect(last.code, last.stderr).toBe(0);

@@ -1,15 +1,7 @@
 /** A recipe: one YAML file describes one complete run. Parts are declared beside the component that reads them and composed here. */
 import { z } from 'zod';
 import { loraSchema } from '../lora/options.ts';
-import {
-  checkpointSchema,
-  dataSchema,
-  guardSchema,
-  latentTrainingSchema,
-  optimizerSchema,
-  pretrainPhaseSchema,
-  scheduleSchema,
-} from '../train/options.ts';
+import { dataSchema, latentTrainingSchema, loopSchema } from '../train/options.ts';
 
 /**
  * Which model to train: a Hugging Face folder (an earlier run's model folder too), or `config` (the contents of a config.json) for fresh
@@ -66,20 +58,12 @@ export const recipeSchema = z
     lora: loraSchema.nullable().default(null),
     /** Run each decoder layer again in the backward pass instead of keeping its activations. */
     activationCheckpointing: z.boolean().default(false),
-    optimizer: optimizerSchema,
-    schedule: scheduleSchema.prefault({}),
-    resetOptimizerAtStage: z.boolean().default(false),
     globalBatch: z.int().positive(),
     /** Rows that go through the model at once; gradients add up until `globalBatch` rows are seen. */
     microBatch: z.int().positive(),
     numEpochs: z.int().min(0),
     data: dataSchema,
-    pretrain: z.array(pretrainPhaseSchema).default([]),
-    checkpoint: checkpointSchema.prefault({}),
-    guard: guardSchema.prefault({}),
-    /** Also write TensorBoard event files, into the folder tensorboard of the run. */
-    tensorboard: z.boolean().default(false),
-    out: z.string(),
+    ...loopSchema.shape,
   })
   .superRefine((recipe, context) => {
     const issue = (path: (string | number)[], message: string) => context.addIssue({ code: 'custom', path, message });
@@ -115,4 +99,3 @@ export const recipeSchema = z
   });
 
 export type Recipe = z.output<typeof recipeSchema>;
-export type TrainMode = Recipe['mode'];

@@ -36,7 +36,6 @@ test('prompts end in one column, rests are padded on the right', () => {
     latents: 2,
     images: ['P', null],
     imageStart: [1, 2],
-    imageTokens: [2, 2],
     pickTargets: [[[0], [1]], null],
   });
 });

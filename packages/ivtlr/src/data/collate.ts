@@ -14,7 +14,6 @@ export interface Batch<Image = ProcessedImage> {
   images: (Image | null)[];
   /** Padded column of a row's first image token, -1 without image. */
   imageStart: number[];
-  imageTokens: number[];
   pickTargets: (number[][] | null)[];
 }
 
@@ -55,7 +54,6 @@ export function collate<Image = ProcessedImage>(
     latents: first.latents,
     images: [...images],
     imageStart: rows.map((row) => (row.imageStart < 0 ? -1 : row.imageStart + latentStart - row.latentStart)),
-    imageTokens: rows.map((row) => row.imageTokens),
     pickTargets: rows.map((row) => row.pickTargets ?? null),
   };
 }

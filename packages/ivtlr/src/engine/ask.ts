@@ -287,9 +287,14 @@ class Asker<Q extends Question> {
 /** The tokenizer's end-of-text and those of generation_config.json: chat models end a turn with another token than a text. */
 function endOfAnswerIds(opened: LoadedModel): number[] {
   const path = join(opened.folder, 'generation_config.json');
-  const stored = existsSync(path) ? (readJson(path, 'generation config') as { eos_token_id?: unknown }) : {};
-  const ids = [stored.eos_token_id].flat().filter((id): id is number => typeof id === 'number');
-  return [...new Set([opened.tokenizer.eosId, ...ids])];
+  const stored = existsSync(path) ? readJson(path, 'generation config') : {};
+  if (typeof stored !== 'object' || stored === null || Array.isArray(stored))
+    throw new UserError(`${path} should hold a JSON object`);
+  const ids = [(stored as { eos_token_id?: unknown }).eos_token_id ?? []].flat();
+  const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= opened.model.vocabularySize);
+  if (wrong !== undefined)
+    throw new UserError(`${path}: eos_token_id ${JSON.stringify(wrong)} is no token of the model`);
+  return [...new Set([opened.tokenizer.eosId, ...(ids as number[])])];
 }
 
 function toSample(question: Question): Sample {

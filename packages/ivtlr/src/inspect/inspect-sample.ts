@@ -61,9 +61,8 @@ export async function inspectSample(
   const { stage, maxSteps, maxTokens } = options;
   const render = { ...opened.renderOptions(options.task), maxSteps, ...(maxTokens !== undefined && { maxTokens }) };
   const { image, source } = await inputs.prepare(sample.image);
-  const processed = inputs.finish({ image, source });
-  processed.pixels.dispose();
-  const tokenized = await tokenizeSample(sample, processed.tokens, 'train', render);
+  const [rows, columns] = inputs.tokenGrid(image);
+  const tokenized = await tokenizeSample(sample, rows * columns, 'train', render);
   const plan = curriculum(stage, options, tokenized.stepIds.length);
   const { ids, labels, latentStart, latents, imageStart, imageTokens } = renderTraining(tokenized, plan);
   const kindAt = (index: number): TokenRun['kind'] => {
@@ -101,7 +100,7 @@ export async function inspectSample(
       steps: tokenized.stepIds.map((step) => step.length),
       answer: tokenized.answerIds.length,
     },
-    image: { ...source, tokenGrid: [...processed.tokenGrid] },
+    image: { ...source, tokenGrid: [rows, columns] },
     ...{ runs, ids, labels },
   };
   return { inspected, image };

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { curriculum, stageOfEpoch } from './curriculum.ts';
+import { curriculum, stageOf } from './curriculum.ts';
 
 const options = { maxLatentStage: 3, padLatentToMax: true };
 
@@ -21,7 +21,12 @@ test('beyond the last stage every step is dropped', () => {
 });
 
 test('stages follow epochs', () => {
-  expect([0, 3, 4, 15].map((epoch) => stageOfEpoch(epoch, 4))).toEqual([0, 0, 1, 3]);
+  expect([0, 3, 4, 15, 20].map((epoch) => stageOf(epoch, 4))).toEqual([0, 0, 1, 3, 5]);
+  expect([0, 1, 2, 3, 4, 9].map((epoch) => stageOf(epoch, [2, 1, 1, 1]))).toEqual([0, 0, 1, 2, 3, 3]);
+  expect([0, 1, 2].map((epoch) => stageOf(epoch, [0, 0, 2, 1]))).toEqual([2, 2, 3]);
+});
+
+test('a stage is a whole number', () => {
   expect(() => curriculum(-1, options, 1)).toThrow(RangeError);
   expect(() => curriculum(0.5, options, 1)).toThrow(RangeError);
 });

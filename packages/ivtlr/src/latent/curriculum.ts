@@ -1,4 +1,4 @@
-/** The latent curriculum (spec section 2): which written steps a stage replaces by latent steps. */
+/** The latent curriculum: which written steps a stage replaces by latent steps. */
 
 export interface CurriculumOptions {
   /** The last stage that drops one more step; 0 is plain chain-of-thought training. */
@@ -22,7 +22,16 @@ export function curriculum(stage: number, options: CurriculumOptions, numberOfSt
   return { latents, droppedSteps: numberOfSteps };
 }
 
-/** Stage of a 0-based epoch. */
-export function stageOfEpoch(epoch: number, epochsPerStage: number): number {
-  return Math.floor(epoch / epochsPerStage);
+/**
+ * Stage of a 0-based epoch.
+ * @param epochsPerStage of every stage, or of each: the last stage of a list lasts, and one of 0 epochs is skipped
+ */
+export function stageOf(epoch: number, epochsPerStage: number | readonly number[]): number {
+  if (typeof epochsPerStage === 'number') return Math.floor(epoch / epochsPerStage);
+  let end = 0;
+  for (const [stage, epochs] of epochsPerStage.entries()) {
+    end += epochs;
+    if (epoch < end) return stage;
+  }
+  return epochsPerStage.length - 1;
 }

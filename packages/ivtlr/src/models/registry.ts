@@ -1,12 +1,14 @@
 /** The model families, and models loaded, made and saved: a new backbone is a folder beside this file and one line in FAMILIES. */
 import fs from 'node:fs';
+import { totalmem } from 'node:os';
 import { join } from 'node:path';
-import { manualSeed, skipInit } from '@ivtlr/torch';
+import { elementSize, manualSeed, skipInit } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
 import { readJson, writeFileAtomic } from '../files.ts';
 import { chameleon } from './chameleon/family.ts';
+import { refuseQuantized } from './common/config-schema.ts';
 import { loadWeights, saveWeights } from './common/weights.ts';
-import type { Family, LoadModelOptions } from './family.ts';
+import type { Backbone, Family, LoadModelOptions } from './family.ts';
 import { qwen2Vl } from './qwen2-vl/family.ts';
 import type { PathStyle, VisionLanguageModel } from './types.ts';
 
@@ -31,6 +33,7 @@ export function folderFamily(folder: string): Family {
 /** What a config.json says, and the stored names of its weights. */
 function backboneOf(config: unknown, source: string) {
   const family = familyOf(config, source);
+  refuseQuantized(config, source);
   const backbone = family.backbone(config, source);
   // A tied head that is stored all the same says nothing new.
   const storedName = (name: string) => (backbone.tied && name === 'lm_head.weight' ? null : family.storedName(name));
@@ -42,7 +45,7 @@ export function loadModel(folder: string, options: LoadModelOptions = {}): Visio
   if (!fs.existsSync(folder)) throw new UserError(`${folder}: there is no such model folder`);
   const file = join(folder, 'config.json');
   const { make, storedName } = backboneOf(readJson(file), file);
-  return loadWeights(folder, options.dtype, (dtype) => make({ ...options, dtype }), storedName);
+  return loadWeights(folder, options, make, storedName);
 }
 
 /** A model with random weights for training from scratch, the same for the same seed. */
@@ -52,10 +55,25 @@ export function createModel(
   options: LoadModelOptions & { source?: string } = {},
 ): VisionLanguageModel {
   const { source = 'model config', ...placement } = options;
+  const { make } = backboneOf(configJson, source);
+  if ((placement.device ?? 'cpu') === 'cpu') checkMemory(make, placement, source);
   manualSeed(seed);
-  const model = backboneOf(configJson, source).make(placement);
+  const model = make(placement);
   model.initialize();
   return model;
+}
+
+/** @throws UserError when the weights alone need more memory than the machine has */
+function checkMemory(make: Backbone['make'], { dtype = 'float32' }: LoadModelOptions, source: string): void {
+  const sketch = skipInit(() => make({ device: 'meta' }));
+  const numbers = [...sketch.module.namedParameters().values()].reduce((sum, { numel }) => sum + numel, 0);
+  sketch.module.dispose();
+  const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`;
+  const needed = numbers * elementSize(dtype);
+  if (needed > totalmem())
+    throw new UserError(
+      `${source}: the weights of this model need ${gigabytes(needed)}, but the machine has ${gigabytes(totalmem())}`,
+    );
 }
 
 /** Writes config.json and the weights into an existing folder, loadable by loadModel and by Hugging Face. */

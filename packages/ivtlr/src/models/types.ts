@@ -29,6 +29,8 @@ export interface ImageInputs {
   prepare(image: RawImage): Promise<PreparedImage>;
   /** Decoding and resizing, in threads. */
   readonly preparation: Preparation;
+  /** Rows and columns of the tokens of an image that was decoded and resized. */
+  tokenGrid(image: { width: number; height: number }): [rows: number, columns: number];
   /** The rest, where libtorch is. */
   finish(prepared: PreparedImage): ProcessedImage;
   /** What every image is brought to, such as `280x280`; `native` where it keeps its shape. */

@@ -9,7 +9,7 @@ import { dominoesSample } from '../tasks/dominoes/generator.ts';
 import { encodePng } from '../tasks/dominoes/make.ts';
 import { disposeBatches } from '../train/batches.ts';
 import { positionOf } from '../train/schedule.ts';
-import { assembleRun, stageOf } from './assemble-run.ts';
+import { assembleRun } from './assemble-run.ts';
 
 let out: string;
 let baseline: number;
@@ -24,23 +24,8 @@ afterAll(() => {
 
 const recipe = (...set: string[]) => loadRecipe('dominoes', [`out=${out}`, 'threads=1', ...set]);
 const quiet = { step() {}, note() {} };
-const build = (...set: string[]) => assembleRun(recipe(...set), null, quiet, () => null);
-describe('stageOf', () => {
-  it('follows a list, whose last stage lasts, or a number', () => {
-    const listed = recipe('latent.epochsPerStage=[2, 1, 1, 1]');
-    expect([0, 1, 2, 3, 4, 9].map((epoch) => stageOf(listed, epoch))).toEqual([0, 0, 1, 2, 3, 3]);
-    const later = recipe('latent.epochsPerStage=[0, 0, 2, 1]');
-    expect([0, 1, 2].map((epoch) => stageOf(later, epoch))).toEqual([2, 2, 3]);
-    const even = recipe('latent.epochsPerStage=4');
-    expect([0, 3, 4, 19, 20].map((epoch) => stageOf(even, epoch))).toEqual([0, 0, 1, 4, 5]);
-  });
-
-  it('stays 0 without latent steps', () => {
-    expect(stageOf(recipe('mode=cot', 'latent.pickSupervision=0'), 20)).toBe(0);
-    expect(stageOf(loadRecipe('dominoes-no-cot'), 20)).toBe(0);
-  });
-});
-
+const context = { device: 'cpu', resume: null, reporter: quiet, hub: {}, stopRequested: () => null };
+const build = (...set: string[]) => assembleRun(recipe(...set), context);
 describe('assembleRun', () => {
   it('makes the model the recipe describes and a loss that reaches every parameter', async () => {
     using run = await build();
@@ -59,6 +44,13 @@ describe('assembleRun', () => {
     expect(without).toEqual([]);
     for (const parameter of run.trainee.parameters.values()) parameter.grad = null;
     disposeBatches(micros);
+  });
+
+  it('stays at stage 0 without latent steps', async () => {
+    using cot = await build('mode=cot', 'latent.pickSupervision=0');
+    expect(cot.plan.phases.map(({ name }) => name)).toEqual(['pretrain', 'stage-0']);
+    using bare = await assembleRun({ ...loadRecipe('dominoes-no-cot'), out }, context);
+    expect(bare.plan.phases.at(-1)!.name).toBe('stage-0');
   });
 
   it('saves a folder that knows how many latent steps its stage has', async () => {
@@ -103,17 +95,15 @@ describe('assembleRun', () => {
     const open = (onBadRow: string) =>
       assembleRun(
         recipe(...set, 'data.threads=0', 'pretrain=[]', 'data.validation.maxNewTokens=2', `data.onBadRow=${onBadRow}`),
-        null,
-        { step() {}, note: (text) => notes.push(text) },
-        () => null,
+        { ...context, reporter: { step() {}, note: (text) => notes.push(text) } },
       );
     using skipping = await open('skip');
     const position = positionOf(skipping.plan, 0);
-    expect((await skipping.validate(position)).samples).toBe(3);
-    expect((await skipping.validate(position)).samples).toBe(3);
+    expect((await skipping.validation.measure(position)).samples).toBe(3);
+    expect((await skipping.validation.measure(position)).samples).toBe(3);
     expect(notes.filter((note) => note.includes('left out 1 row: '))).toHaveLength(1);
     using strict = await open('error');
-    await expect(strict.validate(position)).rejects.toThrow(/validation\.jsonl line 2.*there is no image/);
+    await expect(strict.validation.measure(position)).rejects.toThrow(/validation\.jsonl line 2.*there is no image/);
   });
 
   it('reads a task and columns of the user, and stores the name of the task with the model', async () => {
@@ -136,7 +126,7 @@ describe('assembleRun', () => {
     set.push('data.threads=0', 'data.validation.samples=1', 'data.validation.maxNewTokens=2');
     await expect(build(...set)).rejects.toThrow(/train\.jsonl line 1 has no column question, rationale;/);
     using run = await build(...set, 'data.columns={question: prompt, rationale: why}');
-    expect((await run.validate(positionOf(run.plan, 0))).samples).toBe(1);
+    expect((await run.validation.measure(positionOf(run.plan, 0))).samples).toBe(1);
     const saved = join(folder, 'saved');
     run.trainee.save(saved, run.plan.phases.at(-1)!);
     expect(readReasoningSettings(saved, { patches: 1, positions: 'mrope' }).task).toBe('mine');

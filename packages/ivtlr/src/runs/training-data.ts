@@ -1,11 +1,15 @@
-/** Stored samples for a trainer: read once, shuffled anew each epoch, their images prepared ahead by threads. */
+/** What a run trains on: samples drawn by the task, or stored ones, which are read once, shuffled anew each epoch and prepared ahead by threads. */
+import type { Recipe } from '../config/schema.ts';
 import { Prefetch } from '../data/prefetch.ts';
 import type { BadRows } from '../data/row.ts';
 import type { RawImage, Sample } from '../data/sample.ts';
+import type { LoadedModel } from '../engine/loaded-model.ts';
+import { UserError } from '../errors.ts';
 import type { ImageInputs, ProcessedImage } from '../models/types.ts';
 import { readSamples } from '../tasks/read-samples.ts';
-import type { Split, Task } from '../tasks/task.ts';
+import type { SampleGenerator, Split, Task } from '../tasks/task.ts';
 import { epochOrder, type SampleSource } from '../train/batches.ts';
+import type { TrainReporter } from '../train/loop.ts';
 import { ImagePool } from '../vision/image-pool.ts';
 
 export interface TrainingDataOptions {
@@ -65,4 +69,64 @@ export async function openTrainingData(
       await pool.close();
     },
   };
+}
+
+/**
+ * The samples of a recipe.
+ * @param folder of the data; null where the task draws samples
+ */
+export async function openSource(
+  recipe: Recipe,
+  task: Task,
+  folder: string | null,
+  { inputs, processImage }: LoadedModel,
+  onBad: ((bad: BadRows) => void) | undefined,
+): Promise<TrainingData> {
+  const { samplesPerEpoch, threads, columns } = recipe.data;
+  if (folder === null) {
+    const generator = task.generator!;
+    const total = samplesPerEpoch!;
+    return {
+      samplesPerEpoch: total,
+      sample: async (epoch, place) => generator.sample(recipe.seed, 'train', epoch * total + place),
+      processImage,
+      close: async () => {},
+    };
+  }
+  return openTrainingData(folder, task, inputs, {
+    seed: recipe.seed,
+    columnNames: columns,
+    samplesPerEpoch: samplesPerEpoch ?? undefined,
+    epochs: recipe.numEpochs,
+    threads,
+    ahead: 2 * recipe.globalBatch,
+    onBad,
+  });
+}
+
+/** Says which rows are left out, each once; undefined when they are errors. */
+export function badRowNotes({ data }: Recipe, reporter: TrainReporter): ((bad: BadRows) => void) | undefined {
+  if (data.onBadRow === 'error') return undefined;
+  const said = new Set<string>();
+  return ({ place, message, rows }) => {
+    if (said.has(place)) return;
+    said.add(place);
+    reporter.note(`${place}: left out ${rows} ${rows === 1 ? 'row' : 'rows'}: ${message}`);
+  };
+}
+
+/** The task's texts for the pretrain phases. @throws UserError when the recipe asks for others */
+export function pretrainingTexts(recipe: Recipe, task: Task): SampleGenerator['pretraining'] {
+  const known = task.generator?.pretraining ?? {};
+  for (const [i, phase] of recipe.pretrain.entries()) {
+    for (const [j, { task: name }] of phase.mix.entries()) {
+      if (!Object.hasOwn(known, name)) {
+        const names = Object.keys(known).join(', ') || 'none';
+        throw new UserError(
+          `pretrain.${i}.mix.${j}.task: task ${task.name} has no pretraining text "${name}"; it has ${names}`,
+        );
+      }
+    }
+  }
+  return known;
 }

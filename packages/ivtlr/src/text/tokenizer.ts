@@ -89,7 +89,9 @@ export class Tokenizer {
     const plain = options.specials === false;
     const addSpecialTokens = !plain && (options.addBos ?? false);
     const native = plain ? this.#plainTokenizer() : this.#native;
-    const encodings = await native.encodeBatch([...texts], { addSpecialTokens });
+    const encodings = await native.encodeBatch([...texts], { addSpecialTokens }).catch((error: Error) => {
+      throw new UserError(`tokenizer ${this.#path} cannot encode the text: ${error.message}`);
+    });
     return encodings.map((encoding) => encoding.getIds());
   }
 
@@ -191,7 +193,10 @@ function findEos(folder: string, native: NativeTokenizer): number {
     sources.push(name);
     if (typeof value === 'object' && value !== null && !Array.isArray(value)) value = field(value, 'content');
     if (Array.isArray(value)) value = value[0];
-    if (typeof value === 'number') return value;
+    if (typeof value === 'number') {
+      if (Number.isInteger(value) && value >= 0 && native.idToToken(value) !== null) return value;
+      throw new UserError(`${join(folder, name)}: ${key} is ${value}, which is no token of tokenizer.json`);
+    }
     if (typeof value === 'string') {
       const id = native.tokenToId(value);
       if (id !== null) return id;

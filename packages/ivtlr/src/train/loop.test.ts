@@ -18,7 +18,7 @@ import type { MicroBatch } from './batches.ts';
 import { type Checkpoint, readLatestCheckpoint } from './checkpoint.ts';
 import { runTraining, type TrainRun } from './loop.ts';
 import { readMetrics } from './metrics.ts';
-import { checkpointSchema, type GuardOptions, guardSchema, optimizerSchema, scheduleSchema } from './options.ts';
+import { type GuardOptions, loopSchema } from './options.ts';
 import { planRun } from './schedule.ts';
 import type { LossResult, Trainee } from './step.ts';
 
@@ -97,18 +97,21 @@ async function run(folder: string, settings: Settings = {}) {
         return { batch: { images } as unknown as MicroBatch['batch'], ids: [`row ${step}`], weight };
       });
     },
-    validates: ({ phase, epochEnd }) => phase.kind === 'stage' && epochEnd,
-    validate: async ({ epoch }) => ({ accuracy: [0.25, 0.5, 0.5][epoch]!, samples: 4, autoregressiveSteps: 3 }),
-    optimizer: optimizerSchema.parse({ lr: 0.05, clip: 1 }),
-    schedule: scheduleSchema.parse({ warmupSteps: 2, decayTo: 0.1 }),
-    pretrain: [{ name: 'warm', steps: 4, mix: [], lr: 0.01, schedule: scheduleSchema.parse({}) }],
-    resetOptimizerAtStage: true,
-    checkpoint: checkpointSchema.parse({ everySteps: everySteps ?? null, keep: 2, stageModels: true, best: true }),
-    guard: guardSchema.parse(guard),
-    tensorboard: true,
+    validation: {
+      isDue: ({ phase, epochEnd }) => phase.kind === 'stage' && epochEnd,
+      measure: async ({ epoch }) => ({ accuracy: [0.25, 0.5, 0.5][epoch]!, samples: 4, autoregressiveSteps: 3 }),
+    },
+    recipe: loopSchema.parse({
+      optimizer: { lr: 0.05, clip: 1 },
+      schedule: { warmupSteps: 2, decayTo: 0.1 },
+      pretrain: [{ name: 'warm', steps: 4, mix: [{ task: 'any', batch: 1 }], lr: 0.01 }],
+      resetOptimizerAtStage: true,
+      checkpoint: { everySteps: everySteps ?? null, keep: 2, stageModels: true, best: true },
+      guard,
+      tensorboard: true,
+      out: folder,
+    }),
     device: 'cpu',
-    out: folder,
-    recipe: { name: 'test' },
     resume: checkpoint,
     reporter: {
       step: () => {

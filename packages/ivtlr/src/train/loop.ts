@@ -15,13 +15,7 @@ import {
   writeFolderAtomic,
 } from './checkpoint.ts';
 import { MetricsLog, readMetrics, type StepMetrics } from './metrics.ts';
-import type {
-  CheckpointOptions,
-  GuardOptions,
-  OptimizerOptions,
-  PretrainPhaseOptions,
-  ScheduleOptions,
-} from './options.ts';
+import type { CheckpointOptions, LoopOptions } from './options.ts';
 import { learningRate, type Phase, type Plan, type Position, positionOf } from './schedule.ts';
 import { SpikeGuard } from './spike-guard.ts';
 import { createOptimizer, type Trainee, trainStep, type Verdict } from './step.ts';
@@ -40,29 +34,23 @@ export interface HeldOut {
   autoregressiveSteps: number;
 }
 
+export interface Validation {
+  /** Whether the end of this step is followed by a validation. */
+  isDue(position: Position): boolean;
+  /** Held-out accuracy of the model as it is at the end of this step. */
+  measure(position: Position): Promise<HeldOut>;
+}
+
 /** Everything one run needs. */
 export interface TrainRun {
+  /** The loop's part of the recipe; the recipe as a whole, which it belongs to, is stored beside each checkpoint. */
+  recipe: LoopOptions;
   plan: Plan;
   trainee: Trainee;
   /** The micro-batches of one step; must depend on the position alone. */
   batches(position: Position): Promise<MicroBatch[]>;
-  /** Whether the end of this step is followed by validation. */
-  validates(position: Position): boolean;
-  /** Held-out accuracy of the model as it is at the end of this step. */
-  validate(position: Position): Promise<HeldOut>;
-  optimizer: OptimizerOptions;
-  schedule: ScheduleOptions;
-  pretrain: readonly PretrainPhaseOptions[];
-  resetOptimizerAtStage: boolean;
-  checkpoint: CheckpointOptions;
-  guard: GuardOptions;
-  /** Also write TensorBoard event files. */
-  tensorboard: boolean;
+  validation: Validation;
   device: string;
-  /** Folder of the run. */
-  out: string;
-  /** Stored beside each checkpoint. */
-  recipe: unknown;
   resume: Checkpoint | null;
   reporter: TrainReporter;
   /** Read between steps: the reason to stop, such as 'SIGINT', or null. */
@@ -82,7 +70,7 @@ export interface TrainEnd {
 /** Whether the optimiser starts fresh with this phase. Pretrain phases and the first stage always do. */
 function startsFresh(run: TrainRun, phase: Phase): boolean {
   const firstStage = run.plan.phases.find((candidate) => candidate.kind === 'stage');
-  return phase.kind === 'pretrain' || phase === firstStage || run.resetOptimizerAtStage;
+  return phase.kind === 'pretrain' || phase === firstStage || run.recipe.resetOptimizerAtStage;
 }
 
 /**
@@ -90,18 +78,19 @@ function startsFresh(run: TrainRun, phase: Phase): boolean {
  * @throws UserError when the loss stops being a number; the checkpoints written so far stay valid
  */
 export async function runTraining(run: TrainRun): Promise<TrainEnd> {
-  const { plan, trainee, reporter } = run;
+  const { recipe, plan, trainee, reporter, validation } = run;
+  const { out } = recipe;
   const first = run.resume?.state.step ?? 0;
   const before = run.resume?.state.seconds ?? 0;
   const started = performance.now();
   const seconds = () => before + (performance.now() - started) / 1000;
-  const metrics = new MetricsLog(join(run.out, 'metrics.jsonl'), first);
-  const events = run.tensorboard
-    ? new EventWriter(join(run.out, 'tensorboard'), run.resume ? { purgeFrom: first + 1 } : {})
+  const metrics = new MetricsLog(join(out, 'metrics.jsonl'), first);
+  const events = recipe.tensorboard
+    ? new EventWriter(join(out, 'tensorboard'), run.resume ? { purgeFrom: first + 1 } : {})
     : null;
   const earlier = readMetrics(metrics.path);
   let best = Math.max(-1, ...earlier.map((entry) => (entry.kind === 'validation' ? entry.accuracy : -1)));
-  let optimizer: Optimizer = createOptimizer(trainee.parameters, run.optimizer);
+  let optimizer: Optimizer = createOptimizer(trainee.parameters, recipe.optimizer);
   if (run.resume) restoreCheckpoint(run.resume, optimizer);
   let saved = run.resume?.folder ?? '';
   let savedStep = run.resume ? first : -1;
@@ -110,27 +99,27 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
     if (step === savedStep) return;
     const stage = phase.kind === 'stage' ? phase.index : 0;
     const fields = { step, totalSteps: plan.totalSteps, phase: phase.name, epoch, stage, seconds: seconds() };
-    const parts = { recipe: run.recipe, optimizer, saveModel: (folder: string) => trainee.save(folder, phase) };
-    saved = writeCheckpoint(run.out, captureState(fields, run.device), parts, run.checkpoint.keep);
+    const parts = { recipe, optimizer, saveModel: (folder: string) => trainee.save(folder, phase) };
+    saved = writeCheckpoint(out, captureState(fields, run.device), parts, recipe.checkpoint.keep);
     savedStep = step;
   };
 
-  const guard = new SpikeGuard(run.guard);
+  const guard = new SpikeGuard(recipe.guard);
   const judge = (loss: number, samples: string, step: number): Verdict => {
     const usual = guard.look(loss);
     if (usual === null) return 'step';
     const what = `the loss ${loss.toFixed(3)} is far above the usual ${usual.toFixed(3)} on the samples ${samples}`;
-    if (run.guard.onSpike === 'stop') throw new UserError(`${what} (guard.onSpike is stop)`);
-    reporter.note(`step ${step}: ${what}${run.guard.onSpike === 'skip' ? '; they are left out' : ''}`);
-    return run.guard.onSpike === 'skip' ? 'skip' : 'step';
+    if (recipe.guard.onSpike === 'stop') throw new UserError(`${what} (guard.onSpike is stop)`);
+    reporter.note(`step ${step}: ${what}${recipe.guard.onSpike === 'skip' ? '; they are left out' : ''}`);
+    return recipe.guard.onSpike === 'skip' ? 'skip' : 'step';
   };
 
   /** After `step` finished steps. */
   const validate = async (step: number, position: Position) => {
     const { phase, epoch } = position;
-    const held = await run.validate(position);
-    if (run.checkpoint.best && held.accuracy > best) {
-      writeFolderAtomic(join(run.out, 'best'), (folder) => {
+    const held = await validation.measure(position);
+    if (recipe.checkpoint.best && held.accuracy > best) {
+      writeFolderAtomic(join(out, 'best'), (folder) => {
         trainee.save(folder, phase);
         writeFileAtomic(join(folder, 'validation.json'), `${JSON.stringify({ step, epoch, ...held }, null, 2)}\n`);
       });
@@ -157,7 +146,7 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
         if (entry.kind === 'step' && entry.phase === position.phase.name) guard.look(entry.loss);
       }
       const done = earlier.some((entry) => entry.kind === 'validation' && entry.step === first);
-      if (run.validates(position) && !done) await validate(first, position);
+      if (validation.isDue(position) && !done) await validate(first, position);
     }
     for (let step = first; step < plan.totalSteps; step++) {
       const position = positionOf(plan, step);
@@ -166,19 +155,19 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
       if (phaseStep === 0) guard.reset();
       if (phaseStep === 0 && fresh && step > 0) {
         optimizer.dispose();
-        optimizer = createOptimizer(trainee.parameters, run.optimizer);
+        optimizer = createOptimizer(trainee.parameters, recipe.optimizer);
       }
       const [base, schedule] =
         phase.kind === 'pretrain'
-          ? [run.pretrain[phase.index]!.lr, run.pretrain[phase.index]!.schedule]
-          : [run.optimizer.lr, run.schedule];
+          ? [recipe.pretrain[phase.index]!.lr, recipe.pretrain[phase.index]!.schedule]
+          : [recipe.optimizer.lr, recipe.schedule];
       const lr = learningRate(base, schedule, phaseStep, phase.steps, fresh);
       const begun = performance.now();
       const micros = await batches.take(step);
       const result = stepOrExplain(
         () => {
           try {
-            return trainStep(trainee, optimizer, micros, lr, run.optimizer.clip, (loss, samples) =>
+            return trainStep(trainee, optimizer, micros, lr, recipe.optimizer.clip, (loss, samples) =>
               judge(loss, samples, step + 1),
             );
           } finally {
@@ -207,19 +196,19 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
       const last = step + 1 === plan.totalSteps;
       const reason = run.stopRequested();
       // The stage's model comes before the checkpoint: a kill between the two repeats the step, the other order would lose the model.
-      if (position.phaseEnd && run.checkpoint.stageModels) {
-        writeFolderAtomic(join(run.out, 'models', phase.name), (folder) => trainee.save(folder, phase));
+      if (position.phaseEnd && recipe.checkpoint.stageModels) {
+        writeFolderAtomic(join(out, 'models', phase.name), (folder) => trainee.save(folder, phase));
       }
-      const validates = run.validates(position);
+      const validates = validation.isDue(position);
       // Before validation: what happens there must not cost the work so far.
-      if (last || reason || validates || isDue(run.checkpoint, step + 1, position)) save(step + 1, position);
+      if (last || reason || validates || isDue(recipe.checkpoint, step + 1, position)) save(step + 1, position);
       if (validates && !reason) await validate(step + 1, position);
       if (reason && !last) return { step: step + 1, stopped: reason, checkpoint: saved, seconds: seconds() };
       // Signals and timers are handled here; the step itself never lets go of the thread.
       await new Promise((resolve) => setImmediate(resolve));
     }
     const lastPhase = plan.phases.at(-1)!;
-    writeFolderAtomic(join(run.out, 'model'), (folder) => trainee.save(folder, lastPhase));
+    writeFolderAtomic(join(out, 'model'), (folder) => trainee.save(folder, lastPhase));
     return { step: plan.totalSteps, stopped: null, checkpoint: saved, seconds: seconds() };
   } finally {
     await batches.close();

@@ -219,7 +219,7 @@ afterEach(() => {
 function pickLossOf(scores: number[], b: number, step: number): number {
   const targets = ROWS[b]!.pickTargets![step]!;
   if (targets.length === 0) return 0;
-  const own = scores.slice(batch.imageStart[b]!, batch.imageStart[b]! + batch.imageTokens[b]!);
+  const own = scores.slice(batch.imageStart[b]!, batch.imageStart[b]! + batch.images[b]!.tokens);
   const sum = own.reduce((a, c) => a + c, 0);
   return -Math.log(targets.reduce((a, index) => a + own[index]!, 0) / sum + 1e-6);
 }

@@ -1,4 +1,4 @@
-import { Linear, liveTensorCount, Module } from '@ivtlr/torch';
+import { AdamW, elementSize, Linear, liveTensorCount, Module, ones, scope, type Tensor } from '@ivtlr/torch';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { injectLora, loraParameters } from '../lora/inject.ts';
 import { describeMemory, estimateMemory, type MemoryNeeds } from './memory.ts';
@@ -35,6 +35,31 @@ it('counts weights, gradients and optimiser state of what is trained', () => {
   const factors = 4 * 2 * 2 * (64 + 128);
   expect(lora).toMatchObject({ weights: 2 * elements + 4 * factors, gradients: 4 * factors, optimizer: 8 * factors });
   expect(lora.activations).toBeGreaterThan(full.activations);
+});
+
+it.each(['all weights', 'adapters'])('equals what a step really holds: %s', (what) => {
+  using net = new Net();
+  if (what === 'adapters') injectLora(net, { rank: 2, alpha: 4, dropout: 0, targets: ['up_proj', 'down_proj'] });
+  const trained = new Map([...net.namedParameters()].filter(([, { requiresGrad }]) => requiresGrad));
+  const estimate = estimateMemory(net, trained, needs);
+  using optimizer = new AdamW(trained, { masterWeights: true });
+  scope(() => {
+    const input = ones([1, 64], { dtype: 'bfloat16' });
+    let output = input;
+    for (const { up_proj, down_proj } of net.model.layers) output = down_proj.forward(up_proj.forward(output));
+    output.sum().backward();
+    optimizer.step();
+  });
+  const bytes = (tensors: Iterable<Tensor>) => {
+    let sum = 0;
+    for (const { numel, dtype } of tensors) sum += numel * elementSize(dtype);
+    return sum;
+  };
+  const state = [...optimizer.stateDict().tensors].filter(([name]) => !name.endsWith('.step')).map(([, t]) => t);
+  expect(bytes(state)).toBe(estimate.optimizer);
+  expect(scope(() => bytes([...trained.values()].map(({ grad }) => grad!)))).toBe(estimate.gradients);
+  expect(bytes(net.parameters())).toBe(estimate.weights);
+  for (const parameter of trained.values()) parameter.grad = null;
 });
 
 it('counts the float32 copies of a step where they are more than the activations', () => {

@@ -110,10 +110,24 @@ export const guardSchema = z.strictObject({
   onSpike: z.enum(['warn', 'skip', 'stop']).default('warn'),
 });
 
+/** What the loop reads of a recipe. */
+export const loopSchema = z.strictObject({
+  optimizer: optimizerSchema,
+  schedule: scheduleSchema.prefault({}),
+  resetOptimizerAtStage: z.boolean().default(false),
+  pretrain: z.array(pretrainPhaseSchema).default([]),
+  checkpoint: checkpointSchema.prefault({}),
+  guard: guardSchema.prefault({}),
+  /** Also write TensorBoard event files, into the folder tensorboard of the run. */
+  tensorboard: z.boolean().default(false),
+  /** Folder of the run. */
+  out: z.string().min(1),
+});
+
+export type LoopOptions = z.output<typeof loopSchema>;
 export type OptimizerOptions = z.output<typeof optimizerSchema>;
 export type ScheduleOptions = z.output<typeof scheduleSchema>;
 export type LatentTrainingOptions = z.output<typeof latentTrainingSchema>;
-export type DataOptions = z.output<typeof dataSchema>;
 export type RampOptions = z.output<typeof rampSchema>;
 export type PretrainPhaseOptions = z.output<typeof pretrainPhaseSchema>;
 export type GuardOptions = z.output<typeof guardSchema>;

@@ -15,7 +15,6 @@ export interface Phase {
   steps: number;
   /** First epoch of a stage (0 for pretrain phases, which have no epochs). */
   firstEpoch: number;
-  epochs: number;
 }
 
 export interface Plan {
@@ -51,7 +50,7 @@ export function planRun(
   const phases: Phase[] = [];
   let start = 0;
   for (const [index, phase] of pretrain.entries()) {
-    phases.push({ kind: 'pretrain', index, name: phase.name, start, steps: phase.steps, firstEpoch: 0, epochs: 0 });
+    phases.push({ kind: 'pretrain', index, name: phase.name, start, steps: phase.steps, firstEpoch: 0 });
     start += phase.steps;
   }
   for (let epoch = 0; epoch < numEpochs; epoch++) {
@@ -59,7 +58,6 @@ export function planRun(
     const last = phases.at(-1);
     if (last?.kind === 'stage' && last.index === stage) {
       last.steps += stepsPerEpoch;
-      last.epochs += 1;
     } else {
       phases.push({
         kind: 'stage',
@@ -68,7 +66,6 @@ export function planRun(
         start,
         steps: stepsPerEpoch,
         firstEpoch: epoch,
-        epochs: 1,
       });
     }
     start += stepsPerEpoch;

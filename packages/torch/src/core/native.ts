@@ -1,5 +1,5 @@
 import { createRequire } from 'node:module';
-import { findAddon, findLibtorch } from '../../native/setup.mjs';
+import { findAddon, findLibtorch, type Libtorch, SetupError, setupCommand } from '../../native/setup.mjs';
 import { TorchError } from './errors.ts';
 
 /** Anything with a handle number; tensors carry `id`. */
@@ -63,31 +63,33 @@ function open(file: string): Native {
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ERR_DLOPEN_FAILED') throw error;
     const [reason] = (error as Error).message.split('\n');
-    throw new TorchError(
-      '',
-      `the addon does not load (${reason}): run \`npm run setup\`, which looks for a libtorch that does`,
+    throw new SetupError(
+      `the addon does not load (${reason}): run \`${setupCommand()}\`, which looks for a libtorch that does`,
     );
   }
 }
 
-function load(): Native {
+function addon(): { file: string; libtorch: Libtorch } {
   const found = findAddon();
-  if (!found) {
-    const reason = findLibtorch() ? 'the addon is not built for this libtorch' : 'libtorch was not found';
-    throw new TorchError(
-      '',
-      `${reason}: run \`npm run setup\` once (it finds or fetches libtorch and builds the addon)`,
-    );
-  }
-  setWaitPolicy();
-  const native = open(found.file);
-  native.init(TorchError);
-  return native;
+  if (found) return found;
+  const reason = findLibtorch() ? 'the addon is not built for this libtorch' : 'libtorch was not found';
+  throw new SetupError(`${reason}: run \`${setupCommand()}\` once (it finds or fetches libtorch and builds the addon)`);
 }
 
-export const native = load();
+/** Puts the addon's functions where the first call looked for them. */
+function load(): Native {
+  const { file } = addon();
+  setWaitPolicy();
+  const loaded = open(file);
+  loaded.init(TorchError);
+  Object.setPrototypeOf(native, Object.prototype);
+  return Object.assign(native, loaded);
+}
 
-/** Where the libtorch in use was found. */
-export function libtorchSource(): { folder: string; version: string; source: string } {
-  return findAddon()!.libtorch;
+/** Loaded when one of its functions is first asked for, so that a program without libtorch can still do what needs no tensors. */
+export const native: Native = Object.create(new Proxy({}, { get: (_, name) => Reflect.get(load(), name) }));
+
+/** Where the libtorch in use was found. @throws SetupError when there is none */
+export function libtorchSource(): Libtorch {
+  return addon().libtorch;
 }

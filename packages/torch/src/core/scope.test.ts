@@ -213,6 +213,13 @@ test('bytes are counted once for a tensor and its views', () => {
   expect(liveTensorBytes()).toBe(before);
 });
 
+test('a tensor of the device meta counts as no memory', () => {
+  const before = liveTensorBytes();
+  using big = empty([2 ** 40], { device: 'meta' });
+  expect(big.nbytes).toBe(2 ** 42);
+  expect(liveTensorBytes()).toBe(before);
+});
+
 test('a synchronous loop outside any scope frees as it goes', async () => {
   let most = 0;
   (() => {

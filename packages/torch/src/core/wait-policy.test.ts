@@ -2,10 +2,10 @@
 import { spawnSync } from 'node:child_process';
 import { expect, test } from 'vitest';
 
-/** What OpenMP says of its settings when a process loads the package. */
+/** What OpenMP says of its settings when a process loads libtorch. */
 function spinCount(environment: Record<string, string>): string | undefined {
   const { OMP_WAIT_POLICY: _, GOMP_SPINCOUNT: __, KMP_BLOCKTIME: ___, ...env } = process.env;
-  const code = `await import(${JSON.stringify(new URL('../../dist/index.js', import.meta.url).href)})`;
+  const code = `await import(${JSON.stringify(new URL('../../dist/index.js', import.meta.url).href)}).then((torch) => torch.torchVersion())`;
   const { stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', code], {
     env: { ...env, OMP_DISPLAY_ENV: 'verbose', ...environment },
     encoding: 'utf8',

@@ -2,8 +2,8 @@
  * Activation checkpointing driven from TypeScript.
  *
  * Backward never calls into JavaScript, so a graph cannot re-run a block by itself as torch.utils.checkpoint does. Instead blocks run without
- * a graph first, keeping only their borders; the backward pass then walks the blocks from the last to the first, runs each again with a graph,
- * and lets libtorch differentiate that one block. Gradients of parameters accumulate in `.grad` exactly as with one `backward()`.
+ * a graph first, keeping only their borders; the caller's backward pass then walks the blocks from the last to the first, and each is run again
+ * with a graph, which libtorch differentiates for that one block. Gradients of parameters accumulate in `.grad` exactly as with one `backward()`.
  */
 import { enableGrad, noGrad } from '../core/autograd.ts';
 import { getRngState, setRngState } from '../core/random.ts';
@@ -26,20 +26,18 @@ export interface CheckpointedCall {
 export interface CheckpointOptions {
   /** Which inputs need a gradient; default: those that have `requiresGrad`. */
   needsGrad?: readonly boolean[];
-  /** Keep and restore the random state, so that dropout draws the same masks again. Default true; false saves a little time without dropout. */
-  preserveRng?: boolean;
 }
 
 /**
  * Runs `fn` without a graph and returns its output together with the way back.
- * `fn` may close over parameters (leaves); anything else that needs a gradient must be an input. It must not change its inputs in place.
+ * `backward` draws the same random numbers again, so dropout has the same masks. `fn` may close over parameters (leaves); anything else that needs a gradient must be an input. It must not change its inputs in place.
  */
 export function checkpoint(
   fn: (...inputs: Tensor[]) => Tensor,
   inputs: readonly Tensor[],
-  { needsGrad = inputs.map((input) => input.requiresGrad), preserveRng = true }: CheckpointOptions = {},
+  { needsGrad = inputs.map((input) => input.requiresGrad) }: CheckpointOptions = {},
 ): CheckpointedCall {
-  const devices = preserveRng ? rngDevices(inputs) : [];
+  const devices = rngDevices(inputs);
   const before = saveRng(devices);
   const output = noGrad(() => scope(() => fn(...inputs)));
   return {
@@ -66,73 +64,10 @@ export function checkpoint(
   };
 }
 
-export interface CheckpointedBackwardOptions {
-  /** Given to every block and to the loss after x, such as position tables and masks; those with `requiresGrad` get their gradient too. */
-  extras?: readonly Tensor[];
-  /** See CheckpointOptions. */
-  preserveRng?: boolean;
-}
-
-/**
- * The same gradients as `loss(block_n(.. block_1(input))).backward()` with the memory of the borders and one block.
- * Gradients flow into parameters, into `input` and into `extras` (further through their own graphs, if they have one). Returns the loss,
- * detached. The loss itself (final norm, head, cross-entropy) runs once, with a graph.
- */
-export function checkpointedBackward(
-  blocks: readonly ((x: Tensor, ...extras: Tensor[]) => Tensor)[],
-  input: Tensor,
-  loss: (x: Tensor, ...extras: Tensor[]) => Tensor,
-  { extras = [], preserveRng = true }: CheckpointedBackwardOptions = {},
-): Tensor {
-  return scope(() => {
-    const calls: CheckpointedCall[] = [];
-    const extrasNeed = extras.map((extra) => extra.requiresGrad);
-    let border = input;
-    for (const [i, block] of blocks.entries()) {
-      // Whether a parameter before this block needs a gradient is not known here, so every inner border asks for one.
-      const needsGrad = [i > 0 || input.requiresGrad, ...extrasNeed];
-      const call = checkpoint(block, [border, ...extras], { needsGrad, preserveRng });
-      calls.push(call);
-      border = call.output;
-    }
-    const last = checkpointLoss(loss, border, extras, blocks.length > 0 || input.requiresGrad);
-    let [gradient, ...extraGrads] = last.grads;
-    for (const call of calls.reverse()) {
-      if (!gradient) break;
-      const [next, ...more] = call.backward(gradient);
-      gradient.dispose();
-      call.dispose();
-      gradient = next;
-      extraGrads = extraGrads.map((sum, i) => addGradients(sum ?? null, more[i] ?? null));
-    }
-    if (input.requiresGrad && gradient) input.backward(gradient);
-    for (const [i, extra] of extras.entries()) if (extraGrads[i]) extra.backward(extraGrads[i]);
-    return last.value;
-  });
-}
-
-function checkpointLoss(
-  loss: (x: Tensor, ...extras: Tensor[]) => Tensor,
-  x: Tensor,
-  extras: readonly Tensor[],
-  needsGrad: boolean,
-) {
-  return scope(() => {
-    const leaves = [leafOf(x, needsGrad), ...extras.map((extra) => leafOf(extra, extra.requiresGrad))];
-    const value = enableGrad(() => loss(...(leaves as [Tensor, ...Tensor[]])));
-    value.backward();
-    return { value: value.detach(), grads: leaves.map((leaf) => leaf.grad) };
-  });
-}
-
 function leafOf(tensor: Tensor, needsGrad: boolean): Tensor {
   const leaf = tensor.detach();
   if (needsGrad) leaf.requiresGrad = true;
   return leaf;
-}
-
-function addGradients(a: Tensor | null, b: Tensor | null): Tensor | null {
-  return a && b ? a.add(b) : (a ?? b);
 }
 
 interface SavedRng {

@@ -7,24 +7,18 @@ import { Module } from './module.ts';
 /** Kernels of native/linear.cpp. */
 export type LinearKernel = 'avx512_bf16' | 'avx2' | 'aten';
 
-const linearOp = op('ivtlr::linear');
-
 /**
  * x W^T + bias: aten::linear, except that few rows of bfloat16 on the CPU outside a graph run on kernels of our own, at the speed the weight
  * can be read. x (B, I), weight (O, I), bias (O) or null -> (B, O). A named kernel is forced (for tests and measurements).
  * @throws TorchError when a named kernel is not for this call or this CPU
  */
 export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, kernel?: LinearKernel): Tensor {
-  return linearOp(x, weight, bias, kernel) as Tensor;
+  return op('ivtlr::linear')(x, weight, bias, kernel) as Tensor;
 }
-
-const rmsNormOp = op('ivtlr::rms_norm');
-const rotateOp = op('ivtlr::rotate');
-const attendRowOp = op('ivtlr::attend_row');
 
 /** x / sqrt(mean(x^2) + eps) over the last dimension, rounded to x's dtype, times weight (D): one op of native/decode.cpp. x (B, D). */
 export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
-  return rmsNormOp(x, weight, eps) as Tensor;
+  return op('ivtlr::rms_norm')(x, weight, eps) as Tensor;
 }
 
 /**
@@ -32,7 +26,7 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
  * x (B, H, S, E), cos and sin (B or 1, 1, S, E) -> (B, H, S, E). Angles of a wider dtype than x: computed in theirs, returned in x's.
  */
 export function rotateHalves(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
-  return rotateOp(x, cos, sin) as Tensor;
+  return op('ivtlr::rotate')(x, cos, sin) as Tensor;
 }
 
 /**
@@ -40,7 +34,7 @@ export function rotateHalves(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
  * attend, or null -> (B, 1, H*E).
  */
 export function attendRow(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | null = null): Tensor {
-  return attendRowOp(q, k, v, mask) as Tensor;
+  return op('ivtlr::attend_row')(q, k, v, mask) as Tensor;
 }
 
 export interface AttentionOptions {

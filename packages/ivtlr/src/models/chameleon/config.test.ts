@@ -75,8 +75,8 @@ test.each([
   [{}, { double_latent: true }, /vq_config\.double_latent: only false is known/],
   [{}, { attn_type: 'linear' }, /vq_config\.attn_type: /],
   [{ attention_bias: true }, {}, /attention_bias: only false is known/],
-  [{ rope_scaling: { type: 'linear' } }, {}, /rope_scaling: scaled rotary positions are not known/],
-  [{ rope_parameters: { rope_type: 'yarn' } }, {}, /rope_parameters\.rope_type: only default is known/],
+  [{ rope_scaling: { type: 'linear' } }, {}, /rope_scaling\.factor is missing, which rope_type linear needs/],
+  [{ rope_parameters: { rope_type: 'yarn' } }, {}, /rope_parameters\.factor is missing, which rope_type yarn needs/],
   [{ hidden_act: 'gelu' }, {}, /hidden_act: only silu is known/],
 ])('%j %j is said', (changes, vq, message) => {
   expect(() => parseChameleonConfig(json(changes, vq), '/m/config.json')).toThrow(UserError);

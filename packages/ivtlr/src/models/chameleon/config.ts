@@ -1,50 +1,45 @@
 /** config.json of a Chameleon folder, as the hub's and as newer exports write it. */
 import { z } from 'zod';
-import { schemaMistakes, UserError } from '../../errors.ts';
+import { UserError } from '../../errors.ts';
+import { checkConfig, layerCount, normEps, tokenId, vocabularySize, width } from '../common/config-schema.ts';
 import type { DecoderConfig } from '../common/decoder.ts';
+import { readRope, ropeFields } from '../common/rope-config.ts';
 
-const count = z.number().int().positive();
 /** What no checkpoint has and this project's layers do not do. */
 const absent = z.literal(false, { error: 'only false is known' }).nullish();
 
 const vq = z.object({
-  embed_dim: count.default(256),
-  num_embeddings: count.default(8192),
+  embed_dim: width.default(256),
+  num_embeddings: vocabularySize.default(8192),
   double_latent: absent,
-  latent_channels: count.default(256),
-  resolution: count.default(512),
+  latent_channels: width.default(256),
+  resolution: z.int().positive().max(8192).default(512),
   in_channels: z.literal(3, { error: 'only 3 is known' }).default(3),
-  base_channels: count.default(128),
-  channel_multiplier: z.array(count).min(1).default([1, 1, 2, 2, 4]),
-  num_res_blocks: count.default(2),
-  attn_resolutions: z.array(count).nullish(),
+  base_channels: width.default(128),
+  channel_multiplier: z.array(z.int().positive().max(1024)).min(1).max(10).default([1, 1, 2, 2, 4]),
+  num_res_blocks: z.int().positive().max(100).default(2),
+  attn_resolutions: z.array(z.int().positive()).nullish(),
   attn_type: z.enum(['vanilla', 'none'], { error: 'vanilla, none and null are known' }).nullable().default('vanilla'),
 });
 
 const top = z.object({
+  ...ropeFields,
   model_type: z.literal('chameleon'),
-  hidden_size: count.default(4096),
-  num_hidden_layers: count.default(32),
-  num_attention_heads: count.default(32),
-  num_key_value_heads: count.nullish(),
-  intermediate_size: count.default(11008),
-  vocab_size: count.default(65536),
+  hidden_size: width.default(4096),
+  num_hidden_layers: layerCount.default(32),
+  num_attention_heads: width.default(32),
+  num_key_value_heads: width.nullish(),
+  intermediate_size: width.default(11008),
+  vocab_size: vocabularySize.default(65536),
   hidden_act: z.literal('silu', { error: 'only silu is known' }).default('silu'),
   attention_bias: absent,
   mlp_bias: absent,
-  rms_norm_eps: z.number().positive().default(1e-5),
-  max_position_embeddings: count.default(4096),
+  rms_norm_eps: normEps.default(1e-5),
+  max_position_embeddings: ropeFields.max_position_embeddings.default(4096),
+  head_dim: width.nullish(),
   swin_norm: z.boolean().nullish(),
   tie_word_embeddings: z.boolean().nullish(),
-  rope_theta: z.number().positive().nullish(),
-  rope_scaling: z.null({ error: 'scaled rotary positions are not known' }).optional(),
-  rope_parameters: z
-    .object({
-      rope_theta: z.number().positive().optional(),
-      rope_type: z.literal('default', { error: 'only default is known' }).optional(),
-    })
-    .nullish(),
-  vocabulary_map: z.record(z.string(), z.number().int().min(0), {
+  vocabulary_map: z.record(z.string(), tokenId, {
     error: 'the ids of the tokens by name, <image> and the image codes IMGIMG.. among them, are needed',
   }),
   vq_config: vq.nullish(),
@@ -84,17 +79,18 @@ export const NORM_GROUPS = 32;
 
 /** @throws UserError naming the file and the key that is missing or wrong */
 export function parseChameleonConfig(json: unknown, source: string): ChameleonConfig {
-  const result = top.safeParse(json);
-  if (!result.success) {
-    throw new UserError(`${source}: ${schemaMistakes(result.error)}`);
-  }
-  const fields = result.data;
+  const fields = checkConfig(top, json, source);
   const heads = fields.num_attention_heads;
   const keyValueHeads = fields.num_key_value_heads ?? heads;
   if (fields.hidden_size % (2 * heads) !== 0 || heads % keyValueHeads !== 0)
     throw new UserError(
       `${source}: hidden_size ${fields.hidden_size}, num_attention_heads ${heads} and num_key_value_heads ${keyValueHeads} do not divide evenly`,
     );
+  if (fields.head_dim && fields.head_dim !== fields.hidden_size / heads)
+    throw new UserError(
+      `${source}: head_dim is ${fields.head_dim}, but hidden_size / num_attention_heads is ${fields.hidden_size / heads}`,
+    );
+  const { ropeTheta, ropeScaling, maxPositions } = readRope(fields, 10000, source);
   const v = fields.vq_config ?? vq.parse({});
   for (const multiplier of v.channel_multiplier)
     if ((v.base_channels * multiplier) % NORM_GROUPS !== 0)
@@ -114,8 +110,7 @@ export function parseChameleonConfig(json: unknown, source: string): ChameleonCo
     intermediateSize: fields.intermediate_size,
     vocabularySize: fields.vocab_size,
     normEps: fields.rms_norm_eps,
-    maxPositions: fields.max_position_embeddings,
-    ropeTheta: fields.rope_parameters?.rope_theta ?? fields.rope_theta ?? 10000,
+    ...{ ropeTheta, ropeScaling, maxPositions },
     swinNorm: fields.swin_norm ?? false,
     tied: fields.tie_word_embeddings ?? false,
     ...imageVocabulary(fields.vocabulary_map, v.num_embeddings, fields.vocab_size, source),

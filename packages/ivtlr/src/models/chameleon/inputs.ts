@@ -99,8 +99,7 @@ export class ChameleonInputs extends PreparedInputs<PreparationRules> {
 
   /** Makes a tensor (1, 3, H, W) of an image that was prepared by `rules`. */
   finish({ image, source }: PreparedImage): ProcessedImage {
-    const rows = image.height / this.factor;
-    const columns = image.width / this.factor;
+    const [rows, columns] = this.tokenGrid(image);
     const planes: Tensor = normalize(image, this.#normalization);
     const pixels = planes.unsqueeze(0);
     planes.dispose();

@@ -9,6 +9,7 @@ import type { ForwardOptions, ForwardResult, LayerChain, RowsForwardOptions, Row
 import type { AttentionPass } from './attention.ts';
 import { BatchAttention, batchMask } from './batch-attention.ts';
 import { GraphCache, type KeyValueCache, PreallocatedCache } from './kv-cache.ts';
+import type { RopeScaling } from './rope-config.ts';
 import { Rotary, type RotaryAngles, rotate } from './rotary.ts';
 import { RowAttention } from './row-attention.ts';
 import { SlotCache } from './slot-cache.ts';
@@ -23,6 +24,7 @@ export interface DecoderConfig {
   vocabularySize: number;
   normEps: number;
   ropeTheta: number;
+  ropeScaling: RopeScaling | null;
   /** Positions the model has angles for. */
   maxPositions: number;
 }
@@ -157,12 +159,13 @@ export class Decoder extends Module {
     this.embed_tokens = new Embedding(config.vocabularySize, config.hiddenSize, options);
     this.layers = Array.from({ length: config.layers }, (_, layer) => new DecoderLayer(config, traits, layer, options));
     this.norm = new RMSNorm(config.hiddenSize, { eps: config.normEps, ...options });
-    this.#rotary = new Rotary(
-      config.hiddenSize / config.heads,
-      config.ropeTheta,
-      config.maxPositions,
-      traits.mropeSections,
-    );
+    this.#rotary = new Rotary({
+      headSize: config.hiddenSize / config.heads,
+      theta: config.ropeTheta,
+      scaling: config.ropeScaling,
+      maxPositions: config.maxPositions,
+      sections: traits.mropeSections ?? null,
+    });
   }
 
   /** See VisionLanguageModel.newCache. */

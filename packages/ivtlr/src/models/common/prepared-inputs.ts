@@ -21,11 +21,19 @@ export abstract class PreparedInputs<Rules> implements ImageInputs {
   /** How images are decoded and resized. */
   abstract get rules(): Rules;
 
+  /** Pixels per side of one image token. */
+  abstract readonly factor: number;
+
   /** What every image is brought to. */
   abstract get imageSize(): string;
 
   /** Makes a tensor of an image that was prepared by `rules`. */
   abstract finish(prepared: PreparedImage): ProcessedImage;
+
+  /** Rows and columns of the tokens of an image that was prepared by `rules`. */
+  tokenGrid({ width, height }: { width: number; height: number }): [rows: number, columns: number] {
+    return [height / this.factor, width / this.factor];
+  }
 
   get preparation(): Preparation {
     return { module: this.#module.url, rules: this.rules };

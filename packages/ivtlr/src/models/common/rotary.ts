@@ -12,6 +12,7 @@ import {
   type Tensor,
 } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
+import type { RopeScaling } from './rope-config.ts';
 
 /** Cosines and sines, each (B, 1, S, E), ready to broadcast over heads. */
 export interface RotaryAngles {
@@ -19,40 +20,45 @@ export interface RotaryAngles {
   sin: Tensor;
 }
 
+export interface RotaryOptions {
+  headSize: number;
+  theta: number;
+  scaling: RopeScaling | null;
+  /** Rows of the table: one more than the largest position. */
+  maxPositions: number;
+  /** M-RoPE: how many of the E/2 frequencies follow each axis, in order. */
+  sections: readonly number[] | null;
+}
+
 /**
  * Tables of cos and sin over all positions a model may see, made at the first pass; a forward pass only looks rows up.
- * Angles are position / theta^(2i/E), computed in float32 as Hugging Face does, then rounded to the model's dtype.
+ * Angles are position / theta^(2i/E), scaled as the model's file says, computed in float32 as Hugging Face does, then rounded to the model's
+ * dtype.
  */
 export class Rotary {
   #table: RotaryAngles | null = null;
-  readonly headSize: number;
-  readonly theta: number;
-  /** Rows of the table: one more than the largest position. */
-  readonly maxPositions: number;
-  /** M-RoPE: how many of the E/2 frequencies follow each axis, in order. */
-  readonly sections: readonly number[] | null;
+  readonly #options: RotaryOptions;
 
-  constructor(headSize: number, theta: number, maxPositions: number, sections: readonly number[] | null = null) {
+  constructor(options: RotaryOptions) {
+    const { sections, headSize } = options;
     if (sections && sections.reduce((a, b) => a + b, 0) !== headSize / 2)
       throw new RangeError(`M-RoPE sections ${sections.join('+')} should add up to half the head size ${headSize}`);
-    this.headSize = headSize;
-    this.theta = theta;
-    this.maxPositions = maxPositions;
-    this.sections = sections;
+    this.#options = options;
   }
 
   /** positions (A, B, S) int64, all below maxPositions. */
   angles(positions_ABS: Tensor, dtype: DType, device: Device): RotaryAngles {
     const table = this.#tableFor(dtype, device);
+    const { headSize, sections } = this.#options;
     const [axes, B, S] = positions_ABS.shape as [number, number, number];
     const rows = (axis: number, source: Tensor) =>
-      source.indexSelect(0, positions_ABS.select(0, axis).reshape([B * S])).view([B, 1, S, this.headSize]);
-    if (axes === 1 || !this.sections) return { cos: rows(0, table.cos), sin: rows(0, table.sin) };
+      source.indexSelect(0, positions_ABS.select(0, axis).reshape([B * S])).view([B, 1, S, headSize]);
+    if (axes === 1 || !sections) return { cos: rows(0, table.cos), sin: rows(0, table.sin) };
     const mixed = (source: Tensor) => {
-      const perAxis = this.sections!.map((_, axis) => rows(axis, source));
+      const perAxis = sections.map((_, axis) => rows(axis, source));
       // The sections repeat for the second half of the head, whose angles are those of the first.
       let start = 0;
-      const parts = [...this.sections!, ...this.sections!].map((size, i) => {
+      const parts = [...sections, ...sections].map((size, i) => {
         const part = perAxis[i % perAxis.length]!.narrow(3, start, size);
         start += size;
         return part;
@@ -68,11 +74,13 @@ export class Rotary {
     table?.cos.dispose();
     table?.sin.dispose();
     this.#table = makeTable(() => {
-      const half = arange(0, this.headSize, 2, { dtype: 'int64' }).to('float32').div(this.headSize);
-      const frequencies = ops.reciprocal(ops.pow_Scalar(this.theta, half));
-      const angles = arange(0, this.maxPositions, 1).to('float32').unsqueeze(1).mul(frequencies.unsqueeze(0));
+      const { scaling, maxPositions } = this.#options;
+      const frequencies = rotaryFrequencies(this.#options);
+      const angles = arange(0, maxPositions, 1).to('float32').unsqueeze(1).mul(frequencies.unsqueeze(0));
       const both = cat([angles, angles], 1);
-      return { cos: ops.cos(both).to({ dtype, device }), sin: ops.sin(both).to({ dtype, device }) };
+      const magnitude = scaling?.type === 'yarn' ? scaling.attentionFactor : 1;
+      const scaled = (x: Tensor) => (magnitude === 1 ? x : x.mul(magnitude)).to({ dtype, device });
+      return { cos: scaled(ops.cos(both)), sin: scaled(ops.sin(both)) };
     });
     return this.#table;
   }
@@ -82,6 +90,31 @@ export class Rotary {
     this.#table?.sin.dispose();
     this.#table = null;
   }
+}
+
+/** (E/2) float32: radians a position turns each pair of a head's channels by. Source: Hugging Face modeling_rope_utils. */
+function rotaryFrequencies({ headSize, theta, scaling }: RotaryOptions): Tensor {
+  const exponents = arange(0, headSize, 2, { dtype: 'int64' }).to('float32').div(headSize);
+  const frequencies = ops.reciprocal(ops.pow_Scalar(theta, exponents));
+  if (!scaling) return frequencies;
+  const divided = frequencies.div(scaling.factor);
+  if (scaling.type === 'linear') return divided;
+  // The pair that turns `turns` times over the original positions, as a real number.
+  const pairWith = (turns: number) =>
+    (headSize * Math.log(scaling.originalPositions / (turns * 2 * Math.PI))) / (2 * Math.log(theta));
+  const whole = scaling.truncate ? { down: Math.floor, up: Math.ceil } : { down: Number, up: Number };
+  const low = Math.max(whole.down(pairWith(scaling.betaFast)), 0);
+  const high = Math.min(whole.up(pairWith(scaling.betaSlow)), headSize - 1);
+  // 0 up to `low`, where frequencies are kept, 1 from `high` on, where they are divided.
+  const ramp = ops.clamp(
+    arange(0, headSize / 2, 1)
+      .to('float32')
+      .sub(low)
+      .div(high === low ? 0.001 : high - low),
+    0,
+    1,
+  );
+  return divided.mul(ramp).add(frequencies.mul(ops.rsub_Scalar(ramp, 1)));
 }
 
 /** Makes angles that outlive every scope and serve training too, though the first use may be at inference. The caller disposes them. */

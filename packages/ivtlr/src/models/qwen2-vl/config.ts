@@ -1,47 +1,60 @@
-/** config.json of a Qwen2-VL folder, in the hub's flat form or the nested form newer exports write. */
+/**
+ * config.json of a Qwen2-VL folder, in the hub's flat form or the nested form newer exports write. Many exports leave out what has the
+ * default of Hugging Face's Qwen2VLConfig, so the defaults here are those of its classes.
+ */
 import { z } from 'zod';
-import { schemaMistakes, UserError } from '../../errors.ts';
+import { UserError } from '../../errors.ts';
+import { checkConfig, layerCount, normEps, tokenId, vocabularySize, width } from '../common/config-schema.ts';
 import type { DecoderConfig } from '../common/decoder.ts';
-
-const count = z.number().int().positive();
+import { readRope, ropeFields } from '../common/rope-config.ts';
 
 const text = z.object({
-  hidden_size: count,
-  num_hidden_layers: count,
-  num_attention_heads: count,
-  num_key_value_heads: count,
-  intermediate_size: count,
-  vocab_size: count,
-  rms_norm_eps: z.number().positive().default(1e-6),
-  max_position_embeddings: count.default(32768),
-  rope_theta: z.number().positive().optional(),
-  rope_scaling: z.record(z.string(), z.unknown()).nullish(),
-  rope_parameters: z.record(z.string(), z.unknown()).nullish(),
-  tie_word_embeddings: z.boolean().optional(),
+  ...ropeFields,
+  hidden_size: width.default(8192),
+  num_hidden_layers: layerCount.default(80),
+  num_attention_heads: width.default(64),
+  num_key_value_heads: width.nullable().default(8),
+  intermediate_size: width.default(29568),
+  vocab_size: vocabularySize.default(152064),
+  rms_norm_eps: normEps.default(1e-5),
+  max_position_embeddings: ropeFields.max_position_embeddings.default(32768),
+  hidden_act: z.literal('silu', { error: 'only silu is supported' }).default('silu'),
+  head_dim: width.nullish(),
+  use_sliding_window: z.boolean().nullish(),
+  sliding_window: z.int().nullish(),
+  max_window_layers: z.int().min(0).nullable().default(80),
+  layer_types: z.array(z.literal('full_attention', { error: 'only full_attention is supported' })).nullish(),
+  tie_word_embeddings: z.boolean().nullish(),
 });
 
 const vision = z.object({
-  depth: count,
-  embed_dim: count,
-  num_heads: count,
-  mlp_ratio: z.number().positive().default(4),
-  patch_size: count.default(14),
-  temporal_patch_size: count.default(2),
-  spatial_merge_size: count.default(2),
-  in_channels: count.optional(),
-  in_chans: count.optional(),
-  hidden_act: z.string().default('quick_gelu'),
+  depth: layerCount.default(32),
+  embed_dim: width.default(1280),
+  num_heads: width.default(16),
+  mlp_ratio: z.number().positive().max(64).default(4),
+  patch_size: z.int().positive().max(1024).default(14),
+  temporal_patch_size: z.int().positive().max(64).default(2),
+  spatial_merge_size: z.int().positive().max(64).default(2),
+  in_channels: z.literal(3, { error: 'only 3 is supported' }).default(3),
+  hidden_act: z.literal('quick_gelu', { error: 'only quick_gelu is supported' }).default('quick_gelu'),
+  rope_parameters: z
+    .object({
+      rope_theta: z.literal(10000, { error: 'only 10000 is supported' }).optional(),
+      rope_type: z.enum(['axial', 'default'], { error: 'only axial is supported' }).optional(),
+    })
+    .nullish(),
 });
 
 const top = z.object({
   model_type: z.literal('qwen2_vl'),
-  vision_config: vision,
-  image_token_id: count,
-  vision_start_token_id: count.optional(),
-  vision_end_token_id: count.optional(),
-  tie_word_embeddings: z.boolean().optional(),
-  eos_token_id: z.union([count, z.array(count)]).nullish(),
+  vision_config: vision.nullish().transform((given) => given ?? vision.parse({})),
+  text_config: z.record(z.string(), z.unknown()).nullish(),
+  image_token_id: tokenId.default(151655),
+  tie_word_embeddings: z.boolean().nullish(),
 });
+
+/** M-RoPE's frequencies per axis where the file names none. */
+const DEFAULT_SECTIONS = [16, 24, 24];
 
 export interface Qwen2VLConfig extends DecoderConfig {
   /** Frequencies per axis (time, height, width). */
@@ -60,40 +73,45 @@ export interface Qwen2VLConfig extends DecoderConfig {
   };
 }
 
-/** @throws UserError naming the file and the key that is missing or wrong */
+/** @throws UserError naming the file and the key that is wrong, or whose value this project's layers cannot follow */
 export function parseQwen2VLConfig(json: unknown, source: string): Qwen2VLConfig {
-  const check = <T>(schema: z.ZodType<T>, value: unknown, where: string): T => {
-    const result = schema.safeParse(value);
-    if (result.success) return result.data;
-    throw new UserError(`${source}: ${schemaMistakes(result.error, where ? [where] : [])}`);
+  const outer = checkConfig(top, json, source);
+  const where = outer.text_config ? 'text_config' : '';
+  const inner = checkConfig(text, outer.text_config ?? json, source, where);
+  const rope = readRope(inner, 1e6, source, where);
+  const heads = inner.num_attention_heads;
+  const keyValueHeads = inner.num_key_value_heads ?? heads;
+  const headSize = inner.hidden_size / heads;
+  const refuse = (message: string): never => {
+    throw new UserError(`${source}: ${message}`);
   };
-  const outer = check(top, json, '');
-  const nested = (json as { text_config?: unknown }).text_config;
-  const inner = check(text, nested ?? json, nested ? 'text_config' : '');
-  const rope = inner.rope_parameters ?? inner.rope_scaling ?? {};
-  const headSize = inner.hidden_size / inner.num_attention_heads;
-  const sections = check(z.array(count).length(3), rope.mrope_section, 'rope_scaling.mrope_section');
-  if (!Number.isInteger(headSize) || inner.num_attention_heads % inner.num_key_value_heads !== 0)
-    throw new UserError(`${source}: hidden_size, num_attention_heads and num_key_value_heads do not divide evenly`);
+  if (!Number.isInteger(headSize) || heads % keyValueHeads !== 0)
+    refuse('hidden_size, num_attention_heads and num_key_value_heads do not divide evenly');
+  if (inner.head_dim && inner.head_dim !== headSize)
+    refuse(`head_dim is ${inner.head_dim}, but hidden_size / num_attention_heads is ${headSize}`);
+  const sections = rope.mropeSections ?? DEFAULT_SECTIONS;
   if (sections.reduce((a, b) => a + b, 0) * 2 !== headSize)
-    throw new UserError(
-      `${source}: mrope_section ${sections.join('+')} should add up to half the head size ${headSize}`,
-    );
+    refuse(`mrope_section ${sections.join('+')} should add up to half the head size ${headSize}`);
+  const fullLayers = inner.max_window_layers ?? inner.num_hidden_layers;
+  if (inner.use_sliding_window && (inner.sliding_window ?? null) !== null && fullLayers < inner.num_hidden_layers)
+    refuse('use_sliding_window: attention through a sliding window is not supported');
+  if (outer.image_token_id >= inner.vocab_size)
+    refuse(`image_token_id is ${outer.image_token_id}, but vocab_size is ${inner.vocab_size}`);
   const v = outer.vision_config;
-  if (v.hidden_act !== 'quick_gelu')
-    throw new UserError(`${source}: vision_config.hidden_act is ${v.hidden_act}, only quick_gelu is known`);
+  // A quarter of a head's channels turns with the row, a quarter with the column, each as pairs.
+  if (v.embed_dim % (4 * v.num_heads) !== 0)
+    refuse(`vision_config.embed_dim ${v.embed_dim} should be a multiple of 4 times num_heads, ${4 * v.num_heads}`);
   return {
     hiddenSize: inner.hidden_size,
     layers: inner.num_hidden_layers,
-    heads: inner.num_attention_heads,
-    keyValueHeads: inner.num_key_value_heads,
+    heads,
+    keyValueHeads,
     intermediateSize: inner.intermediate_size,
     vocabularySize: inner.vocab_size,
     normEps: inner.rms_norm_eps,
-    maxPositions: inner.max_position_embeddings,
-    ropeTheta: Number(rope.rope_theta ?? inner.rope_theta ?? 1e6),
+    ...rope,
     mropeSections: sections,
-    tied: outer.tie_word_embeddings ?? inner.tie_word_embeddings ?? false,
+    tied: outer.tie_word_embeddings || inner.tie_word_embeddings || false,
     imageTokenId: outer.image_token_id,
     vision: {
       depth: v.depth,
@@ -103,7 +121,7 @@ export function parseQwen2VLConfig(json: unknown, source: string): Qwen2VLConfig
       patchSize: v.patch_size,
       frames: v.temporal_patch_size,
       merge: v.spatial_merge_size,
-      channels: v.in_channels ?? v.in_chans ?? 3,
+      channels: v.in_channels,
     },
   };
 }

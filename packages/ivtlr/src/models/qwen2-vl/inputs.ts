@@ -133,13 +133,13 @@ export class Qwen2VlInputs extends PreparedInputs<PreparationRules> {
 
   /** Makes a tensor of an image that was decoded and resized by `rules`. */
   finish({ image, source }: PreparedImage): ProcessedImage {
-    const rows = image.height / this.patchSize;
-    const columns = image.width / this.patchSize;
+    const tokenGrid = this.tokenGrid(image);
+    const [rows, columns] = tokenGrid;
     return {
       pixels: this.#patches(image),
-      grid: [1, rows, columns],
-      tokens: (rows * columns) / this.mergeSize ** 2,
-      tokenGrid: [rows / this.mergeSize, columns / this.mergeSize],
+      grid: [1, rows * this.mergeSize, columns * this.mergeSize],
+      tokens: rows * columns,
+      tokenGrid,
       source,
     };
   }

@@ -1,0 +1,13 @@
+/** `ivtlr setup`: finds or fetches libtorch and builds the addon, where the packages are installed as in a checkout. */
+import { setup } from '@ivtlr/torch/setup';
+import type { Command } from 'commander';
+
+export function registerSetup(program: Command): void {
+  program
+    .command('setup')
+    .description('find or fetch libtorch and build the addon against it (once; a few minutes)')
+    .action(() => {
+      const { libtorch } = setup((line) => process.stderr.write(`${line}\n`));
+      process.stdout.write(`ready: libtorch ${libtorch.version} from ${libtorch.source} (${libtorch.folder})\n`);
+    });
+}

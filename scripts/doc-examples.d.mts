@@ -1,0 +1,1 @@
+export declare function docExamples(): { document: string; number: number; code: string }[];

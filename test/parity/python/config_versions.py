@@ -1,0 +1,211 @@
+"""config.json files as several versions of transformers write them, and what they stand for: config-versions.json.
+
+Run by make_goldens.py, which makes a small environment for each version (without torch: config classes need none) and lets this file run in it
+with the argument `write`. What a file stands for is said twice: by the version that wrote it and by the version of requirements.txt reading it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+VERSIONS = ["4.45.2", "4.49.0", "4.51.3", "4.57.6"]
+
+# The hub's flat files of 2024, in full.
+QWEN = dict(
+    architectures=["Qwen2VLForConditionalGeneration"],
+    attention_dropout=0.0,
+    bos_token_id=151643,
+    eos_token_id=151645,
+    vision_start_token_id=151652,
+    vision_end_token_id=151653,
+    vision_token_id=151654,
+    image_token_id=151655,
+    video_token_id=151656,
+    hidden_act="silu",
+    initializer_range=0.02,
+    max_position_embeddings=32768,
+    model_type="qwen2_vl",
+    rms_norm_eps=1e-6,
+    rope_theta=1000000.0,
+    sliding_window=32768,
+    torch_dtype="bfloat16",
+    use_cache=True,
+    use_sliding_window=False,
+    rope_scaling=dict(type="mrope", mrope_section=[16, 24, 24]),
+)
+
+
+def qwen(hidden, layers, heads, kv, inter, vocab, tie, **more):
+    sizes = dict(hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv)
+    sizes |= dict(intermediate_size=inter, vocab_size=vocab, max_window_layers=layers, tie_word_embeddings=tie)
+    vision = dict(depth=32, embed_dim=1280, mlp_ratio=4, num_heads=16, in_chans=3, hidden_size=hidden, patch_size=14)
+    vision |= dict(spatial_merge_size=2, spatial_patch_size=14, temporal_patch_size=2)
+    return QWEN | sizes | dict(vision_config=vision) | more
+
+
+def tiny_qwen(**more):
+    """The shape of the folders hf-tiny-*, whose weights are stored."""
+    ids = dict(image_token_id=159, vision_start_token_id=158, vision_end_token_id=157, eos_token_id=153, bos_token_id=153)
+    config = qwen(32, 2, 2, 1, 48, 160, False, max_position_embeddings=4096, **ids)
+    config["rope_scaling"] = dict(type="mrope", mrope_section=[2, 3, 3])
+    config["vision_config"] |= dict(depth=1, embed_dim=16, num_heads=2)
+    return config | more
+
+
+CHAMELEON = dict(
+    architectures=["ChameleonForConditionalGeneration"],
+    attention_bias=False,
+    attention_dropout=0.0,
+    bos_token_id=1,
+    eos_token_id=2,
+    hidden_act="silu",
+    hidden_size=4096,
+    initializer_range=0.02,
+    intermediate_size=11008,
+    max_position_embeddings=4096,
+    mlp_bias=False,
+    model_parallel_size=1,
+    model_type="chameleon",
+    num_attention_heads=32,
+    num_hidden_layers=32,
+    num_key_value_heads=32,
+    pad_token_id=1,
+    rms_norm_eps=1e-5,
+    rope_scaling=None,
+    rope_theta=10000.0,
+    swin_norm=False,
+    tie_word_embeddings=False,
+    torch_dtype="bfloat16",
+    use_cache=True,
+    vocab_size=65536,
+    # The image codes are left out: thousands of entries that every version copies.
+    vocabulary_map={"<image>": 8711},
+    vq_config=dict(
+        attn_resolutions=None,
+        attn_type="vanilla",
+        base_channels=128,
+        channel_multiplier=[1, 1, 2, 2, 4],
+        double_latent=False,
+        dropout=0.0,
+        embed_dim=256,
+        in_channels=3,
+        latent_channels=256,
+        num_embeddings=8192,
+        num_res_blocks=2,
+        resolution=512,
+    ),
+)
+
+SMALL_VQ = dict(base_channels=32, channel_multiplier=[1, 1, 1, 1, 1], num_res_blocks=1, num_embeddings=64, embed_dim=16)
+LONG = dict(factor=4.0, original_max_position_embeddings=32768, mrope_section=[16, 24, 24])
+
+CONFIGS = {
+    "qwen2-vl 2b": qwen(1536, 28, 12, 2, 8960, 151936, True),
+    "qwen2-vl 7b": qwen(3584, 28, 28, 4, 18944, 152064, False),
+    "qwen2-vl 72b": qwen(8192, 80, 64, 8, 29568, 152064, False, rms_norm_eps=1e-5),
+    "qwen2-vl defaults": dict(model_type="qwen2_vl", rope_scaling=dict(type="mrope", mrope_section=[16, 24, 24])),
+    "qwen2-vl tiny": tiny_qwen(),
+    "qwen2-vl tiny tied": tiny_qwen(tie_word_embeddings=True),
+    "qwen2-vl 7b yarn": qwen(3584, 28, 28, 4, 18944, 152064, False, rope_scaling=dict(type="yarn", **LONG)),
+    "qwen2-vl 7b yarn, rope_type": qwen(3584, 28, 28, 4, 18944, 152064, False, rope_scaling=dict(rope_type="yarn", **LONG)),
+    "qwen2-vl 2b linear": qwen(
+        1536, 28, 12, 2, 8960, 151936, True, rope_scaling=dict(type="linear", factor=2.0, mrope_section=[16, 24, 24])
+    ),
+    "chameleon 7b": CHAMELEON,
+    "chameleon 30b": CHAMELEON
+    | dict(hidden_size=8192, intermediate_size=22016, num_hidden_layers=48, num_attention_heads=64, num_key_value_heads=8)
+    | dict(swin_norm=True, model_parallel_size=2),
+    "chameleon defaults": dict(model_type="chameleon", vocabulary_map={"<image>": 8711}),
+    "chameleon small": CHAMELEON
+    | dict(hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2)
+    | dict(vocab_size=320, rope_theta=5e5, tie_word_embeddings=True, vocabulary_map={"<image>": 319})
+    | dict(vq_config=CHAMELEON["vq_config"] | SMALL_VQ, rope_scaling=dict(type="linear", factor=2.0)),
+}
+
+
+def numbers(config, names):
+    return {name: getattr(config, name) for name in names.split()}
+
+
+def resolved(config):
+    """The numbers a model is built from, whatever the version keeps them in."""
+    text = getattr(config, "text_config", None) or config
+    sizes = "hidden_size num_hidden_layers num_attention_heads num_key_value_heads intermediate_size vocab_size"
+    result = numbers(text, sizes + " rms_norm_eps max_position_embeddings hidden_act")
+    rope = getattr(text, "rope_parameters", None) or dict(getattr(text, "rope_scaling", None) or {}, rope_theta=text.rope_theta)
+    result["rope"] = {
+        name: rope.get(name) for name in ("rope_theta", "factor", "original_max_position_embeddings", "mrope_section")
+    }
+    result["rope"]["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
+    result["tie_word_embeddings"] = config.tie_word_embeddings
+    if config.model_type == "qwen2_vl":
+        vision = "depth embed_dim num_heads mlp_ratio patch_size temporal_patch_size spatial_merge_size in_channels hidden_act"
+        result["vision"] = numbers(config.vision_config, vision)
+        result["image_token_id"] = getattr(config, "image_token_id", None)
+    else:
+        result["swin_norm"] = config.swin_norm
+        vq = "embed_dim num_embeddings latent_channels resolution in_channels base_channels channel_multiplier num_res_blocks"
+        result["vq"] = numbers(config.vq_config, vq + " attn_resolutions attn_type")
+        result["vq"]["channel_multiplier"] = list(result["vq"]["channel_multiplier"])
+    return result
+
+
+def class_of(name):
+    import transformers
+
+    return transformers.Qwen2VLConfig if name.startswith("qwen2-vl") else transformers.ChameleonConfig
+
+
+def write(folder):
+    """In each version's own environment: FOLDER/<index>/config.json and resolved.json."""
+    for index, (name, source) in enumerate(CONFIGS.items()):
+        out = os.path.join(folder, str(index))
+        os.makedirs(out)
+        with open(os.path.join(out, "config.json"), "w", encoding="utf-8") as file:
+            json.dump(source, file)
+        config = class_of(name).from_pretrained(out)
+        config.save_pretrained(out)
+        with open(os.path.join(out, "resolved.json"), "w", encoding="utf-8") as file:
+            json.dump(resolved(class_of(name).from_pretrained(out)), file)
+
+
+def environment(version):
+    """The Python of a version, installed at the first use."""
+    cache = os.environ.get("IVTLR_PARITY_VENVS") or os.path.join(os.path.dirname(sys.prefix), "parity-transformers")
+    folder = os.path.join(cache, version)
+    python = os.path.join(folder, "bin", "python")
+    if not os.path.exists(os.path.join(folder, "done")):
+        print(f"making {folder}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", f"transformers=={version}"], check=True)
+        open(os.path.join(folder, "done"), "w").close()
+    return python
+
+
+def make(out):
+    import transformers
+    from numbers_json import write_cases
+
+    cases = []
+    for version in [*VERSIONS, transformers.__version__]:
+        python = sys.executable if version == transformers.__version__ else environment(version)
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([python, os.path.abspath(__file__), "write", folder], check=True)
+            for index, name in enumerate(CONFIGS):
+                own = os.path.join(folder, str(index))
+                case = dict(name=name, version=version)
+                for key, file in (("config", "config.json"), ("written", "resolved.json")):
+                    with open(os.path.join(own, file), encoding="utf-8") as stream:
+                        case[key] = json.load(stream)
+                case["read"] = resolved(class_of(name).from_pretrained(own))
+                cases.append(case)
+    header = dict(made_with=dict(transformers=transformers.__version__), versions=[*VERSIONS, transformers.__version__])
+    write_cases(os.path.join(out, "config-versions.json"), header, cases)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] != ["write"] or len(sys.argv) != 3:
+        sys.exit("this file is run by make_goldens.py")
+    write(sys.argv[2])
