@@ -1,18 +1,14 @@
 // Damaged files for every reader: `npm run fuzz -- --minutes 60 [--count N] [--seed N] [--only images,pth] [--from N] [--save DIR] [--json]`.
 // Each input must be accepted, or refused in one clear sentence, within 5 s (of work) and 1.5 GB, by a process that lives on and leaves nothing behind.
 // The same seed gives the same inputs; number N of a kind alone comes back with `--only KIND --from N --count 1`. Needs `npm run build`.
-import { fork } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { Random } from '../packages/ivtlr/dist/random.js';
 import { inputKinds } from './fuzz/inputs.mjs';
-
-/** Of the processor's time where the system tells it, so that a busy machine is no hang. */
-const SECONDS = 5;
-const MOST_SECONDS = 60;
-const MOST_MEMORY = 1.5 * 2 ** 30;
+import { ReadingProcess } from './fuzz/reading-process.mjs';
 
 const text = { type: 'string' };
 const { values: flags } = parseArgs({
@@ -29,74 +25,7 @@ for (const place of places) fs.mkdirSync(place);
 const [input, tmp, cwd] = places;
 const save = path.resolve(flags.save ?? fs.mkdtempSync(path.join(os.tmpdir(), 'ivtlr-fuzz-defects-')));
 
-let worker = null;
-let lastWords = '';
-
-async function startWorker() {
-  lastWords = '';
-  worker = fork(new URL('./fuzz/worker.mjs', import.meta.url), {
-    cwd,
-    env: { ...process.env, TMPDIR: tmp, OMP_NUM_THREADS: '1' },
-    execArgv: ['--max-old-space-size=2048'],
-    stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
-  });
-  worker.stderr.on('data', (bytes) => {
-    lastWords = (lastWords + bytes).slice(-4000);
-  });
-  await new Promise((resolve, reject) => {
-    worker.once('message', resolve);
-    worker.once('exit', () => reject(new Error(`the reading process does not start:\n${lastWords}`)));
-  });
-}
-
-/** The worker's verdict, or what became of the worker. */
-async function read(kind, options) {
-  if (!worker) await startWorker();
-  const reader = worker;
-  return new Promise((resolve) => {
-    const finish = (verdict) => {
-      clearTimeout(timer);
-      clearInterval(watch);
-      reader.removeAllListeners('message');
-      reader.removeAllListeners('exit');
-      resolve(verdict);
-    };
-    const stop = (problem, message) => {
-      worker = null;
-      finish({ outcome: 'defect', problem, message });
-      reader.kill('SIGKILL');
-    };
-    const seconds = fs.existsSync('/proc') ? MOST_SECONDS : SECONDS;
-    const timer = setTimeout(() => stop('hang', `no answer after ${seconds} s`), seconds * 1000);
-    const start = usage(reader.pid).seconds;
-    const watch = setInterval(() => {
-      const now = usage(reader.pid);
-      if (now.memory > 2 * MOST_MEMORY) stop('memory', `${Math.round(now.memory / 2 ** 20)} MiB`);
-      else if (now.seconds - start > SECONDS) stop('hang', `no answer after ${SECONDS} s of work`);
-    }, 100);
-    reader.once('message', (verdict) => {
-      const heavy = verdict.peak > MOST_MEMORY && verdict.outcome !== 'defect';
-      if (heavy) stop('memory', `${Math.round(verdict.peak / 2 ** 20)} MiB`);
-      else finish(verdict);
-    });
-    reader.once('exit', (code, signal) => {
-      worker = null;
-      // The last words may come after the end.
-      setTimeout(() => finish({ outcome: 'defect', problem: 'crash', message: `${signal ?? code}\n${lastWords}` }), 50);
-    });
-    reader.send({ kind, folder: input, options });
-  });
-}
-
-/** Bytes in memory and seconds of work of a process; zeros where the system does not tell. */
-function usage(pid) {
-  try {
-    const fields = fs.readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1).split(' ');
-    return { seconds: (Number(fields[11]) + Number(fields[12])) / 100, memory: Number(fields[21]) * 4096 };
-  } catch {
-    return { seconds: 0, memory: 0 };
-  }
-}
+const reading = new ReadingProcess(fileURLToPath(new URL('./fuzz/worker.mjs', import.meta.url)), { cwd, tmp });
 
 function empty(folder) {
   for (const name of fs.readdirSync(folder)) fs.rmSync(path.join(folder, name), { recursive: true });
@@ -107,7 +36,7 @@ async function tryOne(kind, number, make) {
   const { files, links = {}, options = {} } = make(new Random(seed, number));
   for (const [name, bytes] of Object.entries(files)) fs.writeFileSync(path.join(input, name), bytes);
   for (const [name, target] of Object.entries(links)) fs.symlinkSync(target, path.join(input, name));
-  let verdict = await read(kind, options);
+  let verdict = await reading.read({ kind, folder: input, options });
   const wanted = Object.keys({ ...files, ...links });
   const left = places.flatMap((place) => fs.readdirSync(place)).filter((name) => !wanted.includes(name));
   if (left.length > 0 && verdict.outcome !== 'defect')
@@ -159,8 +88,7 @@ try {
     process.stderr.write(`${sum('inputs')} inputs in ${Math.round(sum('seconds'))} s, ${defects} defects\n`);
   }
 } finally {
-  worker?.removeAllListeners('exit');
-  worker?.kill();
+  reading.end();
   fs.rmSync(work, { recursive: true, force: true });
 }
 

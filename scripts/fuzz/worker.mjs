@@ -2,20 +2,9 @@
 import fs from 'node:fs';
 import { liveTensorCount } from '../../packages/torch/dist/index.js';
 import { readers } from './readers.mjs';
+import { unclear } from './unclear.mjs';
 
 const TYPED = new Set(['UserError', 'CheckpointError', 'StateDictError']);
-
-/** What is wrong with an error as a user sees it; null for a clear one. */
-export function unclear(message) {
-  if (message.trim() === '') return 'an empty message';
-  if (/\n\s*\n|\n\s+at .*:\d/.test(message)) return 'several paragraphs or a stack';
-  if (/\bundefined\b|\[object |(?<!received )\bNaN\b/.test(message)) return 'a value nobody can read';
-  if (/:\s*$|\(\s*\)/.test(message)) return 'an empty reason';
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are looked for
-  if (/[\0-\x08\x0b-\x1f\x7f-\x9f]/.test(message)) return 'control characters';
-  if (message.length > 3000) return `${message.length} characters`;
-  return null;
-}
 
 const openFiles = () => (fs.existsSync('/proc/self/fd') ? fs.readdirSync('/proc/self/fd').length : 0);
 

@@ -290,8 +290,9 @@ function endOfAnswerIds(opened: LoadedModel): number[] {
   const stored = existsSync(path) ? readJson(path, 'generation config') : {};
   if (typeof stored !== 'object' || stored === null || Array.isArray(stored))
     throw new UserError(`${path} should hold a JSON object`);
-  const ids = [(stored as { eos_token_id?: unknown }).eos_token_id ?? []].flat();
-  const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= opened.model.vocabularySize);
+  const ids: unknown[] = [(stored as { eos_token_id?: unknown }).eos_token_id ?? []].flat();
+  const known = (id: unknown) => Number.isInteger(id) && Number(id) >= 0 && Number(id) < opened.model.vocabularySize;
+  const wrong = ids.find((id) => !known(id));
   if (wrong !== undefined)
     throw new UserError(`${path}: eos_token_id ${JSON.stringify(wrong)} is no token of the model`);
   return [...new Set([opened.tokenizer.eosId, ...(ids as number[])])];
