@@ -17,7 +17,7 @@ it('a user error never carries control characters of what it quotes', () => {
 it('mistakes of a schema are one line a key, of many the first five', () => {
   const schema = z.object({ a: z.object({ b: z.number(), c: z.int() }) });
   expect(schemaMistakes(schema.safeParse({ a: { c: 'x' } }).error!, ['top'])).toBe(
-    'top.a.b: missing; expected number\ntop.a.c: Invalid input: expected int, received string',
+    'top.a.b: missing; expected number\ntop.a.c: Invalid input: expected number, received string',
   );
   const list = z.array(z.number()).safeParse(new Array(2000).fill('x')).error!;
   expect(schemaMistakes(list).split('\n')).toHaveLength(6);

@@ -58,7 +58,7 @@ export function parseRecipe(text: string, source: string, overrides: readonly st
 }
 
 /** One wrong bracket can make hundreds of mistakes, of which the first ones tell the most. */
-const MOST_MISTAKES = 20;
+const MOST_MISTAKES = 7;
 
 function mistakes(messages: readonly string[]): UserError {
   const more = messages.length - MOST_MISTAKES;

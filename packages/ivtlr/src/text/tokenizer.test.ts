@@ -69,14 +69,13 @@ test('decode leaves special tokens out unless asked, and ignores unknown ids', (
 
 test('ids beyond a gap count for the size', () => {
   const gap = mkdtempSync(join(tmpdir(), 'ivtlr-tokenizer-'));
-  const { added_tokens, ...rest } = byteLevelDefinition();
-  const [first, last] = added_tokens as object[];
-  const definition = { ...rest, added_tokens: [first, { ...last, id: 900 }] };
+  const definition = byteLevelDefinition() as { model: { vocab: Record<string, number> } };
+  definition.model.vocab.far = 900;
   writeFileSync(join(gap, 'tokenizer.json'), JSON.stringify(definition));
   writeFileSync(join(gap, 'tokenizer_config.json'), JSON.stringify({ eos_token: '<|endoftext|>' }));
   const own = Tokenizer.fromFolder(gap);
-  const most = Math.max(own.tokenToId('<|latent|>')!, 257);
-  expect(own.vocabSize).toBe(most + 1);
+  expect(own.tokenToId('far')).toBe(900);
+  expect(own.vocabSize).toBe(901);
   rmSync(gap, { recursive: true });
 });
 

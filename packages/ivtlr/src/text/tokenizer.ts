@@ -70,7 +70,7 @@ export class Tokenizer {
     } catch (error) {
       throw new UserError(`tokenizer ${path} is not a Hugging Face tokenizer: ${(error as Error).message}`);
     }
-    return new Tokenizer(native, readIds(definition), findEos(folder, native), path);
+    return new Tokenizer(native, readIds(definition, native), findEos(folder, native), path);
   }
 
   /** One more than the largest id, added tokens included: the rows that an embedding of them needs. */
@@ -208,14 +208,15 @@ function findEos(folder: string, native: NativeTokenizer): number {
 }
 
 /** What tokenizer.json says of its ids; a list for a vocabulary is in the order of the ids. */
-function readIds(definition: unknown): { size: number; specialIds: Set<number> } {
+function readIds(definition: unknown, native: NativeTokenizer): { size: number; specialIds: Set<number> } {
   const vocabulary = field(field(definition, 'model'), 'vocab');
   let size = listOf(vocabulary).length;
   if (size === 0) for (const id of Object.values(vocabulary ?? {})) size = Math.max(size, Number(id) + 1);
   const specialIds = new Set<number>();
   for (const token of listOf(field(definition, 'added_tokens'))) {
-    const id = field(token, 'id');
-    if (typeof id !== 'number') continue;
+    // The library numbers added tokens itself where the file's number would leave a gap.
+    const id = native.tokenToId(String(field(token, 'content')));
+    if (id === null) continue;
     size = Math.max(size, id + 1);
     if (field(token, 'special') === true) specialIds.add(id);
   }
