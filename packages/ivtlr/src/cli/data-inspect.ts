@@ -1,7 +1,8 @@
 /** `ivtlr data inspect`: one row as the model is trained on it: prompt, steps, labels in colour, token counts, the image with its token grid. */
 import { type Command, Option } from 'commander';
-import { printable, UserError } from '../errors.ts';
+import { UserError } from '../errors.ts';
 import type { InspectedSample, TokenRun } from '../inspect/inspect-sample.ts';
+import { printable } from '../printable.ts';
 import { DATASETS } from '../tasks/datasets.ts';
 import type { IndexedSample } from '../tasks/read-samples.ts';
 import { SPLITS, type Split, type Task } from '../tasks/task.ts';

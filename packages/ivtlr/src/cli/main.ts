@@ -2,6 +2,7 @@
 import { SetupError } from '@ivtlr/torch/setup';
 import { Command, CommanderError } from 'commander';
 import { UserError } from '../errors.ts';
+import { printable } from '../printable.ts';
 import { registerAblate } from './ablate.ts';
 import { registerAnalyze } from './analyze.ts';
 import { registerConvert } from './convert.ts';
@@ -85,12 +86,12 @@ function ignoreClosedPipe(): void {
 export function report(error: unknown, debug: boolean): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage; // commander has printed it
   if (error instanceof UserError || error instanceof SetupError) {
-    process.stderr.write(`error: ${error.message}\n`);
+    process.stderr.write(`error: ${printable(error.message)}\n`);
     if (debug) process.stderr.write(`${error.stack}\n`);
     return EXIT.usage;
   }
   const message = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
-  process.stderr.write(`unexpected error: ${message}\n`);
+  process.stderr.write(`unexpected error: ${printable(message)}\n`);
   process.stderr.write(
     debug && error instanceof Error ? `${error.stack}\n` : 'run the same command with --debug for the whole stack\n',
   );

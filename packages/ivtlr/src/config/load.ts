@@ -47,6 +47,7 @@ export function parseRecipe(text: string, source: string, overrides: readonly st
   }
   if (!isMap(document.contents))
     throw new UserError(`${place(0)}: a recipe is a map of settings such as "task: dominoes"`);
+  plainValue(document, source);
   translateOfficialKeys(document, (offset, message) => {
     throw new UserError(`${place(offset)}: ${message}`);
   });
@@ -58,14 +59,14 @@ export function parseRecipe(text: string, source: string, overrides: readonly st
 }
 
 /** One wrong bracket can make hundreds of mistakes, of which the first ones tell the most. */
-const MOST_MISTAKES = 7;
+const MOST_MISTAKES = 5;
 
 function mistakes(messages: readonly string[]): UserError {
   const more = messages.length - MOST_MISTAKES;
   return new UserError([...messages.slice(0, MOST_MISTAKES), ...(more > 0 ? [`and ${more} more`] : [])].join('\n'));
 }
 
-/** Aliases are followed here, which fails where they lead nowhere or make far more than was written. */
+/** @throws UserError where aliases lead nowhere or make far more than was written */
 function plainValue(document: Document, source: string): unknown {
   try {
     return document.toJS();
