@@ -9,12 +9,12 @@ it('a user error never carries control characters of what it quotes', () => {
     expect(new UserError(long).message).toMatch(/^.{2000} \[\.\.\]$/);
 });
 
-it('mistakes of a schema are one line a key, of many the first five', () => {
+it('mistakes of a schema are named with their places, of many the first five', () => {
   const schema = z.object({ a: z.object({ b: z.number(), c: z.int() }) });
-  expect(schemaMistakes(schema.safeParse({ a: { c: 'x' } }).error!, ['top'])).toBe(
-    'top.a.b: missing; expected number\ntop.a.c: Invalid input: expected number, received string',
+  expect(schemaMistakes(schema.safeParse({ a: { c: 'x' } }).error!)).toBe(
+    '✖ missing; expected number\n  → at a.b\n✖ Invalid input: expected number, received string\n  → at a.c',
   );
   const list = z.array(z.number()).safeParse(new Array(2000).fill('x')).error!;
-  expect(schemaMistakes(list).split('\n')).toHaveLength(6);
-  expect(schemaMistakes(list)).toMatch(/and 1995 more$/);
+  expect(schemaMistakes(list).split('\n')).toHaveLength(11);
+  expect(schemaMistakes(list)).toMatch(/\nand 1995 more$/);
 });

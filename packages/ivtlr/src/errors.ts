@@ -18,11 +18,15 @@ export class UserError extends Error {
   }
 }
 
-/** What a schema finds wrong, one line a key: `vision.depth: missing; expected number`. The first five mistakes tell enough. */
-export function schemaMistakes({ issues }: z.core.$ZodError, place: readonly string[] = []): string {
-  const lines = issues.slice(0, 5).map(({ path, message }) => {
-    const what = message.replace(/^Invalid input: expected (.*), received undefined$/, 'missing; expected $1');
-    return [[...place, ...path.map(String)].join('.'), what].filter(Boolean).join(': ');
+/** A schema's message; of a key that is not there it says so. */
+export function schemaMessage(message: string): string {
+  return message.replace(/^Invalid input: expected (.*), received undefined$/, 'missing; expected $1');
+}
+
+/** What a schema finds wrong, each mistake with its place below it. The first five tell enough. */
+export function schemaMistakes({ issues }: z.core.$ZodError): string {
+  const lines = issues.slice(0, 5).flatMap(({ path, message }) => {
+    return [`✖ ${schemaMessage(message)}`, ...(path.length > 0 ? [`  → at ${path.map(String).join('.')}`] : [])];
   });
   return [...lines, ...(issues.length > 5 ? [`and ${issues.length - 5} more`] : [])].join('\n');
 }

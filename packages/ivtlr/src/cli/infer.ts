@@ -72,6 +72,12 @@ async function infer(options: InferOptions): Promise<void> {
   const { task, maxNewTokens } = options;
   const latents = ablation?.latents ?? options.latents;
   noteUntaught(options.model, opened, latents);
+  const { taskNames } = await import('../tasks/registry.ts');
+  const { task: trained } = opened.settings;
+  if (task === undefined && trained !== null && !taskNames.includes(trained))
+    process.stderr.write(
+      `note: the model was trained on the task ${trained}, which is not known here; the prompt is worded as for m3cot\n`,
+    );
   requireRoomForAnswers(opened, { rows: 1, latentSteps: latents, maxNewTokens });
   const trace = options.trace !== undefined || options.json === true;
   let result: Answer | undefined;

@@ -36,7 +36,11 @@ const settingsFile = 'ivtlr.json';
  * values for what the file does not say are the official code's.
  */
 export const reasoningSettingsSchema = z.strictObject({
-  task: z.string().nullable().default(null),
+  task: z
+    .string()
+    .regex(/^[A-Za-z0-9_-]+$/, 'should be of letters, digits, - and _')
+    .nullable()
+    .default(null),
   profile: z.enum(PROFILES).default('official'),
   /** Null: as the profile has it. */
   imageSize: z.string().regex(IMAGE_SIZE, 'should be native or WIDTHxHEIGHT').nullable().default(null),
@@ -46,6 +50,8 @@ export const reasoningSettingsSchema = z.strictObject({
   /** K; the default is the family's. */
   patches: latentOptionsSchema.shape.patches.unwrap(),
 });
+
+const settingsObject = z.record(z.string(), z.unknown(), 'should be an object');
 
 export type ReasoningSettings = z.output<typeof reasoningSettingsSchema>;
 
@@ -138,7 +144,7 @@ export function withModel(
   const imageId = tokenizer.tokenToId(family.imageToken);
   if (imageId !== model.imageTokenId) {
     throw new UserError(
-      `${folder}: the image token ${family.imageToken} is ${imageId ?? 'missing'} in tokenizer.json, but ${model.imageTokenId} in config.json`,
+      `${folder}: the tokenizer ${imageId === undefined ? 'lacks' : `gives ${imageId} for`} ${family.imageToken}, but config.json says that its id is ${model.imageTokenId}`,
     );
   }
   // They mark the slots and are never embedded: Chameleon-7B has no rows left for them.
@@ -171,12 +177,15 @@ export function readReasoningSettings(
   const path = join(folder, settingsFile);
   const untaught = { profile: 'plain', latents: 0, positions };
   const stored = existsSync(path)
-    ? readJson(path, 'reasoning settings')
+    ? checkedSettings(settingsObject, readJson(path, 'reasoning settings'), path)
     : profile === undefined || profile === 'plain'
       ? untaught
       : { profile };
-  const isObject = typeof stored === 'object' && stored !== null && !Array.isArray(stored);
-  const result = reasoningSettingsSchema.safeParse(isObject ? { patches, ...stored } : stored);
+  return checkedSettings(reasoningSettingsSchema, { patches, ...stored }, path);
+}
+
+function checkedSettings<T extends z.ZodType>(schema: T, value: unknown, path: string): z.output<T> {
+  const result = schema.safeParse(value);
   if (!result.success) throw new UserError(`${path} is not usable:\n${schemaMistakes(result.error)}`);
   return result.data;
 }

@@ -14,8 +14,6 @@ export const LATENT_TOKENS = ['<|start-latent|>', '<|end-latent|>', '<|latent|>'
 export interface EncodeOptions {
   /** Whether `<|...|>` tokens written in the text become their ids (true, the default) or plain text. */
   specials?: boolean;
-  /** Whether the tokenizer's post-processor may add tokens of its own, such as BOS. Off by default, and always with `specials: false`. */
-  addBos?: boolean;
 }
 
 export interface DecodeOptions {
@@ -37,6 +35,7 @@ export class Tokenizer {
   readonly #native: NativeTokenizer;
   readonly #decoder: { decode(tokens: string[]): string } | null;
   readonly #specialIds: Set<number>;
+  readonly #addedIds: Set<number>;
   readonly #path: string;
   /** The same without special tokens, made when it is first needed. */
   #plain: NativeTokenizer | null = null;
@@ -45,7 +44,7 @@ export class Tokenizer {
 
   private constructor(
     native: NativeTokenizer,
-    { size, specialIds }: { size: number; specialIds: Set<number> },
+    { size, specialIds, addedIds }: { size: number; specialIds: Set<number>; addedIds: Set<number> },
     eosId: number,
     path: string,
   ) {
@@ -53,6 +52,7 @@ export class Tokenizer {
     this.#decoder = native.getDecoder();
     this.#specialIds = specialIds;
     this.#vocabSize = size;
+    this.#addedIds = addedIds;
     this.#path = path;
     this.eosId = eosId;
   }
@@ -86,10 +86,9 @@ export class Tokenizer {
   /** Token ids of several texts in one native call, each as `encode` would give them. */
   async encodeBatch(texts: readonly string[], options: EncodeOptions = {}): Promise<number[][]> {
     if (texts.length === 0) return [];
-    const plain = options.specials === false;
-    const addSpecialTokens = !plain && (options.addBos ?? false);
-    const native = plain ? this.#plainTokenizer() : this.#native;
-    const encodings = await native.encodeBatch([...texts], { addSpecialTokens }).catch((error: Error) => {
+    const native = options.specials === false ? this.#plainTokenizer() : this.#native;
+    // Prompts name every token they want, so the tokenizer's post-processor adds none of its own, such as BOS.
+    const encodings = await native.encodeBatch([...texts], { addSpecialTokens: false }).catch((error: Error) => {
       throw new UserError(`tokenizer ${this.#path} cannot encode the text: ${error.message}`);
     });
     return encodings.map((encoding) => encoding.getIds());
@@ -116,8 +115,12 @@ export class Tokenizer {
     return this.#native.idToToken(id) ?? undefined;
   }
 
-  isSpecial(id: number): boolean {
-    return this.#specialIds.has(id);
+  /**
+   * Whether a token is of those that a text is searched for before it is cut into pieces: special ones, and others that were added to the
+   * vocabulary by name. Those of blanks alone are text.
+   */
+  isAdded(id: number): boolean {
+    return this.#addedIds.has(id);
   }
 
   /** Adds special tokens at the end of the vocabulary in the given order; those that exist keep their ids. Returns the ids of all. */
@@ -128,6 +131,7 @@ export class Tokenizer {
     for (const id of ids) {
       this.#specialIds.add(id);
       this.#vocabSize = Math.max(this.#vocabSize, id + 1);
+      this.#addedIds.add(id);
     }
     return ids;
   }
@@ -185,7 +189,10 @@ function findEos(folder: string, native: NativeTokenizer): number {
   ] as const) {
     let value: unknown;
     try {
-      value = field(readJson(join(folder, name)), key);
+      const content = readJson(join(folder, name));
+      if (typeof content !== 'object' || content === null || Array.isArray(content))
+        throw new UserError(`${join(folder, name)} should hold an object`);
+      value = field(content, key);
     } catch (error) {
       if (error instanceof UserError && error.message.includes('not found')) continue;
       throw error;
@@ -195,7 +202,7 @@ function findEos(folder: string, native: NativeTokenizer): number {
     if (Array.isArray(value)) value = value[0];
     if (typeof value === 'number') {
       if (Number.isInteger(value) && value >= 0 && native.idToToken(value) !== null) return value;
-      throw new UserError(`${join(folder, name)}: ${key} is ${value}, which is no token of tokenizer.json`);
+      throw new UserError(`${join(folder, name)}: ${key} is ${value}, which is no id of tokenizer.json`);
     }
     if (typeof value === 'string') {
       const id = native.tokenToId(value);
@@ -208,19 +215,22 @@ function findEos(folder: string, native: NativeTokenizer): number {
 }
 
 /** What tokenizer.json says of its ids; a list for a vocabulary is in the order of the ids. */
-function readIds(definition: unknown, native: NativeTokenizer): { size: number; specialIds: Set<number> } {
+function readIds(definition: unknown, native: NativeTokenizer) {
   const vocabulary = field(field(definition, 'model'), 'vocab');
   let size = listOf(vocabulary).length;
   if (size === 0) for (const id of Object.values(vocabulary ?? {})) size = Math.max(size, Number(id) + 1);
   const specialIds = new Set<number>();
+  const addedIds = new Set<number>();
   for (const token of listOf(field(definition, 'added_tokens'))) {
     // The library numbers added tokens itself where the file's number would leave a gap.
-    const id = native.tokenToId(String(field(token, 'content')));
+    const content = String(field(token, 'content'));
+    const id = native.tokenToId(content);
     if (id === null) continue;
     size = Math.max(size, id + 1);
     if (field(token, 'special') === true) specialIds.add(id);
+    if (content.trim() !== '') addedIds.add(id);
   }
-  return { size, specialIds };
+  return { size, specialIds, addedIds };
 }
 
 function field(value: unknown, key: string): unknown {

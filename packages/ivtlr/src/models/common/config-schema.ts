@@ -1,6 +1,6 @@
 /** What the config.json readers of the families share: checking, and bounds that no published model comes near. */
 import { z } from 'zod';
-import { schemaMistakes, UserError } from '../../errors.ts';
+import { schemaMessage, UserError } from '../../errors.ts';
 
 /** A whole number from 1 to `most`. Without the bounds a damaged or hostile file would ask for memory or loops without end. */
 const count = (most: number) => z.int().positive().max(most);
@@ -16,11 +16,13 @@ export const tokenId = z
   .max(1 << 24);
 export const normEps = z.number().positive().max(1);
 
-/** @throws UserError naming the file and each key that is missing or wrong; `where` is the path of `value` in the file */
+/** @throws UserError naming the file and the first key that is missing or wrong; `where` is the path of `value` in the file */
 export function checkConfig<T extends z.ZodType>(schema: T, value: unknown, source: string, where = ''): z.output<T> {
   const result = schema.safeParse(value);
   if (result.success) return result.data;
-  throw new UserError(`${source}: ${schemaMistakes(result.error, where ? [where] : [])}`);
+  const issue = result.error.issues[0]!;
+  const path = [where, ...issue.path].filter((part) => part !== '').join('.');
+  throw new UserError(`${source}: ${path === '' ? '' : `${path}: `}${schemaMessage(issue.message)}`);
 }
 
 const quantizationSchema = z.object({ quant_method: z.string().optional() });
