@@ -6,7 +6,7 @@ import { ABLATIONS } from '../latent/options.ts';
 import type { TraceFiles } from '../trace/trace-files.ts';
 import { readImageFile } from '../vision/image-file.ts';
 import { type AskingFlags, addAskingFlags, askedAs, noteUntaught, settingsFromFlags } from './asking-flags.ts';
-import { requireDevice } from './device.ts';
+import { deviceOfFlag } from './device.ts';
 import { latentStepCount, seedNumber } from './number-flags.ts';
 import { formatDuration } from './progress.ts';
 
@@ -46,7 +46,7 @@ export function registerInfer(program: Command): void {
 async function infer(options: InferOptions): Promise<void> {
   // Checked before the model is loaded, which may take a minute.
   const question = readQuestion(options);
-  await requireDevice(options.device);
+  const device = await deviceOfFlag(options.device);
   if (options.task !== undefined) (await import('../tasks/registry.ts')).findTask(options.task);
   const { manualSeed, setNumThreads } = await import('@ivtlr/torch');
   const { openModelFolder } = await import('../engine/loaded-model.ts');
@@ -58,10 +58,10 @@ async function infer(options: InferOptions): Promise<void> {
   manualSeed(options.seed);
 
   const loading = performance.now();
-  const { device, dtype } = options;
+  const { dtype } = options;
   const { modelFolder } = await import('./hub-folders.ts');
   const opened = openModelFolder(await modelFolder(options.model), {
-    ...{ device, settings: settingsFromFlags(options) },
+    ...{ device, settings: settingsFromFlags(options), mergeAdapters: options.merge },
     ...(dtype && { dtype }),
   });
   opened.model.module.eval();
