@@ -57,7 +57,7 @@ const BROKEN: [string, () => void, RegExp][] = [
     /config\.json: model_type is "constructor"/,
   ],
   ['type __proto__', change('config.json', { model_type: '__proto__' }), /config\.json: model_type is "__proto__"/],
-  ['a config that is null', whole('config.json', 'null'), /config\.json: model_type is undefined/],
+  ['a config that is null', whole('config.json', 'null'), /config\.json: model_type is missing/],
   [
     'another image token',
     change('config.json', { image_token_id: 3 }),
