@@ -27,6 +27,7 @@ import { familyOf, loadModel, saveModel } from '../models/registry.ts';
 import type { ImageInputs, ProcessedImage, VisionLanguageModel } from '../models/types.ts';
 import { PROFILES, type ProfileName } from '../text/prompt.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
+import { RESIZE_RULES } from '../vision/resize.ts';
 import { folderRendering } from './folder-rendering.ts';
 
 const settingsFile = 'ivtlr.json';
@@ -40,6 +41,8 @@ export const reasoningSettingsSchema = z.strictObject({
   profile: z.enum(PROFILES).default('official'),
   /** Null: as the profile has it. */
   imageSize: z.string().regex(IMAGE_SIZE, 'should be native or WIDTHxHEIGHT').nullable().default(null),
+  /** Null: as the profile has it. */
+  resize: z.enum(RESIZE_RULES).nullable().default(null),
   /** T */
   latents: latentStepsSchema.default(3),
   ...latentOptionsSchema.shape,
@@ -51,7 +54,7 @@ export type ReasoningSettings = z.output<typeof reasoningSettingsSchema>;
 
 /** What a latent step of this model is, for latent/. */
 export function latentOptions(settings: ReasoningSettings): LatentOptions {
-  const { task: _task, profile: _profile, imageSize: _imageSize, latents: _latents, ...options } = settings;
+  const { task, profile, imageSize, resize, latents, ...options } = settings;
   return options;
 }
 
