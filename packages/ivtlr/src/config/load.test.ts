@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { UserError } from '../errors.ts';
 import { closestName } from './introspect.ts';
-import { loadRecipe, parseRecipe } from './load.ts';
+import { checkRecipe, loadRecipe, parseRecipe } from './load.ts';
 
 const recipe = `task: dominoes
 model:
@@ -89,6 +89,23 @@ describe('recipes', () => {
     expect(failure(recipe, ['mode=cot', 'latent.pickSupervision=0.2'])).toContain('no latent steps');
     expect(failure(recipe, ['lr'])).toContain('write path=value');
     expect(failure(recipe, ['task.x=1'])).toContain('unknown setting "x"');
+  });
+});
+
+describe('recipes as objects', () => {
+  it('a recipe that was read is itself', () => {
+    const recipe = loadRecipe('dominoes');
+    expect(checkRecipe(recipe)).toEqual(recipe);
+  });
+
+  it.each([
+    [{ ...loadRecipe('dominoes'), numEpoch: 3 }, /unknown setting "numEpoch"; did you mean "numEpochs"\?/],
+    [{ ...loadRecipe('dominoes'), numEpochs: -1 }, /numEpochs/],
+    [undefined, /a recipe is a map of settings/],
+    [[], /a recipe is a map of settings/],
+  ])('says what is wrong', (settings, message) => {
+    expect(() => checkRecipe(settings)).toThrow(UserError);
+    expect(() => checkRecipe(settings)).toThrow(message);
   });
 });
 

@@ -28,6 +28,14 @@ function findRecipe(name: string): string {
   throw new UserError(`no recipe ${name}: give a YAML file or the name of a recipe in ${bundledRecipes}`);
 }
 
+/**
+ * A recipe from an object such as a program writes, with the defaults of what it leaves out. The official code's names of settings will do, too.
+ * @throws UserError listing every mistake; lines are those of the object as indented JSON
+ */
+export function checkRecipe(settings: unknown): Recipe {
+  return parseRecipe(JSON.stringify(settings, null, 2) ?? '', 'recipe');
+}
+
 /** As loadRecipe, for text at hand; `source` is the name that errors show. */
 export function parseRecipe(text: string, source: string, overrides: readonly string[] = []): Recipe {
   const lines = new LineCounter();

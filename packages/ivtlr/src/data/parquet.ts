@@ -101,6 +101,9 @@ export async function writeParquet(
     });
   } catch (error) {
     file.abort();
+    // Such as a full disk; a row that cannot be made is another matter.
+    const { syscall, message } = error as NodeJS.ErrnoException;
+    if (syscall) throw new UserError(`cannot write ${path}: ${message}`);
     throw error;
   }
   file.commit();

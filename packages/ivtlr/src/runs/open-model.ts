@@ -22,7 +22,8 @@ export async function openForTraining(
   // Without `resize` in the recipe, a stored model keeps the one it knows.
   const settings = { profile, ...(resize && { resize }) };
   const folder = resume?.folder ?? recipe.model.folder;
-  if (folder !== undefined) return openModelFolder(await modelFolder(folder, hub), { dtype, device, settings });
+  if (folder !== undefined)
+    return openModelFolder(await modelFolder(folder, hub), { dtype, device, settings, mergeAdapters: false });
   if (task.name !== 'dominoes') {
     throw new UserError(
       `fresh weights need a vocabulary, which only task dominoes brings along; give model.folder for task ${task.name}`,

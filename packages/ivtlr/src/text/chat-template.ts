@@ -4,6 +4,10 @@ import { join } from 'node:path';
 import { Template } from '@huggingface/jinja';
 import { UserError } from '../errors.ts';
 import { readJson, readText } from '../files.ts';
+import { renderBounded } from './bounded-jinja.ts';
+
+/** Characters of a template; the longest that models come with have some 20,000. */
+const MAX_TEMPLATE = 2 ** 18;
 
 export type ChatContent = { type: 'image' } | { type: 'text'; text: string };
 
@@ -20,7 +24,8 @@ export interface RenderChatOptions {
 /** A parsed template. `source` says where it came from, for error messages. */
 export interface ChatTemplate {
   readonly source: string;
-  readonly template: Template;
+  /** What the Jinja package has parsed, whose own declarations do not compile everywhere. */
+  readonly program: unknown;
   /** Names the template may use, such as `eos_token`. */
   readonly variables: Readonly<Record<string, string>>;
 }
@@ -62,8 +67,12 @@ export function parseChatTemplate(
   source = 'chat template',
   variables: Record<string, string> = {},
 ): ChatTemplate {
+  if (text.length > MAX_TEMPLATE)
+    throw new UserError(
+      `chat template in ${source} has more than ${MAX_TEMPLATE} characters, which no chat template has`,
+    );
   try {
-    return { source, template: new Template(text), variables };
+    return { source, program: new Template(text).parsed, variables };
   } catch (error) {
     throw new UserError(`chat template in ${source} is not valid Jinja: ${(error as Error).message}`);
   }
@@ -76,7 +85,7 @@ export function renderChat(
   options: RenderChatOptions = {},
 ): string {
   try {
-    return template.template.render({
+    return renderBounded(template.program, {
       ...template.variables,
       messages: [...messages],
       add_generation_prompt: options.addGenerationPrompt ?? false,

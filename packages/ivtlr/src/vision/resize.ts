@@ -12,7 +12,7 @@ import type { RgbImage } from './image.ts';
 export type ResizeFilter = 'bicubic' | 'lanczos';
 
 /**
- * Which axis is resized first, by the release of Pillow. `pillow-11`: always the horizontal one, as Pillow from 10.4 or earlier to 12.1 (12.2 and
+ * Which axis is resized first, by the release of Pillow. `pillow-11`: always the horizontal one, as Pillow from 9.5 or earlier to 12.1 (12.2 and
  * 12.3 too, but for images over 100 times as tall as wide that shrink in height). `pillow-13`: the vertical one when the height shrinks by more
  * than twice what the width does.
  */
