@@ -50,7 +50,10 @@ export async function openEvaluation(flags: EvaluationFlags, latents?: number): 
   const device = await deviceOfFlag(flags.device);
   if (flags.threads !== undefined) setNumThreads(flags.threads);
   const folder = await modelFolder(flags.model);
-  const opened = openModelFolder(folder, { device, ...(dtype && { dtype }), settings: settingsFromFlags(flags) });
+  const opened = openModelFolder(folder, {
+    ...{ device, settings: settingsFromFlags(flags), mergeAdapters: flags.merge },
+    ...(dtype && { dtype }),
+  });
   opened.model.module.eval();
   noteUntaught(flags.model, opened, latents);
   const name = flags.task ?? opened.settings.task;

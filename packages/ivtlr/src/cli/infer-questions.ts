@@ -102,7 +102,7 @@ async function describeRun(
   { opened, folder, latents, latent }: OpenedForAsking,
 ): Promise<string> {
   const { modelFingerprint } = await import('../eval/run-key.ts');
-  const { maxNewTokens, task, seed } = flags;
+  const { maxNewTokens, task, seed, merge } = flags;
   const { dtype, device } = opened.model;
   const parts = {
     ...{
@@ -112,7 +112,7 @@ async function describeRun(
       dtype,
       device,
     },
-    ...{ asked: askedAs(opened, latents), latent, maxNewTokens, task, seed },
+    ...{ asked: askedAs(opened, latents), latent, maxNewTokens, task, seed, merge },
   };
   return createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 16);
 }

@@ -36,7 +36,7 @@ export async function openForAsking(flags: ModelFlags, rows: number): Promise<Op
   const loading = performance.now();
   const folder = await modelFolder(flags.model);
   const opened = openModelFolder(folder, {
-    ...{ device, settings: settingsFromFlags(flags) },
+    ...{ device, settings: settingsFromFlags(flags), mergeAdapters: flags.merge },
     ...(dtype && { dtype }),
   });
   opened.model.module.eval();

@@ -21,6 +21,7 @@ import {
   readAdapterConfig,
   saveAdapter,
 } from '../lora/adapter-folder.ts';
+import { mergeLora, removeLora } from '../lora/inject.ts';
 import type { LoraOptions } from '../lora/options.ts';
 import { type Family, IMAGE_SIZE } from '../models/family.ts';
 import { familyOf, loadModel, saveModel } from '../models/registry.ts';
@@ -70,7 +71,7 @@ export interface LoadedModel {
   config: unknown;
   tokenizer: Tokenizer;
   settings: ReasoningSettings;
-  /** What adapter_config.json says; null for a model without adapters. */
+  /** What adapter_config.json says, whether the adapter was merged or not; null for a model without one. */
   adapter: AdapterConfig | null;
   /** How images are read, for threads that prepare them. */
   inputs: ImageInputs;
@@ -85,6 +86,11 @@ export interface OpenModelOptions {
   device?: Device;
   /** Overrides single settings of ivtlr.json. */
   settings?: Partial<ReasoningSettings>;
+  /**
+   * Whether an adapter's work is added to the weights of its base, which leaves a plain model that costs nothing more to ask. Default true; whoever
+   * trains the adapter further says false. A 16-bit weight is rounded by it, as by PEFT's merge_and_unload.
+   */
+  mergeAdapters?: boolean;
 }
 
 /**
@@ -93,7 +99,7 @@ export interface OpenModelOptions {
  */
 export function openModelFolder(folder: string, options: OpenModelOptions = {}): LoadedModel {
   if (!existsSync(folder)) throw new UserError(`there is no model folder ${folder}`);
-  const { dtype, device, settings } = options;
+  const { dtype, device, settings, mergeAdapters = true } = options;
   const base = isAdapterFolder(folder) ? baseOfAdapter(folder) : folder;
   const config = readJson(join(base, 'config.json'), 'model config');
   const model = loadModel(base, { ...(dtype && { dtype }), ...(device && { device }) });
@@ -101,6 +107,11 @@ export function openModelFolder(folder: string, options: OpenModelOptions = {}):
     if (base === folder) return withModel(base, config, model, settings);
     const { config: adapter } = loadAdapter(model.module, folder);
     model.module.eval(); // adapters may have dropout
+    if (mergeAdapters) {
+      mergeLora(model.module);
+      removeLora(model.module);
+      model.module.setRequiresGrad(true); // as any model without adapters
+    }
     const family = familyOf(config, join(base, 'config.json'));
     const stored = readReasoningSettings(folder, family, settings?.profile);
     return { ...withModel(base, config, model, { ...stored, ...settings }), adapter };

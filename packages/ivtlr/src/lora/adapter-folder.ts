@@ -206,7 +206,7 @@ function matchFactors(
       throw new UserError(`${source}: ${A ?? B} belongs to no linear layer of the base model (${path})`);
     if (A === undefined || B === undefined)
       throw new UserError(`${source}: ${A ?? B} has no counterpart lora_${A ? 'B' : 'A'}`);
-    const [outputs, inputs] = layer.weight.shape as [number, number];
+    const { inputs, outputs } = layer;
     const [a, b] = [shapeOf(A), shapeOf(B)];
     const rank = a[0] ?? 0;
     const fits = a.length === 2 && b.length === 2 && a[1] === inputs && b[0] === outputs && b[1] === rank && rank > 0;

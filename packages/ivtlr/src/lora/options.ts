@@ -1,4 +1,4 @@
-/** What a low-rank adapter is, as recipes and adapter_config.json say it. Defaults are the official code's (spec section 2). */
+/** What a low-rank adapter is, as recipes and adapter_config.json say it. Defaults are the official code's. */
 import { z } from 'zod';
 
 /** The decoder's projections that the official code adapts. */

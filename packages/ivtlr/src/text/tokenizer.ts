@@ -8,7 +8,7 @@ import { Tokenizer as NativeTokenizer } from 'tokenizers';
 import { UserError } from '../errors.ts';
 import { readJson, readText } from '../files.ts';
 
-/** The tokens the latent slots need, in the order that fixes their ids (spec section 2). */
+/** The tokens the latent slots need, in the order that fixes their ids (docs/method.md, training). */
 export const LATENT_TOKENS = ['<|start-latent|>', '<|end-latent|>', '<|latent|>'] as const;
 
 export interface EncodeOptions {

@@ -1,5 +1,5 @@
 /**
- * Prompt strings of Chameleon (spec section 3). The braces are literal. At inference the official code goes through Hugging Face's
+ * Prompt strings of Chameleon (docs/method.md, prompts). The braces are literal. At inference the official code goes through Hugging Face's
  * ChameleonProcessor, which puts a BOS token in front, start and end tokens around the image, and a separator at the very end, behind the
  * latent slots; in official training there is none of these.
  */
