@@ -201,7 +201,7 @@ const BROKEN: [string, string, () => void, RegExp][] = [
     () => editConfig((json) => Object.assign(json, { model_type: 'qwen3' })),
     /config\.json: model_type is "qwen3", known are .*qwen2_vl/,
   ],
-  ['no model_type', plain, () => editConfig((json) => delete json.model_type), /config\.json: model_type is undefined/],
+  ['no model_type', plain, () => editConfig((json) => delete json.model_type), /config\.json: model_type is missing/],
   ['no config', plain, () => fs.rmSync(join(folder, 'config.json')), /config\.json/],
   [
     'a config that is no JSON',

@@ -46,18 +46,41 @@ export function parseRecipe(text: string, source: string, overrides: readonly st
     return `${source}:${line}:${col}`;
   };
   if (document.errors.length > 0) {
-    throw new UserError(document.errors.map((error) => `${place(error.pos[0])}: ${error.message}`).join('\n'));
+    throw mistakes(
+      document.errors.map(({ code, message, pos }) => {
+        const what = code === 'MULTIPLE_DOCS' ? 'a second YAML document begins here; a recipe is one' : message;
+        return `${place(pos[0])}: ${what}`;
+      }),
+    );
   }
   if (!isMap(document.contents))
     throw new UserError(`${place(0)}: a recipe is a map of settings such as "task: dominoes"`);
+  plainValue(document, source);
   translateOfficialKeys(document, (offset, message) => {
     throw new UserError(`${place(offset)}: ${message}`);
   });
   const overridden = overrides.map((override) => applyOverride(document, override));
-  const result = recipeSchema.safeParse(document.toJS());
+  const result = recipeSchema.safeParse(plainValue(document, source));
   if (result.success) return result.data;
   const messages = result.error.issues.flatMap((issue) => describeIssue(issue, document, place, overridden));
-  throw new UserError(messages.join('\n'));
+  throw mistakes(messages);
+}
+
+/** One wrong bracket can make hundreds of mistakes, of which the first ones tell the most. */
+const MOST_MISTAKES = 5;
+
+function mistakes(messages: readonly string[]): UserError {
+  const more = messages.length - MOST_MISTAKES;
+  return new UserError([...messages.slice(0, MOST_MISTAKES), ...(more > 0 ? [`and ${more} more`] : [])].join('\n'));
+}
+
+/** @throws UserError where aliases lead nowhere or make far more than was written */
+function plainValue(document: Document, source: string): unknown {
+  try {
+    return document.toJS();
+  } catch (error) {
+    throw new UserError(`${source}: ${(error as Error).message}`);
+  }
 }
 
 interface Override {
@@ -128,7 +151,7 @@ function describeIssue(
   }
   if (issue.code === 'invalid_union') {
     const branches = issue.errors.map((branch) =>
-      branch.map((inner) => inner.message.replace(/^Invalid input: /, '')).join(', '),
+      branch.map((inner) => inner.message.replace(/^Invalid input: |, received undefined$/g, '')).join(', '),
     );
     return [`${where(issue.path)}: fits none of the allowed forms (${branches.join('; or ')})`];
   }

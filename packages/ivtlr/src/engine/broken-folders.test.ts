@@ -57,7 +57,7 @@ const BROKEN: [string, () => void, RegExp][] = [
     /config\.json: model_type is "constructor"/,
   ],
   ['type __proto__', change('config.json', { model_type: '__proto__' }), /config\.json: model_type is "__proto__"/],
-  ['a config that is null', whole('config.json', 'null'), /config\.json: model_type is undefined/],
+  ['a config that is null', whole('config.json', 'null'), /config\.json: model_type is missing/],
   [
     'another image token',
     change('config.json', { image_token_id: 3 }),
@@ -229,6 +229,7 @@ test.each<[string, () => void]>([
 
 test.each<[string, () => void, RegExp]>([
   ['another crop', change('preprocessor_config.json', { crop_size: 41 }), /crop_size 41x41 must be multiples of 8/],
+  ['a crop without end', change('preprocessor_config.json', { crop_size: 1e9 }), /not usable:[\s\S]*crop_size/],
   [
     'no crop',
     change('preprocessor_config.json', { do_center_crop: false }),

@@ -8,7 +8,7 @@ import type { Device, DType } from '@ivtlr/torch';
 import { z } from 'zod';
 import type { RenderOptions } from '../data/render.ts';
 import type { RawImage } from '../data/sample.ts';
-import { UserError } from '../errors.ts';
+import { schemaMistakes, UserError } from '../errors.ts';
 import { readJson, writeFileAtomic } from '../files.ts';
 import { cachedSnapshot, isHubName } from '../hub/cache.ts';
 import { hubSettings } from '../hub/settings.ts';
@@ -151,8 +151,6 @@ export function withModel(
       `${folder}: the tokenizer has ${tokenizer.vocabSize} entries, but the model only ${model.vocabularySize}`,
     );
   }
-  // They mark the slots and are never embedded: Chameleon-7B has no rows left for them.
-  tokenizer.addSpecialTokens(LATENT_TOKENS);
   const family = familyOf(config, join(folder, 'config.json'));
   const imageId = tokenizer.tokenToId(family.imageToken);
   if (imageId !== model.imageTokenId) {
@@ -160,6 +158,8 @@ export function withModel(
       `${folder}: the tokenizer ${imageId === undefined ? 'lacks' : `gives ${imageId} for`} ${family.imageToken}, but config.json says that its id is ${model.imageTokenId}`,
     );
   }
+  // They mark the slots and are never embedded: Chameleon-7B has no rows left for them.
+  tokenizer.addSpecialTokens(LATENT_TOKENS);
   const settings = { ...readReasoningSettings(folder, family, overrides.profile), ...overrides };
   const inputs = family.inputs(folder, settings);
   return {
@@ -197,7 +197,7 @@ export function readReasoningSettings(
 
 function checkedSettings<T extends z.ZodType>(schema: T, value: unknown, path: string): z.output<T> {
   const result = schema.safeParse(value);
-  if (!result.success) throw new UserError(`${path} is not usable:\n${z.prettifyError(result.error)}`);
+  if (!result.success) throw new UserError(`${path} is not usable:\n${schemaMistakes(result.error)}`);
   return result.data;
 }
 

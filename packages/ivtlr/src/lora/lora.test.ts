@@ -143,6 +143,22 @@ test('merged and unmerged give the same output; unmerge restores the weight; rem
   });
 });
 
+test('at inference the base layer runs on the kernel that it runs on without an adapter', () => {
+  // Many outputs, so that another kernel's order of sums would round some of them to another number.
+  const base = new Linear(512, 20000, { dtype: 'bfloat16' });
+  scope(() =>
+    noGrad(() => {
+      const x = randn([1, 512]).to('bfloat16');
+      const plain = base.forward(x).to('float32').toNumbers();
+      // B is zero at the start, so the adapter adds nothing.
+      using layer = new LoraLinear(base, { rank: 2, scaling: 1, dropout: 0 });
+      expect(layer.forward(x).to('float32').toNumbers()).toEqual(plain);
+      layer.merge();
+      expect(layer.forward(x).to('float32').toNumbers()).toEqual(plain);
+    }),
+  );
+});
+
 test('merging into 16 bits rounds the sum once', () => {
   using layer = new LoraLinear(new Linear(40, 30, { dtype: 'bfloat16' }), { rank: 3, scaling: 1.5, dropout: 0 });
   noGrad(() =>

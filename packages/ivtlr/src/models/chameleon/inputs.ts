@@ -16,7 +16,8 @@ import { checkedConfig, only, readPreprocessorConfig, resizeFilter } from '../co
 import type { ProcessedImage } from '../types.ts';
 import { cropImage, type PreparationRules, prepareImage } from './prepare.ts';
 
-const side = z.int().positive();
+/** Pixels; a crop takes its square in memory whatever the image's size. */
+const side = z.int().positive().max(8192);
 const sides = z.strictObject({ width: side, height: side });
 
 const preprocessorSchema = z.object({

@@ -117,9 +117,11 @@ export function folderTokens(
 ): ChameleonTokens {
   const tokens = { ...CHAMELEON_TOKENS };
   const files = ['tokenizer_config.json', 'special_tokens_map.json'].map((name) => join(folder, name));
-  const contents = files.filter(existsSync).map((file) => readJson(file, 'special tokens') as Record<string, unknown>);
+  const contents = files
+    .filter(existsSync)
+    .map((file) => readJson(file, 'special tokens') as Record<string, unknown> | null);
   for (const name of Object.keys(KEYS) as (keyof ChameleonTokens)[]) {
-    const given = contents.map((content) => textOf(content[KEYS[name]])).find((text) => text !== undefined);
+    const given = contents.map((content) => textOf(content?.[KEYS[name]])).find((text) => text !== undefined);
     tokens[name] = given ?? tokens[name];
     if (tokenizer.tokenToId(tokens[name]) === undefined) {
       throw new UserError(

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { UserError } from '../../errors.ts';
+import { schemaMistakes, UserError } from '../../errors.ts';
 import { readJson } from '../../files.ts';
 import type { ResizeFilter } from '../../vision/resize.ts';
 
@@ -33,7 +33,7 @@ export function only(value: boolean) {
 /** @throws UserError naming `source` and what is wrong */
 export function checkedConfig<T extends z.ZodType>(schema: T, value: unknown, source: string): z.output<T> {
   const parsed = schema.safeParse(value);
-  if (!parsed.success) throw new UserError(`${source} is not usable:\n${z.prettifyError(parsed.error)}`);
+  if (!parsed.success) throw new UserError(`${source} is not usable:\n${schemaMistakes(parsed.error)}`);
   return parsed.data;
 }
 
