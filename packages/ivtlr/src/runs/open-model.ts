@@ -1,0 +1,62 @@
+/** The model that a run trains: opened from a folder or made with fresh weights, and what of it is trained. */
+import { join } from 'node:path';
+import type { Recipe } from '../config/schema.ts';
+import { modelFolder } from '../engine/find-folder.ts';
+import { type LoadedModel, openModelFolder, withModel } from '../engine/loaded-model.ts';
+import { UserError } from '../errors.ts';
+
+import { injectLora, loraLayers, mergeLora, removeLora } from '../lora/inject.ts';
+import { createModel, saveModel } from '../models/registry.ts';
+import { writeFreshFolder } from '../tasks/dominoes/fresh-folder.ts';
+import type { Task } from '../tasks/task.ts';
+import type { RunContext } from './assemble-run.ts';
+
+/** Opens the checkpoint's model, or that of the recipe. */
+export async function openForTraining(
+  recipe: Recipe,
+  task: Task,
+  { device, resume, hub }: Pick<RunContext, 'device' | 'resume' | 'hub'>,
+): Promise<LoadedModel> {
+  const { dtype } = recipe;
+  const settings = { profile: recipe.profile };
+  const folder = resume?.folder ?? recipe.model.folder;
+  if (folder !== undefined) return openModelFolder(await modelFolder(folder, hub), { dtype, device, settings });
+  if (task.name !== 'dominoes') {
+    throw new UserError(
+      `fresh weights need a vocabulary, which only task dominoes brings along; give model.folder for task ${task.name}`,
+    );
+  }
+  const fresh = join(recipe.out, 'init');
+  const config = writeFreshFolder(fresh, recipe.model.config!);
+  const model = createModel(config, recipe.model.initSeed ?? 0, { dtype, device });
+  // Adapters alone are stored later on, so what they adapt must be on disk.
+  if (recipe.lora) saveModel(model, config, fresh);
+  return withModel(fresh, config, model, settings);
+}
+
+/** Leaves `requiresGrad` on exactly what the recipe trains: adapters, or every weight. */
+export function chooseTrained(lora: Recipe['lora'], { model: { module }, adapter, folder }: LoadedModel): void {
+  if (!lora) {
+    // Whoever trains all weights of an adapted model wants the adapter's work in them.
+    mergeLora(module);
+    removeLora(module);
+    module.setRequiresGrad(true);
+    return;
+  }
+  if (!adapter) {
+    injectLora(module, lora);
+    return;
+  }
+  const targets = (names: readonly string[]) => [...names].sort().join(', ');
+  if (
+    adapter.rank !== lora.rank ||
+    adapter.alpha !== lora.alpha ||
+    targets(adapter.targets) !== targets(lora.targets)
+  ) {
+    throw new UserError(
+      `lora: the adapter to go on with has rank ${adapter.rank}, alpha ${adapter.alpha} and targets ${targets(adapter.targets)} ` +
+        `(its base is ${folder}); the recipe asks for rank ${lora.rank}, alpha ${lora.alpha} and targets ${targets(lora.targets)}`,
+    );
+  }
+  for (const layer of loraLayers(module).values()) layer.dropout = lora.dropout;
+}

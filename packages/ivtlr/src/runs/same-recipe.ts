@@ -1,0 +1,40 @@
+/** Comparing a recipe with the one a run was started with. */
+import type { Recipe } from '../config/schema.ts';
+import { UserError } from '../errors.ts';
+import type { Checkpoint } from '../train/checkpoint.ts';
+
+/** Settings that may differ when a run is resumed: they say where it runs and what is kept, not what is computed. */
+const FREE = ['checkpoint', 'data.threads', 'device', 'out', 'threads'];
+
+/** @throws UserError naming every setting that differs from the run's own */
+export function requireSameRecipe(recipe: Recipe, { recipe: stored, folder }: Checkpoint): void {
+  // The stored recipe went through JSON, where undefined settings are absent.
+  const now = flatten(JSON.parse(JSON.stringify(recipe)));
+  const then = flatten(stored);
+  const isFree = (path: string) => FREE.some((free) => path === free || path.startsWith(`${free}.`));
+  const differing = [...new Set([...now.keys(), ...then.keys()])].filter(
+    (path) => now.get(path) !== then.get(path) && !isFree(path),
+  );
+  if (differing.length === 0) return;
+  const list = differing.map((path) => `${path} (was ${then.get(path) ?? 'absent'}, now ${now.get(path) ?? 'absent'})`);
+  throw new UserError(
+    `a resumed run must keep its recipe, but ${folder} was made with another ${list.join(', ')}; ` +
+      'undo the change, or start anew with --set out=FOLDER',
+  );
+}
+
+/** @throws UserError when the data of a resumed run have become more or fewer, or its state was written by hand */
+export function requireSamePlan({ state, folder }: Checkpoint, totalSteps: number): void {
+  if (state.totalSteps === totalSteps && state.step <= totalSteps) return;
+  throw new UserError(
+    `${folder} is step ${state.step} of a run of ${state.totalSteps} steps, but this one has ${totalSteps}: ` +
+      'a resumed run needs the data it was started with; start anew with --set out=FOLDER',
+  );
+}
+
+function flatten(value: unknown, path = '', into = new Map<string, string>()): Map<string, string> {
+  if (typeof value === 'object' && value !== null && Object.keys(value).length > 0) {
+    for (const [key, inner] of Object.entries(value)) flatten(inner, path ? `${path}.${key}` : key, into);
+  } else into.set(path, JSON.stringify(value));
+  return into;
+}
