@@ -149,3 +149,18 @@ test('consistent training is the inference row with steps and answer behind it, 
 test('the limit of the family holds when none is given', () => {
   expect(render.official('m3cot').maxTokens).toBe(1400);
 });
+
+test("a text that spells a token of Chameleon's is refused, in every place", async () => {
+  const sample = sampleOf(goldens.cases.find((entry) => entry.task === 'm3cot')!);
+  const ids = (more: Partial<Sample>, phase: 'train' | 'infer') =>
+    tokenizeSample({ ...sample, ...more }, N, phase, render.official('m3cot'));
+  for (const token of ['<s>', '</s>', '<image>', '<reserved08706>', '<racm3:break>', 'IMGIMGAZ', '<|latent|>']) {
+    const text = `see ${token}!`;
+    for (const phase of ['train', 'infer'] as const) {
+      await expect(ids({ question: text }, phase)).rejects.toThrow(`the question spells ${token}, a token`);
+      await expect(ids({ choices: [text, 'b'] }, phase)).rejects.toThrow(`choice A spells ${token}, a token`);
+    }
+    await expect(ids({ rationale: text }, 'train')).rejects.toThrow(`the rationale spells ${token}, a token`);
+    await expect(ids({ answer: text }, 'train')).rejects.toThrow(`the answer spells ${token}, a token`);
+  }
+});

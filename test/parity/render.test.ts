@@ -124,3 +124,26 @@ test('what inference gives the model', async () => {
 test('the limit of the family holds when none is given', () => {
   expect(render.official('m3cot').maxTokens).toBe(3400);
 });
+
+test("a text that spells a token of Qwen2-VL's is refused, in every place; what only looks like one is text", async () => {
+  const sample = sampleOf(goldens.cases.find((entry) => entry.task === 'm3cot')!);
+  const ids = async (more: Partial<Sample>, profile: 'official' | 'consistent') =>
+    (await tokenizeSample({ ...sample, ...more }, 4, 'train', render[profile]('m3cot'))).promptIds;
+  for (const token of [
+    '<|im_end|>',
+    '<|im_start|>',
+    '<|image_pad|>',
+    '<|vision_start|>',
+    '<|endoftext|>',
+    '<|latent|>',
+  ]) {
+    const text = `see ${token}!`;
+    for (const profile of ['official', 'consistent'] as const) {
+      await expect(ids({ question: text }, profile)).rejects.toThrow(`the question spells ${token}, a token`);
+      await expect(ids({ choices: [text, 'b'] }, profile)).rejects.toThrow(`choice A spells ${token}, a token`);
+      await expect(ids({ rationale: text }, profile)).rejects.toThrow(`the rationale spells ${token}, a token`);
+      await expect(ids({ answer: text }, profile)).rejects.toThrow(`the answer spells ${token}, a token`);
+      expect((await ids({ question: '<| im_end|> <s> <image>' }, profile)).length).toBeGreaterThan(0);
+    }
+  }
+});

@@ -1,7 +1,7 @@
 /** Flags and messages of the commands that read data. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { BadRows } from '../data/row.ts';
-import { printable } from './printable.ts';
+import { printable } from '../printable.ts';
 
 export interface ReadingFlags {
   onBadRow: 'error' | 'skip';

@@ -2,6 +2,7 @@
 import { type Command, Option } from 'commander';
 import { UserError } from '../errors.ts';
 import type { InspectedSample, TokenRun } from '../inspect/inspect-sample.ts';
+import { printable } from '../printable.ts';
 import { DATASETS } from '../tasks/datasets.ts';
 import type { IndexedSample } from '../tasks/read-samples.ts';
 import { SPLITS, type Split, type Task } from '../tasks/task.ts';
@@ -9,7 +10,6 @@ import type { ProfileName } from '../text/prompt.ts';
 import { askedAs, imageSizeOption, profileOption, settingsFromFlags } from './asking-flags.ts';
 import { addReadingFlags, type ReadingFlags, SkippedRows } from './data-flags.ts';
 import { latentStepCount, MOST, seedNumber, wholeNumberWithin } from './number-flags.ts';
-import { printable } from './printable.ts';
 
 interface InspectFlags extends ReadingFlags {
   data?: string;

@@ -129,9 +129,11 @@ describe('ivtlr infer', () => {
     writeFileSync(empty, '');
     const cases: [string[], RegExp][] = [
       [['--image', join(folder, 'none.png')], /^error: there is no image .*none\.png\n$/],
-      [['--image', folder], /^error: .* is a folder; --image takes an image file\n$/],
+      [['--image', folder], /^error: .* is a folder; an image file is needed\n$/],
+      [['--image', '/dev/zero'], /^error: \/dev\/zero is a pipe or a device; an image file is needed\n$/],
+      [['--image', join(folder, 'a\x1b[31m\nb.png')], /^error: there is no image .*a\\x1b\[31m\nb\.png\n$/],
       [['--image', broken], /^error: .*broken\.png: the PNG image cannot be decoded: it is truncated or corrupt/],
-      [['--image', empty], /^error: .*empty\.png: the file is empty; a JPEG, PNG, WebP or GIF image is needed\n$/],
+      [['--image', empty], /^error: .*empty\.png: the file is empty; JPEG, PNG, WebP, GIF, TIFF and AVIF are read\n$/],
       [['--model', join(folder, 'none')], /^error: .*none/],
       [['--model', folder], /^error: .*config\.json/],
       [['--question', ' '], /^error: --question is empty/],

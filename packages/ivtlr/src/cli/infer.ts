@@ -1,10 +1,10 @@
 /** `ivtlr infer`: one question about one image; the answer streams, and a trace shows what the latent steps looked at. */
-import { readFileSync } from 'node:fs';
 import { type Command, Option } from 'commander';
 import type { Answer, Question } from '../engine/ask.ts';
 import { UserError } from '../errors.ts';
 import { ABLATIONS } from '../latent/options.ts';
 import type { TraceFiles } from '../trace/trace-files.ts';
+import { readImageFile } from '../vision/image-file.ts';
 import { type AskingFlags, addAskingFlags, askedAs, noteUntaught, settingsFromFlags } from './asking-flags.ts';
 import { requireDevice } from './device.ts';
 import { latentStepCount, seedNumber } from './number-flags.ts';
@@ -103,14 +103,7 @@ async function infer(options: InferOptions): Promise<void> {
 
 function readQuestion({ image, question, choices = [] }: InferOptions): Question {
   if (question.trim() === '') throw new UserError('--question is empty; give the question as one quoted text');
-  try {
-    return { image: { kind: 'encoded', bytes: readFileSync(image), name: image }, question, choices };
-  } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (code === 'ENOENT') throw new UserError(`there is no image ${image}`);
-    if (code === 'EISDIR') throw new UserError(`${image} is a folder; --image takes an image file`);
-    throw new UserError(`the image ${image} cannot be read: ${message}`);
-  }
+  return { image: { kind: 'encoded', bytes: readImageFile(image), name: image }, question, choices };
 }
 
 async function writeTraceFiles(options: InferOptions, question: Question, result: Answer): Promise<TraceFiles> {

@@ -2,6 +2,7 @@
 import { SetupError } from '@ivtlr/torch/setup';
 import { Command, CommanderError } from 'commander';
 import { UserError } from '../errors.ts';
+import { printable } from '../printable.ts';
 import { registerAblate } from './ablate.ts';
 import { registerAnalyze } from './analyze.ts';
 import { registerConvert } from './convert.ts';
@@ -79,18 +80,20 @@ function ignoreClosedPipe(): void {
     if (error.code === 'EPIPE') process.exit(EXIT.ok);
     throw error;
   });
+  // What nobody can read any more (a closed pipe, a terminal that is gone) must not end the work it tells of.
+  process.stderr.on('error', () => {});
 }
 
 /** Writes what went wrong to stderr and gives the exit code for it. */
 export function report(error: unknown, debug: boolean): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage; // commander has printed it
   if (error instanceof UserError || error instanceof SetupError) {
-    process.stderr.write(`error: ${error.message}\n`);
+    process.stderr.write(`error: ${printable(error.message)}\n`);
     if (debug) process.stderr.write(`${error.stack}\n`);
     return EXIT.usage;
   }
   const message = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
-  process.stderr.write(`unexpected error: ${message}\n`);
+  process.stderr.write(`unexpected error: ${printable(message)}\n`);
   process.stderr.write(
     debug && error instanceof Error ? `${error.stack}\n` : 'run the same command with --debug for the whole stack\n',
   );

@@ -22,9 +22,13 @@ const LAT = 2;
 const encoder: TextEncoder = {
   eosId: EOS,
   tokenToId: (token) => ({ '<img>': IMG, '<lat>': LAT })[token],
+  idToToken: (id) => ['<eos>', '<img>', '<lat>'][id],
+  isAdded: (id) => id <= LAT,
   encodeBatch: async (texts) =>
     texts.map((text) =>
-      [...text.replaceAll('<img>', '\u0001').replaceAll('<lat>', '\u0002')].map((c) => c.codePointAt(0)!),
+      [...text.replaceAll('<eos>', '\0').replaceAll('<img>', '\u0001').replaceAll('<lat>', '\u0002')].map(
+        (c) => c.codePointAt(0)!,
+      ),
     ),
 };
 const chatTemplate = parseChatTemplate(
@@ -191,13 +195,22 @@ describe('inference rows', () => {
     expect((await fits(total - 1)).truncatedSteps).toBe(1);
   });
 
-  test('reserved tokens in a question are refused', async () => {
-    for (const question of ['a <img> b', 'a <lat> b']) {
-      const attempt = tokenizeSample({ ...sample, question }, 3, 'infer', options);
-      await expect(attempt).rejects.toThrow(UserError);
-      await expect(attempt).rejects.toThrow(
-        /sample s1: its text should hold <img> once, put in by the prompt, and <lat> never/,
-      );
+  test('tokens of the prompt in a text are refused, by name and place', async () => {
+    for (const token of ['<img>', '<lat>', '<eos>']) {
+      const text = `a ${token} b`;
+      const refused = (place: string) =>
+        new UserError(
+          `sample s1: ${place} spells ${token}, a token that only the prompt may put in; write it otherwise`,
+        );
+      const render = (more: Partial<Sample>, phase: 'train' | 'infer') =>
+        tokenizeSample({ ...sample, ...more }, 3, phase, options);
+      await expect(render({ question: text }, 'infer')).rejects.toThrow(refused('the question'));
+      await expect(render({ choices: ['x', text] }, 'infer')).rejects.toThrow(refused('choice B'));
+      await expect(render({ choices: ['x', text] }, 'train')).rejects.toThrow(refused('choice B'));
+      await expect(render({ rationale: `one. ${text}` }, 'train')).rejects.toThrow(refused('the rationale'));
+      await expect(render({ answer: text }, 'train')).rejects.toThrow(refused('the answer'));
+      const segments = [{ text, loss: true }];
+      await expect(renderSupervised({ segments }, 0, options)).rejects.toThrow(`a text to train on spells ${token}`);
     }
     const rationale = 'one. a <lat> b';
     await expect(tokenizeSample({ ...sample, rationale }, 3, 'train', options)).rejects.toThrow(/the rationale/);
@@ -206,6 +219,15 @@ describe('inference rows', () => {
       /does not know <none>/,
     );
   });
+});
+
+test('a chat template without an image marker, or with two, is named', async () => {
+  for (const marks of ['', '<img><img>']) {
+    const template = parseChatTemplate(`${marks}{{ messages[0]['content'][1]['text'] }}`, 'a/chat_template.jinja');
+    await expect(tokenizeSample(sample, 3, 'infer', { ...options, chatTemplate: template })).rejects.toThrow(
+      `the chat template in a/chat_template.jinja should put <img> once for the image of a user's message, but does so ${marks.length / 5} times`,
+    );
+  }
 });
 
 test('supervised text: loss on the chosen segments', async () => {

@@ -4,7 +4,7 @@
  */
 import { UserError } from '../errors.ts';
 import { type ChatTemplate, renderChat } from '../text/chat-template.ts';
-import { type Phase, type PromptProfile, stripText } from '../text/prompt.ts';
+import { choiceLetter, type Phase, type PromptProfile, stripText } from '../text/prompt.ts';
 import type { RawImage, Sample, SupervisedSample } from './sample.ts';
 
 /** Label of a position that is not trained. */
@@ -15,6 +15,9 @@ export interface TextEncoder {
   readonly eosId: number;
   encodeBatch(texts: readonly string[]): Promise<number[][]>;
   tokenToId(token: string): number | undefined;
+  idToToken(id: number): string | undefined;
+  /** Whether a token is put in by name rather than made of text. */
+  isAdded(id: number): boolean;
 }
 
 export interface RenderOptions {
@@ -25,8 +28,6 @@ export interface RenderOptions {
   /** Token that stands once per image in a prompt's text and N times in its ids. */
   imageToken: string;
   latentToken: string;
-  /** Tokens that no text may hold, since the model may have no embedding for them. Default: `latentToken`. */
-  reservedTokens?: readonly string[];
   /** Rationale pieces beyond this many are merged (official 3). */
   maxSteps?: number;
   /** Question, all steps and answer may have this many tokens (Qwen2-VL 3400, Chameleon 1400); whole steps are dropped from the end. */
@@ -90,7 +91,7 @@ export function renderPrompt(
 
 /**
  * Tokenises a sample for a model that turns its image into `imageTokens` tokens.
- * @throws UserError when the question holds a reserved token, or a training sample has no answer.
+ * @throws UserError when a text spells a token that only the prompt may put in (`<image>`, `<|im_end|>`), or a training sample has no answer.
  */
 export async function tokenizeSample(
   sample: Sample,
@@ -103,29 +104,28 @@ export async function tokenizeSample(
   if (training && sample.answer === '') throw new UserError(`sample ${sample.id} has no answer to train on`);
   const pieces = training ? splitPieces(sample.rationale) : [];
   const steps = mergeRuns(pieces, maxSteps).map((run) => run.join('. '));
-  const body = renderPrompt(sample, profile, phase);
-  const prompt = profile[phase].chat ? chatPrompt(body, true, options) : body;
-  const texts = [prompt, ...steps.map((step) => `${step}\n`)];
+  const promptOf = (texts: Pick<Sample, 'question' | 'choices'>) => {
+    const body = renderPrompt(texts, profile, phase);
+    return profile[phase].chat ? chatPrompt(body, true, options) : body;
+  };
+  const frame = promptOf({ question: 'x', choices: sample.choices.map(() => 'x') });
+  const texts = [frame, promptOf(sample), ...steps.map((step) => `${step}\n`)];
   if (training) texts.push(`Therefore, the answer is ${sample.answer}`);
   const { afterLatents } = profile[phase];
   if (afterLatents) texts.unshift(afterLatents);
   const encoded = await tokenizer.encodeBatch(texts);
   const afterLatentIds = afterLatents ? encoded.shift()! : [];
-  const [markedIds, ...rest] = encoded;
+  const [frameIds, markedIds, ...rest] = encoded as [number[], number[], ...number[][]];
   const imageId = idOf(tokenizer, options.imageToken);
   const latentId = idOf(tokenizer, options.latentToken);
-  const { reservedTokens = [options.latentToken] } = options;
-  const reserved = new Set(reservedTokens.map((token) => idOf(tokenizer, token)));
-  const marks = markedIds!.filter((id) => id === imageId).length;
-  if (marks !== 1 || encoded.flat().some((id) => reserved.has(id))) {
-    const where =
-      marks === 1 && training ? 'the question, a choice, the rationale or the answer' : 'the question or a choice';
-    throw new UserError(
-      `sample ${sample.id}: its text should hold ${options.imageToken} once, put in by the prompt, and ${reservedTokens.join(', ')} never; are they written in ${where}?`,
-    );
+  requireOneImage(frameIds, imageId, profile[phase].chat, options);
+  // Text is text: the tokens put in by name are those of the prompt around it, whatever it says.
+  const added = (ids: readonly number[]) => ids.filter((id) => tokenizer.isAdded(id));
+  if (String(added(markedIds)) !== String(added(frameIds)) || rest.some((ids) => added(ids).length > 0)) {
+    throw await spelledToken(sample, training, tokenizer);
   }
-  const imageStart = markedIds!.indexOf(imageId);
-  const promptIds = expandImage(markedIds!, imageStart, imageId, imageTokens);
+  const imageStart = markedIds.indexOf(imageId);
+  const promptIds = expandImage(markedIds, imageStart, imageId, imageTokens);
   const answerIds = training ? [...rest.pop()!, tokenizer.eosId] : [];
   const stepIds = fitSteps(rest, maxTokens - promptIds.length - afterLatentIds.length - answerIds.length);
   const tokenized: TokenizedSample = {
@@ -188,6 +188,9 @@ export async function renderSupervised(
   const prompt = chatPrompt('', sample.image !== undefined, options);
   const [markedIds, ...segments] = await tokenizer.encodeBatch([prompt, ...sample.segments.map(({ text }) => text)]);
   const imageId = idOf(tokenizer, options.imageToken);
+  if (sample.image !== undefined) requireOneImage(markedIds!, imageId, true, options);
+  const spelled = segments.flat().find((id) => tokenizer.isAdded(id));
+  if (spelled !== undefined) throw new UserError(`a text to train on spells ${tokenizer.idToToken(spelled)}`);
   const imageStart = markedIds!.indexOf(imageId);
   const promptIds = imageStart < 0 ? markedIds! : expandImage(markedIds!, imageStart, imageId, imageTokens);
   const ids = [...promptIds];
@@ -205,6 +208,40 @@ export async function renderSupervised(
     imageStart,
     imageTokens: imageStart < 0 ? 0 : imageTokens,
   };
+}
+
+/** @throws UserError for a prompt, without its texts, that does not have the image marker once */
+function requireOneImage(
+  ids: readonly number[],
+  imageId: number,
+  chat: boolean,
+  { imageToken, chatTemplate }: Pick<RenderOptions, 'imageToken' | 'chatTemplate'>,
+): void {
+  const marks = ids.filter((id) => id === imageId).length;
+  if (marks === 1) return;
+  const where = chat ? `the chat template in ${chatTemplate?.source}` : 'the prompt profile';
+  throw new UserError(
+    `${where} should put ${imageToken} once for the image of a user's message, but does so ${marks} times`,
+  );
+}
+
+/** Which text spells which token. */
+async function spelledToken(sample: Sample, training: boolean, tokenizer: TextEncoder): Promise<UserError> {
+  const choices = sample.choices.map((choice, index): [string, string] => [`choice ${choiceLetter(index)}`, choice]);
+  const texts: [string, string][] = [['the question', sample.question], ...choices];
+  if (training) texts.push(['the rationale', sample.rationale], ['the answer', sample.answer]);
+  const encoded = await tokenizer.encodeBatch(texts.map(([, text]) => text));
+  for (const [index, ids] of encoded.entries()) {
+    const id = ids.find((id) => tokenizer.isAdded(id));
+    if (id !== undefined) {
+      return new UserError(
+        `sample ${sample.id}: ${texts[index]![0]} spells ${tokenizer.idToToken(id)}, a token that only the prompt may put in; write it otherwise`,
+      );
+    }
+  }
+  return new UserError(
+    `sample ${sample.id}: its text together with the prompt spells a token that only the prompt may put in`,
+  );
 }
 
 function chatPrompt(text: string, withImage: boolean, options: Pick<RenderOptions, 'chatTemplate'>): string {

@@ -1,7 +1,8 @@
 /** Typed access to the columns of a row; every complaint names the place and the column. */
-import { readFileSync, statSync } from 'node:fs';
+import { statSync } from 'node:fs';
 import { UserError } from '../errors.ts';
 import { MOST_CHOICES } from '../text/prompt.ts';
+import { readImageFile } from '../vision/image-file.ts';
 import type { RawImage } from './sample.ts';
 
 /** A row of a data file: column name -> value, binary as Uint8Array, null where the file has null. */
@@ -94,26 +95,31 @@ function isRawImage(value: unknown): value is RawImage {
 }
 
 function fileImage(path: string, column: string, place: string): RawImage {
-  if (!isFile(path)) throw new UserError(`${place}, column ${column}: there is no image ${shorten(path)}`);
+  const where = `${place}, column ${column}`;
+  const kind = kindOfFile(path);
+  if (kind === null) throw new UserError(`${where}: there is no image ${shorten(path)}`);
+  if (kind === 'other') {
+    throw new UserError(`${where}: ${shorten(path)} is a folder, a pipe or a device; an image file is needed`);
+  }
   return {
     kind: 'encoded',
     name: `${path} (${place})`,
     get bytes() {
       try {
-        return new Uint8Array(readFileSync(path));
+        return readImageFile(path);
       } catch (error) {
-        throw new UserError(`${place}, column ${column}: cannot read ${path}: ${(error as Error).message}`);
+        throw error instanceof UserError ? new UserError(`${where}: ${error.message}`) : error;
       }
     },
   };
 }
 
-/** False too for what cannot be a path: one with a NUL, or a longer one than the system takes. */
-function isFile(path: string): boolean {
+/** Null too for what cannot be a path: one with a NUL, or a longer one than the system takes. */
+function kindOfFile(path: string): 'file' | 'other' | null {
   try {
-    return statSync(path).isFile();
+    return statSync(path).isFile() ? 'file' : 'other';
   } catch {
-    return false;
+    return null;
   }
 }
 

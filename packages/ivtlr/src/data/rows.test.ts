@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -60,7 +61,8 @@ test('JSON images: a path beside the file, an object with path, base64 bytes; wh
   writeFileSync(join(folder, 'a.png'), 'picture');
   const path = join(folder, 'x.jsonl');
   const images = ['"a.png"', '{"path":"a.png"}', '{"bytes":"cGljdHVyZQ==","path":"z"}', '""', '"none.png"', '3'];
-  images.push('"a\\u0000.png"', `"${'x'.repeat(5000)}"`);
+  execFileSync('mkfifo', [join(folder, 'pipe')]);
+  images.push('"a\\u0000.png"', `"${'x'.repeat(5000)}"`, '"pipe"', '"/dev/zero"');
   writeFileSync(path, images.map((image) => `{"id":"","image":${image}}`).join('\n'));
   const rows: PlacedRow[] = [];
   for await (const row of readRows([path], { required: ['id', 'image'] })) rows.push(row);
@@ -76,6 +78,8 @@ test('JSON images: a path beside the file, an object with path, base64 bytes; wh
   expect(() => read(5)).toThrow(/line 6, column image: should be a struct/);
   expect(() => read(6)).toThrow(/line 7, column image: there is no image/);
   expect(() => read(7)).toThrow(/line 8, column image: there is no image .{1,210}$/);
+  // They would be read for ever.
+  for (const i of [8, 9]) expect(() => read(i)).toThrow(/ is a folder, a pipe or a device; an image file is needed$/);
 });
 
 test('columns of other names, in both formats; a name that is wrong is an error', async () => {

@@ -19,10 +19,9 @@ export function folderRendering(
     const profile = family.prompts(profileName, task, folder, tokenizer);
     if (profile.train.chat || profile.infer.chat) chatTemplate ??= loadChatTemplate(folder);
     const [, , latentToken] = LATENT_TOKENS;
-    const reservedTokens = LATENT_TOKENS;
     const { imageToken, maxTokens } = family;
     return {
-      ...{ tokenizer, profile, imageToken, latentToken, reservedTokens, maxTokens },
+      ...{ tokenizer, profile, imageToken, latentToken, maxTokens },
       ...(chatTemplate && { chatTemplate }),
     };
   };

@@ -122,7 +122,14 @@ describe('assembleRun', () => {
       };`,
     );
     const trained = join(import.meta.dirname, '../../models/dominoes');
-    const set = [`task=${task}`, `model=${trained}`, 'data.source=folder', `data.folder=${folder}`, 'data.samplesPerEpoch=1', 'pretrain=[]'];
+    const set = [
+      `task=${task}`,
+      `model=${trained}`,
+      'data.source=folder',
+      `data.folder=${folder}`,
+      'data.samplesPerEpoch=1',
+      'pretrain=[]',
+    ];
     set.push('data.threads=0', 'data.validation.samples=1', 'data.validation.maxNewTokens=2');
     await expect(build(...set)).rejects.toThrow(/train\.jsonl line 1 has no column question, rationale;/);
     using run = await build(...set, 'data.columns={question: prompt, rationale: why}');

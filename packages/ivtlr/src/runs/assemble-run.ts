@@ -1,7 +1,13 @@
 /** From a recipe to a run that the loop can walk: ties model, samples, loss and validation together. */
 import { manualSeed, setFlushDenormal, setNumThreads } from '@ivtlr/torch';
 import type { Recipe } from '../config/schema.ts';
-import { type LoadedModel, latentOptions, readAuxiliaryFiles, saveAdapterFolder, saveModelFolder } from '../engine/loaded-model.ts';
+import {
+  type LoadedModel,
+  latentOptions,
+  readAuxiliaryFiles,
+  saveAdapterFolder,
+  saveModelFolder,
+} from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
 import { dataFolder, type HubReport } from '../hub/resolve.ts';
 import { stageOf } from '../latent/curriculum.ts';

@@ -2,8 +2,8 @@
 import { join } from 'node:path';
 import type { Recipe } from '../config/schema.ts';
 import { resolveDevice } from '../engine/device.ts';
-import type { HubReport } from '../hub/resolve.ts';
 import { clearLeftovers } from '../files.ts';
+import type { HubReport } from '../hub/resolve.ts';
 import { checkpointRoot, readLatestCheckpoint, requireEmptyRun } from '../train/checkpoint.ts';
 import { runTraining, type TrainEnd, type TrainReporter } from '../train/loop.ts';
 import { assembleRun } from './assemble-run.ts';

@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { UserError } from '../errors.ts';
 import { loadChatTemplate, parseChatTemplate, renderChat } from './chat-template.ts';
 
 let folder = '';
@@ -48,6 +49,40 @@ test('of named templates the default is taken', () => {
   ];
   writeFileSync(join(own, 'tokenizer_config.json'), JSON.stringify({ chat_template: named }));
   expect(renderChat(loadChatTemplate(own), [])).toBe('D');
+});
+
+test.each([
+  ['{% for i in range(1000000000) %}x{% endfor %}', 'it loops over a range of 1000000000'],
+  ['{% for i in range(0, -1000000000, -1) %}x{% endfor %}', 'it loops over a range of 1000000000'],
+  ['{% for i in range(1, 5, 0) %}x{% endfor %}', 'range() wants whole numbers, and a step other than 0'],
+  ['{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}', 'it takes more than 100000 steps'],
+  [
+    '{% set x = "ab" %}{% for i in range(60) %}{% set x = x ~ x %}{% endfor %}{% set ns = namespace(x="ab") %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}',
+    'characters',
+  ],
+  [
+    '{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}',
+    'it takes more than 100000 steps',
+  ],
+  ['{% macro m(f) %}{{ f(f) }}{% endmacro %}{{ m(m) }}', 'call stack'],
+  ['{{ messages | nothing }}', 'nothing'],
+])('a template without end is stopped, in a sentence that names it: %s', (text, reason) => {
+  const render = () => renderChat(parseChatTemplate(text, 'a/chat_template.jinja'), [{ role: 'user', content: 'q' }]);
+  expect(render).toThrow(UserError);
+  expect(render).toThrow('chat template in a/chat_template.jinja failed: ');
+  expect(render).toThrow(reason);
+});
+
+test('what templates may count on is there', () => {
+  const render = (text: string) => renderChat(parseChatTemplate(text), [{ role: 'user', content: 'q' }]);
+  expect(render('{{ range(3) | join(",") }} {{ range(5, 0, -2) | list | join(",") }}')).toBe('0,1,2 5,3,1');
+  expect(render('{{ true }}{{ none is none }}{{ False or True }}')).toBe(render('{{ True }}{{ true }}{{ true }}'));
+  expect(render('{{ strftime_now("%Y-%m-%d %H:%M %b %B %%") }}')).toMatch(
+    /^\d{4}-\d\d-\d\d \d\d:\d\d [A-Z][a-z]{2} [A-Z][a-z]+ %$/,
+  );
+  expect(() => parseChatTemplate('x'.repeat(300_000), 'a/b')).toThrow(
+    'chat template in a/b has more than 262144 characters',
+  );
 });
 
 test('bad templates are UserErrors that name their source', () => {

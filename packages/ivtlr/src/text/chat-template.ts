@@ -4,6 +4,10 @@ import { join } from 'node:path';
 import { Template } from '@huggingface/jinja';
 import { UserError } from '../errors.ts';
 import { readJson, readText } from '../files.ts';
+import { renderBounded } from './bounded-jinja.ts';
+
+/** Characters of a template; the longest that models come with have some 20,000. */
+const MAX_TEMPLATE = 2 ** 18;
 
 export type ChatContent = { type: 'image' } | { type: 'text'; text: string };
 
@@ -62,6 +66,10 @@ export function parseChatTemplate(
   source = 'chat template',
   variables: Record<string, string> = {},
 ): ChatTemplate {
+  if (text.length > MAX_TEMPLATE)
+    throw new UserError(
+      `chat template in ${source} has more than ${MAX_TEMPLATE} characters, which no chat template has`,
+    );
   try {
     return { source, template: new Template(text), variables };
   } catch (error) {
@@ -76,7 +84,7 @@ export function renderChat(
   options: RenderChatOptions = {},
 ): string {
   try {
-    return template.template.render({
+    return renderBounded(template.template, {
       ...template.variables,
       messages: [...messages],
       add_generation_prompt: options.addGenerationPrompt ?? false,

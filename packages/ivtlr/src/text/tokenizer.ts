@@ -14,8 +14,6 @@ export const LATENT_TOKENS = ['<|start-latent|>', '<|end-latent|>', '<|latent|>'
 export interface EncodeOptions {
   /** Whether `<|...|>` tokens written in the text become their ids (true, the default) or plain text. */
   specials?: boolean;
-  /** Whether the tokenizer's post-processor may add tokens of its own, such as BOS. Off by default, and always with `specials: false`. */
-  addBos?: boolean;
 }
 
 export interface DecodeOptions {
@@ -37,14 +35,22 @@ export class Tokenizer {
   readonly #native: NativeTokenizer;
   readonly #decoder: { decode(tokens: string[]): string } | null;
   readonly #specialIds: Set<number>;
+  readonly #addedIds: Set<number>;
   readonly #path: string;
   /** The same without special tokens, made when it is first needed. */
   #plain: NativeTokenizer | null = null;
 
-  private constructor(native: NativeTokenizer, specialIds: Set<number>, eosId: number, path: string) {
+  private constructor(
+    native: NativeTokenizer,
+    specialIds: Set<number>,
+    addedIds: Set<number>,
+    eosId: number,
+    path: string,
+  ) {
     this.#native = native;
     this.#decoder = native.getDecoder();
     this.#specialIds = specialIds;
+    this.#addedIds = addedIds;
     this.#path = path;
     this.eosId = eosId;
   }
@@ -63,11 +69,14 @@ export class Tokenizer {
       throw new UserError(`tokenizer ${path} is not a Hugging Face tokenizer: ${(error as Error).message}`);
     }
     const specialIds = new Set<number>();
+    const addedIds = new Set<number>();
     for (const token of listOf(field(definition, 'added_tokens'))) {
-      const id = field(token, 'id');
-      if (typeof id === 'number' && field(token, 'special') === true) specialIds.add(id);
+      const [id, content] = [field(token, 'id'), field(token, 'content')];
+      if (typeof id !== 'number') continue;
+      if (field(token, 'special') === true) specialIds.add(id);
+      if (typeof content === 'string' && content.trim() !== '') addedIds.add(id);
     }
-    return new Tokenizer(native, specialIds, findEos(folder, native), path);
+    return new Tokenizer(native, specialIds, addedIds, findEos(folder, native), path);
   }
 
   /** Number of ids, added tokens included: one more than the largest id unless the vocabulary has gaps. */
@@ -83,10 +92,9 @@ export class Tokenizer {
   /** Token ids of several texts in one native call, each as `encode` would give them. */
   async encodeBatch(texts: readonly string[], options: EncodeOptions = {}): Promise<number[][]> {
     if (texts.length === 0) return [];
-    const plain = options.specials === false;
-    const addSpecialTokens = !plain && (options.addBos ?? false);
-    const native = plain ? this.#plainTokenizer() : this.#native;
-    const encodings = await native.encodeBatch([...texts], { addSpecialTokens });
+    const native = options.specials === false ? this.#plainTokenizer() : this.#native;
+    // Prompts name every token they want, so the tokenizer's post-processor adds none of its own, such as BOS.
+    const encodings = await native.encodeBatch([...texts], { addSpecialTokens: false });
     return encodings.map((encoding) => encoding.getIds());
   }
 
@@ -111,8 +119,12 @@ export class Tokenizer {
     return this.#native.idToToken(id) ?? undefined;
   }
 
-  isSpecial(id: number): boolean {
-    return this.#specialIds.has(id);
+  /**
+   * Whether a token is of those that a text is searched for before it is cut into pieces: special ones, and others that were added to the
+   * vocabulary by name. Those of blanks alone are text.
+   */
+  isAdded(id: number): boolean {
+    return this.#addedIds.has(id);
   }
 
   /** Adds special tokens at the end of the vocabulary in the given order; those that exist keep their ids. Returns the ids of all. */
@@ -120,7 +132,10 @@ export class Tokenizer {
     const missing = tokens.filter((token) => this.#native.tokenToId(token) === null);
     if (missing.length > 0) this.#native.addSpecialTokens(missing);
     const ids = tokens.map((token) => this.#native.tokenToId(token)!);
-    for (const id of ids) this.#specialIds.add(id);
+    for (const id of ids) {
+      this.#specialIds.add(id);
+      this.#addedIds.add(id);
+    }
     return ids;
   }
 

@@ -1,21 +1,21 @@
 /**
  * Image files to RGB, equal to Pillow's `ImageOps.exif_transpose(image).convert('RGB')`, which is what the models were
- * trained through: alpha is dropped unless told otherwise; 16-bit colour keeps the high byte; CMYK uses Pillow's plain
- * formula; ICC profiles and gamma are ignored; only the first frame counts. sharp decodes, nothing else.
+ * trained through: alpha is dropped unless told otherwise; 16-bit colour keeps the high byte; 16-bit grey becomes white over 255;
+ * CMYK uses Pillow's plain formula; ICC profiles and gamma are ignored; only the first frame counts. sharp decodes, nothing else.
  */
 import sharp from 'sharp';
 import { UserError } from '../errors.ts';
-import { decodeGif, GifError, gifSize } from './gif.ts';
-import type { RawImage, RgbImage } from './image.ts';
+import { ImageFormatError } from './format-error.ts';
+import { decodeGif, gifSize } from './gif.ts';
+import type { DecodedImage, RawImage, RgbImage } from './image.ts';
+import { checkJpegMarkers } from './jpeg-markers.ts';
+import { pngHeader } from './png-header.ts';
+import { tiffHeader } from './tiff-header.ts';
+import { cmykToRgb, grey16ToRgb, overWhite } from './to-rgb.ts';
 
 export interface DecodeOptions {
   /** Refuse images with more pixels than this before decoding them (decompression bombs). Default 100 million. */
   maxPixels?: number;
-  /**
-   * 16-bit grey PNG. `clip` is what Pillow does and so what checkpoints have seen: values over 255 become white. `scale`
-   * keeps the high byte, which shows the image as a viewer would. Default `clip`.
-   */
-  grey16?: 'clip' | 'scale';
   /**
    * Images of Pillow's mode RGBA. `drop` shows the colours stored under clear pixels, as Hugging Face's loaders do; `white`
    * blends over white, as the official IVT-LR code does through qwen-vl-utils. Grey with alpha and palettes with clear
@@ -28,14 +28,16 @@ export interface DecodeOptions {
 
 export const DEFAULT_MAX_PIXELS = 100_000_000;
 
-type Format = 'jpeg' | 'png' | 'webp' | 'gif';
+type Format = 'jpeg' | 'png' | 'webp' | 'gif' | 'tiff' | 'avif';
+
+const READ = 'JPEG, PNG, WebP, GIF, TIFF and AVIF';
 
 /**
  * Decodes an image; one of kind `rgb` is only checked and returned as it is.
  *
- * @throws UserError naming the image: empty, not JPEG/PNG/WebP/GIF, truncated, corrupt, or too large.
+ * @throws UserError naming the image: empty, of a format that is not read, truncated, corrupt, or too large.
  */
-export async function decodeImage(image: RawImage, options: DecodeOptions = {}): Promise<RgbImage> {
+export async function decodeImage(image: RawImage, options: DecodeOptions = {}): Promise<DecodedImage> {
   if (image.kind === 'rgb') return checkRgb(image);
   const { bytes, name } = image;
   const maxPixels = options.maxPixels ?? DEFAULT_MAX_PIXELS;
@@ -56,12 +58,19 @@ export async function decodeImage(image: RawImage, options: DecodeOptions = {}):
 
 /** The format told by the first bytes, or undefined for everything this project does not read (SVG and PDF among it). */
 export function sniffFormat(bytes: Uint8Array): Format | undefined {
-  const head = Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(bytes.length, 12)).toString('latin1');
+  const head = Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(bytes.length, 64)).toString('latin1');
   if (head.startsWith('\xff\xd8\xff')) return 'jpeg';
   if (head.startsWith('\x89PNG\r\n\x1a\n')) return 'png';
   if (head.startsWith('RIFF') && head.slice(8, 12) === 'WEBP') return 'webp';
   if (head.startsWith('GIF87a') || head.startsWith('GIF89a')) return 'gif';
+  if (head.startsWith('II*\0') || head.startsWith('MM\0*')) return 'tiff';
+  if (head.slice(4, 8) === 'ftyp' && /^(.{4})*avi[fs]/s.test(head.slice(8, 8 + brandsLength(bytes)))) return 'avif';
   return undefined;
+}
+
+/** Bytes of the brands that a file of the AVIF and HEIC kind names; its own one comes first, a version number second. */
+function brandsLength(bytes: Uint8Array): number {
+  return Math.max(0, ((bytes[2]! << 8) | bytes[3]!) - 8);
 }
 
 function checkRgb(image: { kind: 'rgb' } & RgbImage): RgbImage {
@@ -74,13 +83,38 @@ function checkRgb(image: { kind: 'rgb' } & RgbImage): RgbImage {
   return { width, height, data };
 }
 
+/** What must be known of a file's kind of pixels before they are decoded. */
+interface Kind {
+  /** 16-bit grey without alpha. */
+  grey16: boolean;
+  /** Pillow opens it in mode RGBA. */
+  rgba: boolean;
+  /** What is stored as transparency is none for transformers. */
+  opaque: boolean;
+}
+
+/** @throws ImageFormatError when the file is damaged or not shown as Pillow shows it */
+function kindOf(format: Format, bytes: Uint8Array): Kind {
+  if (format === 'tiff') return tiffHeader(bytes);
+  if (format === 'jpeg') checkJpegMarkers(bytes);
+  if (format !== 'png') return { grey16: false, rgba: true, opaque: false };
+  const { depth, colourType } = pngHeader(bytes);
+  return {
+    grey16: depth === 16 && colourType === 0,
+    rgba: colourType === 6 || (colourType === 4 && depth === 16),
+    // Colour with one clear colour.
+    opaque: colourType === 2,
+  };
+}
+
 async function decodeWithSharp(
   bytes: Uint8Array,
   name: string,
   format: Format,
   maxPixels: number,
-  options: DecodeOptions,
-): Promise<RgbImage> {
+  { alpha = 'drop' }: DecodeOptions,
+): Promise<DecodedImage> {
+  const kind = kindOf(format, bytes);
   // `truncated` is the only failure Pillow shares: it, too, decodes JPEG data with stray bytes and warns at most.
   const input = { ignoreIcc: true, failOn: 'truncated', limitInputPixels: false } as const;
   const header = await sharp(bytes, input).metadata();
@@ -95,23 +129,21 @@ async function decodeWithSharp(
       .toBuffer({ resolveWithObject: true });
     return { width: info.width, height: info.height, data: cmykToRgb(data, info.channels) };
   }
-  if (format === 'png' && isGrey16(bytes)) {
+  if (kind.grey16) {
     const { data, info } = await upright
       .pipelineColourspace('grey16')
       .toColourspace('grey16')
       .raw({ depth: 'ushort' })
       .toBuffer({ resolveWithObject: true });
     const samples = new Uint16Array(data.buffer, data.byteOffset, data.byteLength / 2);
-    return {
-      width: info.width,
-      height: info.height,
-      data: grey16ToRgb(samples, info.channels, options.grey16 ?? 'clip'),
-    };
+    const note =
+      `${name}: 16-bit grey, whose values over 255 are shown white, as Pillow shows them to the models; ` +
+      'save it with 8 bits to have it seen as viewers show it';
+    const image = { width: info.width, height: info.height, data: grey16ToRgb(samples, info.channels) };
+    return samples.some((sample) => sample > 255) ? { ...image, note } : image;
   }
-  const { alpha = 'drop' } = options;
   const blend =
-    header.hasAlpha &&
-    ((alpha === 'white' && isRgba(format, bytes)) || (alpha === 'blend' && !isRgbPng(format, bytes)));
+    alpha !== 'drop' && header.hasAlpha && ((alpha === 'white' && kind.rgba) || (alpha === 'blend' && !kind.opaque));
   const { data, info } = await (blend ? upright : upright.removeAlpha())
     .toColourspace('srgb')
     .raw()
@@ -130,83 +162,28 @@ function checkSize(name: string, width: number, height: number, maxPixels: numbe
   }
 }
 
-/** PNG header: bit depth is byte 24, colour type byte 25; type 0 is grey without alpha. Grey with alpha keeps the high byte. */
-function isGrey16(bytes: Uint8Array): boolean {
-  return bytes[24] === 16 && bytes[25] === 0;
-}
-
-/** Whether Pillow opens the file in mode RGBA: all WebP with alpha; PNG of colour type 6, or of type 4 with 16 bits. */
-function isRgba(format: Format, bytes: Uint8Array): boolean {
-  return format === 'webp' || bytes[25] === 6 || (bytes[25] === 4 && bytes[24] === 16);
-}
-
-/** A PNG of colour type 2, whose one clear colour (if any) transformers does not look at. */
-function isRgbPng(format: Format, bytes: Uint8Array): boolean {
-  return format === 'png' && bytes[25] === 2;
-}
-
-/** `white` rounds to nearest in integers, as Pillow's paste; `blend` rounds down what doubles give, as numpy's `astype`. */
-function overWhite(rgba: Uint8Array, rule: DecodeOptions['alpha']): Uint8Array {
-  const data = new Uint8Array((rgba.length / 4) * 3);
-  for (let from = 0, to = 0; from < rgba.length; from += 4, to += 3) {
-    const alpha = rgba[from + 3]!;
-    const share = alpha / 255;
-    for (let c = 0; c < 3; c++) {
-      const colour = rgba[from + c]!;
-      data[to + c] =
-        rule === 'blend' ? (1 - share) * 255 + share * colour : divide255(255 * (255 - alpha) + colour * alpha);
-    }
-  }
-  return data;
-}
-
-function grey16ToRgb(samples: Uint16Array, channels: number, rule: 'clip' | 'scale'): Uint8Array {
-  const pixels = samples.length / channels;
-  const data = new Uint8Array(pixels * 3);
-  for (let i = 0; i < pixels; i++) {
-    const sample = samples[i * channels]!;
-    data.fill(rule === 'clip' ? Math.min(sample, 255) : sample >> 8, i * 3, i * 3 + 3);
-  }
-  return data;
-}
-
-/** Ink to light, Pillow's formula: `(255 - k) * (255 - c) / 255`, rounded. */
-function cmykToRgb(samples: Uint8Array, channels: number): Uint8Array {
-  const pixels = samples.length / channels;
-  const data = new Uint8Array(pixels * 3);
-  for (let i = 0; i < pixels; i++) {
-    const light = 255 - samples[i * channels + 3]!;
-    for (let c = 0; c < 3; c++) data[i * 3 + c] = light - divide255(samples[i * channels + c]! * light);
-  }
-  return data;
-}
-
-/** `value / 255` rounded to nearest, exact for 0..65025, in integers. */
-function divide255(value: number): number {
-  const shifted = value + 128;
-  return ((shifted >> 8) + shifted) >> 8;
-}
-
 function describeUnreadable(bytes: Uint8Array): string {
-  if (bytes.length === 0) return 'the file is empty; a JPEG, PNG, WebP or GIF image is needed';
+  if (bytes.length === 0) return `the file is empty; ${READ} are read`;
   const head = Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(bytes.length, 512)).toString('latin1');
   const known: [RegExp, string][] = [
     [/^%PDF/, 'a PDF'],
     [/<svg/i, 'an SVG'],
     [/^\s*<(!doctype|html)/i, 'a web page'],
-    [/^(II\*\0|MM\0\*)/, 'a TIFF'],
+    [/^(II\+\0|MM\0\+)/, 'a BigTIFF'],
     [/^BM/, 'a BMP'],
-    [/^....ftyp/s, 'a HEIC, AVIF or video file'],
+    [/^....ftyp/s, 'a HEIC or video file'],
     [/^PK/, 'a ZIP archive'],
     [/^version https:\/\/git-lfs/, 'a Git LFS pointer (run `git lfs pull`)'],
   ];
   const found = known.find(([pattern]) => pattern.test(head));
-  return `${found ? `this is ${found[1]}, not an image that can be read` : 'this is not an image'}; JPEG, PNG, WebP and GIF are read`;
+  return `${found ? `this is ${found[1]}, not an image that can be read` : 'this is not an image'}; ${READ} are read`;
 }
 
 function reason(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
   const line = message.split('\n')[0]!.replace(/^(Input buffer has corrupt header|Vips\w+|vips\w+): /, '');
-  if (error instanceof GifError) return line;
+  if (error instanceof ImageFormatError) return line;
+  // libvips gives no reason for some damaged headers.
+  if (/^$|corrupt header:?\s*$/.test(line)) return 'its header is damaged';
   return /truncat|premature|read error|unable to parse/i.test(message) ? `it is truncated or corrupt (${line})` : line;
 }

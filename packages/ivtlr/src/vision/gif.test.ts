@@ -1,6 +1,7 @@
 import sharp from 'sharp';
 import { describe, expect, it } from 'vitest';
-import { decodeGif, GifError } from './gif.ts';
+import { ImageFormatError } from './format-error.ts';
+import { decodeGif } from './gif.ts';
 
 const PALETTE = [
   [10, 20, 30],
@@ -96,7 +97,7 @@ describe('decodeGif', () => {
     const bytes = makeGif([0, 1, 2, 3]);
     const lastPixelByte = bytes.length - 4;
     for (let length = 6; length <= lastPixelByte; length++) {
-      expect(() => decodeGif(bytes.subarray(0, length), 100)).toThrow(GifError);
+      expect(() => decodeGif(bytes.subarray(0, length), 100)).toThrow(ImageFormatError);
     }
     const noFrame = new Uint8Array([...bytes.subarray(0, 25), 0x3b]);
     expect(() => decodeGif(noFrame, 100)).toThrow(/no frame/);

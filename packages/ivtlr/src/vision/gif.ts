@@ -5,10 +5,8 @@
  * the transparent index. A model trained through Pillow has seen that colour (often white), so this decoder keeps it.
  * Format: GIF89a specification, sections 18 (screen), 20 (image), 22 (LZW data), 23 (graphic control).
  */
+import { ImageFormatError } from './format-error.ts';
 import type { RgbImage } from './image.ts';
-
-/** Thrown for broken files; `decodeImage` turns it into a sentence that names the image. */
-export class GifError extends Error {}
 
 interface Screen {
   width: number;
@@ -40,7 +38,7 @@ export function decodeGif(bytes: Uint8Array, maxPixels: number, clearIsWhite = f
     } else if (kind === 0x2c) {
       return readFrame(reader, screen, { transparent, clearIsWhite }, maxPixels);
     } else if (kind === 0x3b) {
-      throw new GifError('it has no frame');
+      throw new ImageFormatError('it has no frame');
     } // Any other byte is skipped, as browsers and Pillow do.
   }
 }
@@ -52,14 +50,14 @@ class Reader {
     this.bytes = bytes;
   }
   byte(): number {
-    if (this.at >= this.bytes.length) throw new GifError('the file ends too early');
+    if (this.at >= this.bytes.length) throw new ImageFormatError('the file ends too early');
     return this.bytes[this.at++]!;
   }
   uint16(): number {
     return this.byte() | (this.byte() << 8);
   }
   take(count: number): Uint8Array {
-    if (this.at + count > this.bytes.length) throw new GifError('the file ends too early');
+    if (this.at + count > this.bytes.length) throw new ImageFormatError('the file ends too early');
     this.at += count;
     return this.bytes.subarray(this.at - count, this.at);
   }
@@ -95,8 +93,8 @@ function readFrame(
   const fullWidth = Math.max(screen.width, left + width);
   const fullHeight = Math.max(screen.height, top + height);
   if (fullWidth * fullHeight > maxPixels)
-    throw new GifError(`its ${fullWidth}x${fullHeight} pixels are over the limit`);
-  if (width === 0 || height === 0) throw new GifError('its first frame is empty');
+    throw new ImageFormatError(`its ${fullWidth}x${fullHeight} pixels are over the limit`);
+  if (width === 0 || height === 0) throw new ImageFormatError('its first frame is empty');
 
   const indices = inflateLzw(reader, width * height);
   const colours = expandPalette(palette);
@@ -143,7 +141,7 @@ function interlacedRows(height: number): number[] {
 /** Variable-width LZW, codes packed from the low bit, at most 12 bits. */
 function inflateLzw(reader: Reader, count: number): Uint8Array {
   const rootBits = reader.byte();
-  if (rootBits < 1 || rootBits > 8) throw new GifError(`LZW code size ${rootBits} is not 1 to 8`);
+  if (rootBits < 1 || rootBits > 8) throw new ImageFormatError(`LZW code size ${rootBits} is not 1 to 8`);
   const clear = 1 << rootBits;
   const end = clear + 1;
   const prefix = new Uint16Array(4096);
@@ -165,7 +163,7 @@ function inflateLzw(reader: Reader, count: number): Uint8Array {
       if (at === block.length) {
         block = reader.subBlock();
         at = 0;
-        if (block.length === 0) throw new GifError('its pixel data end too early');
+        if (block.length === 0) throw new ImageFormatError('its pixel data end too early');
       }
       buffer |= block[at++]! << buffered;
       buffered += 8;
@@ -180,8 +178,8 @@ function inflateLzw(reader: Reader, count: number): Uint8Array {
       previous = -1;
       continue;
     }
-    if (code === end) throw new GifError('its pixel data end too early');
-    if (code > next || (code === next && previous < 0)) throw new GifError('its pixel data are corrupt');
+    if (code === end) throw new ImageFormatError('its pixel data end too early');
+    if (code > next || (code === next && previous < 0)) throw new ImageFormatError('its pixel data are corrupt');
 
     // Walk the chain of prefixes backwards; the string of a code not yet in the table is previous + its own first byte.
     let depth = 0;

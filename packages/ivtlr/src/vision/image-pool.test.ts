@@ -56,7 +56,7 @@ test('an error belongs to its image and keeps its kind', async () => {
   const rules = { decode: {}, resize: {}, limits: { factor: 28, minPixels: 784, maxPixels: 1e6 } };
   const pool = new ImagePool({ module: compiled, rules }, 1);
   await expect(pool.prepare(image(9))).rejects.toThrow(
-    new UserError('p9: this is not an image; JPEG, PNG, WebP and GIF are read'),
+    new UserError('p9: this is not an image; JPEG, PNG, WebP, GIF, TIFF and AVIF are read'),
   );
   await expect(pool.prepare(image(9))).rejects.toBeInstanceOf(UserError);
   await pool.close();

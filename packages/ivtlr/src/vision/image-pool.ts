@@ -5,11 +5,14 @@
 import { Worker } from 'node:worker_threads';
 import { UserError } from '../errors.ts';
 import type { ImageSource, RawImage, RgbImage } from './image.ts';
+import { tellNote } from './notes.ts';
 
 /** An image in the size its model takes. */
 export interface PreparedImage {
   image: RgbImage;
   source: ImageSource;
+  /** What the user should know about how it was read. */
+  note?: string | undefined;
 }
 
 /** How a model family prepares images, in a form that can be sent to a thread. */
@@ -146,8 +149,10 @@ class ImageThread {
     if (!pending) return;
     this.#pending.delete(result.id);
     if (this.#pending.size === 0) worker.unref();
-    if ('prepared' in result) pending.resolve(result.prepared);
-    else if (result.user) pending.reject(new UserError(result.message));
+    if ('prepared' in result) {
+      tellNote(result.prepared.note);
+      pending.resolve(result.prepared);
+    } else if (result.user) pending.reject(new UserError(result.message));
     else pending.reject(Object.assign(new Error(result.message), { stack: result.stack }));
   }
 

@@ -5,6 +5,12 @@ export interface RgbImage {
   data: Uint8Array;
 }
 
+/** What a file shows. */
+export interface DecodedImage extends RgbImage {
+  /** What the user should know about how it was read. */
+  note?: string;
+}
+
 /** The image a model's input was made from, in its own pixels. */
 export interface ImageSource {
   width: number;

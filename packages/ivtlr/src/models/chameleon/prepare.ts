@@ -21,7 +21,8 @@ export interface PreparationRules {
 
 /** Decodes, resizes and crops an image. @throws UserError naming it */
 export async function prepareImage(image: RawImage, rules: PreparationRules): Promise<PreparedImage> {
-  return cropImage(await decodeImage(image, rules.decode), rules);
+  const decoded = await decodeImage(image, rules.decode);
+  return { ...cropImage(decoded, rules), note: decoded.note };
 }
 
 /**

@@ -1,6 +1,7 @@
 /** Reading images in two parts, as all families do: the first in a thread or here, the second where libtorch is. */
 import type { RawImage } from '../../vision/image.ts';
 import type { Preparation, PreparedImage } from '../../vision/image-pool.ts';
+import { tellNote } from '../../vision/notes.ts';
 import type { ImageInputs, ProcessedImage } from '../types.ts';
 
 /** A family's `prepare.ts`. */
@@ -40,8 +41,10 @@ export abstract class PreparedInputs<Rules> implements ImageInputs {
   }
 
   /** Decodes and resizes one image. @throws UserError naming the image */
-  prepare(image: RawImage): Promise<PreparedImage> {
-    return this.#module.prepareImage(image, this.rules);
+  async prepare(image: RawImage): Promise<PreparedImage> {
+    const prepared = await this.#module.prepareImage(image, this.rules);
+    tellNote(prepared.note);
+    return prepared;
   }
 
   /** Decodes and processes one image. @throws UserError naming the image */

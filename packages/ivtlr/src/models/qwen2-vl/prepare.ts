@@ -18,9 +18,9 @@ export interface PreparationRules {
 /** Decodes and resizes an image. @throws UserError naming it */
 export async function prepareImage(image: RawImage, rules: PreparationRules): Promise<PreparedImage> {
   const decoded = await decodeImage(image, rules.decode);
-  const { width, height } = decoded;
+  const { width, height, note } = decoded;
   try {
-    return { image: resizeImage(decoded, rules), source: { width, height } };
+    return { image: resizeImage(decoded, rules), source: { width, height }, note };
   } catch (error) {
     if (error instanceof UserError && image.kind === 'encoded') throw new UserError(`${image.name}: ${error.message}`);
     throw error;

@@ -45,7 +45,7 @@ test('ids are the places in the list, and the latent tokens are there already', 
   expect(tokens.map((token) => tokenizer.tokenToId(token))).toEqual(tokens.map((_, id) => id));
   expect(tokenizer.addSpecialTokens(LATENT_TOKENS)).toEqual([tokens.length - 3, tokens.length - 2, tokens.length - 1]);
   expect(tokenizer.idToToken(tokenizer.eosId)).toBe('<|endoftext|>');
-  expect(SPECIAL_TOKENS.every((token) => tokenizer.isSpecial(tokenizer.tokenToId(token)!))).toBe(true);
+  expect(SPECIAL_TOKENS.every((token) => tokenizer.isAdded(tokenizer.tokenToId(token)!))).toBe(true);
 });
 
 test('the prompt is cut into its frame and words', async () => {
