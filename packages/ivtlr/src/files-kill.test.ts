@@ -8,7 +8,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { clearLeftovers, wholeFolder } from './files.ts';
 
 const built = new URL('../dist/files.js', import.meta.url).href;
-const hook = fileURLToPath(new URL('../../../test/kill-at-call.mjs', import.meta.url));
+const hook = fileURLToPath(new URL('../../../test/faulty-files.mjs', import.meta.url));
 
 let folder = '';
 beforeEach(() => {

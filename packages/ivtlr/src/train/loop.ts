@@ -82,8 +82,7 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
     : null;
   const earlier = readMetrics(metrics.path);
   let best = earlier.reduce((most, entry) => (entry.kind === 'validation' ? Math.max(most, entry.accuracy) : most), -1);
-  let optimizer: Optimizer = createOptimizer(trainee.parameters, recipe.optimizer);
-  if (run.resume) restoreCheckpoint(run.resume, optimizer, run.device);
+  let optimizer = firstOptimizer(run);
   let saved = run.resume?.folder ?? '';
   let savedStep = run.resume ? first : -1;
 
@@ -205,6 +204,18 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
   } finally {
     await batches.close();
     optimizer.dispose();
+  }
+}
+
+/** Fresh, or as the checkpoint has it. */
+function firstOptimizer({ trainee, recipe, resume, device }: TrainRun): Optimizer {
+  const optimizer = createOptimizer(trainee.parameters, recipe.optimizer);
+  try {
+    if (resume) restoreCheckpoint(resume, optimizer, device);
+    return optimizer;
+  } catch (error) {
+    optimizer.dispose();
+    throw error;
   }
 }
 
