@@ -94,7 +94,7 @@ function checkTypes() {
   const compilerOptions = {
     ...{ module: 'nodenext', moduleResolution: 'nodenext', target: 'es2022', lib: ['es2023', 'esnext.disposable'] },
     ...{ strict: true, noEmit: true, types: ['node'], typeRoots: [path.join(root, 'node_modules/@types')] },
-    skipLibCheck: true, // as `tsc --init` has it
+    skipLibCheck: false, // the declarations of dependencies that ours name count, too
   };
   fs.writeFileSync(path.join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions, include: ['*.ts'] }));
   run(path.join(root, 'node_modules/.bin/tsc'), ['-p', '.']);

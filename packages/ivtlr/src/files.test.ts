@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { UserError } from './errors.ts';
-import { beginAtomicWrite, readJson, readText, writeFileAtomic } from './files.ts';
+import { beginAtomicWrite, makeFolder, readJson, readText, writeFileAtomic } from './files.ts';
 
 let folder = '';
 beforeEach(() => {
@@ -59,3 +59,12 @@ test.skipIf(process.getuid?.() === 0)('a folder without write permission is a Us
   chmodSync(folder, 0o500);
   expect(() => writeFileAtomic(join(folder, 'a'), 'x')).toThrow(UserError);
 });
+
+test.each(['/proc/nothing/deep/out', '/dev/null/out', '/dev/null'])(
+  'a folder that cannot be made is named, at once: %s',
+  (path) => {
+    expect(() => makeFolder(path)).toThrow(UserError);
+    expect(() => makeFolder(path)).toThrow(`cannot make the folder ${path}: `);
+    expect(() => writeFileAtomic(join(path, 'a'), '')).toThrow(`cannot make the folder ${path}: `);
+  },
+);

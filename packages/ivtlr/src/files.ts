@@ -9,9 +9,10 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   writeSync,
 } from 'node:fs';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { UserError } from './errors.ts';
 
 /** A file under construction: bytes go to `tempPath`, and only `commit` makes them visible under the final name. */
@@ -25,16 +26,34 @@ export interface AtomicFile {
 }
 
 /**
+ * Makes a folder and those it stands in, unless they are there. Node's own recursive mkdir never ends where a parent can be neither found nor made,
+ * as under /proc.
+ * @throws UserError naming the folder that cannot be made
+ */
+export function makeFolder(path: string): void {
+  const missing: string[] = [];
+  try {
+    for (let at = resolve(path); !isFolder(at); at = dirname(at)) missing.unshift(at);
+    for (const folder of missing) if (!isFolder(folder)) mkdirSync(folder);
+  } catch (error) {
+    throw new UserError(`cannot make the folder ${path}: ${reason(error)}`);
+  }
+}
+
+/** False when nothing is there. @throws Error when something else is */
+function isFolder(path: string): boolean {
+  const found = statSync(path, { throwIfNoEntry: false });
+  if (found && !found.isDirectory()) throw new Error(`${path} is a file`);
+  return found !== undefined;
+}
+
+/**
  * Starts an atomic write. The temporary name lies in the same folder as `path`, since a rename is only atomic within one file system;
  * missing parent folders are made.
  */
 export function beginAtomicWrite(path: string): AtomicFile {
   const folder = dirname(path);
-  try {
-    mkdirSync(folder, { recursive: true });
-  } catch (error) {
-    throw new UserError(`cannot make the folder ${folder}: ${reason(error)}`);
-  }
+  makeFolder(folder);
   const tempPath = join(folder, `.${randomBytes(6).toString('hex')}.tmp`);
   return {
     path,
@@ -100,7 +119,7 @@ export function writeFolderAtomic(folder: string, fill: (temporary: string) => v
   restoreFolder(folder);
   try {
     rmSync(temporary, { recursive: true, force: true });
-    mkdirSync(temporary, { recursive: true });
+    makeFolder(temporary);
     fill(temporary);
     syncFolder(temporary);
     if (existsSync(folder)) renameSync(folder, displaced(folder));

@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import type { Analysis } from '../eval/analyze.ts';
-import { writeFileAtomic } from '../files.ts';
+import { makeFolder, writeFileAtomic } from '../files.ts';
 import type { Series } from '../trace/step-plot.ts';
 import { askedAs } from './asking-flags.ts';
 import { addEvaluationFlags, type EvaluationFlags } from './evaluation-flags.ts';
@@ -35,6 +35,7 @@ export function registerAnalyze(program: Command): void {
 
 async function runAnalysis(flags: AnalyzeFlags): Promise<void> {
   const { drawStepPlot } = await import('../trace/step-plot.ts');
+  makeFolder(flags.out); // A folder that cannot be made is said before the work, not after it.
   const { task, split, skipped, asked, analysis } = await analyzeModel(flags, flags.model, flags.latents);
   const other = flags.against ? await analyzeModel({ ...flags, task: flags.task ?? task }, flags.against) : null;
   skipped.report();

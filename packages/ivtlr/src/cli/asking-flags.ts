@@ -14,6 +14,8 @@ export interface AskingFlags {
   threads?: number;
   dtype?: 'float32' | 'bfloat16' | 'float16';
   device: string;
+  /** False with --no-merge. */
+  merge: boolean;
 }
 
 /** For a folder without ivtlr.json the defaults are those of its makers. */
@@ -35,7 +37,8 @@ export function addAskingFlags(command: Command): Command {
     .option('--max-new-tokens <n>', 'longest answer', newTokenCount, 512)
     .option('--threads <n>', 'CPU threads', threadCount)
     .addOption(new Option('--dtype <name>', 'default: as stored').choices(['float32', 'bfloat16', 'float16']))
-    .option('--device <name>', 'cpu or cuda', 'cpu');
+    .option('--device <name>', 'auto (a GPU if one works, else the CPU), cpu, cuda or cuda:N', 'auto')
+    .option('--no-merge', 'leave a LoRA adapter beside the weights of its base instead of adding it to them');
 }
 
 export function profileOption(): Option {

@@ -1,19 +1,14 @@
 /** The --device flag. */
-import { UserError } from '../errors.ts';
+import { existsSync } from 'node:fs';
+import { resolveDevice } from '../engine/device.ts';
 
 /**
- * Checks that libtorch can use a device before anything is loaded onto it.
- *
- * @param name `cpu`, `cuda` or `cuda:1`.
- * @throws UserError saying what can be used instead.
+ * Tries the device before anything is loaded onto it. What `auto` has become is said on stderr where it matters: when it is a GPU, or when the machine has an
+ * NVIDIA driver and it is none.
+ * @throws UserError for a GPU that is not there or does not work
  */
-export async function requireDevice(name: string): Promise<void> {
-  if (!/^(cpu|cuda(:\d+)?)$/.test(name)) throw new UserError(`--device ${name}: known are cpu, cuda and cuda:N`);
-  if (name === 'cpu') return;
-  const { cudaAvailable } = await import('@ivtlr/torch');
-  if (!cudaAvailable()) {
-    throw new UserError(
-      `--device ${name}: this libtorch sees no CUDA GPU (\`ivtlr doctor\` says more); use --device cpu`,
-    );
-  }
+export function deviceOfFlag(name: string): Promise<string> {
+  return resolveDevice(name, '--device', (line) => {
+    if (!line.startsWith('device: cpu') || existsSync('/proc/driver/nvidia/version')) process.stderr.write(`${line}\n`);
+  });
 }

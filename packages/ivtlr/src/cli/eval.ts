@@ -1,13 +1,13 @@
 /** `ivtlr eval`: accuracy, autoregressive steps and time of a model on a task, whole or with parts of its latent steps taken away. */
 import { statSync } from 'node:fs';
-import { resolve } from 'node:path';
+import { dirname, resolve } from 'node:path';
 import { type Command, Option } from 'commander';
 import { UserError } from '../errors.ts';
 import { refuseExisting, type WhenPresent } from '../eval/appended-lines.ts';
 import { MODES, planRuns } from '../eval/modes.ts';
 import type { RunKey } from '../eval/run-key.ts';
 import type { AnsweredSample } from '../eval/runner.ts';
-import { writeFileAtomic } from '../files.ts';
+import { makeFolder, writeFileAtomic } from '../files.ts';
 import { ABLATIONS } from '../latent/options.ts';
 import { askedAs } from './asking-flags.ts';
 import type { Evaluation } from './evaluation.ts';
@@ -137,6 +137,7 @@ function whenPresent({ resume, overwrite }: EvalOptions): WhenPresent {
 /** Before the model is loaded, which may take a minute. */
 function requireFreeOutputs(options: EvalOptions): void {
   const { predictions, predictionsOfficial } = options;
+  for (const file of [predictions, predictionsOfficial]) if (file !== undefined) makeFolder(dirname(file));
   if (predictions !== undefined && predictionsOfficial !== undefined && sameFile(predictions, predictionsOfficial)) {
     throw new UserError(
       `--predictions and --predictions-official are both ${predictions}; give each a file of its own`,
@@ -156,9 +157,9 @@ function sameFile(one: string, other: string): boolean {
   return identity(one) === identity(other);
 }
 
-/** Flags that change which samples are answered, how fast, and what is printed, but no answer. */
+/** Flags that change which samples are answered, how fast, and what is printed, but no answer; and those whose meaning `describeRun` adds itself. */
 const WITHOUT_INFLUENCE = new Set(
-  'model data task split ablation limit rows batch threads onBadRow predictions predictionsOfficial resume overwrite json'.split(
+  'model device data task split ablation limit rows batch threads onBadRow predictions predictionsOfficial resume overwrite json'.split(
     ' ',
   ),
 );
@@ -173,6 +174,7 @@ async function describeRun(options: EvalOptions, evaluation: Evaluation, ablatio
   return {
     program: version(),
     model: `${resolve(folder)} ${modelFingerprint([folder, opened.folder])}`,
+    device: opened.model.device,
     settings: JSON.stringify(opened.settings),
     task:
       options.task !== undefined && isTaskFile(options.task)

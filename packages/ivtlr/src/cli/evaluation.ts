@@ -13,6 +13,7 @@ import type { Split, Task } from '../tasks/task.ts';
 import { loadTask } from '../tasks/task-file.ts';
 import { noteUntaught, settingsFromFlags } from './asking-flags.ts';
 import { SkippedRows } from './data-flags.ts';
+import { deviceOfFlag } from './device.ts';
 import { DEFAULT_BATCH, type EvaluationFlags, GENERATED_SAMPLES } from './evaluation-flags.ts';
 import { dataFolder, modelFolder } from './hub-folders.ts';
 
@@ -45,10 +46,14 @@ export interface Evaluation {
  * @throws UserError when model, task or data are unusable, or the memory will not do
  */
 export async function openEvaluation(flags: EvaluationFlags, latents?: number): Promise<Evaluation> {
-  const { seed, device, dtype, column } = flags;
+  const { seed, dtype, column } = flags;
+  const device = await deviceOfFlag(flags.device);
   if (flags.threads !== undefined) setNumThreads(flags.threads);
   const folder = await modelFolder(flags.model);
-  const opened = openModelFolder(folder, { device, ...(dtype && { dtype }), settings: settingsFromFlags(flags) });
+  const opened = openModelFolder(folder, {
+    ...{ device, settings: settingsFromFlags(flags), mergeAdapters: flags.merge },
+    ...(dtype && { dtype }),
+  });
   opened.model.module.eval();
   noteUntaught(flags.model, opened, latents);
   const name = flags.task ?? opened.settings.task;

@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { liveTensorCount, scope } from '@ivtlr/torch';
@@ -86,6 +86,27 @@ const ask = (...more: string[]) =>
   run(['infer', '--model', model, '--image', image, '--question', 'Start at red', '--max-new-tokens', '6', ...more]);
 
 describe('ivtlr infer', () => {
+  it('says that the task a model was trained on is not known', async () => {
+    const other = join(folder, 'other-task');
+    cpSync(model, other, { recursive: true });
+    writeFileSync(join(other, 'ivtlr.json'), JSON.stringify({ profile: 'consistent', task: 'charades', latents: 1 }));
+    const note = /^note: the model was trained on the task charades, which is not known here/;
+    expect(await ask('--model', other)).toBe(0);
+    expect(err).toMatch(note);
+    err = '';
+    expect(await ask('--model', other, '--task', 'scienceqa')).toBe(0);
+    expect(err).not.toMatch(note);
+  });
+
+  it('takes damaged folders for mistakes of the user', async () => {
+    const damaged = join(folder, 'damaged');
+    cpSync(model, damaged, { recursive: true });
+    writeFileSync(join(damaged, 'generation_config.json'), 'null');
+    expect(await ask('--model', damaged)).toBe(2);
+    expect(err).toBe(`error: ${join(damaged, 'generation_config.json')} should hold an object\n`);
+    expect(out).toBe('');
+  });
+
   it('streams the answer to stdout and times to stderr', async () => {
     expect(await ask('--choices', 'blue', 'pink')).toBe(0);
     expect(out.trim().length).toBeGreaterThan(0);
@@ -138,7 +159,7 @@ describe('ivtlr infer', () => {
       [['--model', folder], /^error: .*config\.json/],
       [['--question', ' '], /^error: --question is empty/],
       [['--task', 'chess'], /^error: there is no task chess; known tasks are/],
-      [['--device', 'tpu'], /^error: --device tpu: known are cpu/],
+      [['--device', 'tpu'], /^error: --device tpu: known are auto, cpu/],
       [['--latents', 'two'], /It should be a whole number/],
       [['--ablation', 'everything'], /Allowed choices are/],
     ];

@@ -6,7 +6,7 @@ import { ABLATIONS } from '../latent/options.ts';
 import type { TraceFiles } from '../trace/trace-files.ts';
 import { readImageFile } from '../vision/image-file.ts';
 import { type AskingFlags, addAskingFlags, askedAs, noteUntaught, settingsFromFlags } from './asking-flags.ts';
-import { requireDevice } from './device.ts';
+import { deviceOfFlag } from './device.ts';
 import { latentStepCount, seedNumber } from './number-flags.ts';
 import { formatDuration } from './progress.ts';
 
@@ -46,7 +46,7 @@ export function registerInfer(program: Command): void {
 async function infer(options: InferOptions): Promise<void> {
   // Checked before the model is loaded, which may take a minute.
   const question = readQuestion(options);
-  await requireDevice(options.device);
+  const device = await deviceOfFlag(options.device);
   if (options.task !== undefined) (await import('../tasks/registry.ts')).findTask(options.task);
   const { manualSeed, setNumThreads } = await import('@ivtlr/torch');
   const { openModelFolder } = await import('../engine/loaded-model.ts');
@@ -58,10 +58,10 @@ async function infer(options: InferOptions): Promise<void> {
   manualSeed(options.seed);
 
   const loading = performance.now();
-  const { device, dtype } = options;
+  const { dtype } = options;
   const { modelFolder } = await import('./hub-folders.ts');
   const opened = openModelFolder(await modelFolder(options.model), {
-    ...{ device, settings: settingsFromFlags(options) },
+    ...{ device, settings: settingsFromFlags(options), mergeAdapters: options.merge },
     ...(dtype && { dtype }),
   });
   opened.model.module.eval();
@@ -72,6 +72,12 @@ async function infer(options: InferOptions): Promise<void> {
   const { task, maxNewTokens } = options;
   const latents = ablation?.latents ?? options.latents;
   noteUntaught(options.model, opened, latents);
+  const { taskNames } = await import('../tasks/registry.ts');
+  const { task: trained } = opened.settings;
+  if (task === undefined && trained !== null && !taskNames.includes(trained))
+    process.stderr.write(
+      `note: the model was trained on the task ${trained}, which is not known here; the prompt is worded as for m3cot\n`,
+    );
   requireRoomForAnswers(opened, { rows: 1, latentSteps: latents, maxNewTokens });
   const trace = options.trace !== undefined || options.json === true;
   let result: Answer | undefined;

@@ -12,6 +12,7 @@ import { registerDoctor } from './doctor.ts';
 import { refuseEmptyValues } from './empty-values.ts';
 import { registerEval } from './eval.ts';
 import { registerInfer } from './infer.ts';
+import { guardOutputs } from './output-guard.ts';
 import { registerSetup } from './setup.ts';
 import { registerTrain } from './train.ts';
 import { version } from './version.ts';
@@ -55,7 +56,7 @@ export function buildProgram(): Command {
 
 /** Runs one command line (without node and script name) and resolves to the exit code; never throws. */
 export async function run(args: readonly string[]): Promise<number> {
-  ignoreClosedPipe();
+  guardOutputs();
   const program = buildProgram();
   if (args.length === 0) {
     program.outputHelp();
@@ -68,20 +69,6 @@ export async function run(args: readonly string[]): Promise<number> {
   } catch (error) {
     return report(error, args.includes('--debug'));
   }
-}
-
-let pipeGuarded = false;
-
-/** `ivtlr ... | head` closes the pipe early; that is no error of ours. */
-function ignoreClosedPipe(): void {
-  if (pipeGuarded) return;
-  pipeGuarded = true;
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code === 'EPIPE') process.exit(EXIT.ok);
-    throw error;
-  });
-  // What nobody can read any more (a closed pipe, a terminal that is gone) must not end the work it tells of.
-  process.stderr.on('error', () => {});
 }
 
 /** Writes what went wrong to stderr and gives the exit code for it. */

@@ -170,7 +170,7 @@ describe('ivtlr train', () => {
     writeFileSync(join(folder, 'file'), '');
     const blocked = await train('file');
     expect(blocked.code).toBe(2);
-    expect(blocked.stderr).toMatch(/^error: out: cannot make the folder .*file: .*\n$/);
+    expect(blocked.stderr).toMatch(/^error: cannot make the folder .*file: .*is a file\n$/);
     const absent = await train('gpu', ['--set', 'device=cuda:99']);
     expect(absent.code).toBe(2);
     expect(absent.stderr).toMatch(/^error: device cuda:99: .*; use device auto or cpu\n$/);

@@ -127,7 +127,7 @@ describe('ivtlr train with LoRA', () => {
 
   it('writes an adapter that learned something and that eval opens with its base', () => {
     const model = join(folder, 'whole', 'model');
-    const opened = openModelFolder(model);
+    const opened = openModelFolder(model, { mergeAdapters: false });
     expect(opened.settings).toMatchObject({ task: 'dominoes', latents: 2, patches: 1, profile: 'consistent' });
     expect(opened.adapter).toMatchObject({ rank: 4, alpha: 8, dropout: 0.1 });
     const layers = loraLayers(opened.model.module);
@@ -151,9 +151,22 @@ describe('ivtlr train with LoRA', () => {
       '1',
       '--json',
     ];
-    const { status, stdout, stderr } = spawnSync(process.execPath, [program, ...args], { encoding: 'utf8' });
-    expect(status, stderr).toBe(0);
-    expect(JSON.parse(stdout).results[0].samples).toBe(4);
+    const [merged, apart] = [[], ['--no-merge']].map((more, i) => {
+      const predictions = join(folder, `predictions-${i}.jsonl`);
+      const { status, stdout, stderr } = spawnSync(
+        process.execPath,
+        [program, ...args, ...more, '--predictions', predictions],
+        { encoding: 'utf8' },
+      );
+      expect(status, stderr).toBe(0);
+      expect(JSON.parse(stdout).results[0].samples).toBe(4);
+      const lines = readFileSync(predictions, 'utf8').trimEnd().split('\n');
+      return lines
+        .map((line) => JSON.parse(line))
+        .flatMap(({ messages }) => (messages === undefined ? [] : [messages]));
+    });
+    expect(merged).toHaveLength(4);
+    expect(merged).toEqual(apart);
   });
 
   it('trains an adapter further, or all weights with the adapter merged into them', async () => {

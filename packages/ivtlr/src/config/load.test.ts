@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { UserError } from '../errors.ts';
 import { closestName } from './introspect.ts';
-import { loadRecipe, parseRecipe } from './load.ts';
+import { checkRecipe, loadRecipe, parseRecipe } from './load.ts';
 
 const recipe = `task: dominoes
 model:
@@ -43,6 +43,18 @@ describe('recipes', () => {
     expect(r.latent.pickSupervision).toBe(0);
     expect(r.mode).toBe('ivt-lr');
     expect(r.model.initSeed).toBe(3);
+  });
+
+  it('aliases that lead nowhere or multiply, a second document, and a hundred mistakes are one short message', () => {
+    expect(failure(`${recipe}x: *a\n`)).toMatch(/^r\.yaml: Unresolved alias/);
+    // A key of the official code's, which is translated first.
+    expect(failure('save_path: *a\n')).toMatch(/^r\.yaml: Unresolved alias/);
+    const bomb = Array.from({ length: 12 }, (_, i) => `a${i}: &a${i} [${new Array(10).fill(i ? `*a${i - 1}` : '1')}]`);
+    expect(failure(`${recipe}${bomb.join('\n')}\n`)).toMatch(/^r\.yaml: Excessive alias count/);
+    expect(failure(`${recipe}---\nb: 1\n`)).toBe('r.yaml:17:1: a second YAML document begins here; a recipe is one');
+    const many = failure(recipe + Array.from({ length: 100 }, (_, i) => `key${i}: 1\n`).join(''));
+    expect(many.split('\n')).toHaveLength(6);
+    expect(many).toMatch(/\nand 95 more$/);
   });
 
   it('reads overrides with the type of the setting', () => {
@@ -90,6 +102,23 @@ describe('recipes', () => {
     expect(failure(recipe, ['mode=cot', 'latent.pickSupervision=0.2'])).toContain('no latent steps');
     expect(failure(recipe, ['lr'])).toContain('write path=value');
     expect(failure(recipe, ['task.x=1'])).toContain('unknown setting "x"');
+  });
+});
+
+describe('recipes as objects', () => {
+  it('a recipe that was read is itself', () => {
+    const recipe = loadRecipe('dominoes');
+    expect(checkRecipe(recipe)).toEqual(recipe);
+  });
+
+  it.each([
+    [{ ...loadRecipe('dominoes'), numEpoch: 3 }, /unknown setting "numEpoch"; did you mean "numEpochs"\?/],
+    [{ ...loadRecipe('dominoes'), numEpochs: -1 }, /numEpochs/],
+    [undefined, /a recipe is a map of settings/],
+    [[], /a recipe is a map of settings/],
+  ])('says what is wrong', (settings, message) => {
+    expect(() => checkRecipe(settings)).toThrow(UserError);
+    expect(() => checkRecipe(settings)).toThrow(message);
   });
 });
 
@@ -191,8 +220,8 @@ describe('what no recipe may hold', () => {
       /^r\.yaml has \d+ characters; a recipe has at most 1000000$/,
     );
     const bomb = Array.from({ length: 12 }, (_, i) => `b${i}: &b${i} [${i === 0 ? 'x' : `*b${i - 1}, `.repeat(10)}]`);
-    expect(failure(`${bomb.join('\n')}\n${recipe}`)).toMatch(/^r\.yaml cannot be read as YAML: Excessive alias count/);
+    expect(failure(`${bomb.join('\n')}\n${recipe}`)).toMatch(/^r\.yaml: Excessive alias count/);
     expect(failure(`task: ${'['.repeat(100_000)}`)).toMatch(/^r\.yaml/);
-    expect(failure(recipe, [`pretrain=${'['.repeat(100_000)}`])).toContain('the value is not valid YAML');
+    expect(failure(recipe, [`pretrain=${'['.repeat(100_000)}`])).toMatch(/^--set pretrain=/);
   });
 });

@@ -37,6 +37,14 @@ function findRecipe(name: string): string {
   throw new UserError(`no recipe ${name}: give a YAML file or the name of a recipe in ${bundledRecipes}`);
 }
 
+/**
+ * A recipe from an object such as a program writes, with the defaults of what it leaves out. The official code's names of settings will do, too.
+ * @throws UserError listing every mistake; lines are those of the object as indented JSON
+ */
+export function checkRecipe(settings: unknown): Recipe {
+  return parseRecipe(JSON.stringify(settings, null, 2) ?? '', 'recipe');
+}
+
 /** As loadRecipe, for text at hand; `source` is the name that errors show. */
 export function parseRecipe(
   text: string,
@@ -54,31 +62,47 @@ export function parseRecipe(
     return `${source}:${line}:${col}`;
   };
   if (document.errors.length > 0) {
-    throw new UserError(document.errors.map((error) => `${place(error.pos[0])}: ${error.message}`).join('\n'));
+    throw mistakes(
+      document.errors.map(({ code, message, pos }) => {
+        const what = code === 'MULTIPLE_DOCS' ? 'a second YAML document begins here; a recipe is one' : message;
+        return `${place(pos[0])}: ${what}`;
+      }),
+    );
   }
   if (!isMap(document.contents))
     throw new UserError(`${place(0)}: a recipe is a map of settings such as "task: dominoes"`);
+  plainValue(document, source);
   const official = new OfficialSettings(document, (offset, message) => {
     throw new UserError(`${place(offset)}: ${message}`);
   });
   const overridden = overrides.map((override) => applyOverride(document, official, override));
   const notes = official.finish();
-  const result = recipeSchema.safeParse(orExplain(source, () => document.toJS()));
-  if (!result.success) {
-    const messages = result.error.issues.flatMap((issue) => describeIssue(issue, document, place, overridden));
-    throw new UserError(messages.join('\n'));
-  }
+  const result = recipeSchema.safeParse(plainValue(document, source));
+  if (!result.success)
+    throw mistakes(result.error.issues.flatMap((issue) => describeIssue(issue, document, place, overridden)));
   for (const line of notes) note(`${source}: ${line}`);
   return result.data;
 }
 
-/** The YAML reader throws where a text nests too deep or its aliases would make it grow without bound. */
+/** One wrong bracket can make hundreds of mistakes, of which the first ones tell the most. */
+const MOST_MISTAKES = 5;
+
+function mistakes(messages: readonly string[]): UserError {
+  const more = messages.length - MOST_MISTAKES;
+  return new UserError([...messages.slice(0, MOST_MISTAKES), ...(more > 0 ? [`and ${more} more`] : [])].join('\n'));
+}
+
+/** @throws UserError where aliases lead nowhere or make far more than was written */
+function plainValue(document: Document, source: string): unknown {
+  return orExplain(source, () => document.toJS());
+}
+
+/** The YAML reader throws where a text nests too deep or its aliases cannot be followed. */
 function orExplain<T>(source: string, read: () => T): T {
   try {
     return read();
   } catch (error) {
-    if (error instanceof UserError) throw error;
-    throw new UserError(`${source} cannot be read as YAML: ${(error as Error).message}`);
+    throw new UserError(`${source}: ${(error as Error).message}`);
   }
 }
 
@@ -155,7 +179,7 @@ function describeIssue(
   }
   if (issue.code === 'invalid_union') {
     const branches = issue.errors.map((branch) =>
-      branch.map((inner) => inner.message.replace(/^Invalid input: /, '')).join(', '),
+      branch.map((inner) => inner.message.replace(/^Invalid input: |, received undefined$/g, '')).join(', '),
     );
     return [`${where(issue.path)}: fits none of the allowed forms (${branches.join('; or ')})`];
   }

@@ -18,7 +18,7 @@ import {
 } from '@ivtlr/torch';
 import { readAuxiliaryFiles, reasoningSettingsSchema } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
-import { readJson, writeFileAtomic } from '../files.ts';
+import { makeFolder, readJson, writeFileAtomic } from '../files.ts';
 import { writeAdapterFolder } from '../lora/adapter-folder.ts';
 import { familyOf, weightNames } from '../models/registry.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
@@ -81,7 +81,7 @@ export async function convertOfficial(options: ConvertOptions): Promise<ConvertR
     using file = openPth(options.checkpoint);
     const { config, plan, vocabulary } = prepare(file, options);
     const auxiliaryFiles = readAuxiliaryFiles(options.base);
-    mkdirSync(temporary, { recursive: true });
+    makeFolder(temporary);
     const written = await writeWeights(file, plan, temporary, options);
     const adapterFolder = !options.merge && plan.rank > 0 ? join(out, ADAPTER) : null;
     for (const [name, bytes] of auxiliaryFiles) writeFileAtomic(join(temporary, name), bytes);

@@ -1,5 +1,5 @@
 /**
- * The names inside an official IVT-LR `model.pth` (spec section 6): the state dict of the official class around a PEFT model around a Hugging
+ * The names inside an official IVT-LR `model.pth`: the state dict of the official class around a PEFT model around a Hugging
  * Face model, gathered from DeepSpeed. Which weights there must be, and under which names, is asked of the registry.
  */
 import { UserError } from '../errors.ts';

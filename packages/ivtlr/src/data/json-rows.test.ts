@@ -69,6 +69,49 @@ test('a list of rows in a JSON file', async () => {
   await expect(readJsonRows(path, ['id']).next()).rejects.toThrow(`${path} should hold a list of rows`);
 });
 
+test('a list is read value by value, wherever chunks end, and what is broken is placed', async () => {
+  const path = join(folder, 'long.json');
+  const texts = ['a,]}"\\\\', 'é'.repeat(1_300_000), '[{\n', ''];
+  const read = async (text: string, onBad?: (bad: BadRows) => void) => {
+    writeFileSync(path, text);
+    const rows: PlacedRow[] = [];
+    for await (const row of readJsonRows(path, ['id'], onBad)) rows.push(row);
+    return rows;
+  };
+  const rows = texts.map((id) => ({ id, other: [[1, { a: ']' }], {}] }));
+  expect((await read(`\ufeff ${JSON.stringify(rows, null, 1)}\n`)).map(({ row }) => row.id)).toEqual(texts);
+  expect(await read('[]')).toEqual([]);
+  const places: string[] = [];
+  const good = await read('[{"id":1},{"id":},,{"id":4},]', ({ place }) => places.push(place));
+  expect(good.map(({ row, index }) => [row.id, index])).toEqual([
+    [1, 0],
+    [4, 3],
+  ]);
+  expect(places).toEqual([1, 2, 4].map((row) => `${path} row ${row}`));
+  await expect(read('[{"id":1},{"id":2')).rejects.toThrow(
+    `${path} should hold a list of rows: [{..}, {..}], but ends in row 1`,
+  );
+  await expect(read(' ')).rejects.toThrow('but ends before it begins');
+  await expect(read('[{"id":1}] x')).rejects.toThrow(`${path} should hold a list of rows and no more`);
+});
+
+test('a row that would fill the memory is refused: too long, or of too many lists', async () => {
+  const deep = `{"id":${'['.repeat(3_000_000)}${']'.repeat(3_000_000)}}`;
+  const wide = `{"id":[${'{},'.repeat(3_000_000)}{}]}`;
+  const few = `{"id":${'['.repeat(500_000)}${']'.repeat(500_000)}}`;
+  const list = join(folder, 'many.json');
+  for (const text of [deep, wide]) {
+    await expect(collect(text, ['id'])).rejects.toThrow(/x\.jsonl line 1 holds more than 1048576 lists and objects/);
+    writeFileSync(list, `[${text}]`);
+    await expect(readJsonRows(list, ['id']).next()).rejects.toThrow(`${list} row 0 holds more than 1048576 lists`);
+  }
+  expect((await collect(few, ['id'])).rows.length).toBe(1);
+  const long = `{"id":"${'x'.repeat(65 * 2 ** 20)}"}`;
+  await expect(collect(long, ['id'])).rejects.toThrow(/x\.jsonl line 1 is longer than 64 MiB/);
+  writeFileSync(list, `[${long}]`);
+  await expect(readJsonRows(list, ['id']).next()).rejects.toThrow(`${list} row 0 is longer than 64 MiB`);
+});
+
 test('optional columns are null where they are missing; a column named as a member of objects is no column', async () => {
   const path = join(folder, 'optional.jsonl');
   writeFileSync(path, '{"id":"a"}\n{"id":"b","more":2}');

@@ -103,6 +103,9 @@ describe('what is wrong is said', () => {
     const whole = readFileSync(await writeRows('whole.parquet'));
     writeFileSync(path, whole.subarray(0, whole.length - 50));
     await expect(collect([path], ['id'])).rejects.toThrow(UserError);
+    // A footer that says nothing at all.
+    writeFileSync(path, Buffer.from('PAR1\0\x01\0\0\0PAR1', 'latin1'));
+    await expect(collect([path], ['id'])).rejects.toThrow(/what it says of its own contents makes no sense$/);
     writeFileSync(path, '');
     await expect(collect([path], ['id'])).rejects.toThrow(UserError);
   });

@@ -101,6 +101,9 @@ export async function writeParquet(
     });
   } catch (error) {
     file.abort();
+    // Such as a full disk; a row that cannot be made is another matter.
+    const { syscall, message } = error as NodeJS.ErrnoException;
+    if (syscall) throw new UserError(`cannot write ${path}: ${message}`);
     throw error;
   }
   file.commit();
@@ -156,7 +159,7 @@ async function openParquet(path: string): Promise<OpenParquet> {
       },
     };
     const metadata = await parquetMetadataAsync(file).catch((error: Error) => {
-      throw new UserError(`${path} is not a readable Parquet file: ${error.message}`);
+      throw new UserError(`${path} is not a readable Parquet file: ${reason(error)}`);
     });
     requireSoundFooter(path, metadata);
     return { file, metadata, close: () => handle.close() };
@@ -177,7 +180,7 @@ function requireSoundFooter(path: string, metadata: FileMetaData): void {
   try {
     expected = parquetSchema(metadata).children.flatMap(leaves).join('\n');
   } catch (error) {
-    throw new UserError(`${path} is not a readable Parquet file: ${(error as Error).message}`);
+    throw new UserError(`${path} is not a readable Parquet file: ${reason(error)}`);
   }
   for (const [index, group] of metadata.row_groups.entries()) {
     const found = (group.columns ?? []).map(({ meta_data }) => (meta_data?.path_in_schema ?? []).join('\0'));
@@ -219,12 +222,20 @@ async function readGroup(
   } catch (error) {
     // Read again column by column to say which one is broken.
     for (const column of columns) {
-      await read([column]).catch((reason: Error) => {
+      await read([column]).catch((failure: unknown) => {
         throw new UserError(
-          `${place} is corrupt: column ${column}, rows ${rowStart} to ${rowEnd - 1}: ${reason.message}`,
+          `${place} is corrupt: column ${column}, rows ${rowStart} to ${rowEnd - 1}: ${reason(failure)}`,
         );
       });
     }
-    throw new UserError(`${place} is corrupt: rows ${rowStart} to ${rowEnd - 1}: ${(error as Error).message}`);
+    throw new UserError(`${place} is corrupt: rows ${rowStart} to ${rowEnd - 1}: ${reason(error)}`);
   }
+}
+
+/** The library checks little of what it reads, so that damage often shows as a stumble of JavaScript, which tells a reader nothing. */
+function reason(error: unknown): string {
+  const { name, message } = error as Error;
+  if (name !== 'Error' || /\bundefined\b|\bNaN\b/.test(message))
+    return 'what it says of its own contents makes no sense';
+  return message;
 }

@@ -1,5 +1,5 @@
 /**
- * A sample becomes token ids and labels (spec sections 2 and 3) in two moves: `tokenizeSample` does the text work, which no stage changes;
+ * A sample becomes token ids and labels (docs/method.md, training and prompts) in two moves: `tokenizeSample` does the text work, which no stage changes;
  * `renderTraining` and `renderInference` place latent slots and leave out steps. Training, evaluation and serving share both.
  */
 import { UserError } from '../errors.ts';

@@ -4,6 +4,7 @@
  */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { z } from 'zod';
 import { renderInference, tokenizeSample } from '../data/render.ts';
 import type { RawImage, Sample } from '../data/sample.ts';
 import { UserError } from '../errors.ts';
@@ -287,9 +288,21 @@ class Asker<Q extends Question> {
 /** The tokenizer's end-of-text and those of generation_config.json: chat models end a turn with another token than a text. */
 function endOfAnswerIds(opened: LoadedModel): number[] {
   const path = join(opened.folder, 'generation_config.json');
-  const stored = existsSync(path) ? (readJson(path, 'generation config') as { eos_token_id?: unknown }) : {};
-  const ids = [stored.eos_token_id].flat().filter((id): id is number => typeof id === 'number');
-  return [...new Set([opened.tokenizer.eosId, ...ids])];
+  if (!existsSync(path)) return [opened.tokenizer.eosId];
+  const id = z
+    .int()
+    .min(0)
+    .max(opened.model.vocabularySize - 1);
+  const schema = z.object({ eos_token_id: z.union([id, z.array(id)]).nullish() });
+  const parsed = schema.safeParse(readJson(path, 'generation config'));
+  if (!parsed.success) {
+    throw new UserError(
+      parsed.error.issues[0]!.path.length === 0
+        ? `${path} should hold an object`
+        : `${path}: eos_token_id should be a token id below ${opened.model.vocabularySize}, or a list of them`,
+    );
+  }
+  return [...new Set([opened.tokenizer.eosId, ...[parsed.data.eos_token_id ?? []].flat()])];
 }
 
 function toSample(question: Question): Sample {

@@ -101,7 +101,7 @@ test('a folder that is not there, or says nothing of its family, is named', () =
   for (const config of ['{}', 'null', '[]']) {
     writeFileSync(join(silent, 'config.json'), config);
     expect(() => openModelFolder(silent)).toThrow(
-      new UserError(`${join(silent, 'config.json')}: model_type is undefined, known are qwen2_vl, chameleon`),
+      new UserError(`${join(silent, 'config.json')}: model_type is missing, known are qwen2_vl, chameleon`),
     );
   }
 });

@@ -1,9 +1,10 @@
 /** What can be done with a model folder's files alone, without weights: how samples become tokens, and how images are read. */
 import type { RenderOptions } from '../data/render.ts';
+import { UserError } from '../errors.ts';
 import type { Family, ImageSettings } from '../models/family.ts';
 import { folderFamily } from '../models/registry.ts';
 import type { ImageInputs } from '../models/types.ts';
-import { type ChatTemplate, loadChatTemplate } from '../text/chat-template.ts';
+import { type ChatTemplate, loadChatTemplate, renderChat } from '../text/chat-template.ts';
 import type { ProfileName } from '../text/prompt.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
 
@@ -17,7 +18,7 @@ export function folderRendering(
   let chatTemplate: ChatTemplate | undefined;
   return (task) => {
     const profile = family.prompts(profileName, task, folder, tokenizer);
-    if (profile.train.chat || profile.infer.chat) chatTemplate ??= loadChatTemplate(folder);
+    if (profile.train.chat || profile.infer.chat) chatTemplate ??= templateWithImage(folder, family.imageToken);
     const [, , latentToken] = LATENT_TOKENS;
     const { imageToken, maxTokens } = family;
     return {
@@ -25,6 +26,18 @@ export function folderRendering(
       ...(chatTemplate && { chatTemplate }),
     };
   };
+}
+
+/** @throws UserError for a template that does not mark the place of an image */
+function templateWithImage(folder: string, imageToken: string): ChatTemplate {
+  const template = loadChatTemplate(folder);
+  const text = renderChat(template, [{ role: 'user', content: [{ type: 'image' }, { type: 'text', text: '' }] }]);
+  const marks = text.split(imageToken).length - 1;
+  if (marks !== 1)
+    throw new UserError(
+      `the chat template in ${template.source} should write ${imageToken} once for an image, but does so ${marks} times`,
+    );
+  return template;
 }
 
 /** A model folder without its weights: enough to see what a sample becomes. */

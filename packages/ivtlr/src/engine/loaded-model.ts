@@ -8,7 +8,7 @@ import type { Device, DType } from '@ivtlr/torch';
 import { z } from 'zod';
 import type { RenderOptions } from '../data/render.ts';
 import type { RawImage } from '../data/sample.ts';
-import { UserError } from '../errors.ts';
+import { schemaMistakes, UserError } from '../errors.ts';
 import { readJson, wholeFolder, writeFileAtomic } from '../files.ts';
 import { cachedSnapshot, isHubName } from '../hub/cache.ts';
 import { hubSettings } from '../hub/settings.ts';
@@ -21,6 +21,7 @@ import {
   readAdapterConfig,
   saveAdapter,
 } from '../lora/adapter-folder.ts';
+import { mergeLora, removeLora } from '../lora/inject.ts';
 import type { LoraOptions } from '../lora/options.ts';
 import { type Family, IMAGE_SIZE } from '../models/family.ts';
 import { familyOf, loadModel, saveModel } from '../models/registry.ts';
@@ -36,7 +37,11 @@ const settingsFile = 'ivtlr.json';
  * values for what the file does not say are the official code's.
  */
 export const reasoningSettingsSchema = z.strictObject({
-  task: z.string().nullable().default(null),
+  task: z
+    .string()
+    .regex(/^[A-Za-z0-9_-]+$/, 'should be of letters, digits, - and _')
+    .nullable()
+    .default(null),
   profile: z.enum(PROFILES).default('official'),
   /** Null: as the profile has it. */
   imageSize: z.string().regex(IMAGE_SIZE, 'should be native or WIDTHxHEIGHT').nullable().default(null),
@@ -46,6 +51,8 @@ export const reasoningSettingsSchema = z.strictObject({
   /** K; the default is the family's. */
   patches: latentOptionsSchema.shape.patches.unwrap(),
 });
+
+const settingsObject = z.record(z.string(), z.unknown(), 'should be an object');
 
 export type ReasoningSettings = z.output<typeof reasoningSettingsSchema>;
 
@@ -64,7 +71,7 @@ export interface LoadedModel {
   config: unknown;
   tokenizer: Tokenizer;
   settings: ReasoningSettings;
-  /** What adapter_config.json says; null for a model without adapters. */
+  /** What adapter_config.json says, whether the adapter was merged or not; null for a model without one. */
   adapter: AdapterConfig | null;
   /** How images are read, for threads that prepare them. */
   inputs: ImageInputs;
@@ -79,6 +86,11 @@ export interface OpenModelOptions {
   device?: Device;
   /** Overrides single settings of ivtlr.json. */
   settings?: Partial<ReasoningSettings>;
+  /**
+   * Whether an adapter's work is added to the weights of its base, which leaves a plain model that costs nothing more to ask. Default true; whoever
+   * trains the adapter further says false. A 16-bit weight is rounded by it, as by PEFT's merge_and_unload.
+   */
+  mergeAdapters?: boolean;
 }
 
 /**
@@ -88,14 +100,19 @@ export interface OpenModelOptions {
 export function openModelFolder(path: string, options: OpenModelOptions = {}): LoadedModel {
   const folder = wholeFolder(path);
   if (!existsSync(folder)) throw new UserError(`there is no model folder ${folder}`);
-  const { dtype, device, settings } = options;
+  const { dtype, device, settings, mergeAdapters = true } = options;
   const base = isAdapterFolder(folder) ? baseOfAdapter(folder) : folder;
   const config = readJson(join(base, 'config.json'), 'model config');
   const model = loadModel(base, { ...(dtype && { dtype }), ...(device && { device }) });
-  if (base === folder) return withModel(base, config, model, settings);
   try {
+    if (base === folder) return withModel(base, config, model, settings);
     const { config: adapter } = loadAdapter(model.module, folder);
     model.module.eval(); // adapters may have dropout
+    if (mergeAdapters) {
+      mergeLora(model.module);
+      removeLora(model.module);
+      model.module.setRequiresGrad(true); // as any model without adapters
+    }
     const family = familyOf(config, join(base, 'config.json'));
     const stored = readReasoningSettings(folder, family, settings?.profile);
     return { ...withModel(base, config, model, { ...stored, ...settings }), adapter };
@@ -135,9 +152,15 @@ export function withModel(
       `${folder}: the tokenizer has ${tokenizer.vocabSize} entries, but the model only ${model.vocabularySize}`,
     );
   }
+  const family = familyOf(config, join(folder, 'config.json'));
+  const imageId = tokenizer.tokenToId(family.imageToken);
+  if (imageId !== model.imageTokenId) {
+    throw new UserError(
+      `${folder}: the tokenizer ${imageId === undefined ? 'lacks' : `gives ${imageId} for`} ${family.imageToken}, but config.json says that its id is ${model.imageTokenId}`,
+    );
+  }
   // They mark the slots and are never embedded: Chameleon-7B has no rows left for them.
   tokenizer.addSpecialTokens(LATENT_TOKENS);
-  const family = familyOf(config, join(folder, 'config.json'));
   const settings = { ...readReasoningSettings(folder, family, overrides.profile), ...overrides };
   const inputs = family.inputs(folder, settings);
   return {
@@ -166,12 +189,16 @@ export function readReasoningSettings(
   const path = join(folder, settingsFile);
   const untaught = { profile: 'plain', latents: 0, positions };
   const stored = existsSync(path)
-    ? (readJson(path, 'reasoning settings') as object)
+    ? checkedSettings(settingsObject, readJson(path, 'reasoning settings'), path)
     : profile === undefined || profile === 'plain'
       ? untaught
       : { profile };
-  const result = reasoningSettingsSchema.safeParse({ patches, ...stored });
-  if (!result.success) throw new UserError(`${path} is not usable:\n${z.prettifyError(result.error)}`);
+  return checkedSettings(reasoningSettingsSchema, { patches, ...stored }, path);
+}
+
+function checkedSettings<T extends z.ZodType>(schema: T, value: unknown, path: string): z.output<T> {
+  const result = schema.safeParse(value);
+  if (!result.success) throw new UserError(`${path} is not usable:\n${schemaMistakes(result.error)}`);
   return result.data;
 }
 

@@ -1,17 +1,8 @@
 /** A file of JSON lines that grows while questions are answered, so that a stopped run can go on from it. */
-import {
-  closeSync,
-  fstatSync,
-  fsyncSync,
-  ftruncateSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  statSync,
-  writeSync,
-} from 'node:fs';
+import { closeSync, fstatSync, fsyncSync, ftruncateSync, openSync, readFileSync, statSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { UserError } from '../errors.ts';
+import { makeFolder } from '../files.ts';
 
 /** What to do with a file that has content: refuse it, go on after its lines, or replace it with the first new lines. */
 export type WhenPresent = 'refuse' | 'resume' | 'overwrite';
@@ -38,8 +29,8 @@ export class AppendedLines {
     const { present, keep } = whenPresent === 'resume' ? readPresent(path) : { present: [], keep: 0 };
     this.present = present;
     this.#keep = whenPresent === 'refuse' ? null : keep;
+    makeFolder(dirname(path));
     try {
-      mkdirSync(dirname(path), { recursive: true });
       this.#handle = openSync(path, 'a');
     } catch (error) {
       throw this.#cannotWrite(error);

@@ -7,9 +7,9 @@ export interface StepTrace {
   pickedScores: number[];
   /** The same for every image token. */
   scores: number[];
-  /** Attention on the picked tokens divided by attention on text and latent text (paper, attention ratio). */
+  /** Attention on the picked tokens divided by attention on text and latent text (docs/method.md). */
   attentionRatio: number;
-  /** 1 / (entropy + 1e-6) of the attention within the image, entropy in nats (paper, attention focus). */
+  /** 1 / (entropy + 1e-6) of the attention within the image, entropy in nats (docs/method.md). */
   focus: number;
 }
 

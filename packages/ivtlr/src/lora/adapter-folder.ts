@@ -6,7 +6,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { CheckpointError, Linear, type Module, openSafetensors, saveSafetensors, type Tensor } from '@ivtlr/torch';
 import { z } from 'zod';
-import { UserError } from '../errors.ts';
+import { schemaMistakes, UserError } from '../errors.ts';
 import { readJson, writeFileAtomic } from '../files.ts';
 import type { PathStyle } from '../models/types.ts';
 import { loraLayers, wrapLayers } from './inject.ts';
@@ -61,12 +61,12 @@ export function readAdapterConfig(folder: string): AdapterConfig {
   const json = readJson(path, 'adapter config');
   const parsed = configSchema.safeParse(json);
   if (!parsed.success)
-    throw new UserError(`${path} is no LoRA adapter that can be read:\n${z.prettifyError(parsed.error)}`);
+    throw new UserError(`${path} is no LoRA adapter that can be read:\n${schemaMistakes(parsed.error)}`);
   for (const [name, neutral] of Object.entries(NEUTRAL)) {
     const value = (json as Record<string, unknown>)[name];
     if (value === undefined || value === null) continue;
     if (!neutral.some((allowed) => JSON.stringify(allowed) === JSON.stringify(value)))
-      throw new UserError(`${path}: ${name} is ${JSON.stringify(value)}, which is not supported`);
+      throw new UserError(`${path}: ${name} is ${JSON.stringify(value).slice(0, 100)}, which is not supported`);
   }
   const c = parsed.data;
   const targets = c.target_modules ?? [];
@@ -206,7 +206,7 @@ function matchFactors(
       throw new UserError(`${source}: ${A ?? B} belongs to no linear layer of the base model (${path})`);
     if (A === undefined || B === undefined)
       throw new UserError(`${source}: ${A ?? B} has no counterpart lora_${A ? 'B' : 'A'}`);
-    const [outputs, inputs] = layer.weight.shape as [number, number];
+    const { inputs, outputs } = layer;
     const [a, b] = [shapeOf(A), shapeOf(B)];
     const rank = a[0] ?? 0;
     const fits = a.length === 2 && b.length === 2 && a[1] === inputs && b[0] === outputs && b[1] === rank && rank > 0;

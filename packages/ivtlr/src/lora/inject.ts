@@ -75,14 +75,5 @@ export function removeLora(module: Module): void {
 
 /** The adapters' own parameters, by name in the module: what LoRA training trains. */
 export function loraParameters(module: Module): Map<string, Tensor> {
-  return new Map([...module.namedParameters()].filter(([name]) => isAdapterName(name)));
-}
-
-/** Parameters and buffers of the base model, under the checkpoint's names. */
-export function baseStateDict(module: Module): Map<string, Tensor> {
-  return new Map([...module.stateDict()].filter(([name]) => !isAdapterName(name)));
-}
-
-function isAdapterName(name: string): boolean {
-  return name.endsWith('.lora_A.weight') || name.endsWith('.lora_B.weight');
+  return new Map([...module.namedParameters()].filter(([name]) => /\.lora_[AB]\.weight$/.test(name)));
 }

@@ -4,7 +4,7 @@
  * is taken in the wider dtype and rounded back.
  * Shapes: B any leading sizes, I inputs, O outputs, R rank.
  */
-import { type DType, type Linear, Module, noGrad, scope, type Tensor, zeros } from '@ivtlr/torch';
+import { type DType, type Linear, LinearLayer, linear, Module, noGrad, scope, type Tensor, zeros } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 
 /** One factor; a module of its own because the stored name is `lora_A.weight`. */
@@ -25,7 +25,7 @@ export interface LoraLinearOptions {
   dropout: number;
 }
 
-export class LoraLinear extends Module {
+export class LoraLinear extends LinearLayer {
   /** The base layer's own tensors, under the base layer's names. */
   weight: Tensor;
   bias: Tensor | null;
@@ -45,9 +45,9 @@ export class LoraLinear extends Module {
    */
   constructor(base: Linear, { rank, scaling, dropout }: LoraLinearOptions) {
     super();
-    const [outputs, inputs] = base.weight.shape as [number, number];
+    const { inputs, outputs } = base;
     const { device } = base.weight;
-    const dtype = adapterDtype(base.weight.dtype);
+    const dtype = adapterDtype(base.dtype);
     base.setRequiresGrad(false);
     this.#base = base;
     this.weight = base.weight;
@@ -62,6 +62,15 @@ export class LoraLinear extends Module {
     this.lora_B = new Factor(zeros([outputs, rank], { dtype, device }));
   }
 
+  get inputs(): number {
+    return this.weight.shape[1]!;
+  }
+  get outputs(): number {
+    return this.weight.shape[0]!;
+  }
+  get dtype(): DType {
+    return this.weight.dtype;
+  }
   get rank(): number {
     return this.lora_A.weight.shape[0]!;
   }
@@ -73,31 +82,31 @@ export class LoraLinear extends Module {
 
   /** x (B, I) -> (B, O), in x's dtype. */
   forward(x: Tensor): Tensor {
-    if (this.#merged) return ops.linear(x, this.weight, this.bias);
+    if (this.#merged) return linear(x, this.weight, this.bias);
     // Two-dimensional, so that the product is no view and the adapter can be added in place.
     const rows = x.ndim === 2 ? x : x.flatten(0, -2);
-    const result = ops.linear(rows, this.weight, this.bias);
+    const result = linear(rows, this.weight, this.bias);
     const { weight: a } = this.lora_A;
     const wide = rows.dtype === a.dtype ? rows : rows.to(a.dtype);
     // native_dropout draws what torch.nn.Dropout draws, and keeps one byte an element for the way back.
     const kept = this.training && this.dropout > 0 ? ops.native_dropout(wide, this.dropout, true)[0] : wide;
-    const narrow = ops.linear(kept, a);
+    const narrow = linear(kept, a);
     // Scaled here, where it is R wide and float32; as a factor of the sum it would scale a 16-bit gradient.
-    result.add_(ops.linear(narrow.mul(this.scaling), this.lora_B.weight));
+    result.add_(linear(narrow.mul(this.scaling), this.lora_B.weight));
     return x.ndim === 2 ? result : result.view([...x.shape.slice(0, -1), result.shape[1]!]);
   }
 
-  /** Adds the adapter to the base weight. */
+  /** Adds the adapter to the base weight. A 16-bit weight is rounded once, as PEFT's merge does it. */
   merge(): void {
     if (this.#merged) return;
-    this.#addProduct(1);
+    noGrad(() => scope(() => this.weight.add_(this.#product())));
     this.#merged = true;
   }
 
   /** Takes the adapter out again; on 16-bit weights what rounding lost stays lost, as in PEFT. */
   unmerge(): void {
     if (!this.#merged) return;
-    this.#addProduct(-1);
+    noGrad(() => scope(() => this.weight.add_(this.#product().to(this.weight.dtype), -1)));
     this.#merged = false;
   }
 
@@ -111,13 +120,9 @@ export class LoraLinear extends Module {
     return this.#base;
   }
 
-  #addProduct(sign: 1 | -1): void {
-    noGrad(() =>
-      scope(() => {
-        const product = this.lora_B.weight.matmul(this.lora_A.weight).mul(this.scaling);
-        this.weight.add_(product.to(this.weight.dtype), sign);
-      }),
-    );
+  /** What the adapter adds to the weight: (O, I) in the adapter's dtype. */
+  #product(): Tensor {
+    return this.lora_B.weight.matmul(this.lora_A.weight).mul(this.scaling);
   }
 }
 

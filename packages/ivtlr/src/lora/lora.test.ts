@@ -1,7 +1,7 @@
 import { Linear, liveTensorCount, Module, manualSeed, noGrad, randn, scope, type Tensor } from '@ivtlr/torch';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { UserError } from '../errors.ts';
-import { baseStateDict, injectLora, loraLayers, loraParameters, mergeLora, removeLora, unmergeLora } from './inject.ts';
+import { injectLora, loraLayers, loraParameters, mergeLora, removeLora, unmergeLora } from './inject.ts';
 import { LoraLinear } from './linear.ts';
 import { loraSchema } from './options.ts';
 
@@ -56,8 +56,8 @@ test('wraps whole names only, freezes all else and changes nothing at the start'
     expect(trained).toEqual([...loraParameters(net).keys()]);
     expect(trained).toContain('layers.1.q_proj.lora_A.weight');
     // No copies: the very tensors of the base, under their own names.
-    expect([...baseStateDict(net).keys()]).toEqual(names);
-    expect([...baseStateDict(net).values()].every((t, i) => t === weights[i])).toBe(true);
+    const after = net.stateDict();
+    expect(names.every((name, i) => after.get(name) === weights[i])).toBe(true);
     expect(net.layers[0]!.q_proj.training).toBe(true);
   });
 });
@@ -141,6 +141,38 @@ test('merged and unmerged give the same output; unmerge restores the weight; rem
     expect(net.layers[0]!.q_proj).toBeInstanceOf(Linear);
     expect(far(net.forward(x).toNumbers(), adapted)).toBeLessThan(1e-5);
   });
+});
+
+test('at inference the base layer runs on the kernel that it runs on without an adapter', () => {
+  // Many outputs, so that another kernel's order of sums would round some of them to another number.
+  const base = new Linear(512, 20000, { dtype: 'bfloat16' });
+  scope(() =>
+    noGrad(() => {
+      const x = randn([1, 512]).to('bfloat16');
+      const plain = base.forward(x).to('float32').toNumbers();
+      // B is zero at the start, so the adapter adds nothing.
+      using layer = new LoraLinear(base, { rank: 2, scaling: 1, dropout: 0 });
+      expect(layer.forward(x).to('float32').toNumbers()).toEqual(plain);
+      layer.merge();
+      expect(layer.forward(x).to('float32').toNumbers()).toEqual(plain);
+    }),
+  );
+});
+
+test('merging into 16 bits rounds the sum once', () => {
+  using layer = new LoraLinear(new Linear(40, 30, { dtype: 'bfloat16' }), { rank: 3, scaling: 1.5, dropout: 0 });
+  noGrad(() =>
+    scope(() => {
+      layer.lora_B.weight.copy_(randn([30, 3]).mul(0.3));
+      const before = layer.weight.detach().to('float32');
+      const product = layer.lora_B.weight.matmul(layer.lora_A.weight).mul(1.5);
+      const once = before.add(product).to('bfloat16').to('float32').toNumbers();
+      const twice = before.add(product.to('bfloat16').to('float32')).to('bfloat16').to('float32').toNumbers();
+      layer.merge();
+      expect(layer.weight.to('float32').toNumbers()).toEqual(once);
+      expect(once).not.toEqual(twice);
+    }),
+  );
 });
 
 test('a base moved to another dtype keeps its adapters in float32', () => {

@@ -20,7 +20,7 @@ export function familyOf(config: unknown, source: string): Family {
   const family = FAMILIES.find(({ modelType }) => modelType === type);
   if (family) return family;
   const known = FAMILIES.map(({ modelType }) => modelType).join(', ');
-  throw new UserError(`${source}: model_type is ${JSON.stringify(type)}, known are ${known}`);
+  throw new UserError(`${source}: model_type is ${JSON.stringify(type) ?? 'missing'}, known are ${known}`);
 }
 
 /** The family of a folder. @throws UserError when its config.json is missing or of no known family */

@@ -20,7 +20,8 @@ export async function openForTraining(
   const { dtype } = recipe;
   const settings = { profile: recipe.profile };
   const folder = resume?.folder ?? recipe.model.folder;
-  if (folder !== undefined) return openModelFolder(await modelFolder(folder, hub), { dtype, device, settings });
+  if (folder !== undefined)
+    return openModelFolder(await modelFolder(folder, hub), { dtype, device, settings, mergeAdapters: false });
   if (task.name !== 'dominoes') {
     throw new UserError(
       `fresh weights need a vocabulary, which only task dominoes brings along; give model.folder for task ${task.name}`,

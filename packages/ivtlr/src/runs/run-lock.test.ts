@@ -54,5 +54,5 @@ it('of another machine is believed, and it is said how to remove it', () => {
 
 it('says that a folder cannot be made', () => {
   writeFileSync(join(folder, 'file'), '');
-  expect(() => new RunLock(join(folder, 'file'))).toThrow(/^out: cannot make the folder .*file/);
+  expect(() => new RunLock(join(folder, 'file'))).toThrow(/^cannot make the folder .*file: .*is a file$/);
 });

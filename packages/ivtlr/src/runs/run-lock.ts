@@ -1,8 +1,9 @@
 /** One run in a folder at a time: a file that names the process which trains there. */
-import { linkSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { linkSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { UserError } from '../errors.ts';
+import { makeFolder } from '../files.ts';
 
 interface Owner {
   pid: number;
@@ -22,11 +23,7 @@ export class RunLock implements Disposable {
   readonly #text: string;
 
   constructor(folder: string) {
-    try {
-      mkdirSync(folder, { recursive: true });
-    } catch (error) {
-      throw new UserError(`out: cannot make the folder ${folder}: ${(error as Error).message}`);
-    }
+    makeFolder(folder);
     this.#path = join(folder, 'lock');
     const owner: Owner = { pid: process.pid, host: hostname(), boot: bootId(), started: startOf(process.pid) };
     this.#text = `${JSON.stringify(owner)}\n`;

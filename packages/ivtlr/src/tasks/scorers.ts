@@ -1,4 +1,4 @@
-/** Rules that read an answer out of text (spec section 4). */
+/** Rules that read an answer out of text (docs/method.md, decoding and scoring). */
 import { choiceLetter, stripText } from '../text/prompt.ts';
 import type { Answered, Score } from './task.ts';
 

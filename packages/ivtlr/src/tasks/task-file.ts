@@ -3,7 +3,7 @@ import { statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { z } from 'zod';
-import { UserError } from '../errors.ts';
+import { schemaMistakes, UserError } from '../errors.ts';
 import { m3cot } from './m3cot/m3cot.ts';
 import { findTask, taskNames } from './registry.ts';
 import { scoreLetters } from './scorers.ts';
@@ -61,7 +61,7 @@ export async function loadTask(name: string): Promise<Task> {
   }
   const result = taskSchema.safeParse(exported);
   if (!result.success) {
-    throw new UserError(`the task file ${name} should export a task as default:\n${z.prettifyError(result.error)}`);
+    throw new UserError(`the task file ${name} should export a task as default:\n${schemaMistakes(result.error)}`);
   }
   const task = exported as Pick<Task, 'name' | 'columns' | 'rowToSample'> & Partial<Task>;
   const { trainingColumns, optionalColumns } = result.data;
@@ -79,7 +79,7 @@ export async function loadTask(name: string): Promise<Task> {
         if (sample === null) return null;
         const checked = sampleSchema.safeParse(sample);
         if (checked.success) return sample;
-        throw new Error(`rowToSample gave no sample: ${z.prettifyError(checked.error)}`);
+        throw new Error(`rowToSample gave no sample: ${schemaMistakes(checked.error)}`);
       } catch (error) {
         if (error instanceof UserError) throw error;
         throw new UserError(`${place}: ${name}: ${(error as Error).message}`);

@@ -2,7 +2,7 @@
  * A Jinja template run with bounds. A template comes with a model from anywhere, and one line of it can ask for a loop of 10^9 rounds, which would
  * take memory until V8 aborts the process.
  */
-import { Environment, Interpreter, type Template } from '@huggingface/jinja';
+import { Environment, Interpreter } from '@huggingface/jinja';
 
 /** Steps a template may take in all; an item of a list and every 4096 characters of a text count as one. A usual template takes some hundred. */
 const MAX_WORK = 100_000;
@@ -36,16 +36,16 @@ class BoundedInterpreter extends BaseInterpreter {
 }
 
 /**
- * The template's text with these variables, and with the names that chat templates may count on.
+ * A parsed template's text with these variables, and with the names that chat templates may count on.
  * @throws Error what the template raises, or when it goes beyond the bounds
  */
-export function renderBounded(template: Template, variables: Readonly<Record<string, unknown>>): string {
+export function renderBounded(program: unknown, variables: Readonly<Record<string, unknown>>): string {
   const environment = new Environment();
   const constants = { true: true, True: true, false: false, False: false, none: null, None: null };
   const functions = { range: boundedRange, raise_exception: raise, strftime_now: now };
   for (const [name, value] of Object.entries({ ...constants, ...functions, ...variables }))
     environment.set(name, value);
-  return String(new BoundedInterpreter(environment).run(template.parsed).value);
+  return String(new BoundedInterpreter(environment).run(program).value);
 }
 
 /** Python's range. */

@@ -24,7 +24,8 @@ export interface RenderChatOptions {
 /** A parsed template. `source` says where it came from, for error messages. */
 export interface ChatTemplate {
   readonly source: string;
-  readonly template: Template;
+  /** What the Jinja package has parsed, whose own declarations do not compile everywhere. */
+  readonly program: unknown;
   /** Names the template may use, such as `eos_token`. */
   readonly variables: Readonly<Record<string, string>>;
 }
@@ -71,7 +72,7 @@ export function parseChatTemplate(
       `chat template in ${source} has more than ${MAX_TEMPLATE} characters, which no chat template has`,
     );
   try {
-    return { source, template: new Template(text), variables };
+    return { source, program: new Template(text).parsed, variables };
   } catch (error) {
     throw new UserError(`chat template in ${source} is not valid Jinja: ${(error as Error).message}`);
   }
@@ -84,7 +85,7 @@ export function renderChat(
   options: RenderChatOptions = {},
 ): string {
   try {
-    return renderBounded(template.template, {
+    return renderBounded(template.program, {
       ...template.variables,
       messages: [...messages],
       add_generation_prompt: options.addGenerationPrompt ?? false,

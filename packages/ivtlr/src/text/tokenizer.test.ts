@@ -67,6 +67,18 @@ test('decode leaves special tokens out unless asked, and ignores unknown ids', (
   expect(tokenizer.decode([])).toBe('');
 });
 
+test('ids beyond a gap count for the size', () => {
+  const gap = mkdtempSync(join(tmpdir(), 'ivtlr-tokenizer-'));
+  const definition = byteLevelDefinition() as { model: { vocab: Record<string, number> } };
+  definition.model.vocab.far = 900;
+  writeFileSync(join(gap, 'tokenizer.json'), JSON.stringify(definition));
+  writeFileSync(join(gap, 'tokenizer_config.json'), JSON.stringify({ eos_token: '<|endoftext|>' }));
+  const own = Tokenizer.fromFolder(gap);
+  expect(own.tokenToId('far')).toBe(900);
+  expect(own.vocabSize).toBe(901);
+  rmSync(gap, { recursive: true });
+});
+
 test('new special tokens follow the vocabulary in order, known ones keep their ids', async () => {
   const own = Tokenizer.fromFolder(folder);
   expect(own.vocabSize).toBe(258);

@@ -8,7 +8,7 @@ import { Tokenizer as NativeTokenizer } from 'tokenizers';
 import { UserError } from '../errors.ts';
 import { readJson, readText } from '../files.ts';
 
-/** The tokens the latent slots need, in the order that fixes their ids (spec section 2). */
+/** The tokens the latent slots need, in the order that fixes their ids (docs/method.md, training). */
 export const LATENT_TOKENS = ['<|start-latent|>', '<|end-latent|>', '<|latent|>'] as const;
 
 export interface EncodeOptions {
@@ -40,16 +40,18 @@ export class Tokenizer {
   /** The same without special tokens, made when it is first needed. */
   #plain: NativeTokenizer | null = null;
 
+  #vocabSize: number;
+
   private constructor(
     native: NativeTokenizer,
-    specialIds: Set<number>,
-    addedIds: Set<number>,
+    { size, specialIds, addedIds }: { size: number; specialIds: Set<number>; addedIds: Set<number> },
     eosId: number,
     path: string,
   ) {
     this.#native = native;
     this.#decoder = native.getDecoder();
     this.#specialIds = specialIds;
+    this.#vocabSize = size;
     this.#addedIds = addedIds;
     this.#path = path;
     this.eosId = eosId;
@@ -68,20 +70,12 @@ export class Tokenizer {
     } catch (error) {
       throw new UserError(`tokenizer ${path} is not a Hugging Face tokenizer: ${(error as Error).message}`);
     }
-    const specialIds = new Set<number>();
-    const addedIds = new Set<number>();
-    for (const token of listOf(field(definition, 'added_tokens'))) {
-      const [id, content] = [field(token, 'id'), field(token, 'content')];
-      if (typeof id !== 'number') continue;
-      if (field(token, 'special') === true) specialIds.add(id);
-      if (typeof content === 'string' && content.trim() !== '') addedIds.add(id);
-    }
-    return new Tokenizer(native, specialIds, addedIds, findEos(folder, native), path);
+    return new Tokenizer(native, readIds(definition, native), findEos(folder, native), path);
   }
 
-  /** Number of ids, added tokens included: one more than the largest id unless the vocabulary has gaps. */
+  /** One more than the largest id, added tokens included: the rows that an embedding of them needs. */
   get vocabSize(): number {
-    return this.#native.getVocabSize(true);
+    return this.#vocabSize;
   }
 
   /** Token ids of one text. @throws UserError when the native library refuses the text. */
@@ -94,7 +88,9 @@ export class Tokenizer {
     if (texts.length === 0) return [];
     const native = options.specials === false ? this.#plainTokenizer() : this.#native;
     // Prompts name every token they want, so the tokenizer's post-processor adds none of its own, such as BOS.
-    const encodings = await native.encodeBatch([...texts], { addSpecialTokens: false });
+    const encodings = await native.encodeBatch([...texts], { addSpecialTokens: false }).catch((error: Error) => {
+      throw new UserError(`tokenizer ${this.#path} cannot encode the text: ${error.message}`);
+    });
     return encodings.map((encoding) => encoding.getIds());
   }
 
@@ -134,6 +130,7 @@ export class Tokenizer {
     const ids = tokens.map((token) => this.#native.tokenToId(token)!);
     for (const id of ids) {
       this.#specialIds.add(id);
+      this.#vocabSize = Math.max(this.#vocabSize, id + 1);
       this.#addedIds.add(id);
     }
     return ids;
@@ -192,7 +189,10 @@ function findEos(folder: string, native: NativeTokenizer): number {
   ] as const) {
     let value: unknown;
     try {
-      value = field(readJson(join(folder, name)), key);
+      const content = readJson(join(folder, name));
+      if (typeof content !== 'object' || content === null || Array.isArray(content))
+        throw new UserError(`${join(folder, name)} should hold an object`);
+      value = field(content, key);
     } catch (error) {
       if (error instanceof UserError && error.message.includes('not found')) continue;
       throw error;
@@ -200,7 +200,10 @@ function findEos(folder: string, native: NativeTokenizer): number {
     sources.push(name);
     if (typeof value === 'object' && value !== null && !Array.isArray(value)) value = field(value, 'content');
     if (Array.isArray(value)) value = value[0];
-    if (typeof value === 'number') return value;
+    if (typeof value === 'number') {
+      if (Number.isInteger(value) && value >= 0 && native.idToToken(value) !== null) return value;
+      throw new UserError(`${join(folder, name)}: ${key} is ${value}, which is no id of tokenizer.json`);
+    }
     if (typeof value === 'string') {
       const id = native.tokenToId(value);
       if (id !== null) return id;
@@ -209,6 +212,25 @@ function findEos(folder: string, native: NativeTokenizer): number {
   }
   const where = sources.length > 0 ? sources.join(' and ') : 'tokenizer_config.json, which is missing';
   throw new UserError(`no end-of-text token in ${folder}: eos_token should be named in ${where}`);
+}
+
+/** What tokenizer.json says of its ids; a list for a vocabulary is in the order of the ids. */
+function readIds(definition: unknown, native: NativeTokenizer) {
+  const vocabulary = field(field(definition, 'model'), 'vocab');
+  let size = listOf(vocabulary).length;
+  if (size === 0) for (const id of Object.values(vocabulary ?? {})) size = Math.max(size, Number(id) + 1);
+  const specialIds = new Set<number>();
+  const addedIds = new Set<number>();
+  for (const token of listOf(field(definition, 'added_tokens'))) {
+    // The library numbers added tokens itself where the file's number would leave a gap.
+    const content = String(field(token, 'content'));
+    const id = native.tokenToId(content);
+    if (id === null) continue;
+    size = Math.max(size, id + 1);
+    if (field(token, 'special') === true) specialIds.add(id);
+    if (content.trim() !== '') addedIds.add(id);
+  }
+  return { size, specialIds, addedIds };
 }
 
 function field(value: unknown, key: string): unknown {

@@ -1,9 +1,7 @@
 /** Writes what an answer looked at: an image for people and the numbers for programs. */
-import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Answer, Question } from '../engine/ask.ts';
-import { UserError } from '../errors.ts';
-import { writeFileAtomic } from '../files.ts';
+import { makeFolder, writeFileAtomic } from '../files.ts';
 import { choiceLetter } from '../text/prompt.ts';
 import { decodeImage } from '../vision/decode.ts';
 import type { ImageSource, RgbImage } from '../vision/image.ts';
@@ -26,11 +24,7 @@ export async function writeTrace(
   answer: Answer,
   about: Record<string, unknown> = {},
 ): Promise<TraceFiles> {
-  try {
-    mkdirSync(folder, { recursive: true });
-  } catch (error) {
-    throw new UserError(`the trace folder ${folder} cannot be made: ${(error as Error).message}`);
-  }
+  makeFolder(folder);
   const files = { image: join(folder, `${name}.png`), numbers: join(folder, `${name}.json`) };
   const original = await decodeImage(question.image);
   const { tokenGrid, source } = answer;

@@ -11,7 +11,7 @@ export interface TraceImageStep {
   picked: readonly number[];
   /** Attention score of every image token, N in all. Values that are not finite count as 0. */
   scores: ArrayLike<number>;
-  /** Attention on picked patches over attention on text (paper section 5), if known. */
+  /** Attention on picked patches over attention on text, if known. */
   attentionRatio?: number | null | undefined;
   /** 1 / (entropy + eps) of the attention over image tokens, if known. */
   focus?: number | null | undefined;

@@ -1,5 +1,5 @@
 /**
- * The training loss of a batch (docs/method.md): latent steps, then mean cross-entropy over the written text that follows.
+ * The training loss of a batch (docs/method.md, training): latent steps, then mean cross-entropy over the written text that follows.
  * Shapes: B batch, P prompt columns, S all columns, D hidden size, V vocabulary, N image tokens.
  */
 import { crossEntropy, noGrad, scope, type Tensor, tensor } from '@ivtlr/torch';

@@ -1,5 +1,5 @@
 /** What a run will need in memory, worked out before its first step. An estimate: kernels' work space and the allocator's slack come on top. */
-import { AdamW, elementSize, Linear, type Module, type Tensor } from '@ivtlr/torch';
+import { AdamW, elementSize, Linear, LinearLayer, type Module, type Tensor } from '@ivtlr/torch';
 
 export interface MemoryNeeds {
   /** Rows of a micro-batch, and its columns with latent rows. */
@@ -58,9 +58,9 @@ function activationBytes(
   let width = 0;
   for (const [path, layer] of module.namedModules()) {
     const at = /^(.*\.layers\.\d+)\./.exec(path)?.[1];
-    if (at === undefined || !isLinear(layer)) continue;
-    const [outputs, inputs] = layer.weight.shape as [number, number];
-    const size = elementSize(layer.weight.dtype);
+    if (at === undefined || !(layer instanceof LinearLayer)) continue;
+    const { inputs, outputs } = layer;
+    const size = elementSize(layer.dtype);
     let bytes = (inputs + outputs) * size;
     // An adapter keeps its input widened and dropped out, and the mask.
     if (!(layer instanceof Linear)) bytes += inputs * (4 + 4 + 1);
@@ -72,12 +72,6 @@ function activationBytes(
   // Logits of the written part (about a third), in float32, with their softmax and gradient.
   const logits = Math.ceil(tokens / 3) * vocabularySize * 4 * 3;
   return kept + logits;
-}
-
-function isLinear(module: Module): module is Module & { weight: Tensor } {
-  if (module instanceof Linear) return true;
-  const { weight, lora_A } = module as Module & { weight?: Tensor; lora_A?: unknown };
-  return weight !== undefined && lora_A !== undefined;
 }
 
 function bytesOf({ numel, dtype }: Tensor): number {

@@ -1,6 +1,6 @@
 /**
  * The trainer's part of a recipe: each schema belongs to one component and is composed in config/schema.ts.
- * Defaults are the official code's values wherever it has one, and "off" for what is ours alone.
+ * Defaults are the official code's values wherever it has one (docs/method.md), and "off" for what is ours alone.
  */
 import { z } from 'zod';
 import { latentOptionsSchema, latentStepsSchema } from '../latent/options.ts';

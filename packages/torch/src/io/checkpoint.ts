@@ -60,7 +60,7 @@ function readWeightMap(index: string): [name: string, file: string][] {
   if (entries.length === 0) throw new CheckpointError(`${index}: lists no tensors`);
   for (const [name, file] of entries) {
     // A shard is a file beside its index: a path would let a downloaded index reach elsewhere on the disk.
-    if (typeof file !== 'string' || basename(file) !== file || file.includes('\\') || !file.endsWith('.safetensors'))
+    if (typeof file !== 'string' || basename(file) !== file || !/^[^\\\0]{1,255}\.safetensors$/.test(file))
       throw new CheckpointError(
         `${index}: tensor ${quote(name)} names ${quote(file)}, which is no .safetensors file of this folder`,
       );

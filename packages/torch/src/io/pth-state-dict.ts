@@ -4,7 +4,7 @@ import { CheckpointError } from './errors.ts';
 import { type Resolver, unpickle } from './pth-pickle.ts';
 import { kindOf, PickleDict, PickleGlobal, PickleObject, PickleTuple, type Value } from './pth-values.ts';
 import type { ZipEntry } from './pth-zip.ts';
-import { quote } from './safetensors-header.ts';
+import { MAX_DIMENSIONS, quote } from './safetensors-header.ts';
 
 /** torch's storage classes (torch/storage.py). Those without a dtype here can be listed but not read. */
 const STORAGES: Readonly<Record<string, { format: string; dtype: DType | null; bytes: number }>> = {
@@ -158,16 +158,16 @@ function check(raw: RawTensor, storage: (key: string) => ZipEntry | undefined, w
   if (!strides?.every(isCount)) throw new CheckpointError(`${where} has no strides of non-negative integers`);
   if (shape.length !== strides.length)
     throw new CheckpointError(`${where} has ${shape.length} sizes but ${strides.length} strides`);
-  if (shape.length > 64) throw new CheckpointError(`${where} has ${shape.length} dimensions`);
+  if (shape.length > MAX_DIMENSIONS) throw new CheckpointError(`${where} has ${shape.length} dimensions`);
   const values = shape.reduce((product, size) => product * size, 1);
   // An empty tensor may have large sizes beside its 0, up to what a 64-bit product holds.
   if (!isCount(shape.reduce((product, size) => product * Math.max(size, 1), 1)))
-    throw new CheckpointError(`${where} has the impossible shape [${shape.join(', ')}]`);
+    throw new CheckpointError(`${where} has the impossible shape ${quote(shape)}`);
   const end = values === 0 ? offset : 1 + shape.reduce((last, size, i) => last + (size - 1) * strides[i]!, offset);
   if (end > count) throw new CheckpointError(`${where} reaches to value ${end} of its memory, which has only ${count}`);
   // A stride of 0 lets a few bytes claim any size; no state dict stores such a view.
   if (values > count)
-    throw new CheckpointError(`${where} has shape [${shape.join(', ')}], more values than the ${count} stored for it`);
+    throw new CheckpointError(`${where} has shape ${quote(shape)}, more values than the ${count} stored for it`);
   return { entry, format, dtype, itemBytes: bytes, offset, shape, strides };
 }
 

@@ -19,13 +19,11 @@ import { quote } from './safetensors-header.ts';
 export interface PthFile extends TensorFile {
   /** Entries of the state dict that are no tensors (an epoch number, an optimiser's state), with what they are. */
   readonly skipped: readonly { name: string; kind: string }[];
-  /** Whether two names are the same view of the same memory, as tied weights are. Throws CheckpointError for an unknown name. */
-  sameData(a: string, b: string): boolean;
 }
 
 /**
- * Opens a flat state dict and validates its archive, its pickle and every tensor's place. `read` copies always (`share` is ignored); views
- * with other strides are read right and come back contiguous. Checksums are compared where the writer recorded them.
+ * Opens a flat state dict and validates its archive, its pickle and every tensor's place. Views with other
+ * strides are read right and come back contiguous. Checksums are compared where the writer recorded them.
  * Throws CheckpointError naming the file and, where there is one, the tensor.
  */
 export function openPth(path: string): PthFile {
@@ -73,12 +71,6 @@ class ZippedStateDict implements PthFile {
   info(name: string): TensorInfo {
     const { dtype, shape } = this.#tensor(name);
     return { dtype, shape };
-  }
-
-  sameData(a: string, b: string): boolean {
-    const [x, y] = [this.#tensor(a), this.#tensor(b)];
-    const same = (left: readonly number[], right: readonly number[]) => String(left) === String(right);
-    return x.entry === y.entry && x.offset === y.offset && same(x.shape, y.shape) && same(x.strides, y.strides);
   }
 
   read(name: string, { dtype, device = 'cpu' }: ReadOptions = {}): Tensor {

@@ -10,6 +10,9 @@ import { CheckpointError } from './errors.ts';
 /** As in the reference implementation: a header beyond this is damage or an attack, no model. */
 const MAX_HEADER_BYTES = 100_000_000;
 
+/** libtorch's kernels take no more. */
+export const MAX_DIMENSIONS = 64;
+
 const BYTES: Readonly<Record<string, number>> = {
   F64: 8,
   F32: 4,
@@ -111,10 +114,12 @@ function parseEntry(name: string, value: unknown, start: number, fileBytes: numb
   const where = `${file}: tensor ${quote(name)}`;
   if (!isRecord(value)) throw new CheckpointError(`${where} is not described by an object`);
   const { dtype: format, shape, data_offsets: offsets } = value;
+  if (format === undefined) throw new CheckpointError(`${where} has no dtype`);
   if (typeof format !== 'string' || !Object.hasOwn(BYTES, format))
     throw new CheckpointError(`${where} has the unknown dtype ${quote(format)}`);
   if (!Array.isArray(shape) || !shape.every(isCount))
     throw new CheckpointError(`${where} has no shape of non-negative integers`);
+  if (shape.length > MAX_DIMENSIONS) throw new CheckpointError(`${where} has ${shape.length} dimensions`);
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount))
     throw new CheckpointError(`${where} has no data_offsets of two non-negative integers`);
   const [begin, end] = offsets as [number, number];
@@ -127,7 +132,7 @@ function parseEntry(name: string, value: unknown, start: number, fileBytes: numb
   const wanted = (shape as number[]).reduce((product, size) => product * size, BYTES[format]!);
   if (wanted !== end - begin)
     throw new CheckpointError(
-      `${where} has ${end - begin} bytes, but ${format} of shape [${shape.join(', ')}] needs ${wanted}`,
+      `${where} has ${end - begin} bytes, but ${format} of shape ${quote(shape)} needs ${wanted}`,
     );
   return { format, dtype: DTYPES[format] ?? null, shape: shape as number[], begin: start + begin, end: start + end };
 }
@@ -177,7 +182,11 @@ function duplicateKey(text: string): string | null {
 
 /** A name as an error shows it: quoted, escaped, and cut when it is very long. */
 export function quote(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value);
+  // JSON leaves delete and the controls after it as they are.
+  const text = (JSON.stringify(value) ?? 'nothing').replace(
+    /[\u007f-\u009f]/g,
+    (control) => `\\u00${control.charCodeAt(0).toString(16)}`,
+  );
   return text.length > 120 ? `${text.slice(0, 117)}...` : text;
 }
 

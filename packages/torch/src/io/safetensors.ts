@@ -1,15 +1,14 @@
 /**
  * Reading safetensors files. Tensors are read piece by piece through a small buffer that stays in the processor's cache, straight into memory
  * of the wanted dtype: no second copy of a tensor ever exists, and a cut file is an error, not a crash. Measured on 2 GB this is faster than
- * copying out of a mapping, and the process stays half as large. A mapping serves `share: true` only.
+ * copying out of a mapping, and the process stays half as large.
  */
 import fs from 'node:fs';
 import { noGrad } from '../core/autograd.ts';
 import { empty, shareBytes } from '../core/creation.ts';
 import { type Device, type DType, elementSize } from '../core/dtype.ts';
-import { keep, scope } from '../core/scope.ts';
+import { scope } from '../core/scope.ts';
 import type { Tensor } from '../core/tensor.ts';
-import * as ops from '../ops.gen.ts';
 import { CheckpointError } from './errors.ts';
 import { type Header, type HeaderEntry, headerLength, parseHeader, quote } from './safetensors-header.ts';
 
@@ -23,11 +22,6 @@ export interface ReadOptions {
   dtype?: DType;
   /** Default 'cpu'. */
   device?: Device;
-  /**
-   * Return a view of the mapped file where nothing needs converting: no copy, paged in on first use, private (writes never reach the file).
-   * The file must not be truncated or rewritten in place while such a tensor lives; replacing it by rename is safe.
-   */
-  share?: boolean;
 }
 
 /** Named tensors in files: one safetensors file or a sharded checkpoint. */
@@ -39,7 +33,7 @@ export interface TensorFile {
   /** Throws CheckpointError for an unknown name or a dtype that tensors here cannot have. */
   info(name: string): TensorInfo;
   read(name: string, options?: ReadOptions): Tensor;
-  /** Closes the file; tensors read before, shared ones too, stay valid. */
+  /** Closes the file; tensors read before stay valid. */
   close(): void;
   [Symbol.dispose](): void;
 }
@@ -55,20 +49,16 @@ const PIECE_BYTES = 2 ** 20;
 class SafetensorsFile implements TensorFile {
   readonly metadata: Readonly<Record<string, string>>;
   readonly #path: string;
-  readonly #stat: fs.Stats;
   readonly #entries: ReadonlyMap<string, HeaderEntry>;
   readonly #piece = new Uint8Array(PIECE_BYTES);
   #fd: number | null;
-  #mapping: Tensor | null = null;
 
   constructor(path: string) {
     this.#path = path;
-    const stat = statFile(path);
-    if (!stat.isFile()) throw new CheckpointError(`${path}: not a file`);
+    if (!attempt(path, () => fs.statSync(path)).isFile()) throw new CheckpointError(`${path}: not a file`);
     this.#fd = attempt(path, () => fs.openSync(path, 'r'));
     try {
-      this.#stat = fs.fstatSync(this.#fd);
-      const { metadata, entries } = this.#readHeader();
+      const { metadata, entries } = this.#readHeader(fs.fstatSync(this.#fd).size);
       this.metadata = metadata;
       this.#entries = new Map([...entries].sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end));
     } catch (error) {
@@ -90,16 +80,10 @@ class SafetensorsFile implements TensorFile {
     return { dtype, shape };
   }
 
-  read(name: string, { dtype, device = 'cpu', share = false }: ReadOptions = {}): Tensor {
+  read(name: string, { dtype, device = 'cpu' }: ReadOptions = {}): Tensor {
     const entry = this.#entry(name);
     const { begin, end, shape } = entry;
     const size = elementSize(entry.dtype);
-    const converts = device !== 'cpu' || entry.dtype === 'bool' || (dtype !== undefined && dtype !== entry.dtype);
-    // Files of old writers start their data at odd offsets; a typed view needs an aligned start.
-    if (share && !converts && begin % size === 0 && begin < end) {
-      const mapping = this.#map();
-      return scope(() => viewBytes(mapping.narrow(0, begin, end - begin), entry.dtype).view(shape));
-    }
     return scope(() =>
       noGrad(() => {
         const result = empty(shape, { dtype: dtype ?? entry.dtype, device });
@@ -122,16 +106,13 @@ class SafetensorsFile implements TensorFile {
   close(): void {
     if (this.#fd !== null) fs.closeSync(this.#fd);
     this.#fd = null;
-    this.#mapping?.dispose();
-    this.#mapping = null;
   }
 
   [Symbol.dispose](): void {
     this.close();
   }
 
-  #readHeader(): Header {
-    const { size } = this.#stat;
+  #readHeader(size: number): Header {
     const prefix = this.#readBytes(0, new Uint8Array(Math.min(8, size)));
     const length = headerLength(prefix, size, this.#path);
     return parseHeader(this.#readBytes(8, new Uint8Array(length)), size, this.#path);
@@ -157,25 +138,6 @@ class SafetensorsFile implements TensorFile {
       throw new CheckpointError(`${this.#path}: tensor ${quote(name)} has dtype ${format}, which is not supported`);
     return { ...entry, dtype };
   }
-
-  #map(): Tensor {
-    if (this.#fd === null) throw new CheckpointError(`${this.#path}: read after close()`);
-    if (!this.#mapping) {
-      const now = statFile(this.#path); // libtorch maps by name, which may be another file by now
-      if (now.ino !== this.#stat.ino || now.size !== this.#stat.size)
-        throw new CheckpointError(`${this.#path}: changed since it was opened`);
-      this.#mapping = keep(ops.from_file(this.#path, false, now.size, 'uint8'));
-    }
-    return this.#mapping;
-  }
-}
-
-function viewBytes(bytes: Tensor, dtype: DType): Tensor {
-  return dtype === 'uint8' ? bytes : bytes.viewAs(dtype);
-}
-
-function statFile(path: string): fs.Stats {
-  return attempt(path, () => fs.statSync(path));
 }
 
 function attempt<T>(path: string, access: () => T): T {

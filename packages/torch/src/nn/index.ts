@@ -2,7 +2,7 @@ export { type CheckpointedCall, type CheckpointOptions, checkpoint } from './che
 export { Conv2d, Conv3d, type ConvOptions, type Size2, type Size3 } from './conv.ts';
 export * from './functional.ts';
 export { type FactoryOptions, skipInit } from './init.ts';
-export { Embedding, Linear } from './linear.ts';
+export { Embedding, Linear, LinearLayer } from './linear.ts';
 export { isFloating, Module } from './module.ts';
 export { GroupNorm, LayerNorm, RMSNorm } from './norm.ts';
 export { type LoadOptions, type LoadReport, StateDictError, type TensorSlot, type TensorSource } from './state-dict.ts';

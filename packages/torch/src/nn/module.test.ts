@@ -222,7 +222,5 @@ describe('loadStateDict', () => {
     expect(model.stateDict().get('running')!.dtype).toBe('int64');
     expect((model.layers[0]!.up_proj as Linear).weight.requiresGrad).toBe(false);
     expect(model.lm_head.weight.requiresGrad).toBe(true);
-    scope(() => model.loadStateDict(source(all), { keepDtype: true }));
-    expect(model.lm_head.weight.dtype).toBe('float32');
   });
 });

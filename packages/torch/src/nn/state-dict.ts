@@ -28,7 +28,7 @@ export function slotsByTensor(slots: Iterable<TensorSlot>): Map<Tensor, TensorSl
 export interface TensorSource {
   names(): string[];
   info(name: string): { dtype: DType; shape: readonly number[] };
-  read(name: string, options?: { dtype?: DType; device?: Device; share?: boolean }): Tensor;
+  read(name: string, options?: { dtype?: DType; device?: Device }): Tensor;
 }
 
 export interface LoadOptions {
@@ -36,10 +36,6 @@ export interface LoadOptions {
   strict?: boolean;
   /** The module's name for a name of the state, or null to leave that tensor out. */
   rename?: (name: string) => string | null;
-  /** From a file only: leave tensors that need no conversion as private views of the mapped file instead of copies. */
-  share?: boolean;
-  /** From a file only: take the file's dtype instead of the parameter's. */
-  keepDtype?: boolean;
 }
 
 /** Names of the module that the state lacks, and names of the state that the module lacks. */
@@ -64,7 +60,7 @@ export class StateDictError extends Error implements LoadReport {
 export function loadInto(
   all: readonly TensorSlot[],
   state: ReadonlyMap<string, Tensor> | TensorSource,
-  { strict = true, rename = (name) => name, share = false, keepDtype = false }: LoadOptions = {},
+  { strict = true, rename = (name) => name }: LoadOptions = {},
 ): LoadReport {
   const source = state instanceof Map ? null : (state as TensorSource);
   const map = state as ReadonlyMap<string, Tensor>;
@@ -98,7 +94,7 @@ export function loadInto(
   if (strict && (missing.length > 0 || unexpected.length > 0))
     throw new StateDictError(describe(missing, unexpected), missing, unexpected);
 
-  if (source) readAll(pairs, slotsByTensor(all), source, { share, keepDtype });
+  if (source) readAll(pairs, slotsByTensor(all), source);
   else
     scope(() =>
       noGrad(() => {
@@ -112,13 +108,12 @@ function readAll(
   pairs: { from: string; slot: TensorSlot }[],
   places: ReadonlyMap<Tensor, TensorSlot[]>,
   source: TensorSource,
-  { share, keepDtype }: { share: boolean; keepDtype: boolean },
 ): void {
   for (const { from, slot } of pairs) {
     const { tensor: before } = slot;
     if (before.disposed) continue; // tied, and read under its other name
     const { requiresGrad, device } = before;
-    const tensor = keep(source.read(from, { dtype: keepDtype ? undefined : before.dtype, device, share }));
+    const tensor = keep(source.read(from, { dtype: before.dtype, device }));
     if (requiresGrad) tensor.requiresGrad = true;
     for (const { replace } of places.get(before)!) replace(tensor);
     before.dispose(); // at once, so that no second copy of the model builds up

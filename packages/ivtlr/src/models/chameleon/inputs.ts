@@ -12,11 +12,12 @@ import type { RgbImage } from '../../vision/image.ts';
 import { compiledModule, type PreparedImage } from '../../vision/image-pool.ts';
 import { type Normalization, normalize } from '../../vision/normalize.ts';
 import { PreparedInputs } from '../common/prepared-inputs.ts';
-import { checkedConfig, readPreprocessorConfig, resizeFilter } from '../common/preprocessor-config.ts';
+import { checkedConfig, only, readPreprocessorConfig, resizeFilter } from '../common/preprocessor-config.ts';
 import type { ProcessedImage } from '../types.ts';
 import { cropImage, type PreparationRules, prepareImage } from './prepare.ts';
 
-const side = z.int().positive();
+/** Pixels; a crop takes its square in memory whatever the image's size. */
+const side = z.int().positive().max(8192);
 const sides = z.strictObject({ width: side, height: side });
 
 const preprocessorSchema = z.object({
@@ -26,11 +27,12 @@ const preprocessorSchema = z.object({
   rescale_factor: z.number().positive().default(0.0078),
   image_mean: z.array(z.number()).length(3).default([1, 1, 1]),
   image_std: z.array(z.number().positive()).length(3).default([1, 1, 1]),
-  do_convert_rgb: z.literal(true).default(true),
-  do_resize: z.literal(true).default(true),
-  do_center_crop: z.literal(true).default(true),
-  do_rescale: z.literal(true).default(true),
-  do_normalize: z.literal(true).default(true),
+  do_convert_rgb: only(true),
+  do_resize: only(true),
+  do_center_crop: only(true),
+  do_rescale: only(true),
+  do_normalize: only(true),
+  do_pad: only(false),
 });
 
 /** The part of config.json that says how many pixels become one token: each level but the first halves the image. */

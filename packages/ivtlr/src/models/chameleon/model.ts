@@ -5,7 +5,7 @@
 import {
   type DType,
   type FactoryOptions,
-  type Linear,
+  type LinearLayer,
   Module,
   ones,
   scope,
@@ -62,7 +62,7 @@ const LOWEST: Partial<Record<DType, number>> = {
 
 export class Chameleon extends DecoderModel<ChameleonConfig> {
   readonly model: ChameleonBody;
-  readonly lm_head: Linear;
+  readonly lm_head: LinearLayer;
   /** (K) int64: vocabulary id of each image code. */
   readonly code_ids: Tensor;
   /** int64: vocabulary ids that are never written. */

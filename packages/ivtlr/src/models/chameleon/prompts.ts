@@ -1,5 +1,5 @@
 /**
- * Prompt strings of Chameleon (spec section 3). The braces are literal. At inference the official code goes through Hugging Face's
+ * Prompt strings of Chameleon (docs/method.md, prompts). The braces are literal. At inference the official code goes through Hugging Face's
  * ChameleonProcessor, which puts a BOS token in front, start and end tokens around the image, and a separator at the very end, behind the
  * latent slots; in official training there is none of these.
  */
@@ -117,9 +117,11 @@ export function folderTokens(
 ): ChameleonTokens {
   const tokens = { ...CHAMELEON_TOKENS };
   const files = ['tokenizer_config.json', 'special_tokens_map.json'].map((name) => join(folder, name));
-  const contents = files.filter(existsSync).map((file) => readJson(file, 'special tokens') as Record<string, unknown>);
+  const contents = files
+    .filter(existsSync)
+    .map((file) => readJson(file, 'special tokens') as Record<string, unknown> | null);
   for (const name of Object.keys(KEYS) as (keyof ChameleonTokens)[]) {
-    const given = contents.map((content) => textOf(content[KEYS[name]])).find((text) => text !== undefined);
+    const given = contents.map((content) => textOf(content?.[KEYS[name]])).find((text) => text !== undefined);
     tokens[name] = given ?? tokens[name];
     if (tokenizer.tokenToId(tokens[name]) === undefined) {
       throw new UserError(

@@ -1,6 +1,6 @@
 /** What the config.json readers of the families share: checking, and bounds that no published model comes near. */
 import { z } from 'zod';
-import { UserError } from '../../errors.ts';
+import { schemaMessage, UserError } from '../../errors.ts';
 
 /** A whole number from 1 to `most`. Without the bounds a damaged or hostile file would ask for memory or loops without end. */
 const count = (most: number) => z.int().positive().max(most);
@@ -22,7 +22,7 @@ export function checkConfig<T extends z.ZodType>(schema: T, value: unknown, sour
   if (result.success) return result.data;
   const issue = result.error.issues[0]!;
   const path = [where, ...issue.path].filter((part) => part !== '').join('.');
-  throw new UserError(`${source}: ${path === '' ? '' : `${path}: `}${issue.message}`);
+  throw new UserError(`${source}: ${path === '' ? '' : `${path}: `}${schemaMessage(issue.message)}`);
 }
 
 const quantizationSchema = z.object({ quant_method: z.string().optional() });

@@ -2,7 +2,15 @@
  * What the families' models have in common: a vision encoder of their own in front of the shared decoder, and a language head. A family adds
  * `encodeImages`, `promptPositions`, and what is special about its logits and its random weights.
  */
-import { type Device, type DType, type FactoryOptions, Linear, Module, type Tensor } from '@ivtlr/torch';
+import {
+  type Device,
+  type DType,
+  type FactoryOptions,
+  Linear,
+  type LinearLayer,
+  Module,
+  type Tensor,
+} from '@ivtlr/torch';
 import type {
   ForwardOptions,
   ForwardResult,
@@ -28,7 +36,7 @@ export interface DecoderModelConfig extends DecoderConfig {
 /** See VisionLanguageModel for the methods. Subclasses define the modules in the order of the checkpoint's names. */
 export abstract class DecoderModel<Config extends DecoderModelConfig> extends Module implements VisionLanguageModel {
   abstract readonly model: Decoder;
-  abstract readonly lm_head: Linear;
+  abstract readonly lm_head: LinearLayer;
   abstract readonly pathStyle: PathStyle;
   readonly #config: Config;
 
@@ -109,7 +117,7 @@ export abstract class DecoderModel<Config extends DecoderModelConfig> extends Mo
 }
 
 /** The language head of a decoder; tied, its weight is the embedding's table. */
-export function languageHead(config: DecoderModelConfig, decoder: Decoder, options: FactoryOptions): Linear {
+export function languageHead(config: DecoderModelConfig, decoder: Decoder, options: FactoryOptions): LinearLayer {
   const head = new Linear(config.hiddenSize, config.vocabularySize, { bias: false, ...options });
   if (config.tied) {
     head.weight.dispose();

@@ -3,7 +3,16 @@
  * Source: Hugging Face Qwen2VLTextModel, ChameleonModel. Property names are the checkpoints'.
  * Shapes: B batch, S new positions, T all positions, D width, H query heads, G key/value heads, E head size.
  */
-import { Embedding, type FactoryOptions, Linear, Module, RMSNorm, scope, type Tensor } from '@ivtlr/torch';
+import {
+  Embedding,
+  type FactoryOptions,
+  Linear,
+  type LinearLayer,
+  Module,
+  RMSNorm,
+  scope,
+  type Tensor,
+} from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import type { ForwardOptions, ForwardResult, LayerChain, RowsForwardOptions, RowsForwardResult } from '../types.ts';
 import type { AttentionPass } from './attention.ts';
@@ -59,10 +68,10 @@ interface LayerResult {
 }
 
 class Attention extends Module {
-  readonly q_proj: Linear;
-  readonly k_proj: Linear;
-  readonly v_proj: Linear;
-  readonly o_proj: Linear;
+  readonly q_proj: LinearLayer;
+  readonly k_proj: LinearLayer;
+  readonly v_proj: LinearLayer;
+  readonly o_proj: LinearLayer;
   readonly q_norm: HeadNorm | undefined;
   readonly k_norm: HeadNorm | undefined;
   readonly #heads: number;
@@ -100,9 +109,9 @@ class Attention extends Module {
 }
 
 class Mlp extends Module {
-  readonly gate_proj: Linear;
-  readonly up_proj: Linear;
-  readonly down_proj: Linear;
+  readonly gate_proj: LinearLayer;
+  readonly up_proj: LinearLayer;
+  readonly down_proj: LinearLayer;
 
   constructor({ hiddenSize, intermediateSize }: DecoderConfig, options: FactoryOptions) {
     super();

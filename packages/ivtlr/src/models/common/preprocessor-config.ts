@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { UserError } from '../../errors.ts';
+import { schemaMistakes, UserError } from '../../errors.ts';
 import { readJson } from '../../files.ts';
 import type { ResizeFilter } from '../../vision/resize.ts';
 
@@ -13,17 +13,27 @@ import type { ResizeFilter } from '../../vision/resize.ts';
 export function readPreprocessorConfig(folder: string): { config: unknown; source: string } {
   const nested = join(folder, 'processor_config.json');
   if (existsSync(nested)) {
-    const { image_processor: config } = (readJson(nested, 'processor config') ?? {}) as { image_processor?: unknown };
+    const processor = checkedConfig(
+      z.object({ image_processor: z.unknown().optional() }, 'should be an object'),
+      readJson(nested, 'processor config'),
+      nested,
+    );
+    const { image_processor: config } = processor;
     if (config !== undefined) return { config, source: `${nested}: image_processor` };
   }
   const source = join(folder, 'preprocessor_config.json');
   return { config: existsSync(source) ? readJson(source, 'preprocessor config') : {}, source };
 }
 
+/** A switch that preprocessing has no choice about here. Newer files hold null for what was left at its default. */
+export function only(value: boolean) {
+  return z.literal(value, { error: `only ${value} is supported` }).nullish();
+}
+
 /** @throws UserError naming `source` and what is wrong */
 export function checkedConfig<T extends z.ZodType>(schema: T, value: unknown, source: string): z.output<T> {
   const parsed = schema.safeParse(value);
-  if (!parsed.success) throw new UserError(`${source} is not usable:\n${z.prettifyError(parsed.error)}`);
+  if (!parsed.success) throw new UserError(`${source} is not usable:\n${schemaMistakes(parsed.error)}`);
   return parsed.data;
 }
 

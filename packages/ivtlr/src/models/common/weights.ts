@@ -62,7 +62,7 @@ function checkWeights<M extends { readonly module: Module }>(
     const { dtype } = file.info(name);
     if (storedName(name) !== null && !isFloating(dtype))
       throw new UserError(
-        `${folder}: the weight ${name} is of ${dtype}; weights should be float32, bfloat16, float16 or float64`,
+        `${folder}: the weight ${name} is of ${dtype}; weights should be float32, bfloat16, float16 or float64, not quantised`,
       );
   }
   // Tensors of the device `meta` have shapes and no memory.

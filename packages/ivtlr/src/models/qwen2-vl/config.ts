@@ -73,6 +73,21 @@ export interface Qwen2VLConfig extends DecoderConfig {
   };
 }
 
+/** The vision tower's sizes alone. @throws UserError naming the file and the key that is wrong */
+export function parseVisionConfig(json: unknown, source: string): Qwen2VLConfig['vision'] {
+  const { vision_config: v } = checkConfig(top.pick({ vision_config: true }), json, source);
+  return {
+    depth: v.depth,
+    dim: v.embed_dim,
+    heads: v.num_heads,
+    mlpDim: Math.floor(v.embed_dim * v.mlp_ratio),
+    patchSize: v.patch_size,
+    frames: v.temporal_patch_size,
+    merge: v.spatial_merge_size,
+    channels: v.in_channels,
+  };
+}
+
 /** @throws UserError naming the file and the key that is wrong, or whose value this project's layers cannot follow */
 export function parseQwen2VLConfig(json: unknown, source: string): Qwen2VLConfig {
   const outer = checkConfig(top, json, source);
@@ -113,15 +128,6 @@ export function parseQwen2VLConfig(json: unknown, source: string): Qwen2VLConfig
     mropeSections: sections,
     tied: outer.tie_word_embeddings || inner.tie_word_embeddings || false,
     imageTokenId: outer.image_token_id,
-    vision: {
-      depth: v.depth,
-      dim: v.embed_dim,
-      heads: v.num_heads,
-      mlpDim: Math.floor(v.embed_dim * v.mlp_ratio),
-      patchSize: v.patch_size,
-      frames: v.temporal_patch_size,
-      merge: v.spatial_merge_size,
-      channels: v.in_channels,
-    },
+    vision: parseVisionConfig(json, source),
   };
 }

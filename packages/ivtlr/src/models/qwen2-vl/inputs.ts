@@ -3,17 +3,21 @@
  * into patches of 14x14 whose rows hold (channel, frame, y, x), ordered so that the four patches of one image token are
  * neighbours. A still image counts as two equal frames.
  */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import { shareBytes, type Tensor } from '@ivtlr/torch';
 import { z } from 'zod';
 import { UserError } from '../../errors.ts';
+import { readJson } from '../../files.ts';
 import type { DecodeOptions } from '../../vision/decode.ts';
 import type { RgbImage } from '../../vision/image.ts';
 import { compiledModule, type PreparedImage } from '../../vision/image-pool.ts';
 import { normalizedLevels } from '../../vision/normalize.ts';
 import type { ResizeFilter, ResizeOptions } from '../../vision/resize.ts';
 import { PreparedInputs } from '../common/prepared-inputs.ts';
-import { checkedConfig, readPreprocessorConfig, resizeFilter } from '../common/preprocessor-config.ts';
+import { checkedConfig, only, readPreprocessorConfig, resizeFilter } from '../common/preprocessor-config.ts';
 import type { ProcessedImage } from '../types.ts';
+import { parseVisionConfig } from './config.ts';
 import { type PreparationRules, prepareImage, resizeImage } from './prepare.ts';
 import { smartResize } from './smart-resize.ts';
 
@@ -36,13 +40,35 @@ export const OFFICIAL_SIZE = { width: 280, height: 280 } as const;
 /** How the official IVT-LR code reads images: everything to one size, RGBA over white. */
 export const OFFICIAL_INPUTS: Qwen2VlInputOptions = { fixedSize: OFFICIAL_SIZE, alpha: 'white' };
 
+/** More would enlarge every small image to more memory than the largest photographs need. */
+const pixelLimit = z
+  .int()
+  .positive()
+  .max(1 << 24)
+  .nullish();
+
 const preprocessorSchema = z.object({
   patch_size: z.int().positive().default(14),
   temporal_patch_size: z.int().positive().default(2),
   merge_size: z.int().positive().default(2),
-  min_pixels: z.int().positive().nullish(),
+  min_pixels: pixelLimit,
   max_pixels: z.int().positive().nullish(),
-  size: z.object({ shortest_edge: z.int().positive().nullish(), longest_edge: z.int().positive().nullish() }).nullish(),
+  size: z
+    .strictObject(
+      {
+        shortest_edge: pixelLimit,
+        longest_edge: z.int().positive().nullish(),
+        // Written by the first versions, beside the same two keys outside.
+        min_pixels: z.unknown(),
+        max_pixels: z.unknown(),
+      },
+      {
+        error: ({ code }) =>
+          code === 'unrecognized_keys' ? 'only shortest_edge and longest_edge are supported' : undefined,
+      },
+    )
+    .partial()
+    .nullish(),
   image_mean: z.array(z.number()).length(3).default([0.48145466, 0.4578275, 0.40821073]),
   image_std: z.array(z.number().positive()).length(3).default([0.26862954, 0.26130258, 0.27577711]),
   rescale_factor: z
@@ -50,9 +76,12 @@ const preprocessorSchema = z.object({
     .positive()
     .default(1 / 255),
   resample: z.int().default(3),
-  do_resize: z.literal(true).default(true),
-  do_rescale: z.literal(true).default(true),
-  do_normalize: z.literal(true).default(true),
+  do_convert_rgb: only(true),
+  do_resize: only(true),
+  do_rescale: only(true),
+  do_normalize: only(true),
+  do_center_crop: only(false),
+  do_pad: only(false),
 });
 
 /** Turns images into patch tensors; one object serves any number of them. */
@@ -80,6 +109,8 @@ export class Qwen2VlInputs extends PreparedInputs<PreparationRules> {
     // Older configs say min_pixels and max_pixels; where both spellings stand, those win, as in Hugging Face.
     this.minPixels = options.minResizedPixels ?? fields.min_pixels ?? fields.size?.shortest_edge ?? 56 * 56;
     this.maxPixels = options.maxResizedPixels ?? fields.max_pixels ?? fields.size?.longest_edge ?? 28 * 28 * 1280;
+    if (this.minPixels > this.maxPixels)
+      throw new UserError(`${source}: min_pixels ${this.minPixels} is larger than max_pixels ${this.maxPixels}`);
     this.#levels = normalizedLevels({ rescale: fields.rescale_factor, mean: fields.image_mean, std: fields.image_std });
     this.filter = resizeFilter(fields.resample, source);
     this.options = options;
@@ -91,10 +122,24 @@ export class Qwen2VlInputs extends PreparedInputs<PreparationRules> {
     }
   }
 
-  /** As the model folder says (readPreprocessorConfig); where it says nothing Hugging Face's defaults hold. */
+  /**
+   * As the model folder says (readPreprocessorConfig); where it says nothing Hugging Face's defaults hold.
+   * @throws UserError also where the vision tower of config.json takes other patches
+   */
   static fromFolder(folder: string, options: Qwen2VlInputOptions = {}): Qwen2VlInputs {
     const { config, source } = readPreprocessorConfig(folder);
-    return new Qwen2VlInputs(config, options, source);
+    const inputs = new Qwen2VlInputs(config, options, source);
+    const modelSource = join(folder, 'config.json');
+    if (!existsSync(modelSource)) return inputs;
+    const { patchSize, merge, frames } = parseVisionConfig(readJson(modelSource, 'model config'), modelSource);
+    for (const [key, own, model, wanted] of [
+      ['patch_size', inputs.patchSize, 'patch_size', patchSize],
+      ['merge_size', inputs.mergeSize, 'spatial_merge_size', merge],
+      ['temporal_patch_size', inputs.frames, 'temporal_patch_size', frames],
+    ] as const)
+      if (own !== wanted)
+        throw new UserError(`${source}: ${key} is ${own}, but vision_config.${model} in ${modelSource} is ${wanted}`);
+    return inputs;
   }
 
   get imageSize(): string {

@@ -1,5 +1,5 @@
 /** Qwen2-VL: vision tower, decoder and language head under the checkpoint's names, as a VisionLanguageModel. */
-import { type FactoryOptions, fromBytes, type Linear, type Tensor } from '@ivtlr/torch';
+import { type FactoryOptions, fromBytes, type LinearLayer, type Tensor } from '@ivtlr/torch';
 import { Decoder } from '../common/decoder.ts';
 import { DecoderModel, languageHead } from '../common/decoder-model.ts';
 import { initializeWeights } from '../common/initialize.ts';
@@ -11,7 +11,7 @@ import { Qwen2VisionTower } from './vision.ts';
 export class Qwen2VL extends DecoderModel<Qwen2VLConfig> {
   readonly visual: Qwen2VisionTower;
   readonly model: Decoder;
-  readonly lm_head: Linear;
+  readonly lm_head: LinearLayer;
 
   constructor(config: Qwen2VLConfig, options: FactoryOptions = {}) {
     super(config);

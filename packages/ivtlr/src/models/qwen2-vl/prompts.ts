@@ -1,4 +1,4 @@
-/** Prompt strings of Qwen2-VL (spec section 3). The braces are literal. */
+/** Prompt strings of Qwen2-VL (docs/method.md, prompts). The braces are literal. */
 import {
   choiceLetter,
   type ProfileName,

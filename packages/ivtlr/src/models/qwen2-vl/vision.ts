@@ -9,6 +9,7 @@ import {
   fromBytes,
   LayerNorm,
   Linear,
+  type LinearLayer,
   Module,
   quickGelu,
   scope,
@@ -38,8 +39,8 @@ class PatchEmbed extends Module {
 }
 
 class VisionAttention extends Module {
-  readonly qkv: Linear;
-  readonly proj: Linear;
+  readonly qkv: LinearLayer;
+  readonly proj: LinearLayer;
   readonly #heads: number;
   constructor(dim: number, heads: number, options: FactoryOptions) {
     super();
@@ -61,8 +62,8 @@ class VisionAttention extends Module {
 }
 
 class VisionMlp extends Module {
-  readonly fc1: Linear;
-  readonly fc2: Linear;
+  readonly fc1: LinearLayer;
+  readonly fc2: LinearLayer;
   constructor(dim: number, inner: number, options: FactoryOptions) {
     super();
     this.fc1 = new Linear(dim, inner, options);
@@ -112,8 +113,8 @@ class PatchMerger extends Module {
 
 /** A sequence in the checkpoint: 0 and 2 are linear, 1 is the activation between them. */
 class MergerMlp extends Module {
-  0: Linear;
-  2: Linear;
+  0: LinearLayer;
+  2: LinearLayer;
   constructor(width: number, out: number, options: FactoryOptions) {
     super();
     this[0] = new Linear(width, width, options);
