@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { DEVICE_NAME } from '../engine/device.ts';
 import { loraSchema } from '../lora/options.ts';
 import { dataSchema, latentTrainingSchema, loopSchema, rowCount } from '../train/options.ts';
+import { RESIZE_RULES } from '../vision/resize.ts';
 
 /**
  * Which model to train: a Hugging Face folder (an earlier run's model folder too), or `config` (the contents of a config.json) for fresh
@@ -45,6 +46,8 @@ export const recipeSchema = z
     mode: z.enum(trainModes).default('ivt-lr'),
     model: modelSourceSchema,
     profile: z.enum(['official', 'consistent']).default('consistent'),
+    /** How images are resized (vision/resize.ts); null: as stored with the model, else as the profile has it. */
+    resize: z.enum(RESIZE_RULES).nullable().default(null),
     /** Most pieces a rationale is cut into (official 3). */
     maxSteps: z.int().positive().max(1000).default(3),
     seed: z.int().min(0).default(0),
