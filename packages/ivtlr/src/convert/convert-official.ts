@@ -91,7 +91,12 @@ export async function convertOfficial(options: ConvertOptions): Promise<ConvertR
     writeJson(join(temporary, 'config.json'), written.dtype ? withDtype(config, written.dtype) : config);
     // What the official code does at inference; more picks than patches bring used ones back there.
     const { patches } = familyOf(config, join(options.base, 'config.json'));
-    const settings = reasoningSettingsSchema.parse({ task: options.task ?? null, patches, onExhausted: 'reuse' });
+    const settings = reasoningSettingsSchema.parse({
+      task: options.task ?? null,
+      patches,
+      onExhausted: 'reuse',
+      resize: 'pillow-11',
+    });
     writeJson(join(temporary, 'ivtlr.json'), settings);
     if (adapterFolder) {
       writeAdapter(file, plan, join(temporary, ADAPTER), out, options);
