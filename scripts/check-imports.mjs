@@ -34,7 +34,7 @@ const RULES = {
     convert: ['errors', 'files', 'text', 'models', 'lora', 'latent', 'engine'],
     inspect: ['errors', 'files', 'text', 'vision', 'data', 'latent', 'tasks', 'models/types', 'engine'],
     trace: ['errors', 'files', 'text', 'vision', 'latent', 'engine', 'eval'],
-    config: ['errors', 'files', 'train', 'engine', 'lora'],
+    config: ['errors', 'files', 'vision/resize', 'train', 'engine', 'lora'],
     runs: [
       'errors',
       'files',

@@ -1,8 +1,15 @@
-"""preprocess/: pictures, what Pillow decodes and resizes them to, and the pixel values of transformers' image processor."""
+"""preprocess/: pictures, what Pillow decodes and resizes them to, and the pixel values of transformers' image processor.
+
+Resized also by older releases of Pillow, whose results differ: each runs from a folder of its own.
+"""
 
 import gzip
+import json
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
 import numpy
 import PIL
 import torch
@@ -15,6 +22,7 @@ from pictures import write_pictures
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 SMALL, OFFICIAL = (84, 56), (280, 280)  # (width, height)
 WHOLE = {"photo.jpg", "large.jpg", "wide.png", "one.png", "tall.png", "palette.png"}  # kept at 280x280 as well
+OLDER = {"pillow_11": "11.1.0", "pillow_12": "12.3.0"}
 HUB_PIXELS = (3136, 12845056)  # preprocessor_config.json of the hub's Qwen2-VL
 
 
@@ -42,6 +50,9 @@ def pixel_values(image):
 
 def resized_files(out, name, image):
     wanted = [(f, SMALL) for f in FILTERS] + [(f, OFFICIAL) for f in FILTERS if name in WHOLE]
+    own = smart(image.height, image.width)
+    if own and (own[1], own[0]) not in (image.size, SMALL):
+        wanted += [("bicubic", (own[1], own[0]))]
     listed = []
     for kind, size in wanted:
         file = f"resized/{name}-{kind}-{size[0]}x{size[1]}.rgb.gz"
@@ -125,6 +136,50 @@ def smart(h, w, *bounds):
         return None
 
 
+def older_pillow(version):
+    """Folder of a release, from the package index if it is not there yet."""
+    root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "..")
+    folder = os.path.join(root, "out", "parity-cache", f"pillow-{version}")
+    if not os.path.exists(folder):
+        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", folder, f"pillow=={version}"]
+        subprocess.run(command, check=True)
+    return folder
+
+
+def resize_by(version, jobs, folder):
+    """Bytes of each job's picture, resized by that release."""
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pillow_resize.py")
+    listed = [dict(job, to=os.path.join(folder, str(i))) for i, job in enumerate(jobs)]
+    environment = dict(os.environ, PYTHONPATH=older_pillow(version))
+    subprocess.run([sys.executable, script], input=json.dumps(listed).encode(), env=environment, check=True)
+    return [open(job["to"], "rb").read() for job in listed]
+
+
+def add_older(out, cases):
+    """To every resized picture the file that Pillow 11.1 gives, and whether 12.3 gives the same; the official pixel values of 11.1."""
+    jobs, places = [], []
+    for case in cases:
+        source = dict(stored=[case["width"], case["height"]])
+        source["from"] = os.path.join(out, case["decoded"])
+        for entry in case["resized"]:
+            jobs.append(dict(source, size=[entry["width"], entry["height"]], filter=entry["filter"]))
+            places.append(entry)
+        jobs.append(dict(source, size=list(OFFICIAL), filter="bicubic"))
+        places.append(case)
+    with tempfile.TemporaryDirectory() as folder:
+        made = {name: resize_by(version, jobs, folder) for name, version in OLDER.items()}
+    for place, eleven, twelve in zip(places, made["pillow_11"], made["pillow_12"]):
+        if "resized" in place:
+            place["official_pillow_11"] = pixel_values(Image.frombytes("RGB", OFFICIAL, eleven))
+            continue
+        with gzip.open(os.path.join(out, place["file"])) as file:
+            same = file.read() == eleven
+        place["pillow_11"] = place["file"] if same else place["file"].replace(".rgb.gz", "-pillow-11.rgb.gz")
+        if not same:
+            raw(os.path.join(out, place["pillow_11"]), numpy.frombuffer(eleven, numpy.uint8))
+        place["pillow_12_as_11"] = twelve == eleven
+
+
 def make(goldens):
     out = os.path.join(goldens, "preprocess")
     shutil.rmtree(out, ignore_errors=True)
@@ -132,8 +187,10 @@ def make(goldens):
         os.makedirs(os.path.join(out, folder))
     cases = [one_case(out, name) for name in write_pictures(os.path.join(out, "images"))]
     assert len({(c["width"], c["height"]) for c in cases}) > 12
+    add_older(out, cases)
     sizes = [dict(size=[h, w], default=smart(h, w), hub=smart(h, w, *HUB_PIXELS)) for h, w in size_pairs()]
     made = versions(
+        **OLDER,
         pillow=PIL.__version__, libjpeg_turbo=features.version("libjpeg_turbo"), webp=features.version("webp")
     )
     default = Qwen2VLImageProcessorPil().size

@@ -76,7 +76,7 @@ export function askedAs(
   latents = settings.latents,
 ): Record<string, unknown> {
   const { profile, positions, patches } = settings;
-  return { profile, positions, imageSize: inputs.imageSize, patches, latents };
+  return { profile, positions, imageSize: inputs.imageSize, resize: inputs.resize, patches, latents };
 }
 
 /** Says on stderr when latent steps are asked of a model that is not known to have learned them. */

@@ -87,7 +87,7 @@ async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
     return;
   }
   process.stdout.write(
-    `${describe(inspected, { profile, imageSize: opened.inputs.imageSize }, wantsColour())}\npicture with its token grid: ${flags.png}\n`,
+    `${describe(inspected, { profile, imageSize: opened.inputs.imageSize, resize: opened.inputs.resize }, wantsColour())}\npicture with its token grid: ${flags.png}\n`,
   );
 }
 
@@ -132,7 +132,7 @@ const COLOURS: Record<TokenRun['kind'], string> = {
 /** All of it as text for the terminal. Exported for tests. */
 export function describe(
   sample: InspectedSample,
-  { profile, imageSize }: { profile: string; imageSize: string },
+  { profile, imageSize, resize }: { profile: string; imageSize: string; resize: string },
   colour: boolean,
 ): string {
   const paint = (kind: TokenRun['kind'], text: string) =>
@@ -142,7 +142,7 @@ export function describe(
   const meta = Object.entries(sample.meta).map(([name, value]) => `${name}: ${value}`);
   const lines = [
     `sample ${sample.id}   answer ${sample.answer}   ${meta.join(', ')}`,
-    `image ${image.width}x${image.height} read at ${imageSize === 'native' ? 'its own size' : imageSize}: ${rows} x ${columns} = ${tokens.image} image tokens`,
+    `image ${image.width}x${image.height} read at ${imageSize === 'native' ? 'its own size' : imageSize} (${resize}): ${rows} x ${columns} = ${tokens.image} image tokens`,
     '',
     ...steps.map((step, index) => {
       const length = tokens.steps[index];

@@ -124,7 +124,11 @@ test('inspect: control characters of the data stay text', () => {
     runs: [{ kind: 'trained', tokens: 2, text: 'a\x1b[0m\x07\u009b1mé\n' }],
   };
   for (const colour of [true, false]) {
-    const text = describe(sample as unknown as InspectedSample, { profile: 'official', imageSize: '280x280' }, colour);
+    const text = describe(
+      sample as unknown as InspectedSample,
+      { profile: 'official', imageSize: '280x280', resize: 'pillow-11' },
+      colour,
+    );
     expect(text.includes('x\\x1b[2J'), `${colour}`).toBe(true);
     expect(text).toContain('a\\x1b[0m\\x07\\x9b1mé\n');
     expect(text.split('\x1b').length - 1).toBe(colour ? 2 : 0);

@@ -1,27 +1,26 @@
 /** `ivtlr infer`: one question about one image; the answer streams, and a trace shows what the latent steps looked at. */
-import { type Command, Option } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { Answer, Question } from '../engine/ask.ts';
 import { UserError } from '../errors.ts';
 import { ABLATIONS } from '../latent/options.ts';
 import type { TraceFiles } from '../trace/trace-files.ts';
 import { readImageFile } from '../vision/image-file.ts';
-import { type AskingFlags, addAskingFlags, askedAs, noteUntaught, settingsFromFlags } from './asking-flags.ts';
-import { deviceOfFlag } from './device.ts';
-import { latentStepCount, seedNumber } from './number-flags.ts';
+import { addAskingFlags, askedAs } from './asking-flags.ts';
+import { inferQuestions, type QuestionFlags } from './infer-questions.ts';
+import { latentStepCount, MOST, seedNumber, wholeNumberWithin } from './number-flags.ts';
+import type { ModelFlags } from './open-for-asking.ts';
 import { formatDuration } from './progress.ts';
 
-interface InferOptions extends AskingFlags {
-  model: string;
-  image: string;
-  question: string;
+interface InferOptions extends ModelFlags, Partial<Omit<QuestionFlags, keyof ModelFlags>> {
+  image?: string;
+  question?: string;
   choices?: string[];
-  latents?: number;
-  task?: string;
-  ablation?: string;
-  seed: number;
   trace?: string;
   json?: boolean;
 }
+
+/** One question, whole. */
+type OneQuestion = InferOptions & { image: string; question: string };
 
 /** Those that need no second sample in the batch. */
 const SINGLE_ABLATIONS = Object.keys(ABLATIONS).filter((name) => !name.endsWith('-swapped'));
@@ -31,54 +30,57 @@ export function registerInfer(program: Command): void {
     .command('infer')
     .description('answer a question about an image')
     .requiredOption('--model <folder>', 'model folder (Hugging Face layout)')
-    .requiredOption('--image <file>', 'JPEG, PNG, WebP or GIF image')
-    .requiredOption('--question <text>', 'what to ask')
+    .option('--image <file>', 'image to ask about', oneImage)
+    .option('--question <text>', 'what to ask')
     .option('--choices <text...>', 'texts to choose from; they get the letters A, B, C ..')
+    .addOption(
+      new Option(
+        '--questions <file>',
+        'many questions instead: JSON lines {"image", "question"}, if need be with "id" and "choices"; answers are JSON lines too',
+      ).conflicts(['image', 'question', 'choices', 'trace']),
+    )
+    .option('--output <file>', 'where the answers to --questions go (default: stdout)')
+    .option('--resume', 'go on from the answers that --output has')
+    .addOption(new Option('--overwrite', 'replace the answers that --output has').conflicts('resume'))
+    .option('--batch <n>', 'questions answered together (default: 8)', wholeNumberWithin(1, MOST.batch))
     .option('--latents <n>', 'latent steps (default: as trained)', latentStepCount)
     .option('--task <name>', "task whose prompt wording is used (default: the model's own, else m3cot)")
     .addOption(new Option('--ablation <name>', 'take something away from the latent steps').choices(SINGLE_ABLATIONS))
-    .option('--trace <folder>', 'write trace.png and trace.json: what each latent step looked at')
+    .option(
+      '--trace <folder>',
+      'write trace.png and trace.json: what each latent step looked at; numbers on cells are the order of picking, ratio is attention on picks over attention on text, focus is 1 / entropy within the image',
+    )
     .option('--seed <n>', 'seed of random patches', seedNumber, 0)
     .option('--json', 'print one JSON object instead of streaming');
   addAskingFlags(command).action(infer);
 }
 
 async function infer(options: InferOptions): Promise<void> {
+  const { questions, output, resume, overwrite, batch, image, question } = options;
+  if (questions !== undefined) {
+    if (resume && output === undefined)
+      throw new UserError('--resume goes on from the answers in a file; say which with --output');
+    await inferQuestions({ ...options, questions });
+    return;
+  }
+  if (output !== undefined || resume || overwrite || batch !== undefined)
+    throw new UserError(
+      '--output, --resume, --overwrite and --batch are for many questions; give them with --questions',
+    );
+  if (image === undefined || question === undefined) throw new UserError('give --image and --question, or --questions');
+  await inferOne({ ...options, image, question });
+}
+
+async function inferOne(options: OneQuestion): Promise<void> {
   // Checked before the model is loaded, which may take a minute.
   const question = readQuestion(options);
-  const device = await deviceOfFlag(options.device);
   if (options.task !== undefined) (await import('../tasks/registry.ts')).findTask(options.task);
-  const { manualSeed, setNumThreads } = await import('@ivtlr/torch');
-  const { openModelFolder } = await import('../engine/loaded-model.ts');
-  const { answer } = await import('../engine/ask.ts');
-  const { requireRoomForAnswers } = await import('../engine/answer-memory.ts');
   const { decodeImage } = await import('../vision/decode.ts');
   await decodeImage(question.image);
-  if (options.threads !== undefined) setNumThreads(options.threads);
-  manualSeed(options.seed);
-
-  const loading = performance.now();
-  const { dtype } = options;
-  const { modelFolder } = await import('./hub-folders.ts');
-  const opened = openModelFolder(await modelFolder(options.model), {
-    ...{ device, settings: settingsFromFlags(options), mergeAdapters: options.merge },
-    ...(dtype && { dtype }),
-  });
-  opened.model.module.eval();
-  const loadSeconds = (performance.now() - loading) / 1000;
-
-  const ablation = options.ablation === undefined ? undefined : ABLATIONS[options.ablation]!;
-  const latent = { ...ablation?.options };
+  const { answer } = await import('../engine/ask.ts');
+  const { openForAsking } = await import('./open-for-asking.ts');
+  const { opened, latents, latent, loadSeconds } = await openForAsking(options, 1);
   const { task, maxNewTokens } = options;
-  const latents = ablation?.latents ?? options.latents;
-  noteUntaught(options.model, opened, latents);
-  const { taskNames } = await import('../tasks/registry.ts');
-  const { task: trained } = opened.settings;
-  if (task === undefined && trained !== null && !taskNames.includes(trained))
-    process.stderr.write(
-      `note: the model was trained on the task ${trained}, which is not known here; the prompt is worded as for m3cot\n`,
-    );
-  requireRoomForAnswers(opened, { rows: 1, latentSteps: latents, maxNewTokens });
   const trace = options.trace !== undefined || options.json === true;
   let result: Answer | undefined;
   for await (const event of answer(opened, question, { latents, maxNewTokens, task, latent, trace })) {
@@ -107,18 +109,18 @@ async function infer(options: InferOptions): Promise<void> {
   else process.stderr.write(`${summary(result, loadSeconds)}\n${files ? `trace: ${files.image}\n` : ''}`);
 }
 
-function readQuestion({ image, question, choices = [] }: InferOptions): Question {
+function readQuestion({ image, question, choices = [] }: OneQuestion): Question {
   if (question.trim() === '') throw new UserError('--question is empty; give the question as one quoted text');
   return { image: { kind: 'encoded', bytes: readImageFile(image), name: image }, question, choices };
 }
 
-async function writeTraceFiles(options: InferOptions, question: Question, result: Answer): Promise<TraceFiles> {
+async function writeTraceFiles(options: OneQuestion, question: Question, result: Answer): Promise<TraceFiles> {
   const { writeTrace } = await import('../trace/trace-files.ts');
   return writeTrace(options.trace!, 'trace', question, result, { model: options.model });
 }
 
 async function printJson(
-  options: InferOptions,
+  options: OneQuestion,
   question: Question,
   result: Answer,
   more: Record<string, unknown>,
@@ -144,4 +146,10 @@ function summary({ picked, tokens, seconds }: Answer, loadSeconds: number): stri
     `writing ${formatDuration(decode)}`,
   ];
   return `${picked.length} latent steps + ${tokens.length} tokens; ${times.join(', ')}`;
+}
+
+/** For commander, which would take the last of several. */
+function oneImage(value: string, before: string | undefined): string {
+  if (before === undefined) return value;
+  throw new InvalidArgumentError('A question is about one image; ask about several with --questions.');
 }

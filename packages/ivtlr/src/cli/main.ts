@@ -12,6 +12,7 @@ import { registerDoctor } from './doctor.ts';
 import { refuseEmptyValues } from './empty-values.ts';
 import { registerEval } from './eval.ts';
 import { registerInfer } from './infer.ts';
+import { registerMerge } from './merge.ts';
 import { guardOutputs } from './output-guard.ts';
 import { registerSetup } from './setup.ts';
 import { registerTrain } from './train.ts';
@@ -33,6 +34,7 @@ const REGISTER = [
   registerDemo,
   registerData,
   registerConvert,
+  registerMerge,
   registerSetup,
   registerDoctor,
 ];

@@ -67,3 +67,14 @@ it('formats durations', () => {
     '?',
   ]);
 });
+
+it('shows no rate before it means something', () => {
+  const stream = fakeStream(true);
+  let time = 0;
+  const progress = new Progress({ label: 'x', total: 10_000, stream, now: () => time });
+  time = 1;
+  progress.update(500);
+  time = 1000;
+  progress.update(600);
+  expect(stream.writes).toEqual(['\r\x1b[2Kx 500/10000  5%', '\r\x1b[2Kx 600/10000  6%  600 items/s  16 s left']);
+});

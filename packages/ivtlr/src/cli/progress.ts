@@ -24,6 +24,8 @@ export interface ProgressStream {
 
 const REDRAW_MS = 100;
 const PLAIN_MS = 5_000;
+/** Before this no rate is shown: it would say little. */
+const RATE_FROM_SECONDS = 1;
 const CLEAR_LINE = '\r\x1b[2K';
 
 export class Progress {
@@ -91,7 +93,8 @@ export class Progress {
   #line(): string {
     const { label, total, unit = 'items' } = this.#options;
     const seconds = (this.#now() - this.#started) / 1000;
-    const rate = seconds > 0 ? (this.#done - this.#initial) / seconds : 0;
+    // The first moments hold loading and warming up, and the first units come in one heap.
+    const rate = seconds >= RATE_FROM_SECONDS ? (this.#done - this.#initial) / seconds : 0;
     const parts = [total === undefined ? `${label} ${this.#done}` : `${label} ${this.#done}/${total}`];
     if (total) parts.push(`${Math.floor((100 * this.#done) / total)}%`);
     if (rate > 0) {

@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { loraSchema } from '../lora/options.ts';
 import { dataSchema, latentTrainingSchema, loopSchema } from '../train/options.ts';
+import { RESIZE_RULES } from '../vision/resize.ts';
 
 /**
  * Which model to train: a Hugging Face folder (an earlier run's model folder too), or `config` (the contents of a config.json) for fresh
@@ -44,6 +45,8 @@ export const recipeSchema = z
     mode: z.enum(trainModes).default('ivt-lr'),
     model: modelSourceSchema,
     profile: z.enum(['official', 'consistent']).default('consistent'),
+    /** How images are resized (vision/resize.ts); null: as stored with the model, else as the profile has it. */
+    resize: z.enum(RESIZE_RULES).nullable().default(null),
     /** Most pieces a rationale is cut into (official 3). */
     maxSteps: z.int().positive().default(3),
     seed: z.int().min(0).default(0),

@@ -205,8 +205,7 @@ class Asker<Q extends Question> {
     this.#batch.dispose();
   }
 
-  #image({ image, question }: Q): Promise<ProcessedImage> {
-    if (question.trim() === '') throw new UserError('the question is empty');
+  #image({ image }: Q): Promise<ProcessedImage> {
     return (this.#options.processImage ?? this.#opened.processImage)(image);
   }
 

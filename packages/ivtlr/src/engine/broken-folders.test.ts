@@ -229,6 +229,7 @@ test.each<[string, () => void]>([
 
 test.each<[string, () => void, RegExp]>([
   ['another crop', change('preprocessor_config.json', { crop_size: 41 }), /crop_size 41x41 must be multiples of 8/],
+  ['a crop without end', change('preprocessor_config.json', { crop_size: 1e9 }), /not usable:[\s\S]*crop_size/],
   [
     'no crop',
     change('preprocessor_config.json', { do_center_crop: false }),

@@ -1,4 +1,6 @@
 /** Where a model's files are. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import { type HubReport, modelFile, resolveFolder } from '../hub/resolve.ts';
 import { isAdapterFolder, readAdapterConfig } from '../lora/adapter-folder.ts';
 
@@ -10,7 +12,10 @@ export async function modelFolder(name: string, report: HubReport = {}): Promise
   const folder = await resolveFolder(name, 'models', modelFile, report);
   if (isAdapterFolder(folder)) {
     const { baseModel } = readAdapterConfig(folder);
-    if (baseModel !== null) await resolveFolder(baseModel, 'models', modelFile, report);
+    // A base that lies beside its adapter is found when the model is opened.
+    const isBeside = (name: string) =>
+      [folder, join(folder, '..')].some((at) => existsSync(join(at, name, 'config.json')));
+    if (baseModel !== null && !isBeside(baseModel)) await resolveFolder(baseModel, 'models', modelFile, report);
   }
   return folder;
 }

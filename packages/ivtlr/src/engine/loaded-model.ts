@@ -28,6 +28,7 @@ import { familyOf, loadModel, saveModel } from '../models/registry.ts';
 import type { ImageInputs, ProcessedImage, VisionLanguageModel } from '../models/types.ts';
 import { PROFILES, type ProfileName } from '../text/prompt.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
+import { RESIZE_RULES } from '../vision/resize.ts';
 import { folderRendering } from './folder-rendering.ts';
 
 const settingsFile = 'ivtlr.json';
@@ -45,6 +46,8 @@ export const reasoningSettingsSchema = z.strictObject({
   profile: z.enum(PROFILES).default('official'),
   /** Null: as the profile has it. */
   imageSize: z.string().regex(IMAGE_SIZE, 'should be native or WIDTHxHEIGHT').nullable().default(null),
+  /** Null: as the profile has it. */
+  resize: z.enum(RESIZE_RULES).nullable().default(null),
   /** T */
   latents: latentStepsSchema.default(3),
   ...latentOptionsSchema.shape,
@@ -58,7 +61,7 @@ export type ReasoningSettings = z.output<typeof reasoningSettingsSchema>;
 
 /** What a latent step of this model is, for latent/. */
 export function latentOptions(settings: ReasoningSettings): LatentOptions {
-  const { task: _task, profile: _profile, imageSize: _imageSize, latents: _latents, ...options } = settings;
+  const { task, profile, imageSize, resize, latents, ...options } = settings;
   return options;
 }
 

@@ -1,5 +1,5 @@
 /** Names of the hub where a model or data folder is asked for. Needs the compiled package, which `npm test` builds first. */
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { liveTensorCount } from '@ivtlr/torch';
@@ -80,6 +80,16 @@ test('the base of an adapter comes along', async () => {
   const opened = openModelFolder(adapter);
   expect(opened.adapter?.rank).toBe(2);
   opened.model.module.dispose();
+});
+
+test('the base that lies beside an adapter is not asked for', async () => {
+  const adapter = join(folder, 'beside/adapter');
+  mkdirSync(adapter, { recursive: true });
+  cpSync(bundled, join(folder, 'beside/its/base'), { recursive: true });
+  const config = { peft_type: 'LORA', r: 2, lora_alpha: 4, base_model_name_or_path: 'its/base' };
+  writeFileSync(join(adapter, 'adapter_config.json'), JSON.stringify(config));
+  expect(await modelFolder(adapter)).toBe(adapter);
+  expect(hub.log).toEqual([]);
 });
 
 test('data, and the .pth of a repository', async () => {

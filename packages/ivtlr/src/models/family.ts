@@ -2,6 +2,7 @@
 import type { Device, DType } from '@ivtlr/torch';
 import type { ProfileName, PromptProfile } from '../text/prompt.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
+import type { ResizeRule } from '../vision/resize.ts';
 import type { ImageInputs, PositionKind, VisionLanguageModel } from './types.ts';
 
 export interface LoadModelOptions {
@@ -33,6 +34,8 @@ export interface ImageSettings {
   profile: ProfileName;
   /** `native` or `WIDTHxHEIGHT`; null or absent: as the profile has it. */
   imageSize?: string | null;
+  /** Null or absent: as the profile has it, `pillow-11` for `official` and `pillow-13` for the others. */
+  resize?: ResizeRule | null;
 }
 
 export interface Family {

@@ -5,6 +5,7 @@
 import type { Device, DType, Module, Tensor } from '@ivtlr/torch';
 import type { ImageSource, RawImage } from '../vision/image.ts';
 import type { Preparation, PreparedImage } from '../vision/image-pool.ts';
+import type { ResizeRule } from '../vision/resize.ts';
 import type { KeyValueCache } from './common/kv-cache.ts';
 import type { SlotCache } from './common/slot-cache.ts';
 
@@ -35,6 +36,8 @@ export interface ImageInputs {
   finish(prepared: PreparedImage): ProcessedImage;
   /** What every image is brought to, such as `280x280`; `native` where it keeps its shape. */
   readonly imageSize: string;
+  /** How images are resized. */
+  readonly resize: ResizeRule;
 }
 
 export type PositionKind = 'sequential' | 'mrope';

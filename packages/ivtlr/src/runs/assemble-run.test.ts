@@ -64,6 +64,7 @@ describe('assembleRun', () => {
       patches: 1,
       hideImageFromLatents: true,
       latentVision: 'zero',
+      resize: 'pillow-13',
     });
     expect(opened.renderOptions('dominoes').profile.name).toBe('consistent');
     opened.model.module.dispose();
@@ -71,6 +72,21 @@ describe('assembleRun', () => {
     const bare = openModelFolder(out);
     expect(bare.settings.latents).toBe(0);
     bare.model.module.dispose();
+  });
+
+  it('resizes as the recipe says, and the saved model as it was trained', async () => {
+    for (const [setting, rule] of [
+      ['profile=official', 'pillow-11'],
+      ['resize=pillow-11', 'pillow-11'],
+    ] as const) {
+      using run = await build(setting);
+      run.trainee.save(out, run.plan.phases.at(-1)!);
+      for (const settings of [{}, { profile: 'consistent' }] as const) {
+        const opened = openModelFolder(out, { settings });
+        expect(opened.inputs.resize).toBe(rule);
+        opened.model.module.dispose();
+      }
+    }
   });
 
   it('leaves patches out in Coconut mode', async () => {

@@ -18,7 +18,9 @@ export async function openForTraining(
   { device, resume, hub }: Pick<RunContext, 'device' | 'resume' | 'hub'>,
 ): Promise<LoadedModel> {
   const { dtype } = recipe;
-  const settings = { profile: recipe.profile };
+  const { profile, resize } = recipe;
+  // Without `resize` in the recipe, a stored model keeps the one it knows.
+  const settings = { profile, ...(resize && { resize }) };
   const folder = resume?.folder ?? recipe.model.folder;
   if (folder !== undefined)
     return openModelFolder(await modelFolder(folder, hub), { dtype, device, settings, mergeAdapters: false });

@@ -16,6 +16,7 @@ export function settingsFor(recipe: Recipe, task: Task, opened: LoadedModel, lat
     task: task.name,
     profile: recipe.profile,
     imageSize: opened.settings.imageSize,
+    resize: opened.inputs.resize,
     latents: latentSteps,
     patches: latent.patches ?? opened.family.patches,
     positions: latent.positions,

@@ -58,11 +58,11 @@ describe('resize', () => {
     const tall = checker(20, 40);
     const ours = resize(tall, 17, 9);
     expect(ours.data).toEqual(resize(resize(tall, 20, 9), 17, 9).data);
-    const widthFirst = resize(tall, 17, 9, { passOrder: 'horizontal' });
+    const widthFirst = resize(tall, 17, 9, { rule: 'pillow-11' });
     expect(widthFirst.data).toEqual(resize(resize(tall, 17, 40), 17, 9).data);
     expect(widthFirst.data).not.toEqual(ours.data);
     const wide = checker(40, 20);
-    expect(resize(wide, 9, 17).data).toEqual(resize(wide, 9, 17, { passOrder: 'horizontal' }).data);
+    expect(resize(wide, 9, 17).data).toEqual(resize(wide, 9, 17, { rule: 'pillow-11' }).data);
   });
 
   it('makes a region as it is in the whole, in either order of passes', () => {

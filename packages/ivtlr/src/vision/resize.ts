@@ -2,7 +2,7 @@
  * Antialiased bicubic and Lanczos resizing, bit for bit Pillow's `Image.resize`.
  *
  * Why not ATen's `_upsample_bicubic2d_aa`: on uint8 it keeps its weights in 16 bits (up to 2 levels off with Lanczos) and
- * always runs the horizontal pass first, while Pillow 13 sometimes starts with the vertical one; as the first pass is
+ * always runs the horizontal pass first, while Pillow sometimes starts with the vertical one; as the first pass is
  * clipped to 0..255, a hard edge then differs by up to 50 levels. The method is public (two separable passes, weights of a
  * filter stretched by the scale, normalised, in 22-bit fixed point), so it is written out here and is the same everywhere.
  */
@@ -11,14 +11,19 @@ import type { RgbImage } from './image.ts';
 
 export type ResizeFilter = 'bicubic' | 'lanczos';
 
+/**
+ * Which axis is resized first, by the release of Pillow. `pillow-11`: always the horizontal one, as Pillow from 9.5 or earlier to 12.1 (12.2 and
+ * 12.3 too, but for images over 100 times as tall as wide that shrink in height). `pillow-13`: the vertical one when the height shrinks by more
+ * than twice what the width does.
+ */
+export const RESIZE_RULES = ['pillow-11', 'pillow-13'] as const;
+export type ResizeRule = (typeof RESIZE_RULES)[number];
+
 export interface ResizeOptions {
   /** Default `bicubic` (a = -0.5, support 2); `lanczos` has support 3. */
   filter?: ResizeFilter;
-  /**
-   * Which axis is resized first. `pillow` (default): Pillow 13's rule, vertical first when the height shrinks by more than
-   * twice what the width does. `horizontal`: always the horizontal one, as Pillow up to 12 and torchvision.
-   */
-  passOrder?: 'pillow' | 'horizontal';
+  /** Default `pillow-13`. */
+  rule?: ResizeRule;
   /** Only this part of the result is made, with the pixels it has in the whole; the whole of a very long image would not fit in memory. */
   region?: Region;
 }
@@ -44,7 +49,7 @@ export function resize(image: RgbImage, width: number, height: number, options: 
   const across = axis(image.width, width, filter, left, wide);
   const down = axis(image.height, height, filter, top, tall);
   const shrinksTall = height < image.height && image.height - height > 2 * (image.width - width);
-  if (shrinksTall && options.passOrder !== 'horizontal') return resizeWidth(resizeHeight(image, down), across);
+  if (shrinksTall && options.rule !== 'pillow-11') return resizeWidth(resizeHeight(image, down), across);
   // Rows that the second pass does not read need no first one.
   const needed = { ...down, start: down.start.map((row) => row - down.first), first: 0 };
   return resizeHeight(resizeWidth(rowsOf(image, down.first, down.last), across), needed);

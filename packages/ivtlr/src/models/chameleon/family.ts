@@ -13,8 +13,8 @@ export const chameleon: Family = {
     return { make: (options) => new Chameleon(config, options), tied: config.tied };
   },
   storedName,
-  inputs: (folder, { imageSize }) => {
-    const inputs = ChameleonInputs.fromFolder(folder);
+  inputs: (folder, { profile, imageSize, resize }) => {
+    const inputs = ChameleonInputs.fromFolder(folder, resize ?? (profile === 'official' ? 'pillow-11' : 'pillow-13'));
     if (imageSize && imageSize !== 'native' && imageSize !== inputs.imageSize) {
       throw new UserError(
         `image size ${imageSize}: ${folder} is a Chameleon model, which reads every image at ${inputs.imageSize}`,

@@ -46,6 +46,18 @@ describe('ChameleonInputs', () => {
     expect(cropImage(tall, rules).image.data).toEqual(cut(resize(tall, 32, 62, { filter: 'lanczos' }), 0, 15, 32, 32));
   });
 
+  it('resizes by the rule it is given', () => {
+    const tall = image(40, 90); // to 32 x 72: the height shrinks by 18, the width by 8
+    const [old, today] = (['pillow-11', 'pillow-13'] as const).map((rule) => {
+      const inputs = new ChameleonInputs(tiny, {}, { resize: rule });
+      expect(inputs.resize).toBe(rule);
+      const { data } = cropImage(tall, inputs.rules).image;
+      expect(data).toEqual(cut(resize(tall, 32, 72, { filter: 'lanczos', rule }), 0, 20, 32, 32));
+      return data;
+    });
+    expect(old).not.toEqual(today);
+  });
+
   it('adds black where the image is smaller than the crop', () => {
     const { rules } = new ChameleonInputs({ size: { width: 10, height: 40 }, crop_size: 32 });
     const { image, source } = cropImage({ width: 10, height: 40, data: new Uint8Array(1200).fill(200) }, rules);
@@ -55,12 +67,13 @@ describe('ChameleonInputs', () => {
     expect(source.shown).toEqual({ left: -11, top: 4, width: 32, height: 32 });
   });
 
-  it('makes channels first, rescaled and centred, one token for every 16 pixels', () => {
+  it('makes channels first, rescaled and centred, one token for every 16 pixels', async () => {
     const white = { width: 512, height: 512, data: new Uint8Array(512 * 512 * 3).fill(255) };
     white.data[2] = 100;
     const inputs = new ChameleonInputs();
+    const prepared = await inputs.prepare({ kind: 'rgb', ...white });
     scope(() => {
-      const { pixels, ...rest } = inputs.processRgb(white);
+      const { pixels, ...rest } = inputs.finish(prepared);
       expect(rest).toMatchObject({ grid: [1, 32, 32], tokens: 1024, tokenGrid: [32, 32] });
       expect([pixels.shape, pixels.dtype]).toEqual([[1, 3, 512, 512], 'float32']);
       const values = pixels.data();
@@ -68,7 +81,8 @@ describe('ChameleonInputs', () => {
       expect(values[2 * 512 * 512]).toBeCloseTo(100 * 0.0078 - 1, 6);
     });
     const small = new ChameleonInputs(tiny, { vq_config: { channel_multiplier: [1, 2, 2] } });
-    scope(() => expect(small.processRgb(image(50, 50))).toMatchObject({ tokens: 64, tokenGrid: [8, 8] }));
+    const square = await small.prepare({ kind: 'rgb', ...image(50, 50) });
+    scope(() => expect(small.finish(square)).toMatchObject({ tokens: 64, tokenGrid: [8, 8] }));
   });
 
   it('does not make the whole of a line', async () => {

@@ -8,15 +8,16 @@ import { z } from 'zod';
 import { UserError } from '../../errors.ts';
 import { readJson } from '../../files.ts';
 import type { DecodeOptions } from '../../vision/decode.ts';
-import type { RgbImage } from '../../vision/image.ts';
 import { compiledModule, type PreparedImage } from '../../vision/image-pool.ts';
 import { type Normalization, normalize } from '../../vision/normalize.ts';
+import type { ResizeRule } from '../../vision/resize.ts';
 import { PreparedInputs } from '../common/prepared-inputs.ts';
 import { checkedConfig, only, readPreprocessorConfig, resizeFilter } from '../common/preprocessor-config.ts';
 import type { ProcessedImage } from '../types.ts';
-import { cropImage, type PreparationRules, prepareImage } from './prepare.ts';
+import { type PreparationRules, prepareImage } from './prepare.ts';
 
-const side = z.int().positive();
+/** Pixels; a crop takes its square in memory whatever the image's size. */
+const side = z.int().positive().max(8192);
 const sides = z.strictObject({ width: side, height: side });
 
 const preprocessorSchema = z.object({
@@ -43,6 +44,8 @@ export interface ChameleonInputOptions extends Omit<DecodeOptions, 'alpha'> {
   /** Where `config` and `modelConfig` came from, for error messages. */
   source?: string;
   modelSource?: string;
+  /** Default `pillow-13`. */
+  resize?: ResizeRule;
 }
 
 /** Turns images into pixel tensors; one object serves any number of them. */
@@ -58,7 +61,12 @@ export class ChameleonInputs extends PreparedInputs<PreparationRules> {
    * @throws UserError for values this preprocessing cannot follow.
    */
   constructor(config: unknown = {}, modelConfig: unknown = {}, options: ChameleonInputOptions = {}) {
-    const { source = 'preprocessor_config.json', modelSource = 'config.json', ...decode } = options;
+    const {
+      source = 'preprocessor_config.json',
+      modelSource = 'config.json',
+      resize = 'pillow-13',
+      ...decode
+    } = options;
     super({ url: compiledModule('./prepare', import.meta.url), prepareImage });
     const fields = checkedConfig(preprocessorSchema, config, source);
     const { size, crop_size: crop, rescale_factor: rescale, image_mean: mean, image_std: std } = fields;
@@ -66,6 +74,7 @@ export class ChameleonInputs extends PreparedInputs<PreparationRules> {
     this.rules = {
       decode: { ...decode, alpha: 'blend' },
       filter: resizeFilter(fields.resample, source),
+      resize,
       size: shortestEdge === null ? (size as PreparationRules['crop']) : { shortestEdge },
       crop: typeof crop === 'number' ? { width: crop, height: crop } : crop,
     };
@@ -86,16 +95,15 @@ export class ChameleonInputs extends PreparedInputs<PreparationRules> {
     return `${width}x${height}`;
   }
 
-  /** As the model folder says (readPreprocessorConfig, Hugging Face's defaults without it; config.json). */
-  static fromFolder(folder: string): ChameleonInputs {
-    const { config, source } = readPreprocessorConfig(folder);
-    const modelSource = join(folder, 'config.json');
-    return new ChameleonInputs(config, readJson(modelSource, 'model config'), { source, modelSource });
+  get resize(): ResizeRule {
+    return this.rules.resize;
   }
 
-  /** Processes one decoded image. */
-  processRgb(image: RgbImage): ProcessedImage {
-    return this.finish(cropImage(image, this.rules));
+  /** As the model folder says (readPreprocessorConfig, Hugging Face's defaults without it; config.json). */
+  static fromFolder(folder: string, resize: ResizeRule = 'pillow-13'): ChameleonInputs {
+    const { config, source } = readPreprocessorConfig(folder);
+    const modelSource = join(folder, 'config.json');
+    return new ChameleonInputs(config, readJson(modelSource, 'model config'), { source, modelSource, resize });
   }
 
   /** Makes a tensor (1, 3, H, W) of an image that was prepared by `rules`. */

@@ -2,7 +2,7 @@
 import { type DecodeOptions, decodeImage } from '../../vision/decode.ts';
 import type { RawImage, RgbImage } from '../../vision/image.ts';
 import type { PreparedImage } from '../../vision/image-pool.ts';
-import { type ResizeFilter, resize } from '../../vision/resize.ts';
+import { type ResizeFilter, type ResizeRule, resize } from '../../vision/resize.ts';
 
 export interface Size {
   width: number;
@@ -13,6 +13,7 @@ export interface Size {
 export interface PreparationRules {
   decode: DecodeOptions;
   filter: ResizeFilter;
+  resize: ResizeRule;
   /** The shorter side becomes this long and the image keeps its shape; or every image gets one size. */
   size: { shortestEdge: number } | Size;
   /** Of the middle that is kept. */
@@ -29,13 +30,13 @@ export async function prepareImage(image: RawImage, rules: PreparationRules): Pr
  * The middle of the resized image; where that is smaller than the crop, black is added around it (transformers' `center_crop`).
  * Only the pixels that stay are computed, so that a line of 3000x2 does not become one of 768000x512.
  */
-export function cropImage(image: RgbImage, { size, crop, filter }: PreparationRules): PreparedImage {
+export function cropImage(image: RgbImage, { size, crop, filter, resize: rule }: PreparationRules): PreparedImage {
   const { width, height } = image;
   const resized = resizedSize(image, size);
   const across = middle(resized.width, crop.width);
   const down = middle(resized.height, crop.height);
   const region = { left: across.from, top: down.from, width: across.length, height: down.length };
-  const kept = resize(image, resized.width, resized.height, { filter, region });
+  const kept = resize(image, resized.width, resized.height, { filter, rule, region });
   // In pixels of the original.
   const [unitX, unitY] = [width / resized.width, height / resized.height];
   const shown = {

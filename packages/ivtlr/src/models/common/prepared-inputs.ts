@@ -2,6 +2,7 @@
 import type { RawImage } from '../../vision/image.ts';
 import type { Preparation, PreparedImage } from '../../vision/image-pool.ts';
 import { tellNote } from '../../vision/notes.ts';
+import type { ResizeRule } from '../../vision/resize.ts';
 import type { ImageInputs, ProcessedImage } from '../types.ts';
 
 /** A family's `prepare.ts`. */
@@ -27,6 +28,8 @@ export abstract class PreparedInputs<Rules> implements ImageInputs {
 
   /** What every image is brought to. */
   abstract get imageSize(): string;
+
+  abstract get resize(): ResizeRule;
 
   /** Makes a tensor of an image that was prepared by `rules`. */
   abstract finish(prepared: PreparedImage): ProcessedImage;

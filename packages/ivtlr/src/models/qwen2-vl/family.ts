@@ -12,10 +12,11 @@ export const qwen2Vl: Family = {
     return { make: (options) => new Qwen2VL(config, options), tied: config.tied };
   },
   storedName: originalName,
-  inputs: (folder, { profile, imageSize }) =>
+  inputs: (folder, { profile, imageSize, resize }) =>
     Qwen2VlInputs.fromFolder(folder, {
       ...(profile === 'official' && OFFICIAL_INPUTS),
       ...(imageSize && { fixedSize: parseImageSize(imageSize) }),
+      ...(resize && { resize }),
     }),
   prompts: qwen2VlPrompts,
   imageToken: '<|image_pad|>',

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { UserError } from '../../errors.ts';
 import type { RgbImage } from '../../vision/image.ts';
 import { resize } from '../../vision/resize.ts';
-import { OFFICIAL_SIZE, Qwen2VlInputs } from './inputs.ts';
+import { OFFICIAL_INPUTS, OFFICIAL_SIZE, type Qwen2VlInputOptions, Qwen2VlInputs } from './inputs.ts';
 
 const plain = { image_mean: [0, 0, 0], image_std: [1, 1, 1], rescale_factor: 1 };
 
@@ -25,11 +25,12 @@ beforeAll(() => {
 afterAll(() => expect(liveTensorCount()).toBe(live));
 
 describe('Qwen2VlInputs', () => {
-  it('orders patches by 2x2 groups and each row by channel, frame, y, x', () => {
+  it('orders patches by 2x2 groups and each row by channel, frame, y, x', async () => {
     const rgb = image(84, 56);
     const inputs = new Qwen2VlInputs(plain);
+    const prepared = await inputs.prepare({ kind: 'rgb', ...rgb });
     const values = scope(() => {
-      const processed = inputs.processRgb(rgb);
+      const processed = inputs.finish(prepared);
       expect(processed).toMatchObject({
         grid: [1, 4, 6],
         tokens: 6,
@@ -58,21 +59,25 @@ describe('Qwen2VlInputs', () => {
           }
   });
 
-  it('normalises with the config, Hugging Face defaults where it is silent', () => {
+  it('normalises with the config, Hugging Face defaults where it is silent', async () => {
     const grey = { width: 56, height: 56, data: new Uint8Array(56 * 56 * 3).fill(255) };
-    const corner = (inputs: Qwen2VlInputs) => scope(() => inputs.processRgb(grey).pixels.data()[0] as number);
-    expect(corner(new Qwen2VlInputs())).toBeCloseTo((1 - 0.48145466) / 0.26862954, 5);
-    expect(corner(new Qwen2VlInputs({ ...plain, rescale_factor: 1 / 255, image_mean: [0.5, 0, 0] }))).toBeCloseTo(
+    const corner = async (inputs: Qwen2VlInputs) => {
+      const prepared = await inputs.prepare({ kind: 'rgb', ...grey });
+      return scope(() => inputs.finish(prepared).pixels.data()[0] as number);
+    };
+    expect(await corner(new Qwen2VlInputs())).toBeCloseTo((1 - 0.48145466) / 0.26862954, 5);
+    expect(await corner(new Qwen2VlInputs({ ...plain, rescale_factor: 1 / 255, image_mean: [0.5, 0, 0] }))).toBeCloseTo(
       0.5,
       6,
     );
   });
 
-  it('first makes every image 280x280 when asked, as the official code does', () => {
+  it('first makes every image 280x280 when asked, as the official code does', async () => {
     const inputs = new Qwen2VlInputs(plain, { fixedSize: OFFICIAL_SIZE });
     const rgb = image(333, 100);
+    const prepared = await inputs.prepare({ kind: 'rgb', ...rgb });
     scope(() => {
-      const processed = inputs.processRgb(rgb);
+      const processed = inputs.finish(prepared);
       expect(processed).toMatchObject({ tokens: 100, tokenGrid: [10, 10], source: { width: 333, height: 100 } });
       const small = resize(rgb, 280, 280);
       expect(processed.pixels.data()[0]).toBe(small.data[0]);
@@ -82,12 +87,26 @@ describe('Qwen2VlInputs', () => {
     expect(() => new Qwen2VlInputs({}, { fixedSize: { width: 280, height: 100 } })).toThrow(/multiples of 28/);
   });
 
-  it('reads size limits in both spellings, options first', () => {
+  it('resizes by the rule it is given, in the official profile by that of Pillow 11', async () => {
+    const tall = image(100, 420);
+    const at280 = async (options: Qwen2VlInputOptions) => {
+      const inputs = new Qwen2VlInputs(plain, options);
+      return [inputs.resize, (await inputs.prepare({ kind: 'rgb', ...tall })).image.data];
+    };
+    const rules = ['pillow-11', 'pillow-13'] as const;
+    const [old, today] = rules.map((rule) => resize(tall, 280, 280, { rule }).data);
+    expect(old).not.toEqual(today);
+    expect(await at280(OFFICIAL_INPUTS)).toEqual(['pillow-11', old]);
+    expect(await at280({ fixedSize: OFFICIAL_SIZE })).toEqual(['pillow-13', today]);
+    expect(await at280({ ...OFFICIAL_INPUTS, resize: 'pillow-13' })).toEqual(['pillow-13', today]);
+  });
+
+  it('reads size limits in both spellings', () => {
     const size = { shortest_edge: 3136, longest_edge: 50_176 };
     expect(new Qwen2VlInputs({ size }).tokenCount(500, 500)).toBe(64);
     expect(new Qwen2VlInputs({ size, max_pixels: 12_544 }).tokenCount(500, 500)).toBe(16);
-    expect(new Qwen2VlInputs({ size }, { maxResizedPixels: 3136 }).tokenCount(500, 500)).toBe(4);
-    expect(new Qwen2VlInputs({}, { minResizedPixels: 112 * 112 }).targetSize(28, 28)).toEqual({
+    expect(new Qwen2VlInputs({ max_pixels: 3136 }).tokenCount(500, 500)).toBe(4);
+    expect(new Qwen2VlInputs({ min_pixels: 112 * 112 }).targetSize(28, 28)).toEqual({
       width: 112,
       height: 112,
     });

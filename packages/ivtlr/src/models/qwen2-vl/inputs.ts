@@ -13,12 +13,12 @@ import type { DecodeOptions } from '../../vision/decode.ts';
 import type { RgbImage } from '../../vision/image.ts';
 import { compiledModule, type PreparedImage } from '../../vision/image-pool.ts';
 import { normalizedLevels } from '../../vision/normalize.ts';
-import type { ResizeFilter, ResizeOptions } from '../../vision/resize.ts';
+import type { ResizeFilter, ResizeRule } from '../../vision/resize.ts';
 import { PreparedInputs } from '../common/prepared-inputs.ts';
 import { checkedConfig, only, readPreprocessorConfig, resizeFilter } from '../common/preprocessor-config.ts';
 import type { ProcessedImage } from '../types.ts';
 import { parseVisionConfig } from './config.ts';
-import { type PreparationRules, prepareImage, resizeImage } from './prepare.ts';
+import { type PreparationRules, prepareImage } from './prepare.ts';
 import { smartResize } from './smart-resize.ts';
 
 export interface Qwen2VlInputOptions extends DecodeOptions {
@@ -27,18 +27,15 @@ export interface Qwen2VlInputOptions extends DecodeOptions {
    * Without it images keep their shape, as in Qwen2-VL itself.
    */
   fixedSize?: { width: number; height: number } | undefined;
-  /** See `ResizeOptions.passOrder`. */
-  passOrder?: ResizeOptions['passOrder'];
-  /** Override the preprocessor config's limits on the resized image's pixels. */
-  minResizedPixels?: number | undefined;
-  maxResizedPixels?: number | undefined;
+  /** Default `pillow-13`. */
+  resize?: ResizeRule;
 }
 
 /** The official IVT-LR code's size. */
 export const OFFICIAL_SIZE = { width: 280, height: 280 } as const;
 
-/** How the official IVT-LR code reads images: everything to one size, RGBA over white. */
-export const OFFICIAL_INPUTS: Qwen2VlInputOptions = { fixedSize: OFFICIAL_SIZE, alpha: 'white' };
+/** How the official IVT-LR code reads images: everything to one size by Pillow 11.1, RGBA over white. */
+export const OFFICIAL_INPUTS: Qwen2VlInputOptions = { fixedSize: OFFICIAL_SIZE, alpha: 'white', resize: 'pillow-11' };
 
 /** More would enlarge every small image to more memory than the largest photographs need. */
 const pixelLimit = z
@@ -107,8 +104,8 @@ export class Qwen2VlInputs extends PreparedInputs<PreparationRules> {
     this.mergeSize = fields.merge_size;
     this.frames = fields.temporal_patch_size;
     // Older configs say min_pixels and max_pixels; where both spellings stand, those win, as in Hugging Face.
-    this.minPixels = options.minResizedPixels ?? fields.min_pixels ?? fields.size?.shortest_edge ?? 56 * 56;
-    this.maxPixels = options.maxResizedPixels ?? fields.max_pixels ?? fields.size?.longest_edge ?? 28 * 28 * 1280;
+    this.minPixels = fields.min_pixels ?? fields.size?.shortest_edge ?? 56 * 56;
+    this.maxPixels = fields.max_pixels ?? fields.size?.longest_edge ?? 28 * 28 * 1280;
     if (this.minPixels > this.maxPixels)
       throw new UserError(`${source}: min_pixels ${this.minPixels} is larger than max_pixels ${this.maxPixels}`);
     this.#levels = normalizedLevels({ rescale: fields.rescale_factor, mean: fields.image_mean, std: fields.image_std });
@@ -147,6 +144,10 @@ export class Qwen2VlInputs extends PreparedInputs<PreparationRules> {
     return fixedSize ? `${fixedSize.width}x${fixedSize.height}` : 'native';
   }
 
+  get resize(): ResizeRule {
+    return this.options.resize ?? 'pillow-13';
+  }
+
   /** Pixels per side of one image token. */
   get factor(): number {
     return this.patchSize * this.mergeSize;
@@ -166,14 +167,8 @@ export class Qwen2VlInputs extends PreparedInputs<PreparationRules> {
 
   get rules(): PreparationRules {
     const { factor, minPixels, maxPixels, filter } = this;
-    const { fixedSize, passOrder, ...decode } = this.options;
-    return { decode, resize: { filter, passOrder }, fixedSize, limits: { factor, minPixels, maxPixels } };
-  }
-
-  /** Processes one decoded image. */
-  processRgb(image: RgbImage): ProcessedImage {
-    const { width, height } = image;
-    return this.finish({ image: resizeImage(image, this.rules), source: { width, height } });
+    const { fixedSize, resize: _rule, ...decode } = this.options;
+    return { decode, resize: { filter, rule: this.resize }, fixedSize, limits: { factor, minPixels, maxPixels } };
   }
 
   /** Makes a tensor of an image that was decoded and resized by `rules`. */

@@ -28,7 +28,7 @@ export async function prepareImage(image: RawImage, rules: PreparationRules): Pr
 }
 
 /** To the fixed size if there is one, then by the smart-resize rule. */
-export function resizeImage(image: RgbImage, { fixedSize, limits, resize: options }: PreparationRules): RgbImage {
+function resizeImage(image: RgbImage, { fixedSize, limits, resize: options }: PreparationRules): RgbImage {
   const first = fixedSize ? resize(image, fixedSize.width, fixedSize.height, options) : image;
   const target = smartResize(first.height, first.width, limits);
   return resize(first, target.width, target.height, options);
