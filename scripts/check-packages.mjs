@@ -68,6 +68,12 @@ function checkWithoutLibtorch() {
   const remedy = /libtorch was not found: run `npx ivtlr setup`/;
   assert.match(ivtlr(['doctor'], 1), remedy);
   assert.match(ivtlr(['infer', '--model', MODEL, '--image', 'image.png', '--question', 'blue'], 2), remedy);
+  const library = `
+    import { bundledModel, findTask, openModelFolder, streamSamples } from 'ivtlr';
+    for await (const { question } of streamSamples('data', findTask('dominoes'), { limit: 1 })) console.log(question);
+    openModelFolder(bundledModel('dominoes'));`;
+  const { said } = run('node', ['--input-type=module', '-e', library], { code: 1, env });
+  assert.match(said, /Start at .*SetupError: libtorch was not found: run `npx ivtlr setup`/s);
 }
 
 function checkSetUp() {

@@ -56,11 +56,6 @@ test('ids are the bytes, special tokens are one id', async () => {
   expect(await tokenizer.encodeBatch([])).toEqual([]);
 });
 
-test('specials: false takes special tokens as plain text', async () => {
-  const text = 'a<|latent|><|endoftext|>';
-  expect(await tokenizer.encode(text, { specials: false })).toEqual([...Buffer.from(text)]);
-});
-
 test('decode leaves special tokens out unless asked, and ignores unknown ids', () => {
   expect(tokenizer.decode([0x41, 257, 0xc3, 0xa9, 99999])).toBe('Aé');
   expect(tokenizer.decode([0x41, 257], { skipSpecial: false })).toBe('A<|latent|>');
@@ -113,7 +108,7 @@ test('streamed pieces joined equal the decoded whole, for any text and any bytes
   };
   await fc.assert(
     fc.asyncProperty(fc.string({ unit: 'binary', maxLength: 300, size: 'max' }), async (text) => {
-      const ids = await tokenizer.encode(text, { specials: false });
+      const ids = await tokenizer.encode(text);
       expect(tokenizer.decode(ids)).toBe(text);
       expect(streamed(ids)).toBe(text);
     }),

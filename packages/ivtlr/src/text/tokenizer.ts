@@ -11,11 +11,6 @@ import { readJson, readText } from '../files.ts';
 /** The tokens the latent slots need, in the order that fixes their ids (docs/method.md, training). */
 export const LATENT_TOKENS = ['<|start-latent|>', '<|end-latent|>', '<|latent|>'] as const;
 
-export interface EncodeOptions {
-  /** Whether `<|...|>` tokens written in the text become their ids (true, the default) or plain text. */
-  specials?: boolean;
-}
-
 export interface DecodeOptions {
   /** Leave special tokens out of the text. On by default. */
   skipSpecial?: boolean;
@@ -37,9 +32,6 @@ export class Tokenizer {
   readonly #specialIds: Set<number>;
   readonly #addedIds: Set<number>;
   readonly #path: string;
-  /** The same without special tokens, made when it is first needed. */
-  #plain: NativeTokenizer | null = null;
-
   #vocabSize: number;
 
   private constructor(
@@ -79,16 +71,15 @@ export class Tokenizer {
   }
 
   /** Token ids of one text. @throws UserError when the native library refuses the text. */
-  async encode(text: string, options: EncodeOptions = {}): Promise<number[]> {
-    return (await this.encodeBatch([text], options))[0]!;
+  async encode(text: string): Promise<number[]> {
+    return (await this.encodeBatch([text]))[0]!;
   }
 
   /** Token ids of several texts in one native call, each as `encode` would give them. */
-  async encodeBatch(texts: readonly string[], options: EncodeOptions = {}): Promise<number[][]> {
+  async encodeBatch(texts: readonly string[]): Promise<number[][]> {
     if (texts.length === 0) return [];
-    const native = options.specials === false ? this.#plainTokenizer() : this.#native;
     // Prompts name every token they want, so the tokenizer's post-processor adds none of its own, such as BOS.
-    const encodings = await native.encodeBatch([...texts], { addSpecialTokens: false }).catch((error: Error) => {
+    const encodings = await this.#native.encodeBatch([...texts], { addSpecialTokens: false }).catch((error: Error) => {
       throw new UserError(`tokenizer ${this.#path} cannot encode the text: ${error.message}`);
     });
     return encodings.map((encoding) => encoding.getIds());
@@ -169,15 +160,6 @@ export class Tokenizer {
         return piece;
       },
     };
-  }
-
-  #plainTokenizer(): NativeTokenizer {
-    if (!this.#plain) {
-      const definition = readJson(this.#path, 'tokenizer') as Record<string, unknown>;
-      const added = listOf(definition.added_tokens).filter((token) => field(token, 'special') !== true);
-      this.#plain = NativeTokenizer.fromString(JSON.stringify({ ...definition, added_tokens: added }));
-    }
-    return this.#plain;
   }
 }
 
