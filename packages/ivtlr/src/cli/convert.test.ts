@@ -174,6 +174,16 @@ describe('convertOfficial', () => {
     for (const name of files) expect(fs.statSync(path.join(out, name)).size).toBeLessThan(110_000 + 100_000);
   });
 
+  test('a folder that is a file, and one that cannot be made, are named', async () => {
+    const file = path.join(untied, 'config.json');
+    await expect(convertOfficial({ checkpoint: shrunk, base: untied, out: file })).rejects.toThrow(
+      /config\.json is a file; give a folder/,
+    );
+    await expect(convertOfficial({ checkpoint: shrunk, base: untied, out: '/proc/nothing/out' })).rejects.toThrow(
+      /cannot make the folder \/proc\/nothing/,
+    );
+  });
+
   test('a conversion that is stopped leaves nothing', async () => {
     const stop = new AbortController();
     const onProgress = () => stop.abort();

@@ -1,12 +1,12 @@
 /** `ivtlr demo`: fresh images, answered by the bundled model three ways, with drawings of what its latent steps looked at. */
 import { join } from 'node:path';
-import { type Command, InvalidArgumentError } from 'commander';
+import type { Command } from 'commander';
 import type { Sample } from '../data/sample.ts';
 import type { Answer } from '../engine/ask.ts';
 import type { LoadedModel } from '../engine/loaded-model.ts';
-import { UserError } from '../errors.ts';
 import type { EvalResult } from '../eval/report.ts';
 import { ABLATIONS } from '../latent/options.ts';
+import { seedNumber, wholeNumberWithin } from './number-flags.ts';
 import { formatDuration, Progress } from './progress.ts';
 import { renderTable } from './table.ts';
 
@@ -29,14 +29,16 @@ interface Drawn {
 /** Longer than any answer of the task, so that a model that has lost its way is cut off soon. */
 const maxNewTokens = 40;
 const batch = 50;
+const MOST_IMAGES = 1_000_000;
+const MOST_STRIPS = 1000;
 
 export function registerDemo(program: Command): void {
   program
     .command('demo')
     .description('answer fresh images with the bundled model and draw what it looked at')
-    .option('--seed <n>', 'seed of the images (default: the clock)', whole)
-    .option('--rows <n>', 'images', whole, 300)
-    .option('--traces <n>', 'images to draw a strip for', whole, 4)
+    .option('--seed <n>', 'seed of the images (default: the clock)', seedNumber)
+    .option('--rows <n>', 'images', wholeNumberWithin(1, MOST_IMAGES), 300)
+    .option('--traces <n>', 'images to draw a strip for', wholeNumberWithin(0, MOST_STRIPS), 4)
     .option('--out <folder>', 'where the strips go', join('out', 'demo'))
     .option('--json', 'print the results as JSON')
     .action(demo);
@@ -50,7 +52,6 @@ async function demo(options: DemoOptions): Promise<void> {
   const { evaluate, generatedSamples } = await import('../eval/runner.ts');
   const { resultTable, toReport } = await import('../eval/report.ts');
   const { findTask } = await import('../tasks/registry.ts');
-  if (options.rows === 0) throw new UserError('--rows should be at least 1');
   const seed = options.seed ?? Date.now() % 2 ** 31;
   // A model this small gains nothing from a second thread, and loses much where another program wants that core.
   setNumThreads(1);
@@ -125,9 +126,4 @@ async function drawSample(opened: LoadedModel, sample: Sample, out: string, name
     answer: result!.text.trim().replaceAll('\n', '; '),
     gold: sample.answer,
   };
-}
-
-function whole(text: string): number {
-  if (!/^\d+$/.test(text)) throw new InvalidArgumentError('It should be a whole number, 0 or more.');
-  return Number(text);
 }

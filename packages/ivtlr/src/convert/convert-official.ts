@@ -3,7 +3,7 @@
  * or merged into the weights. Tensors go through one shard at a time; the folder appears under its name only when it is whole.
  */
 import { randomBytes } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import { mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import {
@@ -74,7 +74,10 @@ const ADAPTER = 'adapter';
 /** @throws UserError naming the file and what is wrong with it; nothing is left of the folder then */
 export async function convertOfficial(options: ConvertOptions): Promise<ConvertResult> {
   const out = resolve(options.out);
-  if (existsSync(out) && readdirSync(out).length > 0)
+  const found = statSync(out, { throwIfNoEntry: false });
+  if (found && !found.isDirectory())
+    throw new UserError(`${options.out} is a file; give a folder that does not exist yet`);
+  if (found && readdirSync(out).length > 0)
     throw new UserError(`${options.out} is not empty; give a folder that does not exist yet`);
   const temporary = join(dirname(out), `.${basename(out)}.${randomBytes(4).toString('hex')}.tmp`);
   try {
