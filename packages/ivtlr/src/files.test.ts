@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -53,6 +54,16 @@ test('readText and readJson name the file and the trouble', () => {
   expect(() => readJson(path, 'config')).toThrow(/config .*bad\.json is not valid JSON/);
   writeFileSync(path, '\ufeff{"a": [1]}');
   expect(readJson(path)).toEqual({ a: [1] });
+});
+
+test('what never ends is not read', () => {
+  const pipe = join(folder, 'pipe');
+  execFileSync('mkfifo', [pipe]);
+  for (const path of [pipe, '/dev/zero'])
+    expect(() => readText(path, 'recipe')).toThrow(
+      new UserError(`recipe should be a file, but ${path} is a pipe or a device`),
+    );
+  expect(readText('/proc/self/status')).toBe('');
 });
 
 test.skipIf(process.getuid?.() === 0)('a folder without write permission is a UserError', () => {

@@ -1,12 +1,15 @@
 import { randomBytes } from 'node:crypto';
 import {
   closeSync,
+  constants,
   existsSync,
+  fstatSync,
   fsyncSync,
+  lstatSync,
   mkdirSync,
   openSync,
   readdirSync,
-  readFileSync,
+  readSync,
   renameSync,
   rmSync,
   statSync,
@@ -162,20 +165,71 @@ function syncFolder(folder: string): void {
   syncPath(folder);
 }
 
+/** Whether the folder lists it; unlike for existsSync, a link to nothing (as in a damaged cache) is there, and reading it says what is wrong. */
+export function isListed(path: string): boolean {
+  return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
+}
+
+/** Far more than an image or a text takes that is held whole. */
+const MAX_WHOLE_FILE_BYTES = 512 * 2 ** 20;
+
 /**
- * Reads a UTF-8 text file.
- * @param what names the file's part in error messages, e.g. `tokenizer`.
- * @throws UserError when the file is missing or unreadable.
+ * Reads a whole file. Pipes and devices, which may never end, are not read.
+ * @param noun what the file is, such as `an image file`, for the message about one that is too large
+ * @param refused makes the error about what is `a folder` or `a pipe or a device`
+ * @throws UserError when it is no file, or too large; else what the file system says
  */
-export function readText(path: string, what = 'file'): string {
+export function readWholeFile(
+  path: string,
+  noun: string,
+  refused: (kind: string) => UserError,
+): Uint8Array<ArrayBuffer> {
+  // Without O_NONBLOCK a pipe that nobody writes to would wait here for ever.
+  const file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   try {
-    return readFileSync(path, 'utf8');
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code;
-    if (code === 'ENOENT') throw new UserError(`${what} not found: ${path}`);
-    if (code === 'EISDIR') throw new UserError(`${what} should be a file, but ${path} is a folder`);
-    throw new UserError(`cannot read ${what} ${path}: ${reason(error)}`);
+    const stat = fstatSync(file);
+    if (!stat.isFile()) throw refused(stat.isDirectory() ? 'a folder' : 'a pipe or a device');
+    if (stat.size > MAX_WHOLE_FILE_BYTES) {
+      const [has, most] = [stat.size, MAX_WHOLE_FILE_BYTES].map((bytes) => Math.ceil(bytes / 2 ** 20));
+      throw new UserError(`${path} has ${has} MiB, over the ${most} MiB that ${noun} may have`);
+    }
+    // Not more than the size it had: files below /proc say 0 and may be endless.
+    const bytes = new Uint8Array(stat.size);
+    let read = 0;
+    while (read < bytes.length) {
+      const got = readSync(file, bytes, read, bytes.length - read, null);
+      if (got === 0) break;
+      read += got;
+    }
+    return bytes.subarray(0, read);
+  } finally {
+    closeSync(file);
   }
+}
+
+/**
+ * Reads a file that is no image, such as a configuration.
+ * @param what names the file's part in error messages, e.g. `tokenizer`.
+ * @throws UserError when the file is missing, too large or unreadable
+ */
+export function readBytes(path: string, what = 'file'): Uint8Array<ArrayBuffer> {
+  try {
+    return readWholeFile(
+      path,
+      `a ${what}`,
+      (kind) => new UserError(`${what} should be a file, but ${path} is ${kind}`),
+    );
+  } catch (error) {
+    if (error instanceof UserError) throw error;
+    const missing = (error as NodeJS.ErrnoException).code === 'ENOENT';
+    if (missing && isListed(path)) throw new UserError(`${what} ${path} is a link to a file that is not there`);
+    throw new UserError(missing ? `${what} not found: ${path}` : `cannot read ${what} ${path}: ${reason(error)}`);
+  }
+}
+
+/** As `readBytes`, of a UTF-8 text. */
+export function readText(path: string, what = 'file'): string {
+  return new TextDecoder('utf-8', { ignoreBOM: true }).decode(readBytes(path, what));
 }
 
 /**

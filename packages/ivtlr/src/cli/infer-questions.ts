@@ -42,7 +42,8 @@ export async function inferQuestions(flags: QuestionFlags): Promise<void> {
   const run = await describeRun(flags, model);
   const whenPresent = flags.resume ? 'resume' : flags.overwrite ? 'overwrite' : 'refuse';
   const written = output === undefined ? null : new AppendedLines(output, whenPresent);
-  const answered = new Set(written?.present.map(({ value, place }) => requireSameQuestion(value, place, lines, run)));
+  const byLine = new Map(lines.map((from) => [from.line, from]));
+  const answered = new Set(written?.present.map(({ value, place }) => requireSameQuestion(value, place, byLine, run)));
   if (answered.size > 0) process.stderr.write(`${answered.size} answers are there already\n`);
   const progress =
     output === undefined
@@ -121,10 +122,10 @@ async function describeRun(
 function requireSameQuestion(
   value: Record<string, unknown>,
   place: string,
-  lines: readonly QuestionLine[],
+  lines: ReadonlyMap<unknown, QuestionLine>,
   run: string,
 ): number {
-  const from = lines.find(({ line }) => line === value.line);
+  const from = lines.get(value.line);
   const same = (['image', 'question', 'choices'] as const).every(
     (key) => from && JSON.stringify(from[key]) === JSON.stringify(value[key]),
   );

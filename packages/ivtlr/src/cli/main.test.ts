@@ -39,6 +39,14 @@ describe('run', () => {
     expect(output.err()).toMatch(/Did you mean --json/);
   });
 
+  it('shows control characters of a wrong value as text', async () => {
+    const output = capture();
+    for (const args of [['eval', '--model', 'm', '--limit', '\x1b[31m7'], ['doctor', '--\x1b[31m'], ['\x1b[31m']])
+      expect(await run(args)).toBe(2);
+    expect(output.err().match(/\\x1b\[31m/g)?.length).toBe(3);
+    expect(output.err()).not.toContain('\x1b');
+  });
+
   it('reports the machine as JSON', async () => {
     const output = capture();
     expect(await run(['doctor', '--json'])).toBe(0);

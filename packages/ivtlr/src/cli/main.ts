@@ -50,6 +50,7 @@ export function buildProgram(): Command {
     .option('--debug', 'print the whole stack of an unexpected error')
     .showHelpAfterError('(add --help for what the command takes)')
     .exitOverride()
+    .configureOutput({ outputError: (text, write) => write(printable(text)) })
     .hook('preAction', (_, command) => refuseEmptyValues(command))
     .configureHelp({ sortSubcommands: false, showGlobalOptions: true });
   for (const register of REGISTER) register(program);

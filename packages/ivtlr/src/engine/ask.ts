@@ -2,13 +2,12 @@
  * Questions about images, from bytes to answers: the terminal, evaluation, validation and the demo all ask through here. Questions come as a
  * stream; up to `rows` of them are answered together, and one that has ended makes room for the next.
  */
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { renderInference, tokenizeSample } from '../data/render.ts';
 import type { RawImage, Sample } from '../data/sample.ts';
 import { UserError } from '../errors.ts';
-import { readJson } from '../files.ts';
+import { isListed, readJson } from '../files.ts';
 import type { LatentOptions } from '../latent/options.ts';
 import type { Row, RowRequest } from '../latent/row.ts';
 import { RowBatch, type RowEvent } from '../latent/row-batch.ts';
@@ -287,7 +286,7 @@ class Asker<Q extends Question> {
 /** The tokenizer's end-of-text and those of generation_config.json: chat models end a turn with another token than a text. */
 function endOfAnswerIds(opened: LoadedModel): number[] {
   const path = join(opened.folder, 'generation_config.json');
-  if (!existsSync(path)) return [opened.tokenizer.eosId];
+  if (!isListed(path)) return [opened.tokenizer.eosId];
   const id = z
     .int()
     .min(0)

@@ -36,6 +36,10 @@ async function ask(): Promise<string> {
   }
 }
 
+const link = (file: string, target: string) => () => {
+  fs.rmSync(join(folder, file), { force: true });
+  fs.symlinkSync(target, join(folder, file));
+};
 type Json = Record<string, unknown>;
 const whole = (file: string, content: string) => () => fs.writeFileSync(join(folder, file), content);
 const change = (file: string, changes: Json) => () => {
@@ -175,6 +179,18 @@ const BROKEN: [string, () => void, RegExp][] = [
     /does so 2 times/,
   ],
   ['settings that are a list', whole('ivtlr.json', '[]'), /ivtlr\.json is not usable:[\s\S]*should be an object/],
+  [
+    'settings that are a link to nothing',
+    link('ivtlr.json', 'none'),
+    /reasoning settings .*ivtlr\.json is a link to a file that is not there/,
+  ],
+  ['settings that link to themselves', link('ivtlr.json', 'ivtlr.json'), /cannot read reasoning settings .*ELOOP/],
+  ['a tokenizer without end', link('tokenizer.json', '/dev/zero'), /tokenizer\.json is a pipe or a device$/],
+  [
+    'end tokens that are a link to nothing',
+    link('generation_config.json', 'none'),
+    /generation_config\.json is a link to a file that is not there/,
+  ],
   ['settings that are null', whole('ivtlr.json', 'null'), /ivtlr\.json is not usable:[\s\S]*should be an object/],
   ['settings that are text', whole('ivtlr.json', '"latents"'), /ivtlr\.json is not usable:[\s\S]*should be an object/],
   [

@@ -2,14 +2,14 @@
  * A model folder as a whole: weights, tokenizer, chat template, preprocessing, and how the model was trained to reason. Everything that
  * trains, evaluates or asks a model opens it here.
  */
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { Device, DType } from '@ivtlr/torch';
 import { z } from 'zod';
 import type { RenderOptions } from '../data/render.ts';
 import type { RawImage } from '../data/sample.ts';
 import { schemaMistakes, UserError } from '../errors.ts';
-import { readJson, wholeFolder, writeFileAtomic } from '../files.ts';
+import { isListed, readBytes, readJson, wholeFolder, writeFileAtomic } from '../files.ts';
 import { cachedSnapshot, isHubName } from '../hub/cache.ts';
 import { hubSettings } from '../hub/settings.ts';
 import { type LatentOptions, latentOptionsSchema, latentStepsSchema } from '../latent/options.ts';
@@ -191,7 +191,7 @@ export function readReasoningSettings(
 ): ReasoningSettings {
   const path = join(folder, settingsFile);
   const untaught = { profile: 'plain', latents: 0, positions };
-  const stored = existsSync(path)
+  const stored = isListed(path)
     ? checkedSettings(settingsObject, readJson(path, 'reasoning settings'), path)
     : profile === undefined || profile === 'plain'
       ? untaught
@@ -212,7 +212,7 @@ const AUXILIARY_FILES =
 /** Reads those files, since the folder may be a checkpoint that is removed while training goes on. */
 export function readAuxiliaryFiles(folder: string): Map<string, Uint8Array> {
   const names = readdirSync(folder).filter((name) => AUXILIARY_FILES.test(name));
-  return new Map(names.map((name) => [name, readFileSync(join(folder, name))]));
+  return new Map(names.map((name) => [name, readBytes(join(folder, name), name)]));
 }
 
 /** Writes a folder that openModelFolder, and any Hugging Face program, can load. `target` exists. */

@@ -1,8 +1,8 @@
 /** A file of JSON lines that grows while questions are answered, so that a stopped run can go on from it. */
-import { closeSync, fstatSync, fsyncSync, ftruncateSync, openSync, readFileSync, statSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, fsyncSync, ftruncateSync, openSync, statSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { UserError } from '../errors.ts';
-import { makeFolder } from '../files.ts';
+import { makeFolder, readBytes } from '../files.ts';
 
 /** What to do with a file that has content: refuse it, go on after its lines, or replace it with the first new lines. */
 export type WhenPresent = 'refuse' | 'resume' | 'overwrite';
@@ -20,6 +20,8 @@ export class AppendedLines {
   readonly #handle: number;
   /** Bytes of the old content to keep when the first new lines come; until then the file stays as it is. Null when nothing has to go. */
   #keep: number | null;
+  /** Bytes that the file should have: another process that writes to it is noticed. */
+  #size: number;
   #waiting: string[] = [];
 
   /** @throws UserError when the file cannot be written, is there and should not be, or with `resume` holds what are no JSON lines */
@@ -32,6 +34,7 @@ export class AppendedLines {
     makeFolder(dirname(path));
     try {
       this.#handle = openSync(path, 'a');
+      this.#size = fstatSync(this.#handle).size;
     } catch (error) {
       throw this.#cannotWrite(error);
     }
@@ -48,13 +51,18 @@ export class AppendedLines {
     const bytes = Buffer.from(this.#waiting.join(''), 'utf8');
     this.#waiting = [];
     try {
-      if (this.#keep !== null && fstatSync(this.#handle).size > this.#keep) ftruncateSync(this.#handle, this.#keep);
+      const found = fstatSync(this.#handle);
+      if (found.isFile() && found.size !== this.#size) {
+        throw new UserError(`another process has written to ${this.#path} meanwhile; give each run a file of its own`);
+      }
+      if (this.#keep !== null && found.size > this.#keep) ftruncateSync(this.#handle, this.#keep);
       this.#keep = null;
       for (let at = 0; at < bytes.length; ) at += writeSync(this.#handle, bytes, at);
       // Pipes and devices such as /dev/stdout cannot be synced.
-      if (fstatSync(this.#handle).isFile()) fsyncSync(this.#handle);
+      if (found.isFile()) fsyncSync(this.#handle);
+      this.#size = fstatSync(this.#handle).size;
     } catch (error) {
-      throw this.#cannotWrite(error);
+      throw error instanceof UserError ? error : this.#cannotWrite(error);
     }
   }
 
@@ -81,15 +89,10 @@ export function refuseExisting(path: string): void {
 
 function readPresent(path: string): { present: PresentLine[]; keep: number } {
   if (!statSync(path, { throwIfNoEntry: false })) return { present: [], keep: 0 };
-  let bytes: Buffer;
-  try {
-    bytes = readFileSync(path);
-  } catch (error) {
-    throw new UserError(`cannot read ${path}: ${(error as Error).message}`);
-  }
+  const bytes = readBytes(path, 'file of answers');
   // A line without its end was cut off by a crash; its question is asked again.
   const end = bytes.lastIndexOf(0x0a) + 1;
-  const lines = bytes.subarray(0, end).toString('utf8').split('\n').slice(0, -1);
+  const lines = new TextDecoder().decode(bytes.subarray(0, end)).split('\n').slice(0, -1);
   const present = lines.map((text, at) => {
     const place = `${path}, line ${at + 1}`;
     let value: unknown;

@@ -43,6 +43,25 @@ function answered(id: string, index: number, generated = 'Therefore, the answer 
 const lines = (path: string) => readFileSync(path, 'utf8').trimEnd().split('\n');
 
 describe('PredictionFile', () => {
+  it('stops when another process writes to the file', () => {
+    const path = join(folder, 'shared.jsonl');
+    const [first, second] = [1, 2].map(() => new PredictionFile(path, { mode: '1' }, 'refuse')) as [
+      PredictionFile,
+      PredictionFile,
+    ];
+    for (const index of [0, 1]) {
+      first.add(answered(`a${index}`, index));
+      first.flush();
+    }
+    second.add(answered('a0', 0));
+    expect(() => second.flush()).toThrow(
+      new UserError(`another process has written to ${path} meanwhile; give each run a file of its own`),
+    );
+    second.close();
+    first.close();
+    expect(lines(path)).toHaveLength(2);
+  });
+
   it('gives back what it wrote, drops a torn last line, and goes on after it', () => {
     const path = join(folder, 'deep', 'answers.jsonl');
     const first = new PredictionFile(path, { mode: '1' }, 'refuse');

@@ -2,12 +2,11 @@
  * PEFT adapter folders, in and out: adapter_config.json and adapter_model.safetensors, whose names are
  * `base_model.model.<module path in transformers>.lora_A.weight`. Read by PEFT 0.21 and by this project alike.
  */
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { CheckpointError, Linear, type Module, openSafetensors, saveSafetensors, type Tensor } from '@ivtlr/torch';
 import { z } from 'zod';
 import { schemaMistakes, UserError } from '../errors.ts';
-import { readJson, writeFileAtomic } from '../files.ts';
+import { isListed, readJson, writeFileAtomic } from '../files.ts';
 import type { PathStyle } from '../models/types.ts';
 import { loraLayers, wrapLayers } from './inject.ts';
 import type { LoraLinear } from './linear.ts';
@@ -82,7 +81,7 @@ export function readAdapterConfig(folder: string): AdapterConfig {
 
 /** Whether a folder holds an adapter. */
 export function isAdapterFolder(folder: string): boolean {
-  return existsSync(join(folder, adapterConfigFile));
+  return isListed(join(folder, adapterConfigFile));
 }
 
 /**

@@ -1,9 +1,8 @@
 /** Chat templates: the Jinja text of a model folder, rendered as Hugging Face's `apply_chat_template` does. */
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { Template } from '@huggingface/jinja';
 import { UserError } from '../errors.ts';
-import { readJson, readText } from '../files.ts';
+import { isListed, readJson, readText } from '../files.ts';
 import { renderBounded } from './bounded-jinja.ts';
 
 /** Characters of a template; the longest that models come with have some 20,000. */
@@ -37,7 +36,7 @@ export interface ChatTemplate {
  */
 export function loadChatTemplate(folder: string): ChatTemplate {
   const configPath = join(folder, 'tokenizer_config.json');
-  const config = existsSync(configPath) ? asObject(readJson(configPath, 'tokenizer configuration')) : {};
+  const config = isListed(configPath) ? asObject(readJson(configPath, 'tokenizer configuration')) : {};
   const variables: Record<string, string> = {};
   for (const name of ['bos_token', 'eos_token', 'pad_token', 'unk_token']) {
     const value = config[name];
@@ -45,9 +44,9 @@ export function loadChatTemplate(folder: string): ChatTemplate {
     if (typeof text === 'string') variables[name] = text;
   }
   const jinjaPath = join(folder, 'chat_template.jinja');
-  if (existsSync(jinjaPath)) return parseChatTemplate(readText(jinjaPath, 'chat template'), jinjaPath, variables);
+  if (isListed(jinjaPath)) return parseChatTemplate(readText(jinjaPath, 'chat template'), jinjaPath, variables);
   const jsonPath = join(folder, 'chat_template.json');
-  const [found, source] = existsSync(jsonPath)
+  const [found, source] = isListed(jsonPath)
     ? [asObject(readJson(jsonPath, 'chat template')).chat_template, jsonPath]
     : [config.chat_template, configPath];
   const text = Array.isArray(found)

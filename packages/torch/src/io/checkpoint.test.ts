@@ -74,6 +74,9 @@ test('an index that does not fit is refused by name', () => {
   }
   fs.writeFileSync(path.join(folder, 'model.safetensors.index.json'), '{');
   expect(() => openCheckpoint(folder)).toThrow(/not valid JSON/);
+  fs.rmSync(path.join(folder, 'model.safetensors.index.json'));
+  fs.symlinkSync('/dev/zero', path.join(folder, 'model.safetensors.index.json'));
+  expect(() => openCheckpoint(folder)).toThrow(/index\.json: not a file$/);
 });
 
 test('a folder without weights says what it has', () => {

@@ -49,6 +49,7 @@ function openSharded(folder: string): TensorFile {
 
 function readWeightMap(index: string): [name: string, file: string][] {
   let map: unknown;
+  if (!fs.statSync(index).isFile()) throw new CheckpointError(`${index}: not a file`);
   try {
     map = (JSON.parse(fs.readFileSync(index, 'utf8')) as { weight_map?: unknown } | null)?.weight_map;
   } catch {

@@ -1,9 +1,8 @@
 /** How a folder says its images are to be processed. */
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { schemaMistakes, UserError } from '../../errors.ts';
-import { readJson } from '../../files.ts';
+import { isListed, readJson } from '../../files.ts';
 import type { ResizeFilter } from '../../vision/resize.ts';
 
 /**
@@ -12,7 +11,7 @@ import type { ResizeFilter } from '../../vision/resize.ts';
  */
 export function readPreprocessorConfig(folder: string): { config: unknown; source: string } {
   const nested = join(folder, 'processor_config.json');
-  if (existsSync(nested)) {
+  if (isListed(nested)) {
     const processor = checkedConfig(
       z.object({ image_processor: z.unknown().optional() }, 'should be an object'),
       readJson(nested, 'processor config'),
@@ -22,7 +21,7 @@ export function readPreprocessorConfig(folder: string): { config: unknown; sourc
     if (config !== undefined) return { config, source: `${nested}: image_processor` };
   }
   const source = join(folder, 'preprocessor_config.json');
-  return { config: existsSync(source) ? readJson(source, 'preprocessor config') : {}, source };
+  return { config: isListed(source) ? readJson(source, 'preprocessor config') : {}, source };
 }
 
 /** A switch that preprocessing has no choice about here. Newer files hold null for what was left at its default. */

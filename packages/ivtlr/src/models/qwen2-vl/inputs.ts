@@ -3,12 +3,11 @@
  * into patches of 14x14 whose rows hold (channel, frame, y, x), ordered so that the four patches of one image token are
  * neighbours. A still image counts as two equal frames.
  */
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { shareBytes, type Tensor } from '@ivtlr/torch';
 import { z } from 'zod';
 import { UserError } from '../../errors.ts';
-import { readJson } from '../../files.ts';
+import { isListed, readJson } from '../../files.ts';
 import type { DecodeOptions } from '../../vision/decode.ts';
 import type { RgbImage } from '../../vision/image.ts';
 import { compiledModule, type PreparedImage } from '../../vision/image-pool.ts';
@@ -127,7 +126,7 @@ export class Qwen2VlInputs extends PreparedInputs<PreparationRules> {
     const { config, source } = readPreprocessorConfig(folder);
     const inputs = new Qwen2VlInputs(config, options, source);
     const modelSource = join(folder, 'config.json');
-    if (!existsSync(modelSource)) return inputs;
+    if (!isListed(modelSource)) return inputs;
     const { patchSize, merge, frames } = parseVisionConfig(readJson(modelSource, 'model config'), modelSource);
     for (const [key, own, model, wanted] of [
       ['patch_size', inputs.patchSize, 'patch_size', patchSize],
