@@ -1,16 +1,18 @@
 import { randomBytes } from 'node:crypto';
 import {
   closeSync,
+  existsSync,
   fsyncSync,
   mkdirSync,
   openSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
   statSync,
   writeSync,
 } from 'node:fs';
-import { dirname, join, resolve } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { UserError } from './errors.ts';
 
 /** A file under construction: bytes go to `tempPath`, and only `commit` makes them visible under the final name. */
@@ -92,6 +94,72 @@ export function writeFileAtomic(path: string, data: string | Uint8Array): void {
     throw new UserError(`cannot write ${path}: ${reason(error)}`);
   }
   file.commit();
+}
+
+const DISPLACED = /^\.(.+)\.displaced$/;
+
+/** Where a folder stands while the one that replaces it is put into its place. */
+function displaced(folder: string): string {
+  return join(dirname(folder), `.${basename(folder)}.displaced`);
+}
+
+/** The folder itself, or where it stands for the moment in which it is replaced: for readers, which change nothing. */
+export function wholeFolder(folder: string): string {
+  return !existsSync(folder) && existsSync(displaced(folder)) ? displaced(folder) : folder;
+}
+
+/**
+ * Fills a folder under a temporary name, then gives it its final name in the place of an older one. A kill at any moment leaves the old folder
+ * or the new one whole, and all that is in it on the disk: under its name, or for the moment between two renames the old one under another,
+ * where `wholeFolder` finds it.
+ * @throws UserError naming the folder when it cannot be written; nothing of the new one is then left
+ */
+export function writeFolderAtomic(folder: string, fill: (temporary: string) => void): void {
+  const temporary = `${folder}.partial`;
+  restoreFolder(folder);
+  try {
+    rmSync(temporary, { recursive: true, force: true });
+    makeFolder(temporary);
+    fill(temporary);
+    syncFolder(temporary);
+    if (existsSync(folder)) renameSync(folder, displaced(folder));
+    renameSync(temporary, folder);
+    syncPath(dirname(folder));
+  } catch (error) {
+    restoreFolder(folder);
+    rmSync(temporary, { recursive: true, force: true });
+    if (error instanceof UserError || (error as NodeJS.ErrnoException).code === undefined) throw error;
+    throw new UserError(`cannot write the folder ${folder}: ${reason(error)}`);
+  }
+  rmSync(displaced(folder), { recursive: true, force: true });
+}
+
+/** Puts a folder back that a kill in `writeFolderAtomic` has left under its other name, and removes that where it is not needed any more. */
+export function restoreFolder(folder: string): void {
+  const old = displaced(folder);
+  if (!existsSync(old)) return;
+  if (existsSync(folder)) rmSync(old, { recursive: true, force: true });
+  else renameSync(old, folder);
+}
+
+/** As restoreFolder, for everything in `parent`; what was only half-written is removed. For a writer that has `parent` to itself. */
+export function clearLeftovers(parent: string): void {
+  if (!existsSync(parent)) return;
+  for (const entry of readdirSync(parent)) {
+    if (entry.endsWith('.partial')) rmSync(join(parent, entry), { recursive: true, force: true });
+    const name = DISPLACED.exec(entry)?.[1];
+    if (name !== undefined) restoreFolder(join(parent, name));
+  }
+}
+
+/** Brings everything below a folder to the disk. */
+function syncFolder(folder: string): void {
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
+    const path = join(folder, entry.name);
+    if (entry.isDirectory()) syncFolder(path);
+    else if (entry.isFile()) syncPath(path);
+  }
+  syncPath(folder);
 }
 
 /**

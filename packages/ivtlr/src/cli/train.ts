@@ -28,7 +28,7 @@ export function registerTrain(program: Command): void {
 
 async function train(name: string, options: TrainOptions): Promise<void> {
   const write = (text: string) => void process.stderr.write(`${text}\n`);
-  const recipe = loadRecipe(name, options.set);
+  const recipe = loadRecipe(name, options.set, write);
   const { runRecipe } = await import('../runs/run-recipe.ts');
   const { exitCodeOf, StopSignals } = await import('../runs/stop-signals.ts');
   const signals = new StopSignals((signal) =>

@@ -1,4 +1,5 @@
 import { readdirSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { UserError } from '../errors.ts';
@@ -170,5 +171,57 @@ describe('bundled recipes', () => {
     expect(names).toContain('dominoes');
     expect(() => loadRecipe('domino')).toThrow(/no recipe domino/);
     expect(() => loadRecipe('../recipes/dominoes')).toThrow(/no recipe/);
+  });
+});
+
+describe('what no recipe may hold', () => {
+  it.each([
+    'numEpochs=1e15',
+    'data.validation.samples=1e12',
+    'data.validation.batch=1e9',
+    'data.validation.maxNewTokens=1e8',
+    'data.samplesPerEpoch=1e12',
+    'data.threads=5000',
+    'globalBatch=1e9',
+    'lora={rank: 1000000000}',
+    'threads=5000',
+    'maxSteps=1e9',
+    'latent.patches=1e9',
+    'latent.maxLatentStage=1e9',
+    'latent.epochsPerStage=1e15',
+    'checkpoint.everySteps=1e15',
+    'pretrain=[{name: a, steps: 1.0e+15, mix: [{task: picture, batch: 1}], lr: 1}]',
+    'pretrain=[{name: a, steps: 1, mix: [{task: picture, batch: 1000000000}], lr: 1}]',
+  ])('refuses a number beyond all use: %s', (override) => {
+    const message = failure(recipe, [override]);
+    expect(message.split('\n')).toHaveLength(1);
+    expect(message).toMatch(/^--set .*(expected (number|int) to be <=|fits none of the allowed forms)/);
+  });
+
+  it.each(['../../victim', 'a/b', '.', '', 'stage-3', 'ü', 'a\u0000'])(
+    'refuses a phase named %j, whose name becomes a folder',
+    (name) => {
+      const phase = { name, steps: 1, mix: [{ task: 'picture', batch: 1 }], lr: 1 };
+      expect(failure(recipe, [`pretrain=${JSON.stringify([phase])}`])).toMatch(
+        /pretrain\.0\.name: (a name has|stage-N is)/,
+      );
+    },
+  );
+
+  it('refuses two phases of one name, and a run without a folder', () => {
+    const phase = { name: 'a', steps: 1, mix: [{ task: 'picture', batch: 1 }], lr: 1 };
+    expect(failure(recipe, [`pretrain=${JSON.stringify([phase, phase])}`])).toContain('two phases have the same name');
+    expect(failure(recipe.replace('runs/x', '""'))).toMatch(/^r\.yaml:16:6: out: /);
+  });
+
+  it('says in one sentence that a recipe is a folder, too long, too deep or an alias bomb', () => {
+    expect(() => loadRecipe(tmpdir())).toThrow(`recipe should be a file, but ${tmpdir()} is a folder`);
+    expect(failure(`${recipe}# ${'x'.repeat(1_000_000)}`)).toMatch(
+      /^r\.yaml has \d+ characters; a recipe has at most 1000000$/,
+    );
+    const bomb = Array.from({ length: 12 }, (_, i) => `b${i}: &b${i} [${i === 0 ? 'x' : `*b${i - 1}, `.repeat(10)}]`);
+    expect(failure(`${bomb.join('\n')}\n${recipe}`)).toMatch(/^r\.yaml: Excessive alias count/);
+    expect(failure(`task: ${'['.repeat(100_000)}`)).toMatch(/^r\.yaml/);
+    expect(failure(recipe, [`pretrain=${'['.repeat(100_000)}`])).toMatch(/^--set pretrain=/);
   });
 });

@@ -1,24 +1,33 @@
 /** Reads a recipe: YAML text, then `--set` overrides, then the schema. Every error names file, line and column (or the override). */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { type Document, isMap, isNode, isScalar, LineCounter, parse, parseDocument } from 'yaml';
 import type { z } from 'zod';
 import { UserError } from '../errors.ts';
+import { readText } from '../files.ts';
 import { closestName, keysAt, schemaAt, wantsText } from './introspect.ts';
-import { OFFICIAL_KEYS, renamedPath, translateOfficialKeys } from './official-keys.ts';
+import { OFFICIAL_KEYS, OFFICIAL_TEXTS, OfficialSettings } from './official-keys.ts';
 import { type Recipe, recipeSchema } from './schema.ts';
 
 const bundledRecipes = fileURLToPath(new URL('../../recipes/', import.meta.url));
+
+/** Recipes are short; a longer text is some other file. */
+const MOST_CHARACTERS = 1_000_000;
 
 /**
  * Loads and checks a recipe.
  * @param name a YAML file, or the bare name of a bundled recipe such as `dominoes`
  * @param overrides `path=value` texts, later ones win
+ * @param note told what a recipe with the official code's keys has been given besides
  * @throws UserError listing every mistake with its place
  */
-export function loadRecipe(name: string, overrides: readonly string[] = []): Recipe {
+export function loadRecipe(
+  name: string,
+  overrides: readonly string[] = [],
+  note: (line: string) => void = () => {},
+): Recipe {
   const path = findRecipe(name);
-  return parseRecipe(readFileSync(path, 'utf8'), path, overrides);
+  return parseRecipe(readText(path, 'recipe'), path, overrides, note);
 }
 
 function findRecipe(name: string): string {
@@ -37,9 +46,16 @@ export function checkRecipe(settings: unknown): Recipe {
 }
 
 /** As loadRecipe, for text at hand; `source` is the name that errors show. */
-export function parseRecipe(text: string, source: string, overrides: readonly string[] = []): Recipe {
+export function parseRecipe(
+  text: string,
+  source: string,
+  overrides: readonly string[] = [],
+  note: (line: string) => void = () => {},
+): Recipe {
+  if (text.length > MOST_CHARACTERS)
+    throw new UserError(`${source} has ${text.length} characters; a recipe has at most ${MOST_CHARACTERS}`);
   const lines = new LineCounter();
-  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
+  const document = orExplain(source, () => parseDocument(text, { lineCounter: lines, prettyErrors: false }));
   const place = (offset: number | undefined) => {
     if (offset === undefined) return `${source}:1:1`;
     const { line, col } = lines.linePos(offset);
@@ -56,14 +72,16 @@ export function parseRecipe(text: string, source: string, overrides: readonly st
   if (!isMap(document.contents))
     throw new UserError(`${place(0)}: a recipe is a map of settings such as "task: dominoes"`);
   plainValue(document, source);
-  translateOfficialKeys(document, (offset, message) => {
+  const official = new OfficialSettings(document, (offset, message) => {
     throw new UserError(`${place(offset)}: ${message}`);
   });
-  const overridden = overrides.map((override) => applyOverride(document, override));
+  const overridden = overrides.map((override) => applyOverride(document, official, override));
+  const notes = official.finish();
   const result = recipeSchema.safeParse(plainValue(document, source));
-  if (result.success) return result.data;
-  const messages = result.error.issues.flatMap((issue) => describeIssue(issue, document, place, overridden));
-  throw mistakes(messages);
+  if (!result.success)
+    throw mistakes(result.error.issues.flatMap((issue) => describeIssue(issue, document, place, overridden)));
+  for (const line of notes) note(`${source}: ${line}`);
+  return result.data;
 }
 
 /** One wrong bracket can make hundreds of mistakes, of which the first ones tell the most. */
@@ -76,8 +94,13 @@ function mistakes(messages: readonly string[]): UserError {
 
 /** @throws UserError where aliases lead nowhere or make far more than was written */
 function plainValue(document: Document, source: string): unknown {
+  return orExplain(source, () => document.toJS());
+}
+
+/** The YAML reader throws where a text nests too deep or its aliases cannot be followed. */
+function orExplain<T>(source: string, read: () => T): T {
   try {
-    return document.toJS();
+    return read();
   } catch (error) {
     throw new UserError(`${source}: ${(error as Error).message}`);
   }
@@ -89,34 +112,39 @@ interface Override {
 }
 
 /** Writes one `a.b=c` into the document; the value is read as YAML unless the schema wants text. */
-function applyOverride(document: Document, text: string): Override {
+function applyOverride(document: Document, official: OfficialSettings, text: string): Override {
   const equals = text.indexOf('=');
   if (equals < 1) throw new UserError(`--set ${text}: write path=value, such as optimizer.lr=1e-4`);
-  const given = text.slice(0, equals);
-  const path = (renamedPath(given) ?? given.split('.')).map((key) => (/^\d+$/.test(key) ? Number(key) : key));
+  const name = text.slice(0, equals);
   const raw = text.slice(equals + 1);
+  const fail = (message: string): never => {
+    throw new UserError(`--set ${text}: ${message}`);
+  };
+  if (OFFICIAL_KEYS.includes(name)) {
+    const path = official.override(name, OFFICIAL_TEXTS.includes(name) ? raw : parseValue(raw, fail), fail);
+    return { path: [...(path ?? [name])], text };
+  }
+  const path = name.split('.').map((key) => (/^\d+$/.test(key) ? Number(key) : key));
   for (let depth = 1; depth <= path.length; depth++) {
     if (schemaAt(recipeSchema, path.slice(0, depth))) continue;
-    const known = keysAt(recipeSchema, path.slice(0, depth - 1));
-    throw new UserError(`--set ${text}: ${unknownKey(String(path[depth - 1]), known)}`);
+    fail(unknownKey(String(path[depth - 1]), keysAt(recipeSchema, path.slice(0, depth - 1))));
   }
-  let value: unknown = raw;
-  if (!wantsText(recipeSchema, path)) {
-    try {
-      value = parse(raw);
-    } catch {
-      throw new UserError(`--set ${text}: the value is not valid YAML`);
-    }
-  }
+  const value = wantsText(recipeSchema, path) ? raw : parseValue(raw, fail);
   try {
     // A node of its own, so that later overrides can reach into it and errors find no line for it.
     document.setIn(path, document.createNode(value));
   } catch {
-    throw new UserError(
-      `--set ${text}: ${path.slice(0, -1).join('.')} holds a plain value in the recipe; set it as a whole`,
-    );
+    fail(`${path.slice(0, -1).join('.')} holds a plain value in the recipe; set it as a whole`);
   }
   return { path, text };
+}
+
+function parseValue(raw: string, fail: (message: string) => never): unknown {
+  try {
+    return parse(raw);
+  } catch {
+    return fail('the value is not valid YAML');
+  }
 }
 
 function unknownKey(key: string, known: readonly string[]): string {

@@ -97,12 +97,84 @@ describe("the official code's names", () => {
     );
   });
 
-  it('leave the global batch to be written down', () => {
-    expect(failure((official + ours).replace('globalBatch: 64\n', ''))).toBe(
-      'r.yaml:15:1: gradient_accumulation_steps: write globalBatch too; 8 x 2 rows are 16 in one process and 64 on the official four',
+  it('make the global batch that of four processes where it is not written down, and say so', () => {
+    const notes: string[] = [];
+    const recipe = parseRecipe((official + ours).replace('globalBatch: 64\n', ''), 'r.yaml', [], (n) => notes.push(n));
+    expect(recipe.globalBatch).toBe(64);
+    expect(notes.at(-1)).toBe(
+      'r.yaml: globalBatch is 64: 8 x 2 rows in each of 4 processes, as the official code is run; set globalBatch=16 for one process alone',
     );
     expect(failure((official + ours).replace('globalBatch: 64', 'globalBatch: 40'))).toContain(
       '8 x 2 rows do not divide globalBatch 40',
     );
+    expect(failure((official + ours).replace('steps: 8', 'steps: many'))).toMatch(
+      /^r\.yaml:15:1: gradient_accumulation/,
+    );
+  });
+
+  it('bring the official prompts and LoRA along, and say so; what is set stays', () => {
+    const notes: string[] = [];
+    const recipe = parseRecipe(official + ours, 'r.yaml', [], (note) => notes.push(note));
+    expect(recipe).toMatchObject({
+      profile: 'official',
+      lora: {
+        rank: 64,
+        alpha: 16,
+        dropout: 0.05,
+        targets: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
+      },
+      optimizer: { clip: 0.7 },
+      latent: { onExhausted: 'reuse' },
+    });
+    expect(notes).toHaveLength(1);
+    expect(notes[0]).toMatch(/^r\.yaml: the recipe has the official code's keys.*: profile official; LoRA of rank 64/);
+    const set = ['lora=null', 'profile=consistent', 'optimizer.clip=null', 'latent.onExhausted=fewer'];
+    const quiet: string[] = [];
+    const own = parseRecipe(official + ours, 'r.yaml', set, (note) => quiet.push(note));
+    expect(own).toMatchObject({ lora: null, profile: 'consistent', optimizer: { clip: null } });
+    expect(quiet).toEqual([]);
+  });
+
+  it('are a whole recipe with task, model and data, in the file or by --set', () => {
+    const set = ['task=m3cot', 'model=models/base', 'data.folder=data/m3cot'];
+    const recipe = parseRecipe(official, 'qwen.yaml', set);
+    expect(recipe).toMatchObject({
+      globalBatch: 64,
+      data: { source: 'folder', folder: 'data/m3cot' },
+      dtype: 'bfloat16',
+    });
+    const byPath = parseRecipe(official, 'qwen.yaml', ['task=m3cot', 'load_model_path=a/b', 'data.folder=d']);
+    expect(byPath.model.folder).toBe('a/b');
+  });
+
+  it('may all be set on the command line, before and after what they depend on', () => {
+    const set = (...more: string[]) => parseRecipe(official + ours, 'r.yaml', more);
+    expect(set('save_path=/tmp/1').out).toBe('/tmp/1/m3cot_IVTLR');
+    expect(set('name=007').out).toBe('/data/runs/007');
+    expect(set('save_path=a', 'name=b').out).toBe('a/b');
+    expect(set('save_path=a', 'out=c').out).toBe('c');
+    expect(set('project=x').out).toBe('/data/runs/m3cot_IVTLR');
+    expect(set('load_model_path=w').model.folder).toBe('w');
+    expect(set('load_model_path=None').model.folder).toBe('models/base');
+    expect(set('bf16=false').dtype).toBe('float32');
+    expect(set('debug=true').data.samplesPerEpoch).toBe(5000);
+    expect(set('debug=true', 'debug=false').data.samplesPerEpoch).toBeNull();
+    expect(set('resume=0').seed).toBe(7);
+    expect(set('globalBatch=32').globalBatch).toBe(32);
+    expect(set('gradient_accumulation_steps=4', 'batch_size_training=4', 'globalBatch=48').globalBatch).toBe(48);
+    expect(failure(official + ours, ['gradient_accumulation_steps=5'])).toBe(
+      '--set gradient_accumulation_steps=5: 5 x 2 rows do not divide globalBatch 64',
+    );
+    expect(failure(official + ours, ['resume=3'])).toMatch(/^--set resume=3: the official code skips 3 epochs/);
+    expect(failure(official + ours, ['bf16=maybe'])).toBe('--set bf16=maybe: expected true or false');
+    expect(failure(official + ours, ['lr=-1'])).toMatch(/^--set lr=-1: optimizer\.lr: /);
+  });
+
+  it('leave a recipe of this project what it is when only --set has them', () => {
+    const plain =
+      ours +
+      'latent: { maxLatentStage: 3, epochsPerStage: 1 }\nmicroBatch: 2\nnumEpochs: 1\noptimizer: { lr: 1 }\nout: x\n';
+    const recipe = parseRecipe(plain.replace('latent: { patches: 32 }\n', ''), 'r.yaml', ['lr=1e-3', 'name=y']);
+    expect(recipe).toMatchObject({ lora: null, profile: 'consistent', optimizer: { lr: 1e-3, clip: null }, out: 'y' });
   });
 });

@@ -1,8 +1,9 @@
 /**
- * The settings of the official Python code's YAML files, under their own names: read beside this project's, each becomes the setting that means
- * the same. A setting given twice, under both names, is an error.
+ * The settings of the official Python code's YAML files, under their own names: in a recipe beside this project's, or by `--set`. Each becomes the
+ * setting that means the same. In the text of a recipe a setting given twice, under both names, is an error.
  */
-import { type Document, isNode, isScalar, type Pair, type YAMLMap } from 'yaml';
+import { type Document, isNode, isScalar, type YAMLMap } from 'yaml';
+import { DECODER_PROJECTIONS } from '../lora/options.ts';
 
 /** The same value under another name. */
 const RENAMED: Readonly<Record<string, readonly string[]>> = {
@@ -14,91 +15,165 @@ const RENAMED: Readonly<Record<string, readonly string[]>> = {
   lr: ['optimizer', 'lr'],
 };
 
+/** Texts: kept letter by letter when they come from a command line. */
+export const OFFICIAL_TEXTS: readonly string[] = ['project', 'save_path', 'name', 'load_model_path'];
+
 /** All of them; `seed` is called so here too. */
 export const OFFICIAL_KEYS: readonly string[] = [
-  ...['project', 'save_path', 'name', 'load_model_path', 'resume', 'bf16', 'debug', 'gradient_accumulation_steps'],
+  ...OFFICIAL_TEXTS,
+  ...['resume', 'bf16', 'debug', 'gradient_accumulation_steps'],
   ...Object.keys(RENAMED),
 ];
 
 /** Rows of the data set that the official code keeps with `debug: True`. */
 const DEBUG_ROWS = 5000;
 
-/** The path that an official name stands for, where it is only another name. */
-export function renamedPath(key: string): readonly string[] | undefined {
-  return Object.hasOwn(RENAMED, key) ? RENAMED[key] : undefined;
+/** Processes that the published runs were made with, one a GPU. */
+const PROCESSES = 4;
+
+/** What the official code does without a key for it. */
+const DEFAULTS: readonly (readonly [path: readonly string[], value: unknown, said: string])[] = [
+  [['profile'], 'official', 'profile official'],
+  [
+    ['lora'],
+    { rank: 64, alpha: 16, dropout: 0.05, targets: DECODER_PROJECTIONS },
+    `LoRA of rank 64, alpha 16 and dropout 0.05 on ${DECODER_PROJECTIONS.join(', ')}`,
+  ],
+  [['optimizer', 'clip'], 0.7, 'optimizer.clip 0.7'],
+  [['latent', 'onExhausted'], 'reuse', 'latent.onExhausted reuse'],
+  [['data', 'source'], 'folder', 'data.source folder'],
+];
+
+type Fail = (message: string) => never;
+
+interface Given {
+  /** What the document takes. */
+  value: unknown;
+  fail: Fail;
 }
 
-/**
- * Rewrites the official names of a recipe in place.
- * @param fail raises an error at an offset of the text
- */
-export function translateOfficialKeys(
-  document: Document,
-  fail: (offset: number | undefined, message: string) => never,
-): void {
-  const top = document.contents as YAMLMap;
-  const pairs = new Map<string, Pair>();
-  for (const pair of top.items) {
-    if (isScalar(pair.key) && OFFICIAL_KEYS.includes(String(pair.key.value))) pairs.set(String(pair.key.value), pair);
-  }
-  if (pairs.size === 0) return;
-  const offsetOf = (key: string) => {
-    const node = pairs.get(key)?.key;
-    return isNode(node) ? node.range?.[0] : undefined;
-  };
-  const plain = (key: string): unknown => {
-    const value = pairs.get(key)?.value;
-    return isScalar(value) ? value.value : isNode(value) ? value.toJS(document) : value;
-  };
-  const put = (key: string, path: readonly string[], value: unknown) => {
-    if (document.hasIn(path))
-      fail(offsetOf(key), `${key}: is called ${path.join('.')} here, which the recipe sets too`);
-    document.setIn(path, isNode(value) ? value : document.createNode(value));
-  };
-  const truth = (key: string): boolean => {
-    const value = plain(key);
-    return typeof value === 'boolean' ? value : fail(offsetOf(key), `${key}: expected true or false`);
-  };
-  for (const key of pairs.keys()) top.delete(key);
+/** The official names of one recipe, as they are met. */
+export class OfficialSettings {
+  readonly #document: Document;
+  readonly #given = new Map<string, Given>();
+  /** Whether the recipe's text has any; what `--set` says does not make it one of the official code. */
+  readonly #inText: boolean;
 
-  for (const [key, path] of Object.entries(RENAMED)) if (pairs.has(key)) put(key, path, pairs.get(key)!.value);
-  // `project` names a board of an online logging service; nothing here is sent anywhere.
-  const folders = ['save_path', 'name'].filter((key) => pairs.has(key));
-  if (folders.length > 0) put(folders[0]!, ['out'], folders.map((key) => String(plain(key))).join('/'));
-  const weights = plain('load_model_path') ?? null;
-  if (weights !== null && weights !== 'None') put('load_model_path', ['model'], pairs.get('load_model_path')!.value);
-  const resume = plain('resume') ?? 0;
-  if (resume !== 0) {
-    fail(
-      offsetOf('resume'),
-      `resume: the official code skips ${resume} epochs and loads nothing; to go on with a run use the flag --resume`,
-    );
+  /**
+   * Rewrites the official names of a recipe in place.
+   * @param fail raises an error at an offset of the text
+   */
+  constructor(document: Document, fail: (offset: number | undefined, message: string) => never) {
+    this.#document = document;
+    const top = document.contents as YAMLMap;
+    for (const pair of [...top.items]) {
+      const key = isScalar(pair.key) ? String(pair.key.value) : '';
+      if (!OFFICIAL_KEYS.includes(key)) continue;
+      const offset = isNode(pair.key) ? pair.key.range?.[0] : undefined;
+      this.#given.set(key, { value: pair.value, fail: (message) => fail(offset, `${key}: ${message}`) });
+      top.delete(key);
+    }
+    this.#inText = this.#given.size > 0;
+    const written = new Set<string>();
+    for (const [key, { fail }] of this.#given) {
+      const setting = this.#settingOf(key);
+      if (setting === null) continue;
+      const name = setting.path.join('.');
+      if (!written.has(name) && document.hasIn(setting.path)) fail(`is called ${name} here, which the recipe sets too`);
+      written.add(name);
+      this.#write(key, setting);
+    }
   }
-  if (pairs.has('bf16')) put('bf16', ['dtype'], truth('bf16') ? 'bfloat16' : 'float32');
-  if (pairs.has('debug') && truth('debug')) put('debug', ['data', 'samplesPerEpoch'], DEBUG_ROWS);
-  if (pairs.has('gradient_accumulation_steps'))
-    checkAccumulation(document, plain, (message) => fail(offsetOf('gradient_accumulation_steps'), message));
-}
 
-/** The official global batch follows from the number of processes; here it is written down and the accumulation follows from it. */
-function checkAccumulation(
-  document: Document,
-  plain: (key: string) => unknown,
-  fail: (message: string) => never,
-): void {
-  const name = 'gradient_accumulation_steps';
-  const accumulation = plain(name);
-  if (typeof accumulation !== 'number') fail(`${name}: expected a number`);
-  const microBatch = document.getIn(['microBatch']);
-  const globalBatch = document.getIn(['globalBatch']);
-  if (typeof microBatch !== 'number') return;
-  const own = microBatch * (accumulation as number);
-  if (typeof globalBatch !== 'number') {
-    fail(
-      `${name}: write globalBatch too; ${accumulation} x ${microBatch} rows are ${own} in one process and ${4 * own} on the official four`,
-    );
+  /** Takes one from a command line; it counts more than the text. Returns the path of the setting, or null where it becomes none. */
+  override(key: string, value: unknown, fail: Fail): readonly string[] | null {
+    const before = this.#given.has(key) ? this.#settingOf(key) : null;
+    this.#given.set(key, { value, fail });
+    const setting = this.#settingOf(key);
+    if (setting !== null) this.#write(key, setting);
+    else if (before !== null) this.#document.deleteIn(before.path);
+    return setting?.path ?? null;
   }
-  if ((globalBatch as number) % own !== 0) {
-    fail(`${name}: ${accumulation} x ${microBatch} rows do not divide globalBatch ${globalBatch}`);
+
+  /** When all is said: the global batch, and the official defaults of what was not. Returns lines that say so. */
+  finish(): string[] {
+    const notes = this.#finishGlobalBatch();
+    const said = this.#inText ? DEFAULTS.filter(([path, value]) => this.#default(path, value)) : [];
+    if (said.length === 0) return notes;
+    const list = said.map(([, , text]) => text).join('; ');
+    return [`the recipe has the official code's keys, so what it does not set is as there: ${list}`, ...notes];
+  }
+
+  /** The setting that an official name stands for, its value, or null for one that only says something about others. */
+  #settingOf(key: string): { path: readonly string[]; value: unknown } | null {
+    const { fail, value } = this.#given.get(key)!;
+    const renamed = RENAMED[key];
+    if (renamed) return { path: renamed, value };
+    const plain = this.#plain(key);
+    const flag = () => (typeof plain === 'boolean' ? plain : fail('expected true or false'));
+    switch (key) {
+      case 'save_path':
+      case 'name': {
+        const parts = ['save_path', 'name'].filter((part) => this.#given.has(part));
+        return { path: ['out'], value: parts.map((part) => String(this.#plain(part))).join('/') };
+      }
+      case 'load_model_path':
+        return plain === null || plain === 'None' ? null : { path: ['model'], value };
+      case 'bf16':
+        return { path: ['dtype'], value: flag() ? 'bfloat16' : 'float32' };
+      case 'debug':
+        return flag() ? { path: ['data', 'samplesPerEpoch'], value: DEBUG_ROWS } : null;
+      case 'resume':
+        if (plain !== null && plain !== 0) {
+          fail(`the official code skips ${plain} epochs and loads nothing; to go on with a run use the flag --resume`);
+        }
+        return null;
+      default:
+        // `project` names a board of an online logging service, and nothing here is sent anywhere; the accumulation is looked at in the end.
+        return null;
+    }
+  }
+
+  #plain(key: string): unknown {
+    const value = this.#given.get(key)?.value;
+    return isScalar(value) ? value.value : isNode(value) ? value.toJS(this.#document) : (value ?? null);
+  }
+
+  #write(key: string, { path, value }: { path: readonly string[]; value: unknown }): void {
+    try {
+      this.#document.setIn(path, isNode(value) ? value : this.#document.createNode(value));
+    } catch {
+      this.#given.get(key)!.fail(`is ${path.join('.')} here, but ${path[0]} holds a plain value`);
+    }
+  }
+
+  #default(path: readonly string[], value: unknown): boolean {
+    const parent = path.length > 1 ? this.#document.get(path[0]) : undefined;
+    if (this.#document.hasIn(path) || isScalar(parent) || (parent !== undefined && typeof parent !== 'object'))
+      return false;
+    this.#document.setIn(path, this.#document.createNode(value));
+    return true;
+  }
+
+  /** The official global batch follows from the number of processes; here it is written down and the accumulation follows from it. */
+  #finishGlobalBatch(): string[] {
+    const given = this.#given.get('gradient_accumulation_steps');
+    if (!given) return [];
+    const accumulation = this.#plain('gradient_accumulation_steps');
+    const microBatch = this.#document.getIn(['microBatch']);
+    const globalBatch = this.#document.getIn(['globalBatch']);
+    if (typeof accumulation !== 'number' || !Number.isInteger(accumulation) || accumulation < 1)
+      given.fail('expected a whole number of at least 1');
+    if (typeof microBatch !== 'number') return []; // the schema says what is wrong
+    const own = microBatch * (accumulation as number);
+    if (globalBatch === undefined) {
+      this.#document.setIn(['globalBatch'], PROCESSES * own);
+      return [
+        `globalBatch is ${PROCESSES * own}: ${accumulation} x ${microBatch} rows in each of ${PROCESSES} processes, as the official code is run; set globalBatch=${own} for one process alone`,
+      ];
+    }
+    if (typeof globalBatch === 'number' && globalBatch % own !== 0)
+      given.fail(`${accumulation} x ${microBatch} rows do not divide globalBatch ${globalBatch}`);
+    return [];
   }
 }

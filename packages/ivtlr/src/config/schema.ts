@@ -1,7 +1,8 @@
 /** A recipe: one YAML file describes one complete run. Parts are declared beside the component that reads them and composed here. */
 import { z } from 'zod';
+import { DEVICE_NAME } from '../engine/device.ts';
 import { loraSchema } from '../lora/options.ts';
-import { dataSchema, latentTrainingSchema, loopSchema } from '../train/options.ts';
+import { dataSchema, latentTrainingSchema, loopSchema, rowCount } from '../train/options.ts';
 import { RESIZE_RULES } from '../vision/resize.ts';
 
 /**
@@ -48,23 +49,20 @@ export const recipeSchema = z
     /** How images are resized (vision/resize.ts); null: as stored with the model, else as the profile has it. */
     resize: z.enum(RESIZE_RULES).nullable().default(null),
     /** Most pieces a rationale is cut into (official 3). */
-    maxSteps: z.int().positive().default(3),
+    maxSteps: z.int().positive().max(1000).default(3),
     seed: z.int().min(0).default(0),
-    threads: z.int().positive().nullable().default(null),
-    device: z
-      .string()
-      .regex(/^(cpu|cuda(:\d+)?)$/, 'must be cpu, cuda or cuda:N')
-      .default('cpu'),
+    threads: z.int().positive().max(1024).nullable().default(null),
+    device: z.string().regex(DEVICE_NAME, 'must be auto, cpu, cuda or cuda:N').default('auto'),
     dtype: z.enum(['float32', 'bfloat16', 'float16']).default('float32'),
     latent: latentTrainingSchema,
     /** Train low-rank adapters on frozen weights; null trains every weight. */
     lora: loraSchema.nullable().default(null),
     /** Run each decoder layer again in the backward pass instead of keeping its activations. */
     activationCheckpointing: z.boolean().default(false),
-    globalBatch: z.int().positive(),
+    globalBatch: rowCount,
     /** Rows that go through the model at once; gradients add up until `globalBatch` rows are seen. */
-    microBatch: z.int().positive(),
-    numEpochs: z.int().min(0),
+    microBatch: rowCount,
+    numEpochs: z.int().min(0).max(100_000),
     data: dataSchema,
     ...loopSchema.shape,
   })

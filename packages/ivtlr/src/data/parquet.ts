@@ -2,10 +2,12 @@
 import { open } from 'node:fs/promises';
 import {
   type AsyncBuffer,
+  type ColumnMetaData,
   type FileMetaData,
   parquetMetadataAsync,
   parquetReadObjects,
   parquetSchema,
+  type RowGroup,
   type SchemaElement,
   type SchemaTree,
 } from 'hyparquet';
@@ -13,6 +15,7 @@ import { compressors } from 'hyparquet-compressors';
 import { fileWriter, parquetWriteRows } from 'hyparquet-writer';
 import { UserError } from '../errors.ts';
 import { beginAtomicWrite } from '../files.ts';
+import { checkPages } from './parquet-pages.ts';
 import { type BadRows, noColumn, type PlacedRow, type Row } from './row.ts';
 
 /** The library's LZ4 stumbles over blocks of no bytes, which columns of nulls have. */
@@ -41,7 +44,7 @@ export async function* readParquet(
   for (const path of files) {
     const source = await openParquet(path);
     try {
-      const { metadata, file } = source;
+      const { metadata } = source;
       const present = requireColumns(path, metadata, columns);
       const found = wanted.filter((column) => present.includes(column));
       let rowStart = 0;
@@ -50,7 +53,7 @@ export async function* readParquet(
         const place = `${path} row group ${groupIndex}`;
         let rows: Row[] = [];
         try {
-          rows = await readGroup(place, file, metadata, found, rowStart, rowEnd);
+          rows = await readGroup(place, source, group, found, rowStart, rowEnd);
         } catch (error) {
           if (!onBad || !(error instanceof UserError)) throw error;
           onBad({ place, message: error.message, rows: rowEnd - rowStart });
@@ -200,12 +203,22 @@ function requireColumns(path: string, metadata: FileMetaData, columns: readonly 
 
 async function readGroup(
   place: string,
-  file: AsyncBuffer,
-  metadata: FileMetaData,
+  { file, metadata }: Pick<OpenParquet, 'file' | 'metadata'>,
+  group: RowGroup,
   columns: readonly string[],
   rowStart: number,
   rowEnd: number,
 ): Promise<Row[]> {
+  const corrupt = (where: string, error: unknown) =>
+    new UserError(`${place} is corrupt: ${where}rows ${rowStart} to ${rowEnd - 1}: ${reason(error)}`);
+  const pages: DecompressedPage[] = [];
+  for (const { meta_data: chunk } of group.columns) {
+    const [column] = chunk!.path_in_schema;
+    if (!columns.includes(column!)) continue;
+    await checkColumn(file, metadata, chunk!, Number(group.num_rows), pages).catch((error: unknown) => {
+      throw corrupt(`column ${column}, `, error);
+    });
+  }
   // Without utf8: false, binary columns such as image bytes would be decoded as text and ruined.
   const read = (names: readonly string[]) =>
     parquetReadObjects({
@@ -214,7 +227,7 @@ async function readGroup(
       columns: [...names],
       rowStart,
       rowEnd,
-      compressors: decompressors,
+      compressors: keptPages(pages),
       utf8: false,
     });
   try {
@@ -223,13 +236,55 @@ async function readGroup(
     // Read again column by column to say which one is broken.
     for (const column of columns) {
       await read([column]).catch((failure: unknown) => {
-        throw new UserError(
-          `${place} is corrupt: column ${column}, rows ${rowStart} to ${rowEnd - 1}: ${reason(failure)}`,
-        );
+        throw corrupt(`column ${column}, `, failure);
       });
     }
-    throw new UserError(`${place} is corrupt: rows ${rowStart} to ${rowEnd - 1}: ${reason(error)}`);
+    throw corrupt('', error);
   }
+}
+
+interface DecompressedPage {
+  input: Uint8Array;
+  content: Uint8Array;
+}
+
+async function checkColumn(
+  file: AsyncBuffer,
+  metadata: FileMetaData,
+  chunk: ColumnMetaData,
+  rows: number,
+  pages: DecompressedPage[],
+): Promise<void> {
+  const start = Number(chunk.dictionary_page_offset || chunk.data_page_offset);
+  const end = start + Number(chunk.total_compressed_size);
+  if (!(start >= 0 && end <= file.byteLength)) throw new Error(`bytes ${start} to ${end} are not in the file`);
+  let [maxRepetition, maxDefinition] = [0, 0];
+  let tree = parquetSchema(metadata);
+  for (const name of chunk.path_in_schema) {
+    tree = tree.children.find(({ element }) => element.name === name)!;
+    if (tree.element.repetition_type === 'REPEATED') maxRepetition++;
+    if (tree.element.repetition_type !== 'REQUIRED') maxDefinition++;
+  }
+  const decompress = (input: Uint8Array, length: number) => {
+    if (chunk.codec === 'UNCOMPRESSED') return input;
+    const content = decompressors[chunk.codec]?.(input, length) ?? new Uint8Array();
+    pages.push({ input, content });
+    return content;
+  };
+  checkPages(new Uint8Array(await file.slice(start, end)), { rows, maxRepetition, maxDefinition, decompress });
+}
+
+/** The library's decompressors, which take pages that were decompressed for the check. */
+function keptPages(pages: DecompressedPage[]): typeof decompressors {
+  const wrapped = Object.entries(decompressors).map(([codec, decompress]) => {
+    const take = (input: Uint8Array, length: number) => {
+      const same = (page: DecompressedPage) => Buffer.compare(page.input, input) === 0;
+      const place = pages.findIndex((page) => page.content.length === length && same(page));
+      return place < 0 ? decompress(input, length) : pages.splice(place, 1)[0]!.content;
+    };
+    return [codec, take] as const;
+  });
+  return Object.fromEntries(wrapped);
 }
 
 /** The library checks little of what it reads, so that damage often shows as a stumble of JavaScript, which tells a reader nothing. */

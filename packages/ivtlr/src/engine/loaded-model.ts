@@ -9,7 +9,7 @@ import { z } from 'zod';
 import type { RenderOptions } from '../data/render.ts';
 import type { RawImage } from '../data/sample.ts';
 import { schemaMistakes, UserError } from '../errors.ts';
-import { readJson, writeFileAtomic } from '../files.ts';
+import { readJson, wholeFolder, writeFileAtomic } from '../files.ts';
 import { cachedSnapshot, isHubName } from '../hub/cache.ts';
 import { hubSettings } from '../hub/settings.ts';
 import { type LatentOptions, latentOptionsSchema, latentStepsSchema } from '../latent/options.ts';
@@ -100,7 +100,8 @@ export interface OpenModelOptions {
  * Opens a folder: a whole model, or a LoRA adapter, whose base is the folder that adapter_config.json names.
  * @throws UserError naming the file that is missing or wrong
  */
-export function openModelFolder(folder: string, options: OpenModelOptions = {}): LoadedModel {
+export function openModelFolder(path: string, options: OpenModelOptions = {}): LoadedModel {
+  const folder = wholeFolder(path);
   if (!existsSync(folder)) throw new UserError(`there is no model folder ${folder}`);
   const { dtype, device, settings, mergeAdapters = true } = options;
   const base = isAdapterFolder(folder) ? baseOfAdapter(folder) : folder;

@@ -6,13 +6,13 @@ export const DECODER_PROJECTIONS = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gat
 
 export const loraSchema = z.strictObject({
   /** Width of the bottleneck (PEFT's r). */
-  rank: z.int().positive().default(64),
+  rank: z.int().positive().max(1024).default(64),
   /** The adapter's output counts alpha / rank. */
   alpha: z.number().positive().default(16),
   /** Share of the adapter's inputs dropped in training. */
   dropout: z.number().min(0).lt(1).default(0.05),
   /** Linear layers by the end of their name: `q_proj`, or longer such as `self_attn.q_proj`. */
-  targets: z.array(z.string().min(1)).min(1).default(DECODER_PROJECTIONS),
+  targets: z.array(z.string().min(1)).min(1).max(10_000).default(DECODER_PROJECTIONS),
 });
 
 export type LoraOptions = z.output<typeof loraSchema>;

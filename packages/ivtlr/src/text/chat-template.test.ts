@@ -87,6 +87,8 @@ test('what templates may count on is there', () => {
 
 test('bad templates are UserErrors that name their source', () => {
   expect(() => parseChatTemplate('{% for x in %}', 'a/b')).toThrow(/chat template in a\/b is not valid Jinja/);
+  for (const cut of ['{{', '{{ a.', '{% set x =', '{% if x %}'])
+    expect(() => parseChatTemplate(cut, 'a/b')).toThrow(/is not valid Jinja: it is cut short or nested wrongly$/);
   const raising = parseChatTemplate("{{ raise_exception('no system role') }}", 'c');
   expect(() => renderChat(raising, [])).toThrow(/chat template in c failed: .*no system role/);
 });

@@ -74,7 +74,10 @@ export function parseChatTemplate(
   try {
     return { source, program: new Template(text).parsed, variables };
   } catch (error) {
-    throw new UserError(`chat template in ${source} is not valid Jinja: ${(error as Error).message}`);
+    // The library stumbles over some templates that are cut short or nested without end.
+    const stumbled = error instanceof TypeError || error instanceof RangeError;
+    const why = stumbled ? 'it is cut short or nested wrongly' : (error as Error).message;
+    throw new UserError(`chat template in ${source} is not valid Jinja: ${why}`);
   }
 }
 

@@ -3,31 +3,36 @@
  *   out/checkpoints/step-00000120/  model files, optimizer.safetensors, state.json, recipe.json
  *   out/checkpoints/latest          name of the newest complete folder
  * A folder is written under a temporary name and renamed, and `latest` is switched only after that: a kill at any moment leaves the previous
- * checkpoint in force.
+ * checkpoint in force, and one before the first `latest` leaves the first whole folder, or nothing.
  */
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Optimizer } from '@ivtlr/torch';
-import { getRngState, openSafetensors, saveSafetensors, setRngState, tensor } from '@ivtlr/torch';
+import { getRngState, openSafetensors, saveSafetensors, scope, setRngState, tensor } from '@ivtlr/torch';
+import { z } from 'zod';
 import { UserError } from '../errors.ts';
-import { readJson, readText, writeFileAtomic } from '../files.ts';
+import { readJson, readText, writeFileAtomic, writeFolderAtomic } from '../files.ts';
 
 const version = 1;
 
+const whole = z.int().min(0);
+
 /** What is not in the weights or the optimiser. Data order needs no state: it follows from seed, epoch and step alone. */
-export interface TrainState {
-  version: number;
+const stateSchema = z.object({
+  version: z.literal(version),
   /** Finished optimiser steps; the next step has this number. */
-  step: number;
-  totalSteps: number;
-  phase: string;
-  epoch: number;
-  stage: number;
+  step: whole,
+  totalSteps: whole,
+  phase: z.string(),
+  epoch: whole,
+  stage: whole,
   /** Seconds spent training so far, over all parts of the run. */
-  seconds: number;
+  seconds: z.number().min(0),
   /** Generator states by device, base64. */
-  rng: Record<string, string>;
-}
+  rng: z.record(z.string(), z.base64()),
+});
+
+export type TrainState = z.output<typeof stateSchema>;
 
 export interface Checkpoint {
   folder: string;
@@ -60,7 +65,7 @@ export function writeCheckpoint(out: string, state: TrainState, parts: Checkpoin
     writeFileAtomic(join(temporary, 'state.json'), `${JSON.stringify(state, null, 2)}\n`);
   });
   writeFileAtomic(join(root, 'latest'), `${name}\n`);
-  const names = readdirSync(root).filter((entry) => /^step-\d+$/.test(entry));
+  const names = readdirSync(root).filter((entry) => checkpointName.test(entry));
   names.sort();
   for (const old of names.filter((entry) => entry !== name).slice(0, Math.max(0, names.length - keep))) {
     rmSync(join(root, old), { recursive: true });
@@ -68,45 +73,90 @@ export function writeCheckpoint(out: string, state: TrainState, parts: Checkpoin
   return folder;
 }
 
-/** Fills a folder under a temporary name, then gives it its final name, replacing an older one. */
-export function writeFolderAtomic(folder: string, fill: (temporary: string) => void): void {
-  const temporary = `${folder}.partial`;
-  rmSync(temporary, { recursive: true, force: true });
-  mkdirSync(temporary, { recursive: true });
-  fill(temporary);
-  rmSync(folder, { recursive: true, force: true });
-  renameSync(temporary, folder);
+/**
+ * The newest complete checkpoint under `out`, or null when there is none: the one that `latest` names, or, where a kill came before that was
+ * written, the last whole folder.
+ * @throws UserError when the folder is damaged or written by another version
+ */
+export function readLatestCheckpoint(out: string): Checkpoint | null {
+  const name = latestName(checkpointRoot(out));
+  if (name === null) return null;
+  const folder = join(checkpointRoot(out), name);
+  const file = join(folder, 'state.json');
+  const state = readJson(file, 'checkpoint state');
+  const found = (state as { version?: unknown } | null)?.version;
+  if (typeof found === 'number' && found !== version) {
+    throw new UserError(`${folder} is a checkpoint of version ${found}; this program reads version ${version}`);
+  }
+  const parsed = stateSchema.safeParse(state);
+  if (!parsed.success) {
+    const { path, message } = parsed.error.issues[0]!;
+    throw new UserError(
+      `${file} is damaged (${[...path, message].join(': ')}); remove ${folder} to go on from the checkpoint before it, if there is one`,
+    );
+  }
+  return { folder, state: parsed.data, recipe: readJson(join(folder, 'recipe.json'), 'checkpoint recipe') };
+}
+
+/** Refuses to mix two runs in one folder. */
+export function requireEmptyRun(out: string): void {
+  if (latestName(checkpointRoot(out)) !== null) {
+    throw new UserError(
+      `${out} already holds a run: go on with --resume, or choose another folder with --set out=FOLDER`,
+    );
+  }
+}
+
+const checkpointName = /^step-\d+$/;
+
+function latestName(root: string): string | null {
+  if (!existsSync(root)) return null;
+  const isWhole = (name: string) => checkpointName.test(name) && existsSync(join(root, name, 'state.json'));
+  const pointer = join(root, 'latest');
+  const named = existsSync(pointer) ? readText(pointer, 'checkpoint pointer').trim() : '';
+  if (isWhole(named)) return named;
+  return readdirSync(root).filter(isWhole).sort().at(-1) ?? null;
 }
 
 /**
- * The newest complete checkpoint under `out`, or null when there is none.
- * @throws UserError when the folder is damaged or written by a newer version
+ * Puts the optimiser, and the random generators of the devices in use, back to where the checkpoint was written. The model is loaded from
+ * `folder` by the caller.
+ * @throws UserError when a part is missing, cut or of another model
  */
-export function readLatestCheckpoint(out: string): Checkpoint | null {
-  const pointer = join(checkpointRoot(out), 'latest');
-  if (!existsSync(pointer)) return null;
-  const folder = join(checkpointRoot(out), readText(pointer, 'checkpoint pointer').trim());
-  const state = readJson(join(folder, 'state.json'), 'checkpoint state') as TrainState;
-  if (state.version !== version) {
-    throw new UserError(`${folder} is a checkpoint of version ${state.version}; this program reads version ${version}`);
-  }
-  return { folder, state, recipe: readJson(join(folder, 'recipe.json'), 'checkpoint recipe') };
+export function restoreCheckpoint(checkpoint: Checkpoint, optimizer: Optimizer, device: string): void {
+  const { folder, state } = checkpoint;
+  readPart(join(folder, 'optimizer.safetensors'), (path) => loadOptimizer(path, optimizer));
+  readPart(join(folder, 'state.json'), () => {
+    for (const name of generators(device)) {
+      const text = state.rng[name];
+      if (text === undefined) continue; // the run goes on on another device
+      const bytes = new Uint8Array(Buffer.from(text, 'base64'));
+      using saved = tensor(bytes, { dtype: 'uint8', shape: [bytes.length] });
+      setRngState(saved, name);
+    }
+  });
 }
 
-/** Puts optimiser and random generators back to where the checkpoint was written. The model is loaded from `folder` by the caller. */
-export function restoreCheckpoint(checkpoint: Checkpoint, optimizer: Optimizer): void {
-  loadOptimizer(join(checkpoint.folder, 'optimizer.safetensors'), optimizer);
-  for (const [device, text] of Object.entries(checkpoint.state.rng)) {
-    const bytes = new Uint8Array(Buffer.from(text, 'base64'));
-    using state = tensor(bytes, { dtype: 'uint8', shape: [bytes.length] });
-    setRngState(state, device);
+function readPart(path: string, read: (path: string) => void): void {
+  try {
+    read(path);
+  } catch (error) {
+    if (error instanceof UserError) throw error;
+    const message = (error as Error).message.split('\n')[0]!;
+    throw new UserError(
+      `the checkpoint cannot be gone on from: ${message.startsWith(path) ? message : `${path}: ${message}`}`,
+    );
   }
+}
+
+function generators(device: string): Set<string> {
+  return new Set(['cpu', device]);
 }
 
 /** A fresh TrainState with the generators as they are now. */
 export function captureState(fields: Omit<TrainState, 'version' | 'rng'>, device: string): TrainState {
   const rng: Record<string, string> = {};
-  for (const name of new Set(['cpu', device])) {
+  for (const name of generators(device)) {
     using state = getRngState(name);
     rng[name] = Buffer.from(state.bytes()).toString('base64');
   }
@@ -124,9 +174,10 @@ function loadOptimizer(path: string, optimizer: Optimizer): void {
     const step = Number(file.metadata.step);
     if (!Number.isInteger(step))
       throw new UserError(`${path}: the metadata has no step count; the file is not an optimiser state`);
-    const tensors = new Map([...file.names()].map((name) => [name, file.read(name)]));
-    optimizer.loadStateDict({ step, tensors });
-    for (const t of tensors.values()) t.dispose();
+    scope(() => {
+      const tensors = new Map(file.names().map((name) => [name, file.read(name)]));
+      optimizer.loadStateDict({ step, tensors });
+    });
   } finally {
     file.close();
   }

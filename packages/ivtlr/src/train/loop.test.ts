@@ -160,6 +160,53 @@ describe('runTraining', () => {
     expect(entries.at(-1)!.stage).toBe(2);
   });
 
+  it('says in one sentence which part of a checkpoint is damaged', async () => {
+    await run(out, { stopAfter: 6 });
+    const folder = join(out, 'checkpoints', 'step-00000006');
+    const state = readFileSync(join(folder, 'state.json'), 'utf8');
+    const optimizer = readFileSync(join(folder, 'optimizer.safetensors'));
+    const resumed = async () => {
+      const error = await run(out, { resume: true }).then(
+        () => null,
+        (reason: unknown) => reason,
+      );
+      expect(error).toBeInstanceOf(UserError);
+      expect((error as UserError).message.split('\n')).toHaveLength(1);
+      return (error as UserError).message;
+    };
+    const change = (fields: object) => JSON.stringify({ ...JSON.parse(state), ...fields });
+    for (const text of [
+      'null',
+      '[]',
+      change({ step: -1 }),
+      change({ step: 1e300 }),
+      change({ rng: null }),
+      change({ seconds: 'x' }),
+    ]) {
+      writeFileSync(join(folder, 'state.json'), text);
+      expect(await resumed()).toMatch(/state\.json is damaged \(.*\); remove .*step-00000006/);
+    }
+    writeFileSync(join(folder, 'state.json'), change({ rng: { cpu: 'AAAA' } }));
+    expect(await resumed()).toMatch(/^the checkpoint cannot be gone on from: .*state\.json: /);
+    writeFileSync(join(folder, 'state.json'), change({ version: 7 }));
+    expect(await resumed()).toContain('is a checkpoint of version 7; this program reads version 1');
+    writeFileSync(join(folder, 'state.json'), state);
+    writeFileSync(join(folder, 'optimizer.safetensors'), optimizer.subarray(0, 40));
+    expect(await resumed()).toMatch(/^the checkpoint cannot be gone on from: .*optimizer\.safetensors/);
+    writeFileSync(join(folder, 'optimizer.safetensors'), optimizer.subarray(0, optimizer.length - 4));
+    expect(await resumed()).toMatch(/^the checkpoint cannot be gone on from: .*optimizer\.safetensors/);
+    rmSync(join(folder, 'optimizer.safetensors'));
+    expect(await resumed()).toMatch(/^the checkpoint cannot be gone on from: .*optimizer\.safetensors/);
+    writeFileSync(join(folder, 'optimizer.safetensors'), optimizer);
+    expect((await run(out, { resume: true })).stopped).toBeNull();
+  });
+
+  it('takes no path from the pointer to the latest checkpoint', async () => {
+    await run(out, { everySteps: 3 });
+    writeFileSync(join(out, 'checkpoints', 'latest'), '../../elsewhere\n');
+    expect(readLatestCheckpoint(out)!.folder).toBe(join(out, 'checkpoints', 'step-00000019'));
+  });
+
   it('keeps only the newest checkpoints', async () => {
     await run(out, { everySteps: 3 });
     expect(readdirSync(join(out, 'checkpoints')).sort()).toEqual(['latest', 'step-00000018', 'step-00000019']);

@@ -1,19 +1,11 @@
 /** The training loop: walks through the plan, writes metrics and checkpoints, validates, and stops cleanly when asked. */
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Optimizer } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
-import { writeFileAtomic } from '../files.ts';
+import { writeFileAtomic, writeFolderAtomic } from '../files.ts';
 import { disposeBatches, type MicroBatch } from './batches.ts';
 import { BatchesAhead } from './batches-ahead.ts';
-import {
-  type Checkpoint,
-  captureState,
-  checkpointRoot,
-  restoreCheckpoint,
-  writeCheckpoint,
-  writeFolderAtomic,
-} from './checkpoint.ts';
+import { type Checkpoint, captureState, restoreCheckpoint, writeCheckpoint } from './checkpoint.ts';
 import { MetricsLog, readMetrics, type StepMetrics } from './metrics.ts';
 import type { CheckpointOptions, LoopOptions } from './options.ts';
 import { learningRate, type Phase, type Plan, type Position, positionOf } from './schedule.ts';
@@ -89,9 +81,8 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
     ? new EventWriter(join(out, 'tensorboard'), run.resume ? { purgeFrom: first + 1 } : {})
     : null;
   const earlier = readMetrics(metrics.path);
-  let best = Math.max(-1, ...earlier.map((entry) => (entry.kind === 'validation' ? entry.accuracy : -1)));
-  let optimizer: Optimizer = createOptimizer(trainee.parameters, recipe.optimizer);
-  if (run.resume) restoreCheckpoint(run.resume, optimizer);
+  let best = earlier.reduce((most, entry) => (entry.kind === 'validation' ? Math.max(most, entry.accuracy) : most), -1);
+  let optimizer = firstOptimizer(run);
   let saved = run.resume?.folder ?? '';
   let savedStep = run.resume ? first : -1;
 
@@ -216,6 +207,18 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
   }
 }
 
+/** Fresh, or as the checkpoint has it. */
+function firstOptimizer({ trainee, recipe, resume, device }: TrainRun): Optimizer {
+  const optimizer = createOptimizer(trainee.parameters, recipe.optimizer);
+  try {
+    if (resume) restoreCheckpoint(resume, optimizer, device);
+    return optimizer;
+  } catch (error) {
+    optimizer.dispose();
+    throw error;
+  }
+}
+
 function scalarsOf(entry: StepMetrics): Record<string, number> {
   return {
     'train/loss': entry.loss,
@@ -240,14 +243,5 @@ function stepOrExplain<T>(run: () => T, step: number, phase: Phase, checkpoint: 
     if (!(error instanceof UserError)) throw error;
     const rest = checkpoint === '' ? 'no checkpoint was written yet' : `the last checkpoint is ${checkpoint}`;
     throw new UserError(`training stopped at step ${step + 1} (${phase.name}): ${error.message}; ${rest}`);
-  }
-}
-
-/** Refuses to mix two runs in one folder. */
-export function requireEmptyRun(out: string): void {
-  if (existsSync(checkpointRoot(out))) {
-    throw new UserError(
-      `${out} already holds a run: go on with --resume, or choose another folder with --set out=FOLDER`,
-    );
   }
 }

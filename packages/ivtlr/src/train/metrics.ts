@@ -1,7 +1,7 @@
 /** metrics.jsonl: one JSON object a line, one line a step or evaluation. A resumed run first drops the lines past its checkpoint. */
-import { appendFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
-import { dirname } from 'node:path';
-import { writeFileAtomic } from '../files.ts';
+import { appendFileSync, existsSync } from 'node:fs';
+import { UserError } from '../errors.ts';
+import { readText, writeFileAtomic } from '../files.ts';
 
 /** One training step, averaged over its micro-batches. */
 export interface StepMetrics {
@@ -41,25 +41,29 @@ export class MetricsLog {
   /** @param keepThrough lines of later steps are dropped (0 starts an empty file) */
   constructor(path: string, keepThrough: number) {
     this.path = path;
-    mkdirSync(dirname(path), { recursive: true });
     const kept = readMetrics(path).filter((entry) => entry.step <= keepThrough);
     writeFileAtomic(path, kept.map((entry) => `${JSON.stringify(entry)}\n`).join(''));
   }
 
   append(entry: Metrics): void {
-    appendFileSync(this.path, `${JSON.stringify(entry)}\n`);
+    try {
+      appendFileSync(this.path, `${JSON.stringify(entry)}\n`);
+    } catch (error) {
+      throw new UserError(`cannot write ${this.path}: ${(error as Error).message}`);
+    }
   }
 }
 
-/** Reads a metrics file; a torn last line (the process was killed while writing) is skipped. */
+/** Reads a metrics file; lines that are no metrics (the process was killed while writing, or somebody else wrote) are skipped. */
 export function readMetrics(path: string): Metrics[] {
   if (!existsSync(path)) return [];
   const entries: Metrics[] = [];
-  for (const line of readFileSync(path, 'utf8').split('\n')) {
+  for (const line of readText(path, 'metrics').split('\n')) {
     try {
-      if (line !== '') entries.push(JSON.parse(line) as Metrics);
+      const entry = JSON.parse(line) as Partial<Metrics> | null;
+      if (entry?.kind !== undefined && Number.isInteger(entry.step)) entries.push(entry as Metrics);
     } catch {
-      // Only a kill in mid-write leaves such a line; the step is repeated after resuming.
+      // A kill in mid-write leaves such a line; the step is repeated after resuming.
     }
   }
   return entries;

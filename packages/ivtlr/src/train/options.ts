@@ -5,7 +5,10 @@
 import { z } from 'zod';
 import { latentOptionsSchema, latentStepsSchema } from '../latent/options.ts';
 
-const count = z.int().positive();
+/** Upper bounds keep a slip of the keyboard from taking all memory or time; all are far beyond what a run has use for. */
+const count = z.int().positive().max(1e9);
+/** Rows that are held in memory at once. */
+export const rowCount = z.int().positive().max(16_384);
 const fraction = z.number().min(0).max(1);
 
 /** AdamW and gradient clipping. `clip` is the largest allowed gradient norm; null leaves gradients alone. */
@@ -22,7 +25,7 @@ export const optimizerSchema = z.strictObject({
  * optimiser starts fresh, then constant until `decayFrom * n`, then linear down to `decayTo * lr` at the phase's end.
  */
 export const scheduleSchema = z.strictObject({
-  warmupSteps: z.int().min(0).default(0),
+  warmupSteps: z.int().min(0).max(1e9).default(0),
   decayFrom: fraction.default(0),
   decayTo: fraction.default(1),
 });
@@ -39,7 +42,7 @@ export const latentTrainingSchema = z.strictObject({
   latentVision: latentVision.unwrap().exclude(['swap']).default('on'),
   maxLatentStage: latentStepsSchema,
   /** Epochs of every stage, or one number a stage (the last one lasts until the end; 0 skips a stage that the model has been through). */
-  epochsPerStage: z.union([count, z.array(z.int().min(0)).min(1)]),
+  epochsPerStage: z.union([count, z.array(z.int().min(0).max(100_000)).min(1).max(1001)]),
   padLatentToMax: z.boolean().default(true),
   latentGradient: z.enum(['detached', 'through']).default('detached'),
   /** Weight of -log of the normalised score of the known target patches; 0 is off. */
@@ -53,10 +56,10 @@ export const latentTrainingSchema = z.strictObject({
  * checkpoint of the same moment is written.
  */
 export const validationSchema = z.strictObject({
-  samples: z.int().min(0).default(0),
+  samples: z.int().min(0).max(1e6).default(0),
   everyEpochs: count.nullable().default(null),
-  batch: count.default(50),
-  maxNewTokens: count.default(512),
+  batch: rowCount.default(50),
+  maxNewTokens: z.int().positive().max(100_000).default(512),
 });
 
 /** Where samples come from: `fresh` draws new ones from the task's generator, `folder` reads Parquet files. */
@@ -68,7 +71,7 @@ export const dataSchema = z.strictObject({
   /** Default for folder: all rows. */
   samplesPerEpoch: count.nullable().default(null),
   /** Threads that decode and resize the images of a folder ahead of the trainer; 0 does it in between. Results do not depend on it. */
-  threads: z.int().min(0).default(2),
+  threads: z.int().min(0).max(256).default(2),
   /** Rows of a folder that cannot be used: stop, or tell and leave them out. */
   onBadRow: z.enum(['error', 'skip']).default('error'),
   validation: validationSchema.prefault({}),
@@ -76,16 +79,23 @@ export const dataSchema = z.strictObject({
 
 /** Difficulty of generated samples rises linearly from `from` to `to` over the first `steps` steps of a pretrain phase. */
 export const rampSchema = z.strictObject({
-  from: z.int().min(0),
-  to: z.int().min(0),
+  from: z.int().min(0).max(1e6),
+  to: z.int().min(0).max(1e6),
   steps: count,
 });
 
 /** One phase before stage 0. Every step adds up the weighted losses of all tasks in `mix`, `batch` rows each. */
 export const pretrainPhaseSchema = z.strictObject({
-  name: z.string(),
+  /** Names the folder of the phase's model. */
+  name: z
+    .string()
+    .regex(/^[A-Za-z0-9_-]{1,100}$/, 'a name has letters, digits, _ and - only')
+    .refine((name) => !/^stage-\d+$/.test(name), 'stage-N is the name of a latent stage'),
   steps: count,
-  mix: z.array(z.strictObject({ task: z.string(), weight: z.number().positive().default(1), batch: count })).min(1),
+  mix: z
+    .array(z.strictObject({ task: z.string(), weight: z.number().positive().default(1), batch: rowCount }))
+    .min(1)
+    .max(100),
   ramp: rampSchema.optional(),
   lr: z.number().positive(),
   schedule: scheduleSchema.prefault({}),
@@ -115,7 +125,11 @@ export const loopSchema = z.strictObject({
   optimizer: optimizerSchema,
   schedule: scheduleSchema.prefault({}),
   resetOptimizerAtStage: z.boolean().default(false),
-  pretrain: z.array(pretrainPhaseSchema).default([]),
+  pretrain: z
+    .array(pretrainPhaseSchema)
+    .max(100)
+    .refine((phases) => new Set(phases.map(({ name }) => name)).size === phases.length, 'two phases have the same name')
+    .default([]),
   checkpoint: checkpointSchema.prefault({}),
   guard: guardSchema.prefault({}),
   /** Also write TensorBoard event files, into the folder tensorboard of the run. */
