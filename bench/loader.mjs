@@ -16,7 +16,7 @@ import { OFFICIAL_INPUTS, Qwen2VlInputs } from '../packages/ivtlr/dist/models/qw
 import { m3cot } from '../packages/ivtlr/dist/tasks/m3cot/m3cot.js';
 import { readSamples } from '../packages/ivtlr/dist/tasks/read-samples.js';
 import { epochOrder } from '../packages/ivtlr/dist/train/batches.js';
-import { PicturePool } from '../packages/ivtlr/dist/vision/image-pool.js';
+import { ImagePool } from '../packages/ivtlr/dist/vision/image-pool.js';
 import { photo, writeSamples } from './photos.mjs';
 import { circumstances, here, runJson, save } from './run.mjs';
 
@@ -87,7 +87,7 @@ const cpuBefore = process.cpuUsage();
 const inline = 100 / (await consume(direct, 0, 100)).seconds;
 const cpu = process.cpuUsage(cpuBefore);
 
-const pool = new PicturePool(inputs.preparation, threads);
+const pool = new ImagePool(inputs.preparation, threads);
 const ahead = new Prefetch(source, pool, inputs, { ahead: AHEAD });
 await consume(ahead, 0, 50); // threads start and warm up
 const training = await consume(ahead, 50, 200, step);

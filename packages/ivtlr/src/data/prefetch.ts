@@ -4,13 +4,8 @@
  */
 import type { ImageInputs, ProcessedImage } from '../models/types.ts';
 import type { PreparedImage } from '../vision/image-pool.ts';
-import type { RawImage, Sample } from './sample.ts';
-
-/** Samples by place in the epoch, as the trainer knows them. */
-export interface PlacedSamples {
-  samplesPerEpoch: number;
-  sample(epoch: number, place: number): Promise<Sample>;
-}
+import { ImagesAhead, type ImageThreads } from './images-ahead.ts';
+import type { RawImage, Sample, SampleSource } from './sample.ts';
 
 export interface PrefetchOptions {
   /** Samples prepared beyond the one asked for: what memory holds at most. About a global batch or two. */
@@ -19,35 +14,27 @@ export interface PrefetchOptions {
   epochs?: number;
 }
 
-interface Entry {
-  sample: Promise<Sample>;
-  /** Null for images that are no files: drawn ones need no decoding. */
-  image: Promise<PreparedImage | null>;
-}
+type Entry = Promise<{ sample: Sample; prepared: Promise<PreparedImage> | null }>;
 
 /**
  * Stands between a source and the trainer: `sample` hands out what the source has and starts on what follows; `processImage` then finds the
  * image prepared. Asking out of order is allowed, and only slower.
  */
-export class Prefetch implements PlacedSamples {
-  readonly #source: PlacedSamples;
-  readonly #pool: { prepare(image: RawImage): Promise<PreparedImage> };
-  readonly #inputs: Pick<ImageInputs, 'finish' | 'processImage'>;
+export class Prefetch implements SampleSource {
+  readonly #source: SampleSource;
+  readonly #images: ImagesAhead;
   readonly #options: PrefetchOptions;
   /** By epoch * samplesPerEpoch + place. */
   readonly #entries = new Map<number, Entry>();
-  /** Images of samples that were handed out. */
-  readonly #handedOut = new WeakMap<RawImage, Promise<PreparedImage | null>>();
 
   constructor(
-    source: PlacedSamples,
-    pool: { prepare(image: RawImage): Promise<PreparedImage> },
+    source: SampleSource,
+    threads: ImageThreads,
     inputs: Pick<ImageInputs, 'finish' | 'processImage'>,
     options: PrefetchOptions,
   ) {
     this.#source = source;
-    this.#pool = pool;
-    this.#inputs = inputs;
+    this.#images = new ImagesAhead(inputs, threads);
     this.#options = options;
   }
 
@@ -68,35 +55,32 @@ export class Prefetch implements PlacedSamples {
     const last = Math.min(position + ahead, epochs * samplesPerEpoch - 1);
     // After a jump (another epoch, a resumed run) what was prepared before is of no use.
     for (const key of this.#entries.keys()) if (key < position || key > last) this.#entries.delete(key);
-    const entry = this.#entries.get(position) ?? this.#begin(position);
+    const entry = this.#entries.get(position) ?? this.#start(position);
     this.#entries.delete(position);
     for (let next = position + 1; next <= last; next++) {
-      if (!this.#entries.has(next)) this.#entries.set(next, this.#begin(next));
+      if (!this.#entries.has(next)) this.#entries.set(next, this.#start(next));
     }
-    const sample = await entry.sample;
-    this.#handedOut.set(sample.image, entry.image);
+    const { sample, prepared } = await entry;
+    this.#images.handOut(sample.image, prepared);
     return sample;
   }
 
   /** The image of a sample, or any other image. @throws UserError naming the image and its row */
-  async processImage(image: RawImage): Promise<ProcessedImage> {
-    const ready = await this.#handedOut.get(image);
-    this.#handedOut.delete(image);
-    return ready ? this.#inputs.finish(ready) : this.#inputs.processImage(image);
+  processImage(image: RawImage): Promise<ProcessedImage> {
+    return this.#images.processImage(image);
   }
 
-  /** Forgets what waits. The pool belongs to the caller. */
+  /** Forgets what waits. The threads belong to the caller. */
   clear(): void {
     this.#entries.clear();
   }
 
-  #begin(position: number): Entry {
+  #start(position: number): Entry {
     const { samplesPerEpoch } = this;
-    const sample = this.#source.sample(Math.floor(position / samplesPerEpoch), position % samplesPerEpoch);
-    const image = sample.then(({ image }) => (image.kind === 'encoded' ? this.#pool.prepare(image) : null));
+    const asked = this.#source.sample(Math.floor(position / samplesPerEpoch), position % samplesPerEpoch);
+    const entry = asked.then((sample) => ({ sample, prepared: this.#images.start(sample.image) }));
     // Errors surface where the sample is asked for; until then they must not count as forgotten.
-    sample.catch(() => {});
-    image.catch(() => {});
-    return { sample, image };
+    entry.catch(() => {});
+    return entry;
   }
 }

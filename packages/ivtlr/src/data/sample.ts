@@ -22,6 +22,12 @@ export interface Sample {
   meta: Record<string, string>;
 }
 
+/** Training samples by place in the epoch; the same arguments must give the same sample in every process. */
+export interface SampleSource {
+  samplesPerEpoch: number;
+  sample(epoch: number, place: number): Promise<Sample>;
+}
+
 /** A training text that is no question: pieces of text, some of them predicted. Used before the stages to teach a model to see and read. */
 export interface SupervisedSample {
   image?: RawImage;

@@ -1,5 +1,6 @@
 /** Answers the samples of a task and sums up what came of it. */
 
+import { ImagesAhead } from '../data/images-ahead.ts';
 import { pickTargetTokens } from '../data/pick-targets.ts';
 import type { Sample } from '../data/sample.ts';
 import { ask } from '../engine/ask.ts';
@@ -9,7 +10,7 @@ import type { Ablation } from '../latent/options.ts';
 import type { StepTrace } from '../latent/trace.ts';
 import type { IndexedSample } from '../tasks/read-samples.ts';
 import type { Answered, Score, Split, Task } from '../tasks/task.ts';
-import { ImagesAhead } from './images-ahead.ts';
+import { ImagePool } from '../vision/image-pool.ts';
 import type { EvalResult } from './report.ts';
 import { type Counted, Tally } from './tally.ts';
 
@@ -93,14 +94,16 @@ export async function evaluate(
     options.onAnswer?.({ sample, index, ...stored, score, autoregressiveSteps, ...looked, restored: !fresh });
   };
   const pending = unanswered(samples, options, (placed, stored) => count(placed, stored, null));
-  const images = new ImagesAhead(opened, options.imageThreads ?? 0);
+  const { imageThreads = 0 } = options;
+  const threads = imageThreads > 0 ? new ImagePool(opened.inputs.preparation, imageThreads) : null;
+  const images = new ImagesAhead(opened.inputs, threads);
   try {
     const coming = images.follow(pending, 2 * batch);
     const groups = swaps ? partnered(chunks(coming, batch, 2), name) : chunks(coming, 1, 1);
     const events = ask(opened, groups, {
       ...{ rows: batch, latents, latent, task: task.name, maxNewTokens, trace, traceText, answerStart },
       ...(seed !== undefined && { seed: ({ index }: Placed) => (seed * 1_000_003 + index) % 2 ** 52 }),
-      processImage: (image) => images.take(image),
+      processImage: (image) => images.processImage(image),
       textDeltas: false,
     });
     for await (const event of events) {
@@ -123,7 +126,7 @@ export async function evaluate(
       if (options.onProgress?.(tally.samples) === false) break;
     }
   } finally {
-    await images.close();
+    await threads?.close();
   }
   if (tally.samples === 0) throw new UserError('there are no samples to answer');
   return tally.result(name);

@@ -11,14 +11,16 @@ import { RunLock } from './run-lock.ts';
 import { requireSamePlan, requireSameRecipe } from './same-recipe.ts';
 
 export interface RunRecipeOptions {
-  /** Go on from the last checkpoint in the run's folder, if it has one. */
-  resume: boolean;
-  reporter: TrainReporter;
+  /** Go on from the last checkpoint in the run's folder, if it has one; default false. */
+  resume?: boolean;
+  reporter?: TrainReporter;
   /** Hears of what is fetched from the hub. */
   hub?: HubReport;
   /** Read between steps: the reason to stop, such as 'SIGINT', or null. */
-  stopRequested(): string | null;
+  stopRequested?(): string | null;
 }
+
+const SILENT: TrainReporter = { step: () => {}, note: () => {} };
 
 export interface RunResult extends TrainEnd {
   totalSteps: number;
@@ -31,7 +33,7 @@ export interface RunResult extends TrainEnd {
 /** @throws UserError for anything the recipe asks for that cannot be had, and for a folder that holds another run */
 export async function runRecipe(
   recipe: Recipe,
-  { resume, reporter, hub = {}, stopRequested }: RunRecipeOptions,
+  { resume = false, reporter = SILENT, hub = {}, stopRequested = () => null }: RunRecipeOptions = {},
 ): Promise<RunResult> {
   const { out } = recipe;
   using _lock = new RunLock(out);

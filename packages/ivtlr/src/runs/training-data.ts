@@ -2,13 +2,13 @@
 import type { Recipe } from '../config/schema.ts';
 import { Prefetch } from '../data/prefetch.ts';
 import type { BadRows } from '../data/row.ts';
-import type { RawImage, Sample } from '../data/sample.ts';
+import type { RawImage, Sample, SampleSource } from '../data/sample.ts';
 import type { LoadedModel } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
 import type { ImageInputs, ProcessedImage } from '../models/types.ts';
 import { readSamples } from '../tasks/read-samples.ts';
 import type { SampleGenerator, Split, Task } from '../tasks/task.ts';
-import { epochOrder, type SampleSource } from '../train/batches.ts';
+import { epochOrder } from '../train/batches.ts';
 import type { TrainReporter } from '../train/loop.ts';
 import { ImagePool } from '../vision/image-pool.ts';
 
@@ -29,8 +29,8 @@ export interface TrainingDataOptions {
   onBad?: ((bad: BadRows) => void) | undefined;
 }
 
-/** What a batch maker needs; `close` when training has ended, however it did. */
-export interface TrainingData extends SampleSource {
+/** A source with its images; `close` when training has ended, however it did. */
+export interface OpenSampleSource extends SampleSource {
   processImage(image: RawImage): Promise<ProcessedImage>;
   close(): Promise<void>;
 }
@@ -44,7 +44,7 @@ export async function openTrainingData(
   task: Task,
   inputs: ImageInputs,
   options: TrainingDataOptions,
-): Promise<TrainingData> {
+): Promise<OpenSampleSource> {
   const { seed, split = 'train', columnNames, epochs, threads, ahead, onBad } = options;
   const stored = await readSamples(folder, task, { split, columnNames, onBad, purpose: 'train' });
   let shuffled: { epoch: number; order: number[] } | null = null;
@@ -81,7 +81,7 @@ export async function openSource(
   folder: string | null,
   { inputs, processImage }: LoadedModel,
   onBad: ((bad: BadRows) => void) | undefined,
-): Promise<TrainingData> {
+): Promise<OpenSampleSource> {
   const { samplesPerEpoch, threads, columns } = recipe.data;
   if (folder === null) {
     const generator = task.generator!;

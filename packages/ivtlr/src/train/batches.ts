@@ -2,7 +2,7 @@
 import { type Batch, collate, groupByLatents } from '../data/collate.ts';
 import { pickTargetTokens } from '../data/pick-targets.ts';
 import { type Rendered, type RenderOptions, renderSupervised, renderTraining, tokenizeSample } from '../data/render.ts';
-import type { RawImage, Sample } from '../data/sample.ts';
+import type { RawImage, Sample, SampleSource } from '../data/sample.ts';
 import { curriculum } from '../latent/curriculum.ts';
 import type { ProcessedImage } from '../models/types.ts';
 import { Random } from '../random.ts';
@@ -20,12 +20,6 @@ export interface MicroBatch {
   ids: string[];
   /** Factor of this micro-batch's mean loss in the step's loss. */
   weight: number;
-}
-
-/** Training samples by place in the epoch; the same arguments must give the same sample in every process. */
-export interface SampleSource {
-  samplesPerEpoch: number;
-  sample(epoch: number, place: number): Promise<Sample>;
 }
 
 /** A mode as the data see it: which stage an epoch trains is in the plan, what is written out is decided here. */

@@ -4,12 +4,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { liveTensorCount } from '@ivtlr/torch';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { ImagesAhead } from '../data/images-ahead.ts';
 import type { RawImage } from '../data/sample.ts';
 import { type LoadedModel, openModelFolder } from '../engine/loaded-model.ts';
 import { dominoes } from '../tasks/dominoes/dominoes.ts';
 import { makeDominoes } from '../tasks/dominoes/make.ts';
 import { streamSamples } from '../tasks/read-samples.ts';
-import { ImagesAhead } from './images-ahead.ts';
+import { ImagePool } from '../vision/image-pool.ts';
 import { type AnsweredSample, evaluate } from './runner.ts';
 
 const tensors = liveTensorCount();
@@ -52,15 +53,16 @@ test('images are begun before they are asked for, and a broken one is an error o
       yield { sample: { image: image(name) } };
     }
   }
-  const images = new ImagesAhead(opened, 1);
+  const threads = new ImagePool(opened.inputs.preparation, 1);
+  const images = new ImagesAhead(opened.inputs, threads);
   const followed = images.follow(items(), 2);
   const first = (await followed.next()).value!;
   expect(begun).toEqual(['a', 'b', 'c']);
-  await expect(images.take(first.sample.image)).rejects.toThrow(/^a: /);
+  await expect(images.processImage(first.sample.image)).rejects.toThrow(/^a: /);
   const rest = [];
   for await (const { sample } of followed) rest.push((sample.image as { name: string }).name);
   expect(rest).toEqual(['b', 'c', 'd']);
-  await images.close();
+  await threads.close();
 });
 
 test('without threads nothing is read ahead', async () => {
@@ -71,8 +73,7 @@ test('without threads nothing is read ahead', async () => {
       yield { sample: { image: { kind: 'rgb', width: 1, height: 1, data: new Uint8Array(3) } as RawImage } };
     }
   }
-  const images = new ImagesAhead(opened, 0);
+  const images = new ImagesAhead(opened.inputs, null);
   await images.follow(items(), 5).next();
   expect(begun).toEqual([1]);
-  await images.close();
 });
