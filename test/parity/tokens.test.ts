@@ -23,7 +23,7 @@ interface Goldens {
   chats: (Chat & { image_tokens: number; latents: number; expanded_ids: number[] })[];
   package_chats: Chat[];
   streams: { ids: number[]; pieces: string[] }[];
-  cases: { text: string; ids: number[]; plain_ids?: number[]; decoded?: string; skipped?: string }[];
+  cases: { text: string; ids: number[]; decoded?: string; skipped?: string }[];
 }
 
 const goldens = readGolden<Goldens>('tokens.json');
@@ -65,10 +65,7 @@ test('token ids of 500 strings', async () => {
   const ids = await tokenizer.encodeBatch(goldens.cases.map(({ text }) => text));
   goldens.cases.forEach((golden, i) => {
     expect(ids[i], JSON.stringify(golden.text)).toEqual(golden.ids);
-    // Texts that spell a token added by name are those whose ids differ where such tokens are read as ordinary text.
-    expect(golden.ids.some((id) => tokenizer.isAdded(id))).toBe(golden.plain_ids !== undefined);
   });
-  expect(goldens.cases.filter(({ plain_ids }) => plain_ids).length).toBeGreaterThan(10);
 });
 
 test('text of their ids, with and without special tokens', () => {
