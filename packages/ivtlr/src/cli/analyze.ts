@@ -23,7 +23,7 @@ export function registerAnalyze(program: Command): void {
   const command = program
     .command('analyze')
     .description(
-      'where the model looks: attention ratio and focus of every step, and how much of the image was picked',
+      'where the model looks: of every step the attention ratio (attention on picks over attention on text), the focus (1 / entropy of the attention within the image), and how much of the image was picked',
     );
   addEvaluationFlags(command)
     .requiredOption('--out <folder>', 'where attention-ratio.png, focus.png, coverage.png and analysis.json go')

@@ -1,7 +1,7 @@
 /** Reads a recipe: YAML text, then `--set` overrides, then the schema. Every error names file, line and column (or the override). */
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { type Document, isMap, isNode, isScalar, LineCounter, parse, parseDocument } from 'yaml';
+import { type Document, isMap, isNode, isScalar, isSeq, LineCounter, parse, parseDocument } from 'yaml';
 import type { z } from 'zod';
 import { UserError } from '../errors.ts';
 import { readText } from '../files.ts';
@@ -128,6 +128,12 @@ function applyOverride(document: Document, official: OfficialSettings, text: str
   for (let depth = 1; depth <= path.length; depth++) {
     if (schemaAt(recipeSchema, path.slice(0, depth))) continue;
     fail(unknownKey(String(path[depth - 1]), keysAt(recipeSchema, path.slice(0, depth - 1))));
+  }
+  for (const [depth, key] of path.entries()) {
+    const list = document.getIn(path.slice(0, depth), true);
+    const length = isSeq(list) ? list.items.length : 0;
+    if (typeof key === 'number' && !isMap(list) && key > length)
+      fail(`${path.slice(0, depth).join('.')} has ${length} entries, so the next index is ${length}`);
   }
   const value = wantsText(recipeSchema, path) ? raw : parseValue(raw, fail);
   try {
