@@ -64,11 +64,7 @@ export const readers = {
     });
   },
   async pth(folder) {
-    closing(openPth(path.join(folder, 'x.pth')), (file) => {
-      const [first] = file.names();
-      for (const name of file.names()) file.sameData(first, name);
-      readAll(file);
-    });
+    closing(openPth(path.join(folder, 'x.pth')), readAll);
   },
   parquet: (folder, options) => samples(path.join(folder, 'train.parquet'), options),
   async recipes(folder, { set }) {

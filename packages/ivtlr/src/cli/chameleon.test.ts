@@ -114,9 +114,13 @@ describe('ivtlr infer', () => {
     expect([width! > 2000, height! > 600]).toEqual([true, true]);
   });
 
-  it('refuses a token that the model has no embedding for', async () => {
+  it('refuses a question that spells a token of the prompt, one that the model has no embedding for', async () => {
     const failed = await ivtlr(...ask(), '--question', 'a <|start-latent|> b').catch((error) => error);
-    expect(failed).toMatchObject({ code: 2, stderr: expect.stringContaining('<|start-latent|>, <|end-latent|>') });
+    expect(failed).toMatchObject({
+      code: 2,
+      stderr:
+        'error: sample question: the question spells <|start-latent|>, a token that only the prompt may put in; write it otherwise\n',
+    });
   });
 
   it('says when patches run out, and takes a step away', async () => {

@@ -42,6 +42,7 @@ it('the demo prints a table, and eval the same numbers for the same images', asy
   const args = ['eval', '--model', model, '--seed', '78', '--rows', '20', '--threads', '1', '--json'];
   const report = JSON.parse((await ivtlr(...args, '--predictions', predictions)).stdout);
   expect(report).toMatchObject({ task: 'dominoes', seed: 78, split: 'test' });
+  expect(report).toMatchObject({ profile: 'consistent', imageSize: 'native', resize: 'pillow-13', latents: 3 });
   expect(report.results[0].accuracyStrict.toFixed(3)).toBe(accuracy);
   const lines = readFileSync(predictions, 'utf8')
     .trim()

@@ -208,6 +208,14 @@ describe('what no recipe may hold', () => {
     },
   );
 
+  it('refuses an index far beyond the end of a list', () => {
+    expect(failure(recipe, ['latent.epochsPerStage.900000000=1'])).toBe(
+      '--set latent.epochsPerStage.900000000=1: latent.epochsPerStage has 4 entries, so the next index is 4',
+    );
+    expect(failure(recipe, ['pretrain.3.name=a'])).toContain('pretrain has 0 entries, so the next index is 0');
+    expect(parseRecipe(recipe, 'r.yaml', ['latent.epochsPerStage.4=2']).latent.epochsPerStage).toHaveLength(5);
+  });
+
   it('refuses two phases of one name, and a run without a folder', () => {
     const phase = { name: 'a', steps: 1, mix: [{ task: 'picture', batch: 1 }], lr: 1 };
     expect(failure(recipe, [`pretrain=${JSON.stringify([phase, phase])}`])).toContain('two phases have the same name');

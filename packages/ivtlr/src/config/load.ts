@@ -1,7 +1,7 @@
 /** Reads a recipe: YAML text, then `--set` overrides, then the schema. Every error names file, line and column (or the override). */
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { type Document, isMap, isNode, isScalar, LineCounter, parse, parseDocument } from 'yaml';
+import { type Document, isMap, isNode, isScalar, isSeq, LineCounter, parse, parseDocument } from 'yaml';
 import type { z } from 'zod';
 import { UserError } from '../errors.ts';
 import { readText } from '../files.ts';
@@ -12,7 +12,7 @@ import { type Recipe, recipeSchema } from './schema.ts';
 const bundledRecipes = fileURLToPath(new URL('../../recipes/', import.meta.url));
 
 /** Recipes are short; a longer text is some other file. */
-const MOST_CHARACTERS = 1_000_000;
+const MAX_CHARACTERS = 1_000_000;
 
 /**
  * Loads and checks a recipe.
@@ -52,8 +52,8 @@ export function parseRecipe(
   overrides: readonly string[] = [],
   note: (line: string) => void = () => {},
 ): Recipe {
-  if (text.length > MOST_CHARACTERS)
-    throw new UserError(`${source} has ${text.length} characters; a recipe has at most ${MOST_CHARACTERS}`);
+  if (text.length > MAX_CHARACTERS)
+    throw new UserError(`${source} has ${text.length} characters; a recipe has at most ${MAX_CHARACTERS}`);
   const lines = new LineCounter();
   const document = orExplain(source, () => parseDocument(text, { lineCounter: lines, prettyErrors: false }));
   const place = (offset: number | undefined) => {
@@ -85,11 +85,11 @@ export function parseRecipe(
 }
 
 /** One wrong bracket can make hundreds of mistakes, of which the first ones tell the most. */
-const MOST_MISTAKES = 5;
+const MAX_MISTAKES = 5;
 
 function mistakes(messages: readonly string[]): UserError {
-  const more = messages.length - MOST_MISTAKES;
-  return new UserError([...messages.slice(0, MOST_MISTAKES), ...(more > 0 ? [`and ${more} more`] : [])].join('\n'));
+  const more = messages.length - MAX_MISTAKES;
+  return new UserError([...messages.slice(0, MAX_MISTAKES), ...(more > 0 ? [`and ${more} more`] : [])].join('\n'));
 }
 
 /** @throws UserError where aliases lead nowhere or make far more than was written */
@@ -128,6 +128,12 @@ function applyOverride(document: Document, official: OfficialSettings, text: str
   for (let depth = 1; depth <= path.length; depth++) {
     if (schemaAt(recipeSchema, path.slice(0, depth))) continue;
     fail(unknownKey(String(path[depth - 1]), keysAt(recipeSchema, path.slice(0, depth - 1))));
+  }
+  for (const [depth, key] of path.entries()) {
+    const list = document.getIn(path.slice(0, depth), true);
+    const length = isSeq(list) ? list.items.length : 0;
+    if (typeof key === 'number' && !isMap(list) && key > length)
+      fail(`${path.slice(0, depth).join('.')} has ${length} entries, so the next index is ${length}`);
   }
   const value = wantsText(recipeSchema, path) ? raw : parseValue(raw, fail);
   try {
