@@ -48,7 +48,9 @@ describe('recipes', () => {
   it('aliases that lead nowhere or multiply, a second document, and a hundred mistakes are one short message', () => {
     expect(failure(`${recipe}x: *a\n`)).toMatch(/^r\.yaml: Unresolved alias/);
     // A key of the official code's, which is translated first.
-    expect(failure('save_path: &a [*a, *a]\n')).toMatch(/save_path: holds an alias that leads out of it or into itself/);
+    expect(failure('save_path: &a [*a, *a]\n')).toMatch(
+      /save_path: holds an alias that leads out of it or into itself/,
+    );
     expect(failure('save_path: *a\n')).toMatch(/^r\.yaml: Unresolved alias/);
     const bomb = Array.from({ length: 12 }, (_, i) => `a${i}: &a${i} [${new Array(10).fill(i ? `*a${i - 1}` : '1')}]`);
     expect(failure(`${recipe}${bomb.join('\n')}\n`)).toMatch(/^r\.yaml: Excessive alias count/);
