@@ -2,7 +2,7 @@
  * The settings of the official Python code's YAML files, under their own names: in a recipe beside this project's, or by `--set`. Each becomes the
  * setting that means the same. In the text of a recipe a setting given twice, under both names, is an error.
  */
-import { type Document, isNode, isScalar, type YAMLMap } from 'yaml';
+import { type Document, isCollection, isNode, isScalar, type YAMLMap } from 'yaml';
 import { DECODER_PROJECTIONS } from '../lora/options.ts';
 
 /** The same value under another name. */
@@ -136,7 +136,13 @@ export class OfficialSettings {
 
   #plain(key: string): unknown {
     const value = this.#keys.get(key)?.value;
-    return isScalar(value) ? value.value : isNode(value) ? value.toJS(this.#document) : (value ?? null);
+    if (isScalar(value)) return value.value;
+    if (!isNode(value)) return value ?? null;
+    try {
+      return value.toJS(this.#document);
+    } catch {
+      return this.#keys.get(key)!.fail('holds an alias that leads out of it or into itself');
+    }
   }
 
   #write(key: string, { path, value }: { path: readonly string[]; value: unknown }): void {
@@ -148,9 +154,9 @@ export class OfficialSettings {
   }
 
   #default(path: readonly string[], value: unknown): boolean {
-    const parent = path.length > 1 ? this.#document.get(path[0]) : undefined;
-    if (this.#document.hasIn(path) || isScalar(parent) || (parent !== undefined && typeof parent !== 'object'))
-      return false;
+    // `data:` alone holds nothing, into which nothing can be put.
+    const taken = path.length > 1 && this.#document.has(path[0]) && !isCollection(this.#document.get(path[0], true));
+    if (taken || this.#document.hasIn(path)) return false;
     this.#document.setIn(path, this.#document.createNode(value));
     return true;
   }
