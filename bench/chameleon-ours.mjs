@@ -119,7 +119,7 @@ function answer() {
     labels: [row.map(() => -100)],
     attentionMask: [row.map(() => 1)],
     latentStart: prompt.length,
-    latents: LATENTS,
+    latentSteps: LATENTS,
     images: [image],
     imageStart: [6],
     pickTargets: [null],

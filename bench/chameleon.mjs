@@ -23,7 +23,7 @@ const { values } = parseArgs({
 });
 const parts = values.part ? [values.part] : ['answer', 'picture'];
 const python = process.env.PYTHON ?? 'python3';
-const MOST_GIGABYTES = 20;
+const MAX_GIGABYTES = 20;
 
 const ours = (...args) =>
   runJson(process.execPath, [here('chameleon-ours.mjs'), values.threads, ...args], `ivtlr ${args[0]}`);
@@ -117,6 +117,6 @@ const result = {
 };
 if (values.json) console.log(JSON.stringify(result, null, 2));
 if (values.save) save('chameleon', result);
-if (result.answer?.peakGigabytes > MOST_GIGABYTES) fail(`peak memory is above ${MOST_GIGABYTES} GB`);
+if (result.answer?.peakGigabytes > MAX_GIGABYTES) fail(`peak memory is above ${MAX_GIGABYTES} GB`);
 // Random weights put some places on the border of two codes in bfloat16; the same kernels should still agree.
 if (result.picture && result.picture.float32.equalCodes !== 1024) fail('codes differ from those of transformers');

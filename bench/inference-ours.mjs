@@ -40,7 +40,7 @@ function measureModel() {
     labels: [row.map(() => -100)],
     attentionMask: [row.map(() => 1)],
     latentStart: prompt.length,
-    latents,
+    latentSteps: latents,
     images: [image],
     imageStart: [prompt.indexOf(ids.image)],
     pickTargets: [null],

@@ -48,12 +48,12 @@ const images = Array.from({ length: count }, (_, i) => ({
   tokenGrid: grid.map((n) => n / 2),
   source: { width: grid[1] * 14, height: grid[0] * 14 },
 }));
-const { inputIds, attentionMask, labels, latents } = testCase;
+const { inputIds, attentionMask, labels } = testCase;
 const batch = {
   inputIds,
   attentionMask,
   labels,
-  latents,
+  latentSteps: testCase.latents,
   latentStart: inputIds[0].indexOf(ids.latent),
   images,
   imageStart: inputIds.map((row) => row.indexOf(ids.image)),

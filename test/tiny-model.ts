@@ -35,7 +35,7 @@ export interface TinyRow {
   after: number[];
   /** Rows and columns of image tokens; null for no image. */
   grid: [number, number] | null;
-  latents: number;
+  latentSteps: number;
   /** Written text after the latent slots, all of it labelled. */
   text?: number[];
   pickTargets?: number[][];
@@ -59,15 +59,15 @@ export function tinyImage(grid: [number, number], seed: number): ProcessedImage 
 /** Call inside a scope. */
 export function tinyBatch(rows: readonly TinyRow[]): Batch {
   const images = rows.map(({ grid, seed }) => grid && tinyImage(grid, seed));
-  const rendered = rows.map(({ before, after, latents, text = [], pickTargets }, b): Rendered => {
+  const rendered = rows.map(({ before, after, latentSteps, text = [], pickTargets }, b): Rendered => {
     const imageTokens = images[b]?.tokens ?? 0;
     const prompt = [...before, ...new Array<number>(imageTokens).fill(TINY_IDS.image), ...after];
-    const ids = [...prompt, ...new Array<number>(latents).fill(TINY_IDS.latent), ...text];
+    const ids = [...prompt, ...new Array<number>(latentSteps).fill(TINY_IDS.latent), ...text];
     return {
       ids,
-      labels: ids.map((id, i) => (i < prompt.length + latents ? IGNORE : id)),
+      labels: ids.map((id, i) => (i < prompt.length + latentSteps ? IGNORE : id)),
       latentStart: prompt.length,
-      latents,
+      latentSteps,
       image: null,
       imageStart: imageTokens > 0 ? before.length : -1,
       imageTokens,

@@ -75,7 +75,7 @@ function expectSame(model: VisionLanguageModel, family: Family, golden: TrainCas
   return plain.found;
 }
 
-function withoutLatents(golden: TrainCase): TrainCase {
+function withoutLatentSteps(golden: TrainCase): TrainCase {
   const kept = (rows: number[][]) =>
     rows.map((row, b) => row.filter((_, s) => golden.input_ids[b]![s] !== golden.ids.latent));
   const { input_ids, labels, attention_mask } = golden;
@@ -105,7 +105,7 @@ describe.each(all)('%s', (_, golden, family) => {
     injectLora(model, { rank: 3, alpha: 6, dropout, targets: DECODER_PROJECTIONS });
     noGrad(() => scope(() => loraParameters(model).forEach((p) => void p.copy_(randn(p.shape).mul(0.3)))));
     model.train();
-    const found = expectSame(model, family, dropout > 0 ? withoutLatents(golden) : golden);
+    const found = expectSame(model, family, dropout > 0 ? withoutLatentSteps(golden) : golden);
     expect([...found.keys()]).toEqual([...loraParameters(model).keys()]);
   });
 });

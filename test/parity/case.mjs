@@ -69,7 +69,7 @@ function makeBatch(inputIds, attentionMask, labels, images, ids) {
             1,
             labels[0].findIndex((label) => label !== -100),
           ) || inputIds[0].length,
-    latents: inputIds[0].filter((id) => id === ids.latent).length,
+    latentSteps: inputIds[0].filter((id) => id === ids.latent).length,
     images,
     imageStart: inputIds.map((row) => row.indexOf(ids.image)),
     pickTargets: images.map(() => null),
@@ -83,7 +83,7 @@ function generateCase(json) {
   const row = json.input_ids;
   const labels = [row.map(() => -100)];
   const batch = { ...makeBatch([row], [row.map(() => 1)], labels, readImages('inputs.safetensors'), json.ids) };
-  if (batch.latents === 0) batch.latentStart = row.length;
+  if (batch.latentSteps === 0) batch.latentStart = row.length;
   const maxNewTokens = json.new_tokens?.length ?? 16;
   const result = generateAll(model, batch, {
     ...options(json),

@@ -44,7 +44,11 @@ test.each(goldens.cases)('$name, T $latents', async (golden) => {
   const asked = { image: { kind: 'encoded', bytes, name: file } as const, question, choices };
   let result: Answer | undefined;
   try {
-    for await (const event of answer(opened, asked, { task, latents, maxNewTokens: goldens.max_new_tokens }))
+    for await (const event of answer(opened, asked, {
+      task,
+      latentSteps: latents,
+      maxNewTokens: goldens.max_new_tokens,
+    }))
       if (event.type === 'end') result = event.answer;
   } finally {
     opened.model.module.dispose();

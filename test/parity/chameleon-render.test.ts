@@ -139,7 +139,10 @@ test('consistent training is the inference row with steps and answer behind it, 
   for (const entry of goldens.cases) {
     const sample = sampleOf(entry);
     const options = { ...render.consistent(entry.task), maxTokens: 1e6 };
-    const row = renderTraining(await tokenizeSample(sample, N, 'train', options), { latents: 3, droppedSteps: 100 });
+    const row = renderTraining(await tokenizeSample(sample, N, 'train', options), {
+      latentSteps: 3,
+      droppedSteps: 100,
+    });
     const front = unfolded(entry.infer_ids.consistent);
     expect(row.ids).toEqual([...front, ...entry.answer_ids]);
     expect(row.labels).toEqual([...front.map(() => IGNORE), ...entry.answer_ids]);

@@ -133,22 +133,22 @@ describe.each(golden.layers.map((layer) => [layer.dtype, layer] as const))(
     // In 16 bits both sides round the same sums, so all but a few last bits agree.
     const tolerance = dtype === 'float32' ? 1e-6 : 1e-2;
     test('output, gradients and merged weight', () => {
-      const given = golden.layer_inputs;
+      const layerInputs = golden.layer_inputs;
       using layer = new LoraLinear(new Linear(24, 16, { dtype }), { rank: 4, scaling: 10 / 4, dropout: 0 });
       scope(() => {
         noGrad(() => {
           for (const [p, values] of [
-            [layer.weight, given.weight],
-            [layer.bias!, given.bias],
-            [layer.lora_A.weight, given.a],
-            [layer.lora_B.weight, given.b],
+            [layer.weight, layerInputs.weight],
+            [layer.bias!, layerInputs.bias],
+            [layer.lora_A.weight, layerInputs.a],
+            [layer.lora_B.weight, layerInputs.b],
           ] as const)
             p.copy_(tensor(values));
         });
-        const x = tensor(given.x).to(dtype).detach();
+        const x = tensor(layerInputs.x).to(dtype).detach();
         x.requiresGrad = true;
         const y = layer.forward(x);
-        y.backward(tensor(given.y_grad).to(dtype));
+        y.backward(tensor(layerInputs.y_grad).to(dtype));
         const numbers = (t: Tensor) => t.detach().to('float32').toNumbers();
         const a = layer.lora_A.weight.grad!;
         const b = layer.lora_B.weight.grad!;

@@ -87,7 +87,7 @@ export function makeBatch(
   ids: { image: number; latent: number },
   labels?: number[][],
 ): Batch {
-  const latents = inputIds[0]!.filter((id) => id === ids.latent).length;
+  const latentSteps = inputIds[0]!.filter((id) => id === ids.latent).length;
   let next = 0;
   const withImage = inputIds.map((row) => row.includes(ids.image));
   return {
@@ -95,12 +95,12 @@ export function makeBatch(
     labels: labels ?? inputIds.map((row) => row.map(() => -100)),
     attentionMask: mask,
     latentStart:
-      latents > 0
+      latentSteps > 0
         ? inputIds[0]!.indexOf(ids.latent)
         : labels
           ? labels[0]!.findIndex((l) => l !== -100)
           : inputIds[0]!.length,
-    latents,
+    latentSteps,
     images: withImage.map((has) => (has ? images[next++]! : null)),
     imageStart: inputIds.map((row) => row.indexOf(ids.image)),
     pickTargets: inputIds.map(() => null),

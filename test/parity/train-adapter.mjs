@@ -33,7 +33,7 @@ const batch = {
   labels,
   attentionMask: inputIds.map((row) => row.map(() => 1)),
   latentStart: labels[0].findIndex((label) => label !== -100),
-  latents: 0,
+  latentSteps: 0,
   images: [image],
   imageStart: [inputIds[0].indexOf(ids.image)],
   pickTargets: [null],

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -68,3 +69,11 @@ test.each(['/proc/nothing/deep/out', '/dev/null/out', '/dev/null'])(
     expect(() => writeFileAtomic(join(path, 'a'), '')).toThrow(`cannot make the folder ${path}: `);
   },
 );
+
+test('a pipe is no text file, and is not waited for', () => {
+  const pipe = join(folder, 'pipe');
+  execFileSync('mkfifo', [pipe]);
+  expect(() => readJson(pipe, 'model config')).toThrow(
+    /^model config should be a file, but .* is a folder, a pipe or a/,
+  );
+});

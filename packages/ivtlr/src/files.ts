@@ -169,11 +169,14 @@ function syncFolder(folder: string): void {
  */
 export function readText(path: string, what = 'file'): string {
   try {
+    // A pipe could keep the program waiting for ever.
+    if (!statSync(path).isFile())
+      throw new UserError(`${what} should be a file, but ${path} is a folder, a pipe or a device`);
     return readFileSync(path, 'utf8');
   } catch (error) {
+    if (error instanceof UserError) throw error;
     const code = (error as NodeJS.ErrnoException).code;
     if (code === 'ENOENT') throw new UserError(`${what} not found: ${path}`);
-    if (code === 'EISDIR') throw new UserError(`${what} should be a file, but ${path} is a folder`);
     throw new UserError(`cannot read ${what} ${path}: ${reason(error)}`);
   }
 }

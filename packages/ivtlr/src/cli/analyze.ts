@@ -64,12 +64,12 @@ async function runAnalysis(flags: AnalyzeFlags): Promise<void> {
   process.stdout.write(flags.json ? text : files.map(([name]) => `${join(out, name)}\n`).join(''));
 }
 
-async function analyzeModel(flags: EvaluationFlags, model: string, latents?: number) {
+async function analyzeModel(flags: EvaluationFlags, model: string, latentSteps?: number) {
   const { analyze } = await import('../eval/analyze.ts');
   const { openEvaluation } = await import('./evaluation.ts');
   const { opened, task, split, samples, total, skipped, batch, imageThreads } = await openEvaluation(
     { ...flags, model },
-    latents,
+    latentSteps,
   );
   const progress = new Progress({ label: model, unit: 'samples', ...(total !== null && { total }) });
   try {
@@ -78,13 +78,13 @@ async function analyzeModel(flags: EvaluationFlags, model: string, latents?: num
       imageThreads,
       maxNewTokens: flags.maxNewTokens,
       seed: flags.seed,
-      ...(latents !== undefined && { latents }),
+      ...(latentSteps !== undefined && { latentSteps }),
       onProgress: (done) => {
         progress.update(done);
         return true;
       },
     });
-    return { task: task.name, split, skipped, asked: askedAs(opened, latents), analysis };
+    return { task: task.name, split, skipped, asked: askedAs(opened, latentSteps), analysis };
   } finally {
     progress.finish();
     opened.model.module.dispose();

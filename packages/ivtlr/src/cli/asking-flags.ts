@@ -3,7 +3,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { LoadedModel, ReasoningSettings } from '../engine/loaded-model.ts';
 import { IMAGE_SIZE } from '../models/family.ts';
 import { PROFILES, type ProfileName } from '../text/prompt.ts';
-import { MOST, newTokenCount, threadCount, wholeNumberWithin } from './number-flags.ts';
+import { MAX, newTokenCount, threadCount, wholeNumberWithin } from './number-flags.ts';
 
 export interface AskingFlags {
   profile?: ProfileName;
@@ -32,7 +32,7 @@ export function addAskingFlags(command: Command): Command {
     .option(
       '--patches <n>',
       'image tokens picked at each latent step (default: as trained; else 32, Chameleon 64)',
-      wholeNumberWithin(0, MOST.patches),
+      wholeNumberWithin(0, MAX.patches),
     )
     .option('--max-new-tokens <n>', 'longest answer', newTokenCount, 512)
     .option('--threads <n>', 'CPU threads', threadCount)
@@ -73,20 +73,20 @@ export function settingsFromFlags(flags: Partial<AskingFlags>): Partial<Reasonin
 /** How a model was asked, for JSON. */
 export function askedAs(
   { settings, inputs }: Pick<LoadedModel, 'settings' | 'inputs'>,
-  latents = settings.latents,
+  latentSteps = settings.latents,
 ): Record<string, unknown> {
   const { profile, positions, patches } = settings;
-  return { profile, positions, imageSize: inputs.imageSize, resize: inputs.resize, patches, latents };
+  return { profile, positions, imageSize: inputs.imageSize, resize: inputs.resize, patches, latents: latentSteps };
 }
 
 /** Says on stderr when latent steps are asked of a model that is not known to have learned them. */
-export function noteUntaught(
+export function noteUntrainedLatentSteps(
   model: string,
   { settings }: Pick<LoadedModel, 'settings'>,
-  latents = settings.latents,
+  latentSteps = settings.latents,
 ): void {
-  if (settings.profile !== 'plain' || latents === 0) return;
+  if (settings.profile !== 'plain' || latentSteps === 0) return;
   process.stderr.write(
-    `note: ${model} has no ivtlr.json, so nothing says that it was taught latent steps; its ${latents} will mean little to it\n`,
+    `note: ${model} has no ivtlr.json, so nothing says that it was taught latent steps; its ${latentSteps} will mean little to it\n`,
   );
 }

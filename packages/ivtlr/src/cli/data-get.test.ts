@@ -49,10 +49,10 @@ test('two processes that want the same data both get it, and fetch it once', asy
   expect(
     readdirSync(join(cache, 'datasets--LightChen2333--M3CoT/blobs')).filter((file) => file.startsWith(hash)),
   ).toEqual([hash]);
-  const begun = hub.log.filter(
+  const started = hub.log.filter(
     (line) => line.includes('/resolve/') && line.includes('.parquet') && !line.includes('bytes='),
   );
-  expect(begun.length).toBe(1);
+  expect(started.length).toBe(1);
 });
 
 test('a token that cannot be sent is said once, and not shown', async () => {

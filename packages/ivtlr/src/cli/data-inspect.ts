@@ -9,7 +9,7 @@ import { SPLITS, type Split, type Task } from '../tasks/task.ts';
 import type { ProfileName } from '../text/prompt.ts';
 import { askedAs, imageSizeOption, profileOption, settingsFromFlags } from './asking-flags.ts';
 import { addReadingFlags, type ReadingFlags, SkippedRows } from './data-flags.ts';
-import { latentStepCount, MOST, seedNumber, wholeNumberWithin } from './number-flags.ts';
+import { latentStepCount, MAX, seedNumber, wholeNumberWithin } from './number-flags.ts';
 
 interface InspectFlags extends ReadingFlags {
   data?: string;
@@ -41,7 +41,7 @@ export function registerDataInspect(data: Command): void {
     .option(
       '--row <n>',
       'row of the split, from 0, rows without an image counted too',
-      wholeNumberWithin(0, MOST.rows),
+      wholeNumberWithin(0, MAX.rows),
       0,
     )
     .option('--seed <n>', 'seed of fresh samples', seedNumber, 0)

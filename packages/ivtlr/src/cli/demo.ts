@@ -29,16 +29,16 @@ interface Drawn {
 /** Longer than any answer of the task, so that a model that has lost its way is cut off soon. */
 const maxNewTokens = 40;
 const batch = 50;
-const MOST_IMAGES = 1_000_000;
-const MOST_STRIPS = 1000;
+const MAX_IMAGES = 1_000_000;
+const MAX_STRIPS = 1000;
 
 export function registerDemo(program: Command): void {
   program
     .command('demo')
     .description('answer fresh images with the bundled model and draw what it looked at')
     .option('--seed <n>', 'seed of the images (default: the clock)', seedNumber)
-    .option('--rows <n>', 'images', wholeNumberWithin(1, MOST_IMAGES), 300)
-    .option('--traces <n>', 'images to draw a strip for', wholeNumberWithin(0, MOST_STRIPS), 4)
+    .option('--rows <n>', 'images', wholeNumberWithin(1, MAX_IMAGES), 300)
+    .option('--traces <n>', 'images to draw a strip for', wholeNumberWithin(0, MAX_STRIPS), 4)
     .option('--out <folder>', 'where the strips go', join('out', 'demo'))
     .option('--json', 'print the results as JSON')
     .action(demo);

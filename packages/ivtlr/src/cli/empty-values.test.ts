@@ -24,19 +24,19 @@ it.each(commands().map(([words, command]) => [words.join(' '), words, command] a
   'refuses empty values of every flag of %s',
   async (_, words, command) => {
     const needed = command.options.filter((option) => option.mandatory);
-    const given = (name: string | undefined) =>
+    const argumentOf = (name: string | undefined) =>
       needed.filter((option) => option.long !== name).flatMap((option) => [option.long!, '1']);
     const positions = command.registeredArguments.map(({ argChoices }) => argChoices?.[0] ?? 'x');
     for (const { long, required, optional, argChoices, parseArg } of command.options) {
       if (!required && !optional) continue;
       for (const empty of ['', ' ']) {
-        const call = check(...words, ...positions, ...given(long), long!, empty);
+        const call = check(...words, ...positions, ...argumentOf(long), long!, empty);
         const own = argChoices !== undefined || parseArg !== undefined;
         await expect(call, `${words.join(' ')} ${long}`).rejects.toThrow(own ? /invalid|is empty/ : `${long} is empty`);
       }
     }
     for (const [at, argument] of command.registeredArguments.entries()) {
-      await expect(check(...words, ...positions.with(at, ''), ...given(undefined))).rejects.toThrow(
+      await expect(check(...words, ...positions.with(at, ''), ...argumentOf(undefined))).rejects.toThrow(
         argument.argChoices ? 'invalid' : `<${argument.name()}> is empty`,
       );
     }

@@ -68,7 +68,7 @@ async function evaluateModel(options: EvalOptions): Promise<void> {
   if ((options.predictions || options.predictionsOfficial) && runs.length > 1) {
     throw new UserError('a predictions file holds the answers of one run; give one --ablation with it');
   }
-  if (options.latents !== undefined && MODES[options.mode]!.ablation.latents === 0) {
+  if (options.latents !== undefined && MODES[options.mode]!.ablation.latentSteps === 0) {
     throw new UserError(`--mode ${options.mode} has no latent steps; leave out --latents`);
   }
   requireFreeOutputs(options);
@@ -95,7 +95,7 @@ async function evaluateModel(options: EvalOptions): Promise<void> {
         seed: options.seed,
         ablation,
         ...(answerStart !== undefined && { answerStart }),
-        ...(options.latents !== undefined && { latents: options.latents }),
+        ...(options.latents !== undefined && { latentSteps: options.latents }),
         ...(file && { restore: (sample, index) => file.restore(sample, index) }),
         onProgress: (done) => {
           file?.flush();
@@ -120,7 +120,7 @@ async function evaluateModel(options: EvalOptions): Promise<void> {
   skipped.report();
   if (options.json) {
     const { model, mode, seed } = options;
-    const { latents, ...asked } = askedAs(opened, MODES[mode]!.ablation.latents ?? options.latents);
+    const { latents, ...asked } = askedAs(opened, MODES[mode]!.ablation.latentSteps ?? options.latents);
     const head = { model, task: task.name, mode, seed, split, latents, ...asked, skipped: skipped.rows };
     process.stdout.write(`${JSON.stringify({ ...head, results: results.map(toReport) }, null, 2)}\n`);
     return;

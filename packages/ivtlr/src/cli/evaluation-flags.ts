@@ -3,7 +3,7 @@ import { type Command, Option } from 'commander';
 import { SPLITS, type Split } from '../tasks/task.ts';
 import { type AskingFlags, addAskingFlags } from './asking-flags.ts';
 import { addReadingFlags, type ReadingFlags } from './data-flags.ts';
-import { MOST, rowCount, seedNumber, wholeNumberWithin } from './number-flags.ts';
+import { MAX, rowCount, seedNumber, wholeNumberWithin } from './number-flags.ts';
 
 export interface EvaluationFlags extends ReadingFlags, AskingFlags {
   model: string;
@@ -44,7 +44,7 @@ export function addEvaluationFlags(command: Command): Command {
     .option(
       '--batch <n>',
       `samples answered together (default: ${DEFAULT_BATCH.generated} fresh ones, ${DEFAULT_BATCH.stored} of --data)`,
-      wholeNumberWithin(1, MOST.batch),
+      wholeNumberWithin(1, MAX.batch),
     );
   return addReadingFlags(addAskingFlags(command));
 }

@@ -11,7 +11,7 @@ import { DATASETS } from '../tasks/datasets.ts';
 import { streamSamples } from '../tasks/read-samples.ts';
 import type { Split, Task } from '../tasks/task.ts';
 import { loadTask } from '../tasks/task-file.ts';
-import { noteUntaught, settingsFromFlags } from './asking-flags.ts';
+import { noteUntrainedLatentSteps, settingsFromFlags } from './asking-flags.ts';
 import { SkippedRows } from './data-flags.ts';
 import { deviceOfFlag } from './device.ts';
 import { DEFAULT_BATCH, type EvaluationFlags, GENERATED_SAMPLES } from './evaluation-flags.ts';
@@ -42,10 +42,10 @@ export interface Evaluation {
 }
 
 /**
- * @param latents latent steps that will be taken; default: as the model was trained
+ * @param latentSteps latent steps that will be taken; default: as the model was trained
  * @throws UserError when model, task or data are unusable, or the memory will not do
  */
-export async function openEvaluation(flags: EvaluationFlags, latents?: number): Promise<Evaluation> {
+export async function openEvaluation(flags: EvaluationFlags, latentSteps?: number): Promise<Evaluation> {
   const { seed, dtype, column } = flags;
   const device = await deviceOfFlag(flags.device);
   if (flags.threads !== undefined) setNumThreads(flags.threads);
@@ -55,7 +55,7 @@ export async function openEvaluation(flags: EvaluationFlags, latents?: number): 
     ...(dtype && { dtype }),
   });
   opened.model.module.eval();
-  noteUntaught(flags.model, opened, latents);
+  noteUntrainedLatentSteps(flags.model, opened, latentSteps);
   const name = flags.task ?? opened.settings.task;
   if (!name) throw new UserError(`${flags.model} does not say which task it was trained on; give --task`);
   const task = await loadTask(name);
@@ -69,7 +69,7 @@ export async function openEvaluation(flags: EvaluationFlags, latents?: number): 
   const batch = flags.batch ?? DEFAULT_BATCH[data === undefined ? 'generated' : 'stored'];
   requireRoomForAnswers(opened, {
     rows: Math.min(batch, limit),
-    latentSteps: latents,
+    latentSteps,
     maxNewTokens: flags.maxNewTokens,
   });
   let passes = 0;

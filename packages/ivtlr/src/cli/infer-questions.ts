@@ -68,9 +68,9 @@ export async function inferQuestions(flags: QuestionFlags): Promise<void> {
       }
     }
   }
-  const { opened, latents, latent } = model;
+  const { opened, latentSteps, latent } = model;
   const { maxNewTokens, task, seed } = flags;
-  const options = { rows: batch, latents, latent, maxNewTokens, task, textDeltas: false };
+  const options = { rows: batch, latentSteps, latent, maxNewTokens, task, textDeltas: false };
   const seedOf = ({ from }: Asked) => (seed * 1_000_003 + from.line) % 2 ** 52;
   const write = ({ from }: Asked, { text, picked, tokens }: Answer) => {
     const { line, id, image, question, choices } = from;
@@ -99,7 +99,7 @@ export async function inferQuestions(flags: QuestionFlags): Promise<void> {
 /** A short name of everything but the question that an answer depends on, so that a file holds answers of one kind only. */
 async function describeRun(
   flags: QuestionFlags,
-  { opened, folder, latents, latent }: OpenedForAsking,
+  { opened, folder, latentSteps, latent }: OpenedForAsking,
 ): Promise<string> {
   const { modelFingerprint } = await import('../eval/run-key.ts');
   const { maxNewTokens, task, seed, merge } = flags;
@@ -112,7 +112,7 @@ async function describeRun(
       dtype,
       device,
     },
-    ...{ asked: askedAs(opened, latents), latent, maxNewTokens, task, seed, merge },
+    ...{ asked: askedAs(opened, latentSteps), latent, maxNewTokens, task, seed, merge },
   };
   return createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 16);
 }

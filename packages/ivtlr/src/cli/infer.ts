@@ -7,7 +7,7 @@ import type { TraceFiles } from '../trace/trace-files.ts';
 import { readImageFile } from '../vision/image-file.ts';
 import { addAskingFlags, askedAs } from './asking-flags.ts';
 import { inferQuestions, type QuestionFlags } from './infer-questions.ts';
-import { latentStepCount, MOST, seedNumber, wholeNumberWithin } from './number-flags.ts';
+import { latentStepCount, MAX, seedNumber, wholeNumberWithin } from './number-flags.ts';
 import type { ModelFlags } from './open-for-asking.ts';
 import { formatDuration } from './progress.ts';
 
@@ -42,7 +42,7 @@ export function registerInfer(program: Command): void {
     .option('--output <file>', 'where the answers to --questions go (default: stdout)')
     .option('--resume', 'go on from the answers that --output has')
     .addOption(new Option('--overwrite', 'replace the answers that --output has').conflicts('resume'))
-    .option('--batch <n>', 'questions answered together (default: 8)', wholeNumberWithin(1, MOST.batch))
+    .option('--batch <n>', 'questions answered together (default: 8)', wholeNumberWithin(1, MAX.batch))
     .option('--latents <n>', 'latent steps (default: as trained)', latentStepCount)
     .option('--task <name>', "task whose prompt wording is used (default: the model's own, else m3cot)")
     .addOption(new Option('--ablation <name>', 'take something away from the latent steps').choices(SINGLE_ABLATIONS))
@@ -79,11 +79,11 @@ async function inferOne(options: OneQuestion): Promise<void> {
   await decodeImage(question.image);
   const { answer } = await import('../engine/ask.ts');
   const { openForAsking } = await import('./open-for-asking.ts');
-  const { opened, latents, latent, loadSeconds } = await openForAsking(options, 1);
+  const { opened, latentSteps, latent, loadSeconds } = await openForAsking(options, 1);
   const { task, maxNewTokens } = options;
   const trace = options.trace !== undefined || options.json === true;
   let result: Answer | undefined;
-  for await (const event of answer(opened, question, { latents, maxNewTokens, task, latent, trace })) {
+  for await (const event of answer(opened, question, { latentSteps, maxNewTokens, task, latent, trace })) {
     if (event.type === 'end') result = event.answer;
     else if (event.type === 'text-delta' && !options.json) process.stdout.write(event.text);
   }
@@ -103,7 +103,7 @@ async function inferOne(options: OneQuestion): Promise<void> {
       options,
       question,
       result,
-      { ...askedAs(opened, latents), ...(files && { trace: files }) },
+      { ...askedAs(opened, latentSteps), ...(files && { trace: files }) },
       loadSeconds,
     );
   else process.stderr.write(`${summary(result, loadSeconds)}\n${files ? `trace: ${files.image}\n` : ''}`);

@@ -14,7 +14,7 @@ export function wholeNumberWithin(least: number, most: number): (text: string) =
 }
 
 /** What one machine can be asked for. Larger numbers are slips, which would take memory or time without end. */
-export const MOST = {
+export const MAX = {
   rows: 1e9,
   batch: 4096,
   threads: 1024,
@@ -25,7 +25,7 @@ export const MOST = {
 
 /** 0 to 2^32 - 1: what every generator of random numbers here takes whole. */
 export const seedNumber = wholeNumberWithin(0, 2 ** 32 - 1);
-export const threadCount = wholeNumberWithin(1, MOST.threads);
-export const rowCount = wholeNumberWithin(1, MOST.rows);
-export const latentStepCount = wholeNumberWithin(0, MOST.latents);
-export const newTokenCount = wholeNumberWithin(1, MOST.newTokens);
+export const threadCount = wholeNumberWithin(1, MAX.threads);
+export const rowCount = wholeNumberWithin(1, MAX.rows);
+export const latentStepCount = wholeNumberWithin(0, MAX.latents);
+export const newTokenCount = wholeNumberWithin(1, MAX.newTokens);

@@ -4,7 +4,7 @@ import { requireRoomForAnswers } from '../engine/answer-memory.ts';
 import { type LoadedModel, openModelFolder } from '../engine/loaded-model.ts';
 import { ABLATIONS, type LatentOptions } from '../latent/options.ts';
 import { taskNames } from '../tasks/registry.ts';
-import { type AskingFlags, noteUntaught, settingsFromFlags } from './asking-flags.ts';
+import { type AskingFlags, noteUntrainedLatentSteps, settingsFromFlags } from './asking-flags.ts';
 import { deviceOfFlag } from './device.ts';
 import { modelFolder } from './hub-folders.ts';
 
@@ -21,7 +21,7 @@ export interface OpenedForAsking {
   /** The folder that was opened: of an adapter its own, not its base's. */
   folder: string;
   /** As asked for; undefined: as trained. */
-  latents: number | undefined;
+  latentSteps: number | undefined;
   /** What the ablation changes. */
   latent: Partial<LatentOptions>;
   loadSeconds: number;
@@ -42,13 +42,13 @@ export async function openForAsking(flags: ModelFlags, rows: number): Promise<Op
   opened.model.module.eval();
   const loadSeconds = (performance.now() - loading) / 1000;
   const ablation = flags.ablation === undefined ? undefined : ABLATIONS[flags.ablation]!;
-  const latents = ablation?.latents ?? flags.latents;
-  noteUntaught(flags.model, opened, latents);
+  const latentSteps = ablation?.latentSteps ?? flags.latents;
+  noteUntrainedLatentSteps(flags.model, opened, latentSteps);
   const { task: trained } = opened.settings;
   if (task === undefined && trained !== null && !taskNames.includes(trained))
     process.stderr.write(
       `note: the model was trained on the task ${trained}, which is not known here; the prompt is worded as for m3cot\n`,
     );
-  requireRoomForAnswers(opened, { rows, latentSteps: latents, maxNewTokens });
-  return { opened, folder, latents, latent: { ...ablation?.options }, loadSeconds };
+  requireRoomForAnswers(opened, { rows, latentSteps, maxNewTokens });
+  return { opened, folder, latentSteps, latent: { ...ablation?.options }, loadSeconds };
 }

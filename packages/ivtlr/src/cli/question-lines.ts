@@ -3,14 +3,14 @@ import { dirname, resolve } from 'node:path';
 import { z } from 'zod';
 import { UserError } from '../errors.ts';
 import { readText } from '../files.ts';
-import { MOST_CHOICES } from '../text/prompt.ts';
+import { MAX_CHOICES } from '../text/prompt.ts';
 
 const questionSchema = z.strictObject({
   id: z.union([z.string(), z.number()]).optional(),
   /** Absolute, or from the folder of the file of questions. */
   image: z.string().min(1),
   question: z.string(),
-  choices: z.array(z.string()).max(MOST_CHOICES).optional(),
+  choices: z.array(z.string()).max(MAX_CHOICES).optional(),
 });
 
 export interface QuestionLine {

@@ -12,7 +12,7 @@ import { type Recipe, recipeSchema } from './schema.ts';
 const bundledRecipes = fileURLToPath(new URL('../../recipes/', import.meta.url));
 
 /** Recipes are short; a longer text is some other file. */
-const MOST_CHARACTERS = 1_000_000;
+const MAX_CHARACTERS = 1_000_000;
 
 /**
  * Loads and checks a recipe.
@@ -52,8 +52,8 @@ export function parseRecipe(
   overrides: readonly string[] = [],
   note: (line: string) => void = () => {},
 ): Recipe {
-  if (text.length > MOST_CHARACTERS)
-    throw new UserError(`${source} has ${text.length} characters; a recipe has at most ${MOST_CHARACTERS}`);
+  if (text.length > MAX_CHARACTERS)
+    throw new UserError(`${source} has ${text.length} characters; a recipe has at most ${MAX_CHARACTERS}`);
   const lines = new LineCounter();
   const document = orExplain(source, () => parseDocument(text, { lineCounter: lines, prettyErrors: false }));
   const place = (offset: number | undefined) => {
@@ -85,11 +85,11 @@ export function parseRecipe(
 }
 
 /** One wrong bracket can make hundreds of mistakes, of which the first ones tell the most. */
-const MOST_MISTAKES = 5;
+const MAX_MISTAKES = 5;
 
 function mistakes(messages: readonly string[]): UserError {
-  const more = messages.length - MOST_MISTAKES;
-  return new UserError([...messages.slice(0, MOST_MISTAKES), ...(more > 0 ? [`and ${more} more`] : [])].join('\n'));
+  const more = messages.length - MAX_MISTAKES;
+  return new UserError([...messages.slice(0, MAX_MISTAKES), ...(more > 0 ? [`and ${more} more`] : [])].join('\n'));
 }
 
 /** @throws UserError where aliases lead nowhere or make far more than was written */

@@ -2,7 +2,7 @@
  * The settings of the official Python code's YAML files, under their own names: in a recipe beside this project's, or by `--set`. Each becomes the
  * setting that means the same. In the text of a recipe a setting given twice, under both names, is an error.
  */
-import { type Document, isNode, isScalar, type YAMLMap } from 'yaml';
+import { type Document, isCollection, isNode, isScalar, type YAMLMap } from 'yaml';
 import { DECODER_PROJECTIONS } from '../lora/options.ts';
 
 /** The same value under another name. */
@@ -46,7 +46,7 @@ const DEFAULTS: readonly (readonly [path: readonly string[], value: unknown, sai
 
 type Fail = (message: string) => never;
 
-interface Given {
+interface OfficialKey {
   /** What the document takes. */
   value: unknown;
   fail: Fail;
@@ -55,7 +55,7 @@ interface Given {
 /** The official names of one recipe, as they are met. */
 export class OfficialSettings {
   readonly #document: Document;
-  readonly #given = new Map<string, Given>();
+  readonly #keys = new Map<string, OfficialKey>();
   /** Whether the recipe's text has any; what `--set` says does not make it one of the official code. */
   readonly #inText: boolean;
 
@@ -70,12 +70,12 @@ export class OfficialSettings {
       const key = isScalar(pair.key) ? String(pair.key.value) : '';
       if (!OFFICIAL_KEYS.includes(key)) continue;
       const offset = isNode(pair.key) ? pair.key.range?.[0] : undefined;
-      this.#given.set(key, { value: pair.value, fail: (message) => fail(offset, `${key}: ${message}`) });
+      this.#keys.set(key, { value: pair.value, fail: (message) => fail(offset, `${key}: ${message}`) });
       top.delete(key);
     }
-    this.#inText = this.#given.size > 0;
+    this.#inText = this.#keys.size > 0;
     const written = new Set<string>();
-    for (const [key, { fail }] of this.#given) {
+    for (const [key, { fail }] of this.#keys) {
       const setting = this.#settingOf(key);
       if (setting === null) continue;
       const name = setting.path.join('.');
@@ -87,8 +87,8 @@ export class OfficialSettings {
 
   /** Takes one from a command line; it counts more than the text. Returns the path of the setting, or null where it becomes none. */
   override(key: string, value: unknown, fail: Fail): readonly string[] | null {
-    const before = this.#given.has(key) ? this.#settingOf(key) : null;
-    this.#given.set(key, { value, fail });
+    const before = this.#keys.has(key) ? this.#settingOf(key) : null;
+    this.#keys.set(key, { value, fail });
     const setting = this.#settingOf(key);
     if (setting !== null) this.#write(key, setting);
     else if (before !== null) this.#document.deleteIn(before.path);
@@ -106,7 +106,7 @@ export class OfficialSettings {
 
   /** The setting that an official name stands for, its value, or null for one that only says something about others. */
   #settingOf(key: string): { path: readonly string[]; value: unknown } | null {
-    const { fail, value } = this.#given.get(key)!;
+    const { fail, value } = this.#keys.get(key)!;
     const renamed = RENAMED[key];
     if (renamed) return { path: renamed, value };
     const plain = this.#plain(key);
@@ -114,7 +114,7 @@ export class OfficialSettings {
     switch (key) {
       case 'save_path':
       case 'name': {
-        const parts = ['save_path', 'name'].filter((part) => this.#given.has(part));
+        const parts = ['save_path', 'name'].filter((part) => this.#keys.has(part));
         return { path: ['out'], value: parts.map((part) => String(this.#plain(part))).join('/') };
       }
       case 'load_model_path':
@@ -135,35 +135,41 @@ export class OfficialSettings {
   }
 
   #plain(key: string): unknown {
-    const value = this.#given.get(key)?.value;
-    return isScalar(value) ? value.value : isNode(value) ? value.toJS(this.#document) : (value ?? null);
+    const value = this.#keys.get(key)?.value;
+    if (isScalar(value)) return value.value;
+    if (!isNode(value)) return value ?? null;
+    try {
+      return value.toJS(this.#document);
+    } catch {
+      return this.#keys.get(key)!.fail('holds an alias that leads out of it or into itself');
+    }
   }
 
   #write(key: string, { path, value }: { path: readonly string[]; value: unknown }): void {
     try {
       this.#document.setIn(path, isNode(value) ? value : this.#document.createNode(value));
     } catch {
-      this.#given.get(key)!.fail(`is ${path.join('.')} here, but ${path[0]} holds a plain value`);
+      this.#keys.get(key)!.fail(`is ${path.join('.')} here, but ${path[0]} holds a plain value`);
     }
   }
 
   #default(path: readonly string[], value: unknown): boolean {
-    const parent = path.length > 1 ? this.#document.get(path[0]) : undefined;
-    if (this.#document.hasIn(path) || isScalar(parent) || (parent !== undefined && typeof parent !== 'object'))
-      return false;
+    // `data:` alone holds nothing, into which nothing can be put.
+    const taken = path.length > 1 && this.#document.has(path[0]) && !isCollection(this.#document.get(path[0], true));
+    if (taken || this.#document.hasIn(path)) return false;
     this.#document.setIn(path, this.#document.createNode(value));
     return true;
   }
 
   /** The official global batch follows from the number of processes; here it is written down and the accumulation follows from it. */
   #finishGlobalBatch(): string[] {
-    const given = this.#given.get('gradient_accumulation_steps');
-    if (!given) return [];
+    const accumulationKey = this.#keys.get('gradient_accumulation_steps');
+    if (!accumulationKey) return [];
     const accumulation = this.#plain('gradient_accumulation_steps');
     const microBatch = this.#document.getIn(['microBatch']);
     const globalBatch = this.#document.getIn(['globalBatch']);
     if (typeof accumulation !== 'number' || !Number.isInteger(accumulation) || accumulation < 1)
-      given.fail('expected a whole number of at least 1');
+      accumulationKey.fail('expected a whole number of at least 1');
     if (typeof microBatch !== 'number') return []; // the schema says what is wrong
     const own = microBatch * (accumulation as number);
     if (globalBatch === undefined) {
@@ -173,7 +179,7 @@ export class OfficialSettings {
       ];
     }
     if (typeof globalBatch === 'number' && globalBatch % own !== 0)
-      given.fail(`${accumulation} x ${microBatch} rows do not divide globalBatch ${globalBatch}`);
+      accumulationKey.fail(`${accumulation} x ${microBatch} rows do not divide globalBatch ${globalBatch}`);
     return [];
   }
 }

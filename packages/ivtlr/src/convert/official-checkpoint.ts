@@ -125,18 +125,18 @@ export function planConversion(
   base: string,
 ): ConversionPlan {
   const plan: ConversionPlan = { weights: new Map(), adapters: new Map(), rank: 0, pathStyle: wanted.pathStyle };
-  const unlike = (what: string) => new UserError(`${path}: ${what}; is ${base} the base it was trained from?`);
+  const mismatch = (what: string) => new UserError(`${path}: ${what}; is ${base} the base it was trained from?`);
   for (const [hub, stored] of names.weights) {
     const name = wanted.storedName(hub);
     if (name === null) continue;
     const shape = wanted.shapes.get(name);
-    if (!shape) throw unlike(`${stored} is no weight of the base model`);
+    if (!shape) throw mismatch(`${stored} is no weight of the base model`);
     if (plan.weights.has(name)) throw new UserError(`${path}: ${stored} is there twice, under two names`);
-    checkShape(stored, shapeOf(stored), shape, unlike);
+    checkShape(stored, shapeOf(stored), shape, mismatch);
     const adapter = names.adapters.get(hub) ?? null;
     plan.weights.set(name, { stored, shape, adapter });
     if (adapter) {
-      const rank = checkFactors(adapter, shape, shapeOf, unlike);
+      const rank = checkFactors(adapter, shape, shapeOf, mismatch);
       if (plan.rank !== 0 && plan.rank !== rank)
         throw new UserError(`${path}: ${adapter.a} has rank ${rank}, others have ${plan.rank}`);
       plan.rank = rank;
@@ -145,10 +145,10 @@ export function planConversion(
   }
   const missing = [...wanted.shapes.keys()].filter((name) => !plan.weights.has(name));
   if (missing.length > 0)
-    throw unlike(
+    throw mismatch(
       `it lacks ${missing.slice(0, 3).join(', ')}${missing.length > 3 ? ` and ${missing.length - 3} more` : ''}`,
     );
-  if (names.embedding !== null) replaceEmbedding(plan, names.embedding, names, wanted, shapeOf, unlike);
+  if (names.embedding !== null) replaceEmbedding(plan, names.embedding, names, wanted, shapeOf, mismatch);
   return plan;
 }
 
@@ -159,12 +159,12 @@ function replaceEmbedding(
   names: OfficialNames,
   wanted: WeightNames,
   shapeOf: (stored: string) => readonly number[],
-  unlike: (what: string) => UserError,
+  mismatch: (what: string) => UserError,
 ): void {
   const hub = [...names.weights.keys()].find((name) => name.endsWith('.embed_tokens.weight'));
   const weight = hub === undefined ? undefined : plan.weights.get(wanted.storedName(hub) ?? '');
-  if (!weight) throw unlike('it has no input embedding (embed_tokens.weight)');
-  checkShape(embedding, shapeOf(embedding), weight.shape, unlike);
+  if (!weight) throw mismatch('it has no input embedding (embed_tokens.weight)');
+  checkShape(embedding, shapeOf(embedding), weight.shape, mismatch);
   weight.stored = embedding;
 }
 
@@ -172,22 +172,22 @@ function checkShape(
   stored: string,
   shape: readonly number[],
   wanted: readonly number[],
-  unlike: (what: string) => UserError,
+  mismatch: (what: string) => UserError,
 ): void {
   if (String(shape) !== String(wanted))
-    throw unlike(`${stored} is [${shape.join(', ')}], the base model's is [${wanted.join(', ')}]`);
+    throw mismatch(`${stored} is [${shape.join(', ')}], the base model's is [${wanted.join(', ')}]`);
 }
 
 function checkFactors(
   { a, b }: AdapterFactors,
   [outputs, inputs]: readonly number[],
   shapeOf: (stored: string) => readonly number[],
-  unlike: (what: string) => UserError,
+  mismatch: (what: string) => UserError,
 ): number {
   const [shapeA, shapeB] = [shapeOf(a), shapeOf(b)];
   const rank = shapeA[0] ?? 0;
-  checkShape(a, shapeA, [rank, inputs!], unlike);
-  checkShape(b, shapeB, [outputs!, rank], unlike);
-  if (rank === 0) throw unlike(`${a} has rank 0`);
+  checkShape(a, shapeA, [rank, inputs!], mismatch);
+  checkShape(b, shapeB, [outputs!, rank], mismatch);
+  if (rank === 0) throw mismatch(`${a} has rank 0`);
   return rank;
 }

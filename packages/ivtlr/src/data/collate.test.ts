@@ -1,15 +1,15 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { collate, groupByLatents } from './collate.ts';
+import { collate, groupByLatentSteps } from './collate.ts';
 import type { Rendered } from './render.ts';
 
-function row(prompt: number[], latents: number, rest: number[], imageStart = 1): Rendered {
-  const head = [...prompt, ...new Array<number>(latents).fill(9)];
+function row(prompt: number[], latentSteps: number, rest: number[], imageStart = 1): Rendered {
+  const head = [...prompt, ...new Array<number>(latentSteps).fill(9)];
   return {
     ids: [...head, ...rest],
     labels: [...head.map(() => -100), ...rest],
     latentStart: prompt.length,
-    latents,
+    latentSteps,
     image: null,
     imageStart,
     imageTokens: 2,
@@ -33,7 +33,7 @@ test('prompts end in one column, rests are padded on the right', () => {
       [0, 0, 1, 1, 1, 1, 1, 1, 1],
     ],
     latentStart: 4,
-    latents: 2,
+    latentSteps: 2,
     images: ['P', null],
     imageStart: [1, 2],
     pickTargets: [[[0], [1]], null],
@@ -55,7 +55,7 @@ test('misuse is refused', () => {
 
 test('rows group by latent slots in order', () => {
   const rows = [row([1], 2, []), row([2], 1, []), row([3], 2, [])];
-  expect(groupByLatents(rows)).toEqual([[rows[0], rows[2]], [rows[1]]]);
+  expect(groupByLatentSteps(rows)).toEqual([[rows[0], rows[2]], [rows[1]]]);
 });
 
 test('for any rows: taking the pads away gives the rows back, slots are aligned, the width is minimal', () => {
@@ -65,8 +65,8 @@ test('for any rows: taking the pads away gives the rows back, slots are aligned,
     maxLength: 5,
   });
   fc.assert(
-    fc.property(shapes, fc.integer({ min: 0, max: 4 }), (parts, latents) => {
-      const rows = parts.map(([prompt, rest]) => row(prompt, latents, rest, 0));
+    fc.property(shapes, fc.integer({ min: 0, max: 4 }), (parts, latentSteps) => {
+      const rows = parts.map(([prompt, rest]) => row(prompt, latentSteps, rest, 0));
       const batch = collate(
         rows,
         rows.map(() => null),
@@ -77,7 +77,9 @@ test('for any rows: taking the pads away gives the rows back, slots are aligned,
         const real = padded.filter((_, column) => batch.attentionMask[index]![column] === 1);
         expect(real).toEqual(source.ids);
         expect(batch.labels[index]!.filter((label) => label !== -100)).toEqual(source.labels.filter((l) => l !== -100));
-        expect(padded.slice(batch.latentStart, batch.latentStart + latents)).toEqual(new Array(latents).fill(9));
+        expect(padded.slice(batch.latentStart, batch.latentStart + latentSteps)).toEqual(
+          new Array(latentSteps).fill(9),
+        );
         expect(padded[batch.imageStart[index]!]).toBe(source.ids[0]);
         expect(batch.labels[index]!.length).toBe(padded.length);
       });

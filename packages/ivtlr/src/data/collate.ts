@@ -10,7 +10,7 @@ export interface Batch<Image = ProcessedImage> {
   /** Column of every row's first latent slot (without slots: of the first token after the prompt). */
   latentStart: number;
   /** T, the same for all rows. */
-  latents: number;
+  latentSteps: number;
   images: (Image | null)[];
   /** Padded column of a row's first image token, -1 without image. */
   imageStart: number[];
@@ -31,9 +31,9 @@ export function collate<Image = ProcessedImage>(
   if (!first) throw new RangeError('a batch needs at least one row');
   if (images.length !== rows.length)
     throw new RangeError(`${rows.length} rows need as many images, not ${images.length}`);
-  if (rows.some((row) => row.latents !== first.latents)) {
+  if (rows.some((row) => row.latentSteps !== first.latentSteps)) {
     throw new RangeError(
-      `rows of one batch need the same number of latent slots, not ${rows.map((row) => row.latents)}`,
+      `rows of one batch need the same number of latent slots, not ${rows.map((row) => row.latentSteps)}`,
     );
   }
   const latentStart = Math.max(...rows.map((row) => row.latentStart));
@@ -51,7 +51,7 @@ export function collate<Image = ProcessedImage>(
     labels: rows.map((row) => pad(row, row.labels, IGNORE)),
     attentionMask: rows.map((row) => pad(row, new Array<number>(row.ids.length).fill(1), 0)),
     latentStart,
-    latents: first.latents,
+    latentSteps: first.latentSteps,
     images: [...images],
     imageStart: rows.map((row) => (row.imageStart < 0 ? -1 : row.imageStart + latentStart - row.latentStart)),
     pickTargets: rows.map((row) => row.pickTargets ?? null),
@@ -59,12 +59,12 @@ export function collate<Image = ProcessedImage>(
 }
 
 /** Rows with equal numbers of latent slots, in order of first appearance: each group can be one batch. */
-export function groupByLatents(rows: readonly Rendered[]): Rendered[][] {
+export function groupByLatentSteps(rows: readonly Rendered[]): Rendered[][] {
   const groups = new Map<number, Rendered[]>();
   for (const row of rows) {
-    const group = groups.get(row.latents);
+    const group = groups.get(row.latentSteps);
     if (group) group.push(row);
-    else groups.set(row.latents, [row]);
+    else groups.set(row.latentSteps, [row]);
   }
   return [...groups.values()];
 }

@@ -5,8 +5,8 @@
  */
 
 /** Of one column in one row group; text data sets have a million. */
-const MOST_VALUES = 2 ** 24;
-const MOST_PAGE_BYTES = 2 ** 29;
+const MAX_VALUES = 2 ** 24;
+const MAX_PAGE_BYTES = 2 ** 29;
 /** The last run of a page may be padded, by some writers to a block. */
 const PADDING = 512;
 
@@ -37,14 +37,13 @@ export function checkPages(chunk: Uint8Array, column: PagedColumn): void {
     const [type, length, packed] = [1, 2, 3].map((field) => count(header, field));
     const start = reader.at;
     at = start + packed!;
-    if (at > chunk.length || length! > MOST_PAGE_BYTES)
-      throw new Error(`a page of ${Math.max(packed!, length!)} bytes`);
+    if (at > chunk.length || length! > MAX_PAGE_BYTES) throw new Error(`a page of ${Math.max(packed!, length!)} bytes`);
     if (type !== DATA_PAGE && type !== DATA_PAGE_V2 && type !== DICTIONARY_PAGE) continue;
     const inner = header.get({ [DATA_PAGE]: 5, [DATA_PAGE_V2]: 8, [DICTIONARY_PAGE]: 7 }[type]!);
     if (!(inner instanceof Map)) throw new Error('a page without a header of its kind');
     const size = count(inner, 1);
     if (type !== DICTIONARY_PAGE) values += size;
-    if (size > MOST_VALUES || values > MOST_VALUES) throw new Error(`${Math.max(size, values)} values in a row group`);
+    if (size > MAX_VALUES || values > MAX_VALUES) throw new Error(`${Math.max(size, values)} values in a row group`);
     const page = chunk.subarray(start, at);
     if (type === DATA_PAGE) checkVersion1(column.decompress(page, length!), size, count(inner, 2), column);
     if (type === DATA_PAGE_V2) checkVersion2(page, inner, length!, column);

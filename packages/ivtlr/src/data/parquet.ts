@@ -186,6 +186,10 @@ function requireSoundFooter(path: string, metadata: FileMetaData): void {
     throw new UserError(`${path} is not a readable Parquet file: ${reason(error)}`);
   }
   for (const [index, group] of metadata.row_groups.entries()) {
+    const rows = Number(group.num_rows);
+    if (!Number.isSafeInteger(rows) || rows < 0) {
+      throw new UserError(`${path} is corrupt: row group ${index} does not say how many rows it has`);
+    }
     const found = (group.columns ?? []).map(({ meta_data }) => (meta_data?.path_in_schema ?? []).join('\0'));
     if (found.join('\n') !== expected) {
       throw new UserError(`${path} is corrupt: row group ${index} does not hold the columns of the schema`);

@@ -7,14 +7,14 @@ import type { RawImage, Sample } from './sample.ts';
 const total = 5;
 
 function setUp(options: PrefetchOptions, broken: { sample?: number; image?: number } = {}) {
-  const begun: number[] = [];
+  const started: number[] = [];
   const inline: string[] = [];
   const prepared: string[] = [];
   const source = {
     samplesPerEpoch: total,
     sample: async (epoch: number, place: number): Promise<Sample> => {
       const position = epoch * total + place;
-      begun.push(position);
+      started.push(position);
       if (position === broken.sample) throw new Error(`row ${position} is bad`);
       const image: RawImage = { kind: 'encoded', bytes: new Uint8Array(1), name: `${position}` };
       return { id: `${position}`, image, question: '', choices: [], rationale: '', answer: '', meta: {} };
@@ -37,7 +37,7 @@ function setUp(options: PrefetchOptions, broken: { sample?: number; image?: numb
       return { tokens: -1 } as ProcessedImage;
     },
   };
-  return { begun, inline, prepared, prefetch: new Prefetch(source, pool, inputs, options) };
+  return { started, inline, prepared, prefetch: new Prefetch(source, pool, inputs, options) };
 }
 
 /** Asks as the trainer does. */
@@ -62,19 +62,19 @@ test('the same samples and images in the same order, across epochs, whatever the
 });
 
 test('each sample is prepared once, at most `ahead` beyond the one asked for, none after the last epoch', async () => {
-  const { prefetch, begun, prepared } = setUp({ ahead: 3, epochs: 2 });
+  const { prefetch, started, prepared } = setUp({ ahead: 3, epochs: 2 });
   await prefetch.sample(0, 0);
-  expect(begun).toEqual([0, 1, 2, 3]);
+  expect(started).toEqual([0, 1, 2, 3]);
   expect(prefetch.waiting).toBe(3);
   await take(prefetch, 1, 10);
-  expect(begun).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+  expect(started).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
   expect(prepared.length).toBe(10);
 });
 
 test('a run that goes on from the middle gets what the first would have got', async () => {
-  const { prefetch, begun } = setUp({ ahead: 2 });
+  const { prefetch, started } = setUp({ ahead: 2 });
   expect(await take(prefetch, 7, 10)).toEqual(expected(7, 10));
-  expect(begun[0]).toBe(7);
+  expect(started[0]).toBe(7);
   // A jump drops what waits; nothing of it is handed out later.
   expect(await take(prefetch, 2, 5)).toEqual(expected(2, 5));
   expect(prefetch.waiting).toBe(2);

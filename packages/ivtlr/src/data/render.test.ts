@@ -98,7 +98,7 @@ describe('training rows', () => {
       ids: [...prompt, ...rest],
       labels: [...prompt.map(() => -100), ...rest],
       latentStart: prompt.length,
-      latents: 0,
+      latentSteps: 0,
       image,
       imageStart: 2,
       imageTokens: 3,
@@ -114,8 +114,8 @@ describe('training rows', () => {
     expect(at(3).ids).toEqual([...prompt, LAT, LAT, LAT, ...answer]);
     expect(at(4).ids).toEqual(at(3).ids);
     // Baselines: the answer alone, and slots without dropped steps.
-    expect(renderTraining(tokenized, { latents: 0, droppedSteps: 2 }).ids).toEqual([...prompt, ...answer]);
-    expect(renderTraining(tokenized, { latents: 2, droppedSteps: 0 }).ids).toEqual([
+    expect(renderTraining(tokenized, { latentSteps: 0, droppedSteps: 2 }).ids).toEqual([...prompt, ...answer]);
+    expect(renderTraining(tokenized, { latentSteps: 2, droppedSteps: 0 }).ids).toEqual([
       ...[...prompt, LAT, LAT],
       ...[...codes('one\ntwo.\n'), ...answer],
     ]);
@@ -128,7 +128,7 @@ describe('training rows', () => {
     const short = await tokenizeSample(sample, 3, 'train', { ...options, maxTokens: total - 1 });
     expect(short.stepIds).toEqual([codes('one\n')]);
     expect(short.truncatedSteps).toBe(1);
-    expect(renderTraining(short, { latents: 1, droppedSteps: 1 }).ids).toEqual([...prompt, LAT, ...answer]);
+    expect(renderTraining(short, { latentSteps: 1, droppedSteps: 1 }).ids).toEqual([...prompt, LAT, ...answer]);
     const none = await tokenizeSample(sample, 3, 'train', { ...options, maxTokens: 1 });
     expect(none.stepIds).toEqual([]);
     expect(none.answerIds).toEqual(answer);
@@ -138,9 +138,9 @@ describe('training rows', () => {
     const four = { ...sample, rationale: 'a. b. c. d', pickTargets: [[5], [6, 5], [7], [8]] };
     const merged = await tokenizeSample(four, 3, 'train', options);
     expect(merged.pickTargets).toEqual([[5, 6], [7], [8]]);
-    expect(renderTraining(merged, { latents: 2, droppedSteps: 2 }).pickTargets).toEqual([[5, 6], [7]]);
+    expect(renderTraining(merged, { latentSteps: 2, droppedSteps: 2 }).pickTargets).toEqual([[5, 6], [7]]);
     const two = await tokenizeSample({ ...sample, pickTargets: [[4]] }, 3, 'train', options);
-    expect(renderTraining(two, { latents: 3, droppedSteps: 3 }).pickTargets).toEqual([[4], [], []]);
+    expect(renderTraining(two, { latentSteps: 3, droppedSteps: 3 }).pickTargets).toEqual([[4], [], []]);
   });
 
   test('an answer is needed', async () => {
@@ -186,7 +186,7 @@ describe('inference rows', () => {
     expect(renderInference(asked, 2).ids).toEqual([IMG, IMG, LAT, LAT, ...codes('#')]);
     expect(renderInference(asked, 0, codes('So')).ids).toEqual([IMG, IMG, ...codes('#So')]);
     expect(renderInference(asked, 2).latentStart).toBe(2);
-    const row = renderTraining(await tokenizeSample(sample, 2, 'train', own), { latents: 1, droppedSteps: 2 });
+    const row = renderTraining(await tokenizeSample(sample, 2, 'train', own), { latentSteps: 1, droppedSteps: 2 });
     expect(row.ids).toEqual([IMG, IMG, LAT, ...codes('#'), ...answer]);
     expect(row.labels).toEqual([-100, -100, -100, -100, ...answer]);
     const total = row.ids.length - 1 + codes('one\ntwo.\n').length;
@@ -239,7 +239,7 @@ test('supervised text: loss on the chosen segments', async () => {
   const row = await renderSupervised({ image, segments }, 2, options);
   expect(row.ids).toEqual([...codes('u:'), IMG, IMG, ...codes('|a:'), ...codes('red to blue\n')]);
   expect(row.labels).toEqual([...new Array(7 + 7).fill(-100), ...codes('blue'), -100]);
-  expect([row.latents, row.latentStart, row.imageStart, row.imageTokens]).toEqual([0, 7, 2, 2]);
+  expect([row.latentSteps, row.latentStart, row.imageStart, row.imageTokens]).toEqual([0, 7, 2, 2]);
   const text = await renderSupervised({ segments }, 2, options);
   expect(text.ids).toEqual(codes('u:|a:red to blue\n'));
   expect([text.image, text.imageStart, text.imageTokens]).toEqual([null, -1, 0]);

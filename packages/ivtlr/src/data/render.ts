@@ -63,7 +63,7 @@ export interface Rendered {
   /** Index of the first latent slot, which is the prompt's length. */
   latentStart: number;
   /** T */
-  latents: number;
+  latentSteps: number;
   image: RawImage | null;
   /** Index of the first image token, -1 without image. */
   imageStart: number;
@@ -145,30 +145,34 @@ export async function tokenizeSample(
 }
 
 /** Prompt, T slots, what stands after them, the steps after the first `droppedSteps`, answer. The curriculum of a stage gives the plan. */
-export function renderTraining(sample: TokenizedSample, plan: { latents: number; droppedSteps: number }): Rendered {
+export function renderTraining(sample: TokenizedSample, plan: { latentSteps: number; droppedSteps: number }): Rendered {
   const rest = [...sample.stepIds.slice(plan.droppedSteps).flat(), ...sample.answerIds];
-  const rendered = renderInference(sample, plan.latents);
+  const rendered = renderInference(sample, plan.latentSteps);
   rendered.ids.push(...rest);
   rendered.labels.push(...rest);
   if (sample.pickTargets) {
     const targets = sample.pickTargets;
-    rendered.pickTargets = Array.from({ length: plan.latents }, (_, t) => targets[t] ?? []);
+    rendered.pickTargets = Array.from({ length: plan.latentSteps }, (_, t) => targets[t] ?? []);
   }
   return rendered;
 }
 
 /**
  * Prompt, T slots and what stands after them; nothing is labelled.
- * @param begun ids the answer is begun with
+ * @param answerStart ids the answer starts with
  */
-export function renderInference(sample: TokenizedSample, latents: number, begun: readonly number[] = []): Rendered {
-  const slots = new Array<number>(latents).fill(sample.latentId);
-  const ids = [...sample.promptIds, ...slots, ...sample.afterLatentIds, ...begun];
+export function renderInference(
+  sample: TokenizedSample,
+  latentSteps: number,
+  answerStart: readonly number[] = [],
+): Rendered {
+  const slots = new Array<number>(latentSteps).fill(sample.latentId);
+  const ids = [...sample.promptIds, ...slots, ...sample.afterLatentIds, ...answerStart];
   return {
     ids,
     labels: new Array<number>(ids.length).fill(IGNORE),
     latentStart: sample.promptIds.length,
-    latents,
+    latentSteps,
     image: sample.image,
     imageStart: sample.imageStart,
     imageTokens: sample.imageTokens,
@@ -203,7 +207,7 @@ export async function renderSupervised(
     ids,
     labels,
     latentStart: promptIds.length,
-    latents: 0,
+    latentSteps: 0,
     image: sample.image ?? null,
     imageStart,
     imageTokens: imageStart < 0 ? 0 : imageTokens,

@@ -1,7 +1,7 @@
 /** Typed access to the columns of a row; every complaint names the place and the column. */
 import { statSync } from 'node:fs';
 import { UserError } from '../errors.ts';
-import { MOST_CHOICES } from '../text/prompt.ts';
+import { MAX_CHOICES } from '../text/prompt.ts';
 import { readImageFile } from '../vision/image-file.ts';
 import type { RawImage } from './sample.ts';
 
@@ -57,9 +57,9 @@ export function textListField(row: Row, column: string, place: string): string[]
 /** The texts of a question's choices; null counts as none. */
 export function choicesField(row: Row, column: string, place: string): string[] {
   const choices = textListField(row, column, place);
-  if (choices.length <= MOST_CHOICES) return choices;
+  if (choices.length <= MAX_CHOICES) return choices;
   throw new UserError(
-    `${place}, column ${column}: ${choices.length} choices, but only ${MOST_CHOICES} have a letter, A to Z`,
+    `${place}, column ${column}: ${choices.length} choices, but only ${MAX_CHOICES} have a letter, A to Z`,
   );
 }
 

@@ -27,7 +27,7 @@ export interface AskOptions<Q extends Question = Question> {
   /** Questions answered together; default 1. Answers do not depend on it (in float32; 16-bit dtypes round differently). */
   rows?: number | undefined;
   /** T; default: as the model was trained. */
-  latents?: number | undefined;
+  latentSteps?: number | undefined;
   /** Default 512. */
   maxNewTokens?: number | undefined;
   /** Whose prompt wording to use; default: the task the model was trained on, else m3cot. */
@@ -142,9 +142,9 @@ class Asker<Q extends Question> {
   readonly #start: readonly number[];
 
   static async open<Q extends Question>(opened: LoadedModel, options: AskOptions<Q>): Promise<Asker<Q>> {
-    const { answerStart, latents = opened.settings.latents } = options;
+    const { answerStart, latentSteps = opened.settings.latents } = options;
     if (answerStart === undefined) return new Asker(opened, options, []);
-    if (latents > 0) throw new RangeError('an answer can be started only without latent steps');
+    if (latentSteps > 0) throw new RangeError('an answer can be started only without latent steps');
     const [start] = await opened.tokenizer.encodeBatch([answerStart]);
     return new Asker(opened, options, start!);
   }
@@ -211,18 +211,18 @@ class Asker<Q extends Question> {
 
   async #request(question: Q, image: ProcessedImage): Promise<RowRequest> {
     const { settings } = this.#opened;
-    const { latents = settings.latents, maxNewTokens = 512, trace = false, traceText = false } = this.#options;
+    const { latentSteps = settings.latents, maxNewTokens = 512, trace = false, traceText = false } = this.#options;
     const render = this.#opened.renderOptions(this.#options.task ?? settings.task ?? DEFAULT_TASK);
     const tokenized = await tokenizeSample(toSample(question), image.tokens, 'infer', render);
-    const { latentStart, imageStart, ids } = renderInference(tokenized, latents, this.#start);
+    const { latentStart, imageStart, ids } = renderInference(tokenized, latentSteps, this.#start);
     const latent = { ...latentOptions(settings), ...this.#options.latent };
     const seed = this.#options.seed?.(question);
     return {
       promptIds: ids.slice(0, latentStart),
       image,
       imageStart,
-      latentSteps: latents,
-      afterLatentIds: ids.slice(latentStart + latents),
+      latentSteps,
+      afterLatentIds: ids.slice(latentStart + latentSteps),
       options: {
         ...{ ...latent, maxNewTokens, eosIds: this.#eosIds, trace, traceText },
         ...(seed !== undefined && { seed }),

@@ -190,11 +190,11 @@ export function readReasoningSettings(
   profile?: ProfileName,
 ): ReasoningSettings {
   const path = join(folder, settingsFile);
-  const untaught = { profile: 'plain', latents: 0, positions };
+  const plain = { profile: 'plain', latents: 0, positions };
   const stored = existsSync(path)
     ? checkedSettings(settingsObject, readJson(path, 'reasoning settings'), path)
     : profile === undefined || profile === 'plain'
-      ? untaught
+      ? plain
       : { profile };
   return checkedSettings(reasoningSettingsSchema, { patches, ...stored }, path);
 }

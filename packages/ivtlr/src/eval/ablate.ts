@@ -53,8 +53,9 @@ interface Verdict {
 export function planAblations(trained: number, maxLatents: number): [key: string, ablation: Ablation][] {
   const keys = ['full', 'zero-latents', 'no-latent-text', 'no-latent-vision', 'random-patches', 'patches-swapped'];
   const plan: [string, Ablation][] = [...keys, 'repeats-allowed'].map((key) => [key, ABLATIONS[key]!]);
-  for (let latents = 1; latents <= maxLatents; latents++) {
-    if (latents !== trained) plan.push([`latents-${latents}`, { title: 'latent steps', latents, options: {} }]);
+  for (let latentSteps = 1; latentSteps <= maxLatents; latentSteps++) {
+    if (latentSteps !== trained)
+      plan.push([`latents-${latentSteps}`, { title: 'latent steps', latentSteps, options: {} }]);
   }
   return plan;
 }
@@ -77,7 +78,7 @@ export async function ablate(
   let full: Map<number, Verdict> | null = null;
   const rows: AblationRow[] = [];
   for (const [key, ablation] of planAblations(trained, maxLatents)) {
-    const latents = ablation.latents ?? trained;
+    const latents = ablation.latentSteps ?? trained;
     const title = `${ablation.title}, T = ${latents}`;
     const verdicts = new Map<number, Verdict>();
     try {

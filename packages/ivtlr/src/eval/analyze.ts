@@ -37,7 +37,7 @@ export async function analyze(
   opened: LoadedModel,
   task: Task,
   samples: AsyncIterable<Sample> | Iterable<Sample>,
-  options: Pick<EvaluateOptions, 'batch' | 'maxNewTokens' | 'imageThreads' | 'seed' | 'latents' | 'onProgress'>,
+  options: Pick<EvaluateOptions, 'batch' | 'maxNewTokens' | 'imageThreads' | 'seed' | 'latentSteps' | 'onProgress'>,
 ): Promise<Analysis> {
   const latent = new Steps();
   const written = new Steps();

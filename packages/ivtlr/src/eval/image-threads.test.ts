@@ -45,11 +45,11 @@ test('the same answers in the same order with and without threads', async () => 
 });
 
 test('images are begun before they are asked for, and a broken one is an error only where it is taken', async () => {
-  const begun: string[] = [];
+  const started: string[] = [];
   const image = (name: string, bytes = new Uint8Array(3)): RawImage => ({ kind: 'encoded', name, bytes });
   async function* items() {
     for (const name of ['a', 'b', 'c', 'd']) {
-      begun.push(name);
+      started.push(name);
       yield { sample: { image: image(name) } };
     }
   }
@@ -57,7 +57,7 @@ test('images are begun before they are asked for, and a broken one is an error o
   const images = new ImagesAhead(opened.inputs, threads);
   const followed = images.follow(items(), 2);
   const first = (await followed.next()).value!;
-  expect(begun).toEqual(['a', 'b', 'c']);
+  expect(started).toEqual(['a', 'b', 'c']);
   await expect(images.processImage(first.sample.image)).rejects.toThrow(/^a: /);
   const rest = [];
   for await (const { sample } of followed) rest.push((sample.image as { name: string }).name);
@@ -66,14 +66,14 @@ test('images are begun before they are asked for, and a broken one is an error o
 });
 
 test('without threads nothing is read ahead', async () => {
-  const begun: number[] = [];
+  const started: number[] = [];
   async function* items() {
     for (const n of [1, 2]) {
-      begun.push(n);
+      started.push(n);
       yield { sample: { image: { kind: 'rgb', width: 1, height: 1, data: new Uint8Array(3) } as RawImage } };
     }
   }
   const images = new ImagesAhead(opened.inputs, null);
   await images.follow(items(), 5).next();
-  expect(begun).toEqual([1]);
+  expect(started).toEqual([1]);
 });

@@ -14,10 +14,10 @@ export interface Mode {
 export const MODES: Readonly<Record<string, Mode>> = {
   'ivt-lr': { title: 'IVT-LR', ablation: { title: 'IVT-LR', options: {} } },
   coconut: { title: 'Coconut', ablation: { title: 'Coconut', options: { latentText: 'on', latentVision: 'off' } } },
-  cot: { title: 'chain of thought', ablation: { title: 'chain of thought', latents: 0, options: {} } },
+  cot: { title: 'chain of thought', ablation: { title: 'chain of thought', latentSteps: 0, options: {} } },
   'no-cot': {
     title: 'no chain of thought',
-    ablation: { title: 'no chain of thought', latents: 0, options: {} },
+    ablation: { title: 'no chain of thought', latentSteps: 0, options: {} },
     // Without its last space: tokenizers of words join the space to the letter that follows.
     answerStart: 'Therefore, the answer is',
   },

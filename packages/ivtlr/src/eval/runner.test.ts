@@ -168,12 +168,12 @@ describe('evaluate', () => {
   });
 
   it('traces written tokens like latent steps', async () => {
-    const traced = async (latents: number, traceText: boolean) => {
+    const traced = async (latentSteps: number, traceText: boolean) => {
       const seen: AnsweredSample[] = [];
       const more = {
         batch: 3,
         maxNewTokens: 4,
-        latents,
+        latentSteps,
         trace: true,
         traceText,
         onAnswer: (a: AnsweredSample) => seen.push(a),

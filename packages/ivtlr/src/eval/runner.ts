@@ -25,7 +25,7 @@ export interface EvaluateOptions {
   /** What is taken away from the latent steps. */
   ablation?: Ablation;
   /** Latent steps; default: as many as the model was trained with. */
-  latents?: number;
+  latentSteps?: number;
   /** Text put before the first generated token; part of the answer, no step. Only without latent steps. */
   answerStart?: string;
   /** Say of the latent steps, and with `traceText` of the written tokens, what they looked at. */
@@ -75,9 +75,9 @@ export async function evaluate(
   options: EvaluateOptions,
 ): Promise<EvalResult> {
   const { name, batch, ablation, answerStart, trace = false, traceText = false, seed, maxNewTokens } = options;
-  const latents = ablation?.latents ?? options.latents ?? opened.settings.latents;
+  const latentSteps = ablation?.latentSteps ?? options.latentSteps ?? opened.settings.latents;
   const latent = ablation?.options ?? {};
-  const swaps = latents > 0 && (latent.latentText === 'swap' || latent.latentVision === 'swap');
+  const swaps = latentSteps > 0 && (latent.latentText === 'swap' || latent.latentVision === 'swap');
   if (swaps && batch < 2)
     throw new UserError(`${name} takes from another sample of the batch: use a batch of at least 2`);
   const tally = new Tally();
@@ -101,7 +101,7 @@ export async function evaluate(
     const coming = images.follow(pending, 2 * batch);
     const groups = swaps ? partnered(chunks(coming, batch, 2), name) : chunks(coming, 1, 1);
     const events = ask(opened, groups, {
-      ...{ rows: batch, latents, latent, task: task.name, maxNewTokens, trace, traceText, answerStart },
+      ...{ rows: batch, latentSteps, latent, task: task.name, maxNewTokens, trace, traceText, answerStart },
       ...(seed !== undefined && { seed: ({ index }: Placed) => (seed * 1_000_003 + index) % 2 ** 52 }),
       processImage: (image) => images.processImage(image),
       textDeltas: false,
@@ -116,7 +116,7 @@ export async function evaluate(
         question,
         {
           answered: { prompt: opened.tokenizer.decode([...promptIds]), generated: text },
-          latentSteps: latents,
+          latentSteps,
           generatedTokens: tokens.length,
           seconds: Object.values(seconds).reduce((a, b) => a + b, 0),
           picks: countPicks(targets, picked),

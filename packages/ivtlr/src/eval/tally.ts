@@ -18,7 +18,7 @@ export class Tally {
   samples = 0;
   #strict = 0;
   #official = 0;
-  #latents = 0;
+  #latentSteps = 0;
   #generated = 0;
   #named = 0;
   #right = 0;
@@ -29,7 +29,7 @@ export class Tally {
     this.samples++;
     this.#strict += Number(answer.strict);
     this.#official += Number(answer.official);
-    this.#latents += answer.latentSteps;
+    this.#latentSteps += answer.latentSteps;
     this.#generated += answer.generatedTokens;
     this.#seconds += answer.seconds;
     this.#named += answer.picks.named;
@@ -55,9 +55,9 @@ export class Tally {
       samples: this.samples,
       correctStrict: this.#strict,
       correctOfficial: this.#official,
-      latentSteps: mean(this.#latents),
+      latentSteps: mean(this.#latentSteps),
       generatedTokens: mean(this.#generated),
-      autoregressiveSteps: mean(this.#latents + this.#generated),
+      autoregressiveSteps: mean(this.#latentSteps + this.#generated),
       secondsPerSample: mean(this.#seconds),
       ...(this.#named > 0 && { pickAccuracy: this.#right / this.#named }),
       groups: Object.fromEntries(groups),

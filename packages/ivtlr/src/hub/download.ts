@@ -8,9 +8,9 @@ import { writeFileAtomic } from '../files.ts';
 import { cachedSnapshot, isHubName, repositoryFolder } from './cache.ts';
 import { HubClient, type HubFile, type Listing, type RepoKind } from './client.ts';
 import type { HubSettings } from './settings.ts';
-import { fetchBlob, type Patience, withRetries } from './transfer.ts';
+import { fetchBlob, type RetryOptions, withRetries } from './transfer.ts';
 
-export interface DownloadOptions extends Patience {
+export interface DownloadOptions extends RetryOptions {
   kind: RepoKind;
   /** `owner/name` */
   repo: string;

@@ -9,7 +9,7 @@ import { type HubClient, type HubFile, reason, SILENCE_MS, TransientError } from
 import { withLock } from './lock.ts';
 
 /** How long a connection is tried, and who hears of its trouble. */
-export interface Patience {
+export interface RetryOptions {
   /** Called before a wait for a connection that failed. */
   onRetry?(message: string, seconds: number): void;
   /** Called when another process is fetching a file that is wanted here too. */
@@ -31,7 +31,7 @@ export async function fetchBlob(
   client: HubClient,
   commit: string,
   file: HubFile,
-  options: Patience,
+  options: RetryOptions,
   stopped: () => boolean,
   onBytes: (bytes: number, fresh: number) => void,
 ): Promise<boolean> {
@@ -52,7 +52,7 @@ async function fetchLocked(
   client: HubClient,
   commit: string,
   file: HubFile,
-  options: Patience,
+  options: RetryOptions,
   stopped: () => boolean,
   onBytes: (bytes: number, fresh: number) => void,
 ): Promise<boolean> {
@@ -153,7 +153,7 @@ async function fetchRest(
 
 /** Tries until it works, `tries` times in a row without progress at most. */
 export async function withRetries<T>(
-  { tries = 6, firstWait = 1, onRetry }: Patience,
+  { tries = 6, firstWait = 1, onRetry }: RetryOptions,
   attempt: () => Promise<T>,
   progressed: () => Promise<boolean> = async () => false,
 ): Promise<T> {

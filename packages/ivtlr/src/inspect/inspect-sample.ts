@@ -64,10 +64,10 @@ export async function inspectSample(
   const [rows, columns] = inputs.tokenGrid(image);
   const tokenized = await tokenizeSample(sample, rows * columns, 'train', render);
   const plan = curriculum(stage, options, tokenized.stepIds.length);
-  const { ids, labels, latentStart, latents, imageStart, imageTokens } = renderTraining(tokenized, plan);
+  const { ids, labels, latentStart, latentSteps, imageStart, imageTokens } = renderTraining(tokenized, plan);
   const kindAt = (index: number): TokenRun['kind'] => {
     if (labels[index] !== IGNORE) return 'trained';
-    if (index >= latentStart && index < latentStart + latents) return 'latent';
+    if (index >= latentStart && index < latentStart + latentSteps) return 'latent';
     return index >= imageStart && index < imageStart + imageTokens ? 'image' : 'prompt';
   };
   const runs: TokenRun[] = [];
@@ -88,13 +88,13 @@ export async function inspectSample(
       infer: renderPrompt(sample, render.profile, 'infer'),
     },
     stage,
-    latents,
+    latents: latentSteps,
     droppedSteps: Math.min(plan.droppedSteps, tokenized.stepIds.length),
     truncatedSteps: tokenized.truncatedSteps,
     tokens: {
-      prompt: ids.length - imageTokens - latents - trained,
+      prompt: ids.length - imageTokens - latentSteps - trained,
       image: imageTokens,
-      latents,
+      latents: latentSteps,
       trained,
       total: ids.length,
       steps: tokenized.stepIds.map((step) => step.length),

@@ -5,19 +5,19 @@ const options = { maxLatentStage: 3, padLatentToMax: true };
 
 test('up to the last stage one more step is dropped each time, however many steps the sample has', () => {
   expect([0, 1, 2, 3].map((stage) => curriculum(stage, options, 2))).toEqual([
-    { latents: 0, droppedSteps: 0 },
-    { latents: 1, droppedSteps: 1 },
-    { latents: 2, droppedSteps: 2 },
-    { latents: 3, droppedSteps: 3 },
+    { latentSteps: 0, droppedSteps: 0 },
+    { latentSteps: 1, droppedSteps: 1 },
+    { latentSteps: 2, droppedSteps: 2 },
+    { latentSteps: 3, droppedSteps: 3 },
   ]);
 });
 
 test('beyond the last stage every step is dropped', () => {
-  expect(curriculum(4, options, 7)).toEqual({ latents: 3, droppedSteps: 7 });
-  expect(curriculum(4, options, 2)).toEqual({ latents: 3, droppedSteps: 2 });
+  expect(curriculum(4, options, 7)).toEqual({ latentSteps: 3, droppedSteps: 7 });
+  expect(curriculum(4, options, 2)).toEqual({ latentSteps: 3, droppedSteps: 2 });
   const unpadded = { ...options, padLatentToMax: false };
-  expect(curriculum(9, unpadded, 2)).toEqual({ latents: 2, droppedSteps: 2 });
-  expect(curriculum(9, unpadded, 7)).toEqual({ latents: 3, droppedSteps: 7 });
+  expect(curriculum(9, unpadded, 2)).toEqual({ latentSteps: 2, droppedSteps: 2 });
+  expect(curriculum(9, unpadded, 7)).toEqual({ latentSteps: 3, droppedSteps: 7 });
 });
 
 test('stages follow epochs', () => {

@@ -9,7 +9,7 @@ export interface CurriculumOptions {
 
 export interface StagePlan {
   /** T: number of latent slots. */
-  latents: number;
+  latentSteps: number;
   /** Written steps left out, counted from the first. May exceed the number of steps a sample has. */
   droppedSteps: number;
 }
@@ -17,9 +17,9 @@ export interface StagePlan {
 /** What stage `stage` does to a sample with `numberOfSteps` written steps. */
 export function curriculum(stage: number, options: CurriculumOptions, numberOfSteps: number): StagePlan {
   if (!Number.isInteger(stage) || stage < 0) throw new RangeError(`stage must be a whole number >= 0, not ${stage}`);
-  if (stage <= options.maxLatentStage) return { latents: stage, droppedSteps: stage };
-  const latents = options.padLatentToMax ? options.maxLatentStage : Math.min(numberOfSteps, options.maxLatentStage);
-  return { latents, droppedSteps: numberOfSteps };
+  if (stage <= options.maxLatentStage) return { latentSteps: stage, droppedSteps: stage };
+  const latentSteps = options.padLatentToMax ? options.maxLatentStage : Math.min(numberOfSteps, options.maxLatentStage);
+  return { latentSteps, droppedSteps: numberOfSteps };
 }
 
 /**

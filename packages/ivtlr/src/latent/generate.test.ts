@@ -10,9 +10,9 @@ import { embedPrompt, Sequence, toIds } from './sequence.ts';
 setNumThreads(1);
 
 const ROWS: TinyRow[] = [
-  { before: [1, 2, 3], after: [4, 5], grid: [3, 4], latents: 3, seed: 1 },
-  { before: [6], after: [7, 8, 9, 10, 11, 12], grid: [2, 3], latents: 3, seed: 2 },
-  { before: [13, 14], after: [15], grid: [4, 2], latents: 3, seed: 3 },
+  { before: [1, 2, 3], after: [4, 5], grid: [3, 4], latentSteps: 3, seed: 1 },
+  { before: [6], after: [7, 8, 9, 10, 11, 12], grid: [2, 3], latentSteps: 3, seed: 2 },
+  { before: [13, 14], after: [15], grid: [4, 2], latentSteps: 3, seed: 3 },
 ];
 const OPTIONS: GenerateOptions = {
   ...LATENT_DEFAULTS,
@@ -60,13 +60,13 @@ const VARIANTS: [string, Partial<GenerateOptions>, TinyRow[]?][] = [
   [
     'without latent text, different numbers left',
     { latentText: 'off', patches: 5 },
-    ROWS.map((row) => ({ ...row, latents: 2 })).filter((row) => row.seed !== 2),
+    ROWS.map((row) => ({ ...row, latentSteps: 2 })).filter((row) => row.seed !== 2),
   ],
   ['without latent vision', { latentVision: 'off' }],
   ['repeats allowed', { allowRepeats: true }],
-  ['no latent steps', {}, ROWS.map((row) => ({ ...row, latents: 0 }))],
+  ['no latent steps', {}, ROWS.map((row) => ({ ...row, latentSteps: 0 }))],
   ['tokens behind the slots', {}, ROWS.map((row) => ({ ...row, text: [20, 21] }))],
-  ['tokens behind no slots', {}, ROWS.map((row) => ({ ...row, latents: 0, text: [20] }))],
+  ['tokens behind no slots', {}, ROWS.map((row) => ({ ...row, latentSteps: 0, text: [20] }))],
   ['a row without image', {}, [ROWS[0]!, { ...ROWS[1]!, grid: null }]],
   ['rows of equal length', {}, [ROWS[0]!, { ...ROWS[0]!, seed: 9 }]],
 ];
@@ -79,7 +79,7 @@ describe.each(VARIANTS)('a batch gives what its rows give alone: %s', (_, option
       const alone = run([row], options);
       expect(together.traces[b]!.map(({ picked }) => picked)).toEqual(alone.traces[0]!.map(({ picked }) => picked));
       expect(together.tokens[b]).toEqual(alone.tokens[0]);
-      expect(together.autoregressiveSteps[b]).toBe(row.latents + 6);
+      expect(together.autoregressiveSteps[b]).toBe(row.latentSteps + 6);
       expectClose(together.firstLogits[b]!, alone.firstLogits[0]!);
       together.traces[b]!.forEach((trace, t) => {
         const wanted = alone.traces[0]![t]!;
@@ -150,13 +150,13 @@ test.each([false, true])('the cache changes nothing: one uncached pass over ever
 });
 
 describe('tokens behind the latent slots', () => {
-  test.each([0, 3])('are read as if the model had written them, %i latent steps', (latents) => {
-    const rows = ROWS.map((row) => ({ ...row, latents }));
+  test.each([0, 3])('are read as if the model had written them, %i latent steps', (latentSteps) => {
+    const rows = ROWS.map((row) => ({ ...row, latentSteps }));
     const free = run(rows, { traceText: true });
-    const given = rows.map((row, b) => ({ ...row, text: free.tokens[b]!.slice(0, 2) }));
-    const result = run(given, { maxNewTokens: 4, traceText: true });
+    const withText = rows.map((row, b) => ({ ...row, text: free.tokens[b]!.slice(0, 2) }));
+    const result = run(withText, { maxNewTokens: 4, traceText: true });
     expect(result.tokens).toEqual(free.tokens.map((row) => row.slice(2)));
-    expect(result.autoregressiveSteps).toEqual([latents + 4, latents + 4, latents + 4]);
+    expect(result.autoregressiveSteps).toEqual([latentSteps + 4, latentSteps + 4, latentSteps + 4]);
     result.textTraces.forEach((traces, b) => {
       traces.forEach((trace, n) => {
         const wanted = free.textTraces[b]![n + 2]!;

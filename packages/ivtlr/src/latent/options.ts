@@ -34,14 +34,14 @@ export const LATENT_DEFAULTS: LatentOptions = latentOptionsSchema.parse({});
 export interface Ablation {
   title: string;
   /** Overrides the number of latent steps. */
-  latents?: number;
+  latentSteps?: number;
   options: Partial<LatentOptions>;
 }
 
 /** Ablations at inference, by the name a command takes. */
 export const ABLATIONS: Readonly<Record<string, Ablation>> = {
   full: { title: 'full', options: {} },
-  'zero-latents': { title: 'zero latent steps', latents: 0, options: {} },
+  'zero-latents': { title: 'zero latent steps', latentSteps: 0, options: {} },
   'text-zeroed': { title: 'latent text zeroed', options: { latentText: 'zero' } },
   'text-swapped': { title: "another sample's latent text", options: { latentText: 'swap' } },
   'no-latent-text': { title: 'no latent text', options: { latentText: 'off' } },

@@ -26,7 +26,7 @@ const ROW = (seed: number, more: Partial<TinyRow> = {}): TinyRow => ({
   before: [1, 2],
   after: [3 + seed, 7, 9],
   grid: [3, 4],
-  latents: 0,
+  latentSteps: 0,
   seed,
   ...more,
 });
@@ -218,8 +218,9 @@ describe('ablations do what they say', () => {
       'repeats-allowed',
     ]);
     expect(ABLATIONS.full!.options).toEqual({});
-    expect(ABLATIONS['zero-latents']).toMatchObject({ latents: 0, options: {} });
-    for (const [name, { latents }] of Object.entries(ABLATIONS)) expect(latents === 0).toBe(name === 'zero-latents');
+    expect(ABLATIONS['zero-latents']).toMatchObject({ latentSteps: 0, options: {} });
+    for (const [name, { latentSteps }] of Object.entries(ABLATIONS))
+      expect(latentSteps === 0).toBe(name === 'zero-latents');
   });
 
   test(

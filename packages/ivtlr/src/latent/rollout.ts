@@ -7,7 +7,7 @@ import { stack, type Tensor, tensor } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import type { AttentionScores } from '../models/types.ts';
 import type { LatentOptions } from './options.ts';
-import { checkLatentOptions, insertedRows, nothingToInsert, selectPatches } from './select.ts';
+import { checkLatentOptions, insertedRows, nothingToInsert, selectImageTokens } from './select.ts';
 import type { Sequence } from './sequence.ts';
 
 export interface LatentStep {
@@ -56,7 +56,12 @@ export class Rollout {
     const wantsVision = this.#options.latentVision !== 'off' && imageScores !== null;
     const picked = this.#used.map((used, b) =>
       wantsVision
-        ? selectPatches(imageScores.detach().select(0, b).narrow(0, 0, used.length), used, this.#steps, this.#options)
+        ? selectImageTokens(
+            imageScores.detach().select(0, b).narrow(0, 0, used.length),
+            used,
+            this.#steps,
+            this.#options,
+          )
         : [],
     );
     const K = Math.max(...picked.map((row) => row.length));

@@ -11,7 +11,7 @@ import type { SlotCache } from '../models/common/slot-cache.ts';
 import type { RowGroup, VisionLanguageModel } from '../models/types.ts';
 import { embedRows } from './embed-rows.ts';
 import { Row, type RowRequest } from './row.ts';
-import { insertedRows, selectPatches } from './select.ts';
+import { insertedRows, selectImageTokens } from './select.ts';
 import type { StepTrace } from './trace.ts';
 
 export type RowEvent =
@@ -204,7 +204,7 @@ export class RowBatch {
     let vision: Tensor | null = null;
     if (images && options.latentVision !== 'off') {
       const own = scores!.narrow(0, imageStart, row.used.length);
-      picked = selectPatches(own, row.used, steps, options, row.generator);
+      picked = selectImageTokens(own, row.used, steps, options, row.generator);
       if (picked.length > 0) vision = images.indexSelect(0, indexTensor(picked, images.device));
     }
     row.chosen = keep({ vision, text: text_1D });
@@ -231,7 +231,7 @@ export class RowBatch {
       const text = (options.latentText === 'swap' ? lender : all[i]!).text;
       const rows = insertedRows(vision, text, member.steps - 1, options);
       const patches = vision?.shape[0] ?? 0;
-      member.tracer?.addPatches(patches);
+      member.tracer?.addImageTokens(patches);
       member.tracer?.addText(rows.shape[0]! - patches);
       const done = member.latentStepsLeft === 0;
       if (done) member.phase = 'text';

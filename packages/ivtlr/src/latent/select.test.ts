@@ -2,7 +2,7 @@ import { liveTensorCount, manualSeed, scope, setNumThreads, tensor } from '@ivtl
 import { afterEach, describe, expect, test } from 'vitest';
 import { UserError } from '../errors.ts';
 import { LATENT_DEFAULTS, type LatentOptions } from './options.ts';
-import { selectPatches } from './select.ts';
+import { selectImageTokens } from './select.ts';
 
 setNumThreads(1);
 const baseline = liveTensorCount();
@@ -17,7 +17,7 @@ function select(scores: number[][], tokens: number[], steps: number, options: Pa
     const table = tensor(scores);
     return Array.from({ length: steps }, (_, step) =>
       used.map((row, b) =>
-        selectPatches(table.select(0, b).narrow(0, 0, row.length), row, step, { ...LATENT_DEFAULTS, ...options }),
+        selectImageTokens(table.select(0, b).narrow(0, 0, row.length), row, step, { ...LATENT_DEFAULTS, ...options }),
       ),
     );
   });

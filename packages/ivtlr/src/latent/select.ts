@@ -13,7 +13,7 @@ import type { LatentOptions } from './options.ts';
  * @returns image-token indices in pick order; fewer than K only with `onExhausted: 'fewer'`
  * @throws UserError when tokens run out and the policy is `error`, or `reuse` finds an image of fewer than K tokens
  */
-export function selectPatches(
+export function selectImageTokens(
   scores_N: Tensor,
   used: Uint8Array,
   step: number,

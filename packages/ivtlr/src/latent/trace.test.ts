@@ -19,9 +19,9 @@ test('ratio and focus by hand, over two steps with patches of different number',
   expect(b.attentionRatio).toBeCloseTo(0.1 / 0.55, 10);
   expect(b.scores).toHaveLength(2);
 
-  one.addPatches(2);
+  one.addImageTokens(2);
   one.addText(1);
-  two.addPatches(1);
+  two.addImageTokens(1);
   two.addText(1);
   // Latent text counts as text, inserted patches do not.
   const c = one.step([0.1, 0.05, 0.1, 0.05, 0.1, 0.1, 0.2, 0.1, 0.2], [1]);
@@ -45,7 +45,7 @@ test('without latent text no inserted row counts as text; without an image nothi
   });
   const tracer = new Tracer(6, 1, 3);
   tracer.step([0.1, 0.2, 0.1, 0.3, 0.1, 0.2], [0, 1]);
-  tracer.addPatches(2);
+  tracer.addImageTokens(2);
   const next = tracer.step([0.1, 0, 0, 0, 0.1, 0.2, 0.3, 0.3], [2]);
   expect(next.attentionRatio).toBe(0);
   expect(next.pickedScores).toEqual([0]);

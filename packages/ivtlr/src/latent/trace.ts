@@ -31,7 +31,7 @@ export class Tracer {
   }
 
   /** Columns of inserted patches. */
-  addPatches(columns: number): void {
+  addImageTokens(columns: number): void {
     for (let column = 0; column < columns; column++) this.#text.push(0);
   }
 

@@ -35,11 +35,11 @@ export function plainText(question: string, choices: readonly string[]): string 
 }
 
 /** Choices that a question may have: as many as there are letters for them. */
-export const MOST_CHOICES = 26;
+export const MAX_CHOICES = 26;
 
 /** A, B, C, ... by choice index. @throws UserError beyond Z */
 export function choiceLetter(index: number): string {
-  if (index >= MOST_CHOICES) throw new UserError(`a question may have at most ${MOST_CHOICES} choices, A to Z`);
+  if (index >= MAX_CHOICES) throw new UserError(`a question may have at most ${MAX_CHOICES} choices, A to Z`);
   return String.fromCharCode(65 + index);
 }
 

@@ -99,7 +99,7 @@ describe('BatchMaker', () => {
     const texts: string[] = [];
     for (const [stage, slots] of [0, 1, 2, 2].entries()) {
       const micros = await maker().at(positionOf(plan, 2 + 3 * stage));
-      expect(micros[0]!.batch.latents).toBe(slots);
+      expect(micros[0]!.batch.latentSteps).toBe(slots);
       texts.push(written(micros[0]!.batch.labels[0]!));
       disposeBatches(micros);
     }
@@ -109,7 +109,7 @@ describe('BatchMaker', () => {
 
   it('writes the answer alone for no-cot', async () => {
     const micros = await maker({ answerOnly: true }).at(positionOf(plan, 2));
-    expect(micros[0]!.batch.latents).toBe(0);
+    expect(micros[0]!.batch.latentSteps).toBe(0);
     expect(written(micros[0]!.batch.labels[0]!)).toMatch(/^Therefore, the answer is [A-D]$/);
     disposeBatches(micros);
   });
@@ -120,7 +120,7 @@ describe('BatchMaker', () => {
     for (let step = 0; step < 40; step++) {
       const position = { ...positionOf(plan, 11), phaseStep: step, epochStep: step % 2 };
       const micros = await maker({ latent }).at(position);
-      for (const { batch } of micros) seen.set(batch.latents, (seen.get(batch.latents) ?? 0) + 1);
+      for (const { batch } of micros) seen.set(batch.latentSteps, (seen.get(batch.latentSteps) ?? 0) + 1);
       disposeBatches(micros);
     }
     expect([...seen.keys()].sort()).toEqual([1, 2, 3]);

@@ -1,5 +1,5 @@
 /** What each step trains on: samples in this epoch's order, rendered for the stage, processed and collated into micro-batches. */
-import { type Batch, collate, groupByLatents } from '../data/collate.ts';
+import { type Batch, collate, groupByLatentSteps } from '../data/collate.ts';
 import { pickTargetTokens } from '../data/pick-targets.ts';
 import { type Rendered, type RenderOptions, renderSupervised, renderTraining, tokenizeSample } from '../data/render.ts';
 import type { RawImage, Sample, SampleSource } from '../data/sample.ts';
@@ -101,7 +101,9 @@ export class BatchMaker {
     const placed = pickTargets ? { ...sample, pickTargets } : sample;
     const tokenized = await tokenizeSample(placed, image.tokens, 'train', this.#o.render);
     const steps = tokenized.stepIds.length;
-    const plan = this.#o.answerOnly ? { latents: 0, droppedSteps: steps } : curriculum(stage, this.#o.latent, steps);
+    const plan = this.#o.answerOnly
+      ? { latentSteps: 0, droppedSteps: steps }
+      : curriculum(stage, this.#o.latent, steps);
     return { id: sample.id, rendered: renderTraining(tokenized, plan), image };
   }
 
@@ -132,7 +134,7 @@ export class BatchMaker {
   /** Rows with different numbers of latent slots cannot share a batch, so each number gets its own. */
   #collate(rows: readonly Row[], weightPerRow: number): MicroBatch[] {
     const byRendered = new Map(rows.map((row) => [row.rendered, row]));
-    return groupByLatents(rows.map((row) => row.rendered)).map((group) => {
+    return groupByLatentSteps(rows.map((row) => row.rendered)).map((group) => {
       const members = group.map((rendered) => byRendered.get(rendered)!);
       return {
         batch: collate(

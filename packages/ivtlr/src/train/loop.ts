@@ -153,7 +153,7 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
           ? [recipe.pretrain[phase.index]!.lr, recipe.pretrain[phase.index]!.schedule]
           : [recipe.optimizer.lr, recipe.schedule];
       const lr = learningRate(base, schedule, phaseStep, phase.steps, fresh);
-      const begun = performance.now();
+      const stepStarted = performance.now();
       const micros = await batches.take(step);
       const result = stepOrExplain(
         () => {
@@ -179,7 +179,7 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
         stage,
         ...numbers,
         lr,
-        samplesPerSecond: samples / ((performance.now() - begun) / 1000),
+        samplesPerSecond: samples / ((performance.now() - stepStarted) / 1000),
       };
       metrics.append(entry);
       events?.scalars(step + 1, scalarsOf(entry));

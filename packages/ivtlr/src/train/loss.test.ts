@@ -30,12 +30,20 @@ const ROWS: TinyRow[] = [
     before: [1, 2],
     after: [3, 4, 5],
     grid: [2, 3],
-    latents: 2,
+    latentSteps: 2,
     text: [10, 11, 12],
     seed: 1,
     pickTargets: [[0, 3], [5]],
   },
-  { before: [6], after: [7], grid: [2, 2], latents: 2, text: [13, 14, 15, 16, 17], seed: 2, pickTargets: [[], [1]] },
+  {
+    before: [6],
+    after: [7],
+    grid: [2, 2],
+    latentSteps: 2,
+    text: [13, 14, 15, 16, 17],
+    seed: 2,
+    pickTargets: [[], [1]],
+  },
 ];
 const OPTIONS: LossOptions = { ...LATENT_DEFAULTS, patches: 2, latentGradient: 'through', pickSupervision: 0 };
 
@@ -162,7 +170,9 @@ function frozenLoss(options: LossOptions): () => Value {
         const prompt = embedPrompt(model, batch, options.positions);
         const cache = model.newCache(ROWS.length, 100);
         const sequence = new Sequence(model, prompt, cache, options.hideImageFromLatents);
-        const steps = new Rollout(sequence, options, { detach: true, attentionScores: 'detached' }).run(batch.latents);
+        const steps = new Rollout(sequence, options, { detach: true, attentionScores: 'detached' }).run(
+          batch.latentSteps,
+        );
         cache.dispose();
         return steps.map(({ inserted, mask }) => ({ inserted, mask }));
       }),
@@ -179,13 +189,13 @@ function frozenLoss(options: LossOptions): () => Value {
       };
       let pickLoss = 0;
       if (options.pickSupervision > 0)
-        for (let t = 0; t < batch.latents; t++) {
+        for (let t = 0; t < batch.latentSteps; t++) {
           const scores = upTo(t).run('detached').scores!.tolist() as number[][];
           pickLoss += scores.reduce((sum, row, b) => sum + pickLossOf(row, b, t), 0) / ROWS.length;
         }
-      const sequence = upTo(batch.latents);
+      const sequence = upTo(batch.latentSteps);
       const before = sequence.pending;
-      const first = batch.latentStart + batch.latents;
+      const first = batch.latentStart + batch.latentSteps;
       sequence.push(
         model.embed(
           toIds(
@@ -276,7 +286,7 @@ test('the numbers beside the loss', () => {
 
 /** The batch up to its last latent slot, as it would be asked. */
 function asked(made: Batch): Batch {
-  const cut = (rows: readonly number[][]) => rows.map((row) => row.slice(0, made.latentStart + made.latents));
+  const cut = (rows: readonly number[][]) => rows.map((row) => row.slice(0, made.latentStart + made.latentSteps));
   return {
     ...made,
     inputIds: cut(made.inputIds),
@@ -301,7 +311,7 @@ test('supervision without targets, or without latent steps, is no supervision', 
   scope(() => {
     const untold = tinyBatch(ROWS.map(({ pickTargets: _, ...row }) => row));
     expect(trainingLoss(model, untold, { ...OPTIONS, pickSupervision: 1 }).pickLoss).toBeNull();
-    const plain = tinyBatch(ROWS.map((row) => ({ ...row, latents: 0, pickTargets: [] })));
+    const plain = tinyBatch(ROWS.map((row) => ({ ...row, latentSteps: 0, pickTargets: [] })));
     expect(trainingLoss(model, plain, { ...OPTIONS, pickSupervision: 1 })).toMatchObject({
       pickLoss: null,
       picked: [],
@@ -315,9 +325,9 @@ test('supervision without targets, or without latent steps, is no supervision', 
 test.each(['detached', 'through'] as const)(
   'a padded batch is the token-weighted mean of its rows: %s',
   (latentGradient) => {
-    for (const latents of [0, 2]) {
+    for (const latentSteps of [0, 2]) {
       const options = { ...OPTIONS, latentGradient };
-      const rows = ROWS.map((row) => ({ ...row, latents }));
+      const rows = ROWS.map((row) => ({ ...row, latentSteps }));
       const [together, alone] = scope(() => {
         const evaluate = (some: TinyRow[]) => {
           const made = tinyBatch(some);

@@ -42,14 +42,14 @@ export interface TrainingLoss {
 /** Call inside a scope: the graph's tensors belong to it. @throws RangeError when nothing in the batch is labelled */
 export function trainingLoss(model: VisionLanguageModel, batch: Batch, options: LossOptions): TrainingLoss {
   const supervised =
-    options.pickSupervision > 0 && batch.latents > 0 && batch.pickTargets.some((targets) => targets !== null);
+    options.pickSupervision > 0 && batch.latentSteps > 0 && batch.pickTargets.some((targets) => targets !== null);
   const prompt = embedPrompt(model, batch, options.positions);
   const checkpointed = options.activationCheckpointing ?? false;
-  if (checkpointed && batch.latents > 0 && (options.latentGradient === 'through' || supervised))
+  if (checkpointed && batch.latentSteps > 0 && (options.latentGradient === 'through' || supervised))
     throw new RangeError('activation checkpointing needs detached latent steps without supervision');
   // One pass with a graph serves the latent steps and the loss: what a step sees of the rows before it is what the loss sees of them. Only
   // checkpointing, which wants its layers whole, runs the latent steps apart.
-  const onePass = batch.latents > 0 && !checkpointed;
+  const onePass = batch.latentSteps > 0 && !checkpointed;
   const cache = onePass ? model.newCache(batch.inputIds.length, 'graph') : null;
   try {
     const sequence = new Sequence(model, prompt, cache, options.hideImageFromLatents);
@@ -61,16 +61,16 @@ export function trainingLoss(model: VisionLanguageModel, batch: Batch, options: 
         detach: options.latentGradient === 'detached',
         attentionScores: supervised ? 'graph' : 'detached',
       });
-      steps = rollout.run(batch.latents);
+      steps = rollout.run(batch.latentSteps);
       before = sequence.pending;
     } else {
-      if (batch.latents > 0) {
+      if (batch.latentSteps > 0) {
         steps = latentStepsWithoutGraph(model, batch, options, sequence);
         for (const { inserted, mask } of steps) sequence.push(inserted, { mask, latent: true });
       }
       before = sequence.pending;
     }
-    const first = batch.latentStart + batch.latents;
+    const first = batch.latentStart + batch.latentSteps;
     const rest = batch.inputIds.map((row) => row.slice(first));
     if (rest[0]!.length > 0)
       sequence.push(model.embed(toIds(rest, model.device)), {
@@ -119,14 +119,14 @@ function latentStepsWithoutGraph(
 ): LatentStep[] {
   return noGrad(() => {
     const B = batch.inputIds.length;
-    const cache = model.newCache(B, batch.latentStart + batch.latents * (options.patches + 1));
+    const cache = model.newCache(B, batch.latentStart + batch.latentSteps * (options.patches + 1));
     try {
       return scope(() => {
         const rollout = new Rollout(new Sequence(model, prompt, cache, options.hideImageFromLatents), options, {
           detach: true,
           attentionScores: 'detached',
         });
-        return rollout.run(batch.latents);
+        return rollout.run(batch.latentSteps);
       });
     } finally {
       cache.dispose();
@@ -136,7 +136,7 @@ function latentStepsWithoutGraph(
 
 /** Rows of the flattened hidden states (B * width, D) that predict a labelled token, and those tokens. */
 function labelledRows(batch: Batch, before: number, width: number): { rows: number[]; labels: number[] } {
-  const first = batch.latentStart + batch.latents;
+  const first = batch.latentStart + batch.latentSteps;
   const rows: number[] = [];
   const labels: number[] = [];
   batch.labels.forEach((row, b) => {

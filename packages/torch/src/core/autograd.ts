@@ -44,12 +44,12 @@ export interface GradOptions {
 
 /** Gradients of the outputs' sum with respect to each input; `.grad` is left alone. */
 export function grad(outputs: readonly Tensor[], inputs: readonly Tensor[], o: GradOptions = {}): (Tensor | null)[] {
-  const given = o.gradOutputs ?? outputs.map(() => null);
+  const gradOutputs = o.gradOutputs ?? outputs.map(() => null);
   const create = o.createGraph ?? false;
   const ids = native.gradients(
     [...outputs],
     [...inputs],
-    given,
+    gradOutputs,
     o.retainGraph ?? create,
     create,
     o.allowUnused ?? false,

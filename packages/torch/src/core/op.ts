@@ -54,10 +54,10 @@ const resolved: number[] = [];
  * For the generated functions: the native index of op number `k`. JavaScript itself drops surplus arguments without a word.
  * @throws TorchError when a function that takes `takes` arguments was given more
  */
-export function makeResolver(names: readonly string[]): (k: number, given: number, takes: number) => number {
-  return (k, given, takes) => {
+export function makeResolver(names: readonly string[]): (k: number, count: number, takes: number) => number {
+  return (k, count, takes) => {
     const full = names[k];
-    if (given > takes) throw new TorchError(full ?? '', `takes ${takes} arguments, got ${given}`);
+    if (count > takes) throw new TorchError(full ?? '', `takes ${takes} arguments, got ${count}`);
     const index = resolved[k];
     if (index !== undefined) return index;
     if (full === undefined) throw new TorchError('', `no generated op has number ${k}`);

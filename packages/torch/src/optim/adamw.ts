@@ -95,11 +95,11 @@ export class AdamW implements Optimizer {
   loadStateDict({ step, tensors }: OptimizerState): void {
     const mine = this.stateDict().tensors;
     for (const [key, tensor] of mine) {
-      const given = tensors.get(key);
-      if (!given) throw new RangeError(`AdamW: the state lacks ${key}`);
+      const loaded = tensors.get(key);
+      if (!loaded) throw new RangeError(`AdamW: the state lacks ${key}`);
       const kind = ({ dtype, shape }: Tensor) => `${dtype} [${shape.join(', ')}]`;
-      if (kind(given) !== kind(tensor))
-        throw new RangeError(`AdamW: ${key} is ${kind(given)} in the state, ${kind(tensor)} here`);
+      if (kind(loaded) !== kind(tensor))
+        throw new RangeError(`AdamW: ${key} is ${kind(loaded)} in the state, ${kind(tensor)} here`);
     }
     const unknown = [...tensors.keys()].find((key) => !mine.has(key));
     if (unknown !== undefined)

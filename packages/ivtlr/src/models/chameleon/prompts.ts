@@ -121,8 +121,8 @@ export function folderTokens(
     .filter(existsSync)
     .map((file) => readJson(file, 'special tokens') as Record<string, unknown> | null);
   for (const name of Object.keys(KEYS) as (keyof ChameleonTokens)[]) {
-    const given = contents.map((content) => textOf(content?.[KEYS[name]])).find((text) => text !== undefined);
-    tokens[name] = given ?? tokens[name];
+    const stored = contents.map((content) => textOf(content?.[KEYS[name]])).find((text) => text !== undefined);
+    tokens[name] = stored ?? tokens[name];
     if (tokenizer.tokenToId(tokens[name]) === undefined) {
       throw new UserError(
         `${join(folder, 'tokenizer.json')} does not know ${tokens[name]}, which Chameleon's prompts need; ` +

@@ -31,7 +31,7 @@ export const NO_MASK: AttentionMask = { mask: null, isCausal: false };
  * Number of probabilities of one layer up to which two plain matrix products replace SDPA in bfloat16 on the CPU: SDPA's kernel repacks keys and
  * values first and takes up to three times as long. The products keep all probabilities in memory, 8 MB at this bound.
  */
-const MOST_PROBABILITIES = 2 ** 22;
+const MAX_PROBABILITIES = 2 ** 22;
 
 /** softmax(q k^T / sqrt(E)) v -> (B, S, H*E). Each key head serves H/G query heads. */
 export function attend(q_BHSE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor, { mask, isCausal }: AttentionMask): Tensor {
@@ -41,7 +41,7 @@ export function attend(q_BHSE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor, { mask, i
     q_BHSE.dtype === 'bfloat16' &&
     q_BHSE.device === 'cpu' &&
     !isCausal &&
-    B * H * S * k_BGTE.shape[2]! <= MOST_PROBABILITIES
+    B * H * S * k_BGTE.shape[2]! <= MAX_PROBABILITIES
   )
     return attendByProducts(q_BHSE, k_BGTE, v_BGTE, mask);
   const grouped = k_BGTE.shape[1] !== H;

@@ -72,11 +72,11 @@ export function readRope(
   const { rope_scaling: older } = fields;
   // As in transformers 5, an older key that says something wins over the newer one.
   const key = older && Object.keys(older).length > 0 ? 'rope_scaling' : 'rope_parameters';
-  const given = fields[key] ?? {};
+  const stored = fields[key] ?? {};
   const path = where === '' ? key : `${where}.${key}`;
   const parameters = checkConfig(
     parametersSchema,
-    { ...given, rope_type: given.rope_type ?? given.type },
+    { ...stored, rope_type: stored.rope_type ?? stored.type },
     source,
     path,
   );

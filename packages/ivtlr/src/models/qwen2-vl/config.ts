@@ -47,7 +47,7 @@ const vision = z.object({
 
 const top = z.object({
   model_type: z.literal('qwen2_vl'),
-  vision_config: vision.nullish().transform((given) => given ?? vision.parse({})),
+  vision_config: vision.nullish().transform((value) => value ?? vision.parse({})),
   text_config: z.record(z.string(), z.unknown()).nullish(),
   image_token_id: tokenId.default(151655),
   tie_word_embeddings: z.boolean().nullish(),

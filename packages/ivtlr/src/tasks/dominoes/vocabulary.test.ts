@@ -78,7 +78,7 @@ test('a whole training row, stage 0 and stage 3', async () => {
   const tokenized = await tokenizeSample(sample, 16, 'train', options);
   const [start] = sample.question.match(/(?<=at )\w+/)!;
   const hops = sample.rationale.split('. ').map((step) => step.split(' '));
-  const row = renderTraining(tokenized, { latents: 0, droppedSteps: 0 });
+  const row = renderTraining(tokenized, { latentSteps: 0, droppedSteps: 0 });
   const written = [
     ...hops.flatMap((words) => [...words, '\n']),
     ...['Therefore', ',', 'the', 'answer', 'is', sample.answer, '<|endoftext|>'],
@@ -96,7 +96,7 @@ test('a whole training row, stage 0 and stage 3', async () => {
     start,
   ]);
   expect(row.ids).not.toContain(tokenizer.tokenToId(UNKNOWN));
-  const last = renderTraining(tokenized, { latents: 3, droppedSteps: 3 });
+  const last = renderTraining(tokenized, { latentSteps: 3, droppedSteps: 3 });
   expect(last.ids.length - last.latentStart - 3).toBe(11);
   expect(last.pickTargets).toEqual(sample.pickTargets!.slice(0, 3));
   const asked = renderInference(await tokenizeSample(sample, 16, 'infer', options), 3);
