@@ -100,7 +100,7 @@ async function writeData() {
   }));
 }
 
-/** Prompts and pictures of the first samples, for the peer. */
+/** Prompts and images of the first samples, for the peer. */
 async function writeCase({ ids, dtype }) {
   const { renderOptions } = openWithoutWeights(modelFolder, { profile: 'official' });
   const samples = (await readSamples(dataFolder, m3cot)).slice(0, Number(values['official-samples']));

@@ -49,7 +49,7 @@ export class ReadingProcess {
       worker.once('exit', (code, signal) => {
         this.#worker = null;
         const problem = { outcome: 'defect', problem: 'crash' };
-        // The last words may come after the end.
+        // Output of the process may still arrive after its exit event.
         setTimeout(() => finish({ ...problem, message: `${signal ?? code}\n${this.#lastWords}` }), 50);
       });
       worker.send(message);

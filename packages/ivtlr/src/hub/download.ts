@@ -31,7 +31,7 @@ export interface Downloaded {
   commit: string;
   files: number;
   bytes: number;
-  /** Bytes that came over the line this time. */
+  /** Bytes transferred this time. */
   fetched: number;
 }
 

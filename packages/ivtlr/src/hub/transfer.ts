@@ -1,4 +1,4 @@
-/** One file of the hub onto the disk, over a line that breaks. */
+/** Downloads one file of the hub to the disk, going on where a dropped connection stopped. */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { open, rename, rm, stat } from 'node:fs/promises';
@@ -8,7 +8,7 @@ import { UserError } from '../errors.ts';
 import { type HubClient, type HubFile, reason, SILENCE_MS, TransientError } from './client.ts';
 import { withLock } from './lock.ts';
 
-/** How long a connection is tried, and who hears of its trouble. */
+/** How often a failed connection is tried again, and who is told about it. */
 export interface RetryOptions {
   /** Called before a wait for a connection that failed. */
   onRetry?(message: string, seconds: number): void;
@@ -67,7 +67,7 @@ async function fetchLocked(
   let continued = found > 0 && found <= file.size;
   for (;;) {
     let most = -1;
-    // Only more bytes than there ever were count as success: a server that lets the file begin again and again brings nothing.
+    // Only more bytes than ever before count as progress: a server that always starts the file over makes none.
     await withRetries(
       options,
       () => fetchRest(client, commit, file, partial, stopped, onBytes),
@@ -120,7 +120,7 @@ async function fetchRest(
     const response = await client.open(commit, file, at, silence.signal);
     const start = Number(/^bytes (\d+)-/.exec(response.headers.get('content-range') ?? '')?.[1] ?? Number.NaN);
     if (response.status === 206 ? start !== at : at > 0 || response.status !== 200) {
-      // The server does not continue: all over again.
+      // The server sent the whole file instead of the rest: start from the first byte.
       await handle.truncate(0);
       at = 0;
       if (response.status !== 200) {

@@ -52,7 +52,7 @@ function record(data: Buffer): Buffer {
   return Buffer.concat([length, checksum(length), data, checksum(data)]);
 }
 
-/** TFRecord's "masked" checksum: rotated and shifted, so that a file within a file has another one. */
+/** TFRecord's "masked" checksum: rotated and shifted, so that the checksum of data which itself holds checksums does not come out constant. */
 function checksum(data: Uint8Array): Buffer {
   const crc = crc32c(data);
   const masked = (((crc >>> 15) | (crc << 17)) + 0xa282ead8) >>> 0;
