@@ -4,6 +4,7 @@ import { schemaMistakes, UserError } from './errors.ts';
 
 it('a user error never carries control characters of what it quotes', () => {
   expect(new UserError('no key "a\u001b[31m"').message).toBe('no key "a\\x1b[31m"');
+  expect(new UserError('not JSON: "{\n\n \n\n}"').message).toBe('not JSON: "{\n}"');
   expect(new UserError('a'.repeat(2000)).message).toBe('a'.repeat(2000));
   for (const long of ['a'.repeat(2001), '\0'.repeat(1000), 'a'.repeat(1e7)])
     expect(new UserError(long).message).toMatch(/^.{2000} \[\.\.\]$/);

@@ -6,13 +6,13 @@ const MAX_CHARACTERS = 2000;
 
 /**
  * An error the user can act on: one sentence saying what was wrong, where, and what would be right. The CLI prints it and exits with code 2.
- * What the sentence quotes from files is made printable and short here, once for all.
+ * What the sentence quotes from files is made printable, without blank lines and short here, once for all.
  */
 export class UserError extends Error {
   override name = 'UserError';
 
   constructor(message: string, options?: ErrorOptions) {
-    const shown = printable(message.slice(0, 4 * MAX_CHARACTERS));
+    const shown = printable(message.slice(0, 4 * MAX_CHARACTERS).replace(/\n\s*\n/g, '\n'));
     const fits = message.length <= 4 * MAX_CHARACTERS && shown.length <= MAX_CHARACTERS;
     super(fits ? shown : `${shown.slice(0, MAX_CHARACTERS)} [..]`, options);
   }

@@ -61,7 +61,7 @@ test('what never ends is not read', () => {
   execFileSync('mkfifo', [pipe]);
   for (const path of [pipe, '/dev/zero'])
     expect(() => readText(path, 'recipe')).toThrow(
-      new UserError(`recipe should be a file, but ${path} is a pipe or a device`),
+      new UserError(`recipe should be a file, but ${path} is a folder, a pipe or a device`),
     );
   expect(readText('/proc/self/status')).toBe('');
 });
@@ -79,3 +79,11 @@ test.each(['/proc/nothing/deep/out', '/dev/null/out', '/dev/null'])(
     expect(() => writeFileAtomic(join(path, 'a'), '')).toThrow(`cannot make the folder ${path}: `);
   },
 );
+
+test('a pipe is no text file, and is not waited for', () => {
+  const pipe = join(folder, 'pipe');
+  execFileSync('mkfifo', [pipe]);
+  expect(() => readJson(pipe, 'model config')).toThrow(
+    /^model config should be a file, but .* is a folder, a pipe or a/,
+  );
+});

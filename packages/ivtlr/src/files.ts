@@ -214,11 +214,8 @@ export function readWholeFile(
  */
 export function readBytes(path: string, what = 'file'): Uint8Array<ArrayBuffer> {
   try {
-    return readWholeFile(
-      path,
-      `a ${what}`,
-      (kind) => new UserError(`${what} should be a file, but ${path} is ${kind}`),
-    );
+    const kinds = 'a folder, a pipe or a device';
+    return readWholeFile(path, `a ${what}`, () => new UserError(`${what} should be a file, but ${path} is ${kinds}`));
   } catch (error) {
     if (error instanceof UserError) throw error;
     const missing = (error as NodeJS.ErrnoException).code === 'ENOENT';

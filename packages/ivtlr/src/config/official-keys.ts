@@ -2,7 +2,7 @@
  * The settings of the official Python code's YAML files, under their own names: in a recipe beside this project's, or by `--set`. Each becomes the
  * setting that means the same. In the text of a recipe a setting given twice, under both names, is an error.
  */
-import { type Document, isNode, isScalar, type YAMLMap } from 'yaml';
+import { type Document, isCollection, isNode, isScalar, type YAMLMap } from 'yaml';
 import { DECODER_PROJECTIONS } from '../lora/options.ts';
 
 /** The same value under another name. */
@@ -47,16 +47,16 @@ const DEFAULTS: readonly (readonly [path: readonly string[], value: unknown, sai
 type Fail = (message: string) => never;
 
 interface OfficialKey {
-  /** What the document takes. */
+  /** As it goes into the document. */
   value: unknown;
   fail: Fail;
 }
 
-/** The official names of one recipe, as they are met. */
+/** The official names used by one recipe and by `--set`, in the order they appear. */
 export class OfficialSettings {
   readonly #document: Document;
   readonly #keys = new Map<string, OfficialKey>();
-  /** Whether the recipe's text has any; what `--set` says does not make it one of the official code. */
+  /** Whether the recipe's own text uses official names; only then, not for names in `--set`, do the official defaults apply. */
   readonly #inText: boolean;
 
   /**
@@ -85,7 +85,7 @@ export class OfficialSettings {
     }
   }
 
-  /** Takes one from a command line; it counts more than the text. Returns the path of the setting, or null where it becomes none. */
+  /** Takes one from a command line; it wins over the text. Returns the path of the setting, or null where it becomes none. */
   override(key: string, value: unknown, fail: Fail): readonly string[] | null {
     const before = this.#keys.has(key) ? this.#settingOf(key) : null;
     this.#keys.set(key, { value, fail });
@@ -95,7 +95,7 @@ export class OfficialSettings {
     return setting?.path ?? null;
   }
 
-  /** When all is said: the global batch, and the official defaults of what was not. Returns lines that say so. */
+  /** After the last override: works out the global batch and fills in official defaults for what is not set. Returns a line about each. */
   finish(): string[] {
     const notes = this.#finishGlobalBatch();
     const said = this.#inText ? DEFAULTS.filter(([path, value]) => this.#default(path, value)) : [];
@@ -136,7 +136,13 @@ export class OfficialSettings {
 
   #plain(key: string): unknown {
     const value = this.#keys.get(key)?.value;
-    return isScalar(value) ? value.value : isNode(value) ? value.toJS(this.#document) : (value ?? null);
+    if (isScalar(value)) return value.value;
+    if (!isNode(value)) return value ?? null;
+    try {
+      return value.toJS(this.#document);
+    } catch {
+      return this.#keys.get(key)!.fail('holds an alias that leads out of it or into itself');
+    }
   }
 
   #write(key: string, { path, value }: { path: readonly string[]; value: unknown }): void {
@@ -148,9 +154,9 @@ export class OfficialSettings {
   }
 
   #default(path: readonly string[], value: unknown): boolean {
-    const parent = path.length > 1 ? this.#document.get(path[0]) : undefined;
-    if (this.#document.hasIn(path) || isScalar(parent) || (parent !== undefined && typeof parent !== 'object'))
-      return false;
+    // `data:` alone holds nothing, into which nothing can be put.
+    const taken = path.length > 1 && this.#document.has(path[0]) && !isCollection(this.#document.get(path[0], true));
+    if (taken || this.#document.hasIn(path)) return false;
     this.#document.setIn(path, this.#document.createNode(value));
     return true;
   }

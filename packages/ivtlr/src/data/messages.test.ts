@@ -73,3 +73,15 @@ test('what is no question with an answer is refused with its place', () => {
   ];
   for (const [value, message] of cases) expect(() => columnsFromMessages(value, 'f line 3')).toThrow(message);
 });
+
+test('long texts are read at once, whatever stands in them', () => {
+  const spaces = ' '.repeat(300_000);
+  const long = `${'x'.repeat(300_000)}.${spaces}`;
+  expect(
+    read(row(`<image>Which?\nA. one${spaces}\u00a0two\nB. three`, `${long}The answer is B.${spaces}`)),
+  ).toMatchObject({
+    choices: [`one${spaces}\u00a0two`, 'three'],
+    answer: 'B',
+    rationale: `${'x'.repeat(300_000)}.`,
+  });
+});

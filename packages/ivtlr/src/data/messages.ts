@@ -8,7 +8,9 @@ import type { Row } from './row.ts';
 /** What marks the place of the image in a user's text. */
 const IMAGE_MARK = '<image>';
 /** A choice on a line of its own: `A. text`, `A) text`, `(A) text`, `A: text`. */
-const CHOICE = /^\s*\(?([A-Z])[.):]\)?\s*(\S.*?)\s*$/;
+const CHOICE = /^\(?([A-Z])[.):]\)?\s*(\S.*)$/;
+/** Characters at the end of a text in which its answer is looked for. */
+const MOST_ANSWER = 200;
 /** `answer is B`, `Answer: (B)`, at the very end or as all there is. */
 const ANSWER = /(?:^|answer(?:\s+is)?\s*:?\s*)\(?([A-Z]|\d+)\)?\s*\.?\s*$/i;
 
@@ -45,7 +47,7 @@ function fromQuestion(text: string): { question: string; choices: string[] } {
   const question: string[] = [];
   const choices: string[] = [];
   for (const line of lines) {
-    const [, letter, choice] = CHOICE.exec(line) ?? [];
+    const [, letter, choice] = CHOICE.exec(line.trim()) ?? [];
     if (letter !== undefined && letter.charCodeAt(0) - 65 === choices.length) choices.push(choice!);
     else question.push(line);
   }
@@ -55,7 +57,10 @@ function fromQuestion(text: string): { question: string; choices: string[] } {
 }
 
 function fromAnswer(text: string, row: Row, place: string): { answer: unknown; rationale: string } {
-  const found = ANSWER.exec(text);
+  const whole = text.trimEnd();
+  // A pattern that is tried from every place of a long text would take for ever.
+  const end = whole.slice(-MOST_ANSWER);
+  const found = ANSWER.exec(end);
   if (!found) {
     if (Object.hasOwn(row, 'answer')) return { answer: row.answer, rationale: text };
     throw new UserError(
@@ -64,8 +69,9 @@ function fromAnswer(text: string, row: Row, place: string): { answer: unknown; r
   }
   const answer = found[1]!;
   // The sentence that names the answer is no step of the reasoning.
-  const before = text.slice(0, found.index).replace(/[^.!?\n]*$/, '');
-  return { answer: /^\d+$/.test(answer) ? Number(answer) : answer, rationale: before.trim() };
+  const before = whole.slice(0, whole.length - end.length + found.index);
+  const sentence = Math.max(...['.', '!', '?', '\n'].map((mark) => before.lastIndexOf(mark)));
+  return { answer: /^\d+$/.test(answer) ? Number(answer) : answer, rationale: before.slice(0, sentence + 1).trim() };
 }
 
 function onlyImage(row: Row, place: string): unknown {

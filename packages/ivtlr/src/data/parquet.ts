@@ -18,7 +18,7 @@ import { beginAtomicWrite } from '../files.ts';
 import { checkPages } from './parquet-pages.ts';
 import { type BadRows, noColumn, type PlacedRow, type Row } from './row.ts';
 
-/** The library's LZ4 stumbles over blocks of no bytes, which columns of nulls have. */
+/** The library's LZ4 fails on blocks of no bytes, which columns of nulls have. */
 const decompressors = Object.fromEntries(
   Object.entries(compressors).map(([codec, decompress]) => [
     codec,
@@ -186,6 +186,10 @@ function requireSoundFooter(path: string, metadata: FileMetaData): void {
     throw new UserError(`${path} is not a readable Parquet file: ${reason(error)}`);
   }
   for (const [index, group] of metadata.row_groups.entries()) {
+    const rows = Number(group.num_rows);
+    if (!Number.isSafeInteger(rows) || rows < 0) {
+      throw new UserError(`${path} is corrupt: row group ${index} does not say how many rows it has`);
+    }
     const found = (group.columns ?? []).map(({ meta_data }) => (meta_data?.path_in_schema ?? []).join('\0'));
     if (found.join('\n') !== expected) {
       throw new UserError(`${path} is corrupt: row group ${index} does not hold the columns of the schema`);
@@ -287,7 +291,7 @@ function keptPages(pages: DecompressedPage[]): typeof decompressors {
   return Object.fromEntries(wrapped);
 }
 
-/** The library checks little of what it reads, so that damage often shows as a stumble of JavaScript, which tells a reader nothing. */
+/** The library checks little of what it reads, so damage often ends in a JavaScript error whose message means nothing to a user. */
 function reason(error: unknown): string {
   const { name, message } = error as Error;
   if (name !== 'Error' || /\bundefined\b|\bNaN\b/.test(message))

@@ -107,3 +107,11 @@ test('columns of other names, in both formats; a name that is wrong is an error'
     /named\.jsonl line 1 has no column field; its columns are/,
   );
 });
+
+test('a pipe among the data is refused and not waited for', async () => {
+  for (const name of ['pipe.jsonl', 'pipe.json', 'pipe.parquet']) {
+    execFileSync('mkfifo', [join(folder, name)]);
+    const reading = readRows([join(folder, name)], { required: ['id'] }).next();
+    await expect(reading).rejects.toThrow(`${name} is a folder, a pipe or a device; a data file is needed`);
+  }
+});

@@ -1,5 +1,5 @@
 /** Rows of data files whatever their format. */
-import { existsSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { UserError } from '../errors.ts';
 import { readJsonRows } from './json-rows.ts';
@@ -42,6 +42,10 @@ export async function* readRows(
   const others = optional.map(nameOf).filter((name) => !needed.includes(name));
   let start = 0;
   for (const path of files) {
+    // A pipe could keep the program waiting for ever, and a device has no end.
+    if (statSync(path, { throwIfNoEntry: false })?.isFile() === false) {
+      throw new UserError(`${path} is a folder, a pipe or a device; a data file is needed`);
+    }
     let seen = 0;
     const count = (bad: BadRows) => {
       seen += bad.rows;
@@ -70,6 +74,6 @@ function imageBeside(value: unknown, file: string): unknown {
   const { bytes, path } = value as { bytes?: unknown; path?: unknown };
   if (typeof bytes === 'string') return { bytes: new Uint8Array(Buffer.from(bytes, 'base64')), path: path ?? null };
   if (bytes || typeof path !== 'string' || path === '') return value;
-  // A Parquet file may keep the name its image had elsewhere.
+  // In a Parquet file the name may be that of a file on the machine where it was written.
   return file.endsWith('.parquet') && !existsSync(resolve(dirname(file), path)) ? value : beside(path);
 }

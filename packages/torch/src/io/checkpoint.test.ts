@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -74,9 +75,6 @@ test('an index that does not fit is refused by name', () => {
   }
   fs.writeFileSync(path.join(folder, 'model.safetensors.index.json'), '{');
   expect(() => openCheckpoint(folder)).toThrow(/not valid JSON/);
-  fs.rmSync(path.join(folder, 'model.safetensors.index.json'));
-  fs.symlinkSync('/dev/zero', path.join(folder, 'model.safetensors.index.json'));
-  expect(() => openCheckpoint(folder)).toThrow(/index\.json: not a file$/);
 });
 
 test('a folder without weights says what it has', () => {
@@ -84,4 +82,22 @@ test('a folder without weights says what it has', () => {
   fs.writeFileSync(path.join(folder, 'pytorch_model.bin'), '');
   expect(() => openCheckpoint(folder)).toThrow(/\(it has pytorch_model\.bin\)/);
   expect(() => openCheckpoint(path.join(folder, 'nowhere'))).toThrow(/there is no such folder/);
+});
+
+test('an index that is a pipe, a folder or endless, and names that cannot be files', () => {
+  const place = path.join(folder, 'model.safetensors.index.json');
+  execFileSync('mkfifo', [place]);
+  expect(() => openCheckpoint(folder)).toThrow(/index\.json: not a file$/);
+  fs.rmSync(place);
+  fs.mkdirSync(place);
+  expect(() => openCheckpoint(folder)).toThrow(/index\.json: not a file$/);
+  fs.rmdirSync(place);
+  index({ a: 'a.safetensors' });
+  fs.truncateSync(place, 2 ** 26 + 1);
+  expect(() => openCheckpoint(folder)).toThrow(/has 67108865 bytes, more than any checkpoint needs/);
+  for (const name of ['a\u0000.safetensors', 'a\u007f.safetensors', `${'a'.repeat(300)}.safetensors`]) {
+    index({ a: name });
+    expect(() => openCheckpoint(folder)).toThrow(/which is no \.safetensors file of this folder$/);
+  }
+  expect(() => openCheckpoint('a\0b')).toThrow(/cannot be read/);
 });

@@ -3,18 +3,21 @@ import fs from 'node:fs';
 import { basename, join } from 'node:path';
 import type { Tensor } from '../core/tensor.ts';
 import { CheckpointError } from './errors.ts';
-import { openSafetensors, type ReadOptions, type TensorFile, type TensorInfo } from './safetensors.ts';
+import { attempt, openSafetensors, type ReadOptions, type TensorFile, type TensorInfo } from './safetensors.ts';
 import { quote } from './safetensors-header.ts';
 
 const SINGLE = 'model.safetensors';
 const INDEX = 'model.safetensors.index.json';
+/** Some hundred thousand tensors. */
+const MAX_INDEX_BYTES = 2 ** 26;
+const SHARD = /^[^\\\p{Cc}]{1,255}\.safetensors$/u;
 
 /**
  * Opens a folder's weights (or a .safetensors file itself). Shard headers are validated at once, tensors read on demand.
  * Throws CheckpointError when there are no such files, the index is damaged, or a tensor it lists is missing from its shard.
  */
 export function openCheckpoint(folder: string): TensorFile {
-  const stat = fs.statSync(folder, { throwIfNoEntry: false });
+  const stat = attempt(folder, () => fs.statSync(folder, { throwIfNoEntry: false }));
   if (!stat) throw new CheckpointError(`${folder}: there is no such folder`);
   if (stat.isFile()) return openSafetensors(folder);
   if (fs.existsSync(join(folder, SINGLE))) return openSafetensors(join(folder, SINGLE));
@@ -48,8 +51,11 @@ function openSharded(folder: string): TensorFile {
 }
 
 function readWeightMap(index: string): [name: string, file: string][] {
+  const stat = attempt(index, () => fs.statSync(index));
+  if (!stat.isFile()) throw new CheckpointError(`${index}: not a file`);
+  if (stat.size > MAX_INDEX_BYTES)
+    throw new CheckpointError(`${index}: has ${stat.size} bytes, more than any checkpoint needs (${MAX_INDEX_BYTES})`);
   let map: unknown;
-  if (!fs.statSync(index).isFile()) throw new CheckpointError(`${index}: not a file`);
   try {
     map = (JSON.parse(fs.readFileSync(index, 'utf8')) as { weight_map?: unknown } | null)?.weight_map;
   } catch {
@@ -61,7 +67,7 @@ function readWeightMap(index: string): [name: string, file: string][] {
   if (entries.length === 0) throw new CheckpointError(`${index}: lists no tensors`);
   for (const [name, file] of entries) {
     // A shard is a file beside its index: a path would let a downloaded index reach elsewhere on the disk.
-    if (typeof file !== 'string' || basename(file) !== file || !/^[^\\\0]{1,255}\.safetensors$/.test(file))
+    if (typeof file !== 'string' || basename(file) !== file || !SHARD.test(file))
       throw new CheckpointError(
         `${index}: tensor ${quote(name)} names ${quote(file)}, which is no .safetensors file of this folder`,
       );

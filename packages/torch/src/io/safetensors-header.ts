@@ -134,6 +134,9 @@ function parseEntry(name: string, value: unknown, start: number, fileBytes: numb
     throw new CheckpointError(
       `${where} has ${end - begin} bytes, but ${format} of shape ${quote(shape)} needs ${wanted}`,
     );
+  // An empty tensor may have large sizes beside its 0, up to what a 64-bit product holds.
+  if (!isCount(shape.reduce((product, size) => product * Math.max(size, 1), 1)))
+    throw new CheckpointError(`${where} has the impossible shape ${quote(shape)}`);
   return { format, dtype: DTYPES[format] ?? null, shape: shape as number[], begin: start + begin, end: start + end };
 }
 

@@ -268,6 +268,12 @@ describe('damaged and hostile files', () => {
     ['no object', '[1,2]', 0, /not a JSON object/],
     ['leading space', ` {"a":${entry('[0,4]')}}`, 4, /not a JSON object/],
     ['entry is a number', '{"a":1}', 0, /tensor "a" is not described by an object/],
+    [
+      'an empty tensor beyond 64 bits',
+      `{"a":${entry('[0,0]', '[0,9007199254740991,9007199254740991]')}}`,
+      0,
+      /tensor "a" has the impossible shape/,
+    ],
     ['no dtype', '{"a":{"shape":[1],"data_offsets":[0,4]}}', 4, /tensor "a" has no dtype$/],
     ['control characters', `{"a\u007f\u009b":{}}`, 0, /tensor "a\\u007f\\u009b" has no dtype/],
     [

@@ -140,7 +140,7 @@ class SafetensorsFile implements TensorFile {
   }
 }
 
-function attempt<T>(path: string, access: () => T): T {
+export function attempt<T>(path: string, access: () => T): T {
   try {
     return access();
   } catch (error) {
