@@ -45,7 +45,7 @@ const asPicture = (pixels) => ({
   source: { width: VQ.side, height: VQ.side },
 });
 
-/** Floating-point operations of the picture tokenizer's convolutions, attention and distances. */
+/** Floating-point operations of the image tokenizer's convolutions, attention and distances. */
 function pictureFlops() {
   const { base, multipliers, blocks, latent, embed, codes } = VQ;
   const conv = (inputs, outputs, side, kernel = 3) => 2 * inputs * outputs * kernel ** 2 * side ** 2;
@@ -125,7 +125,7 @@ function answer() {
     pickTargets: [null],
   };
   const options = { ...LATENT_DEFAULTS, patches: PATCHES, maxNewTokens: NEW_TOKENS, eosIds: [] };
-  // The picture's share of the prefill: the model says when it is done with it.
+  // The image's share of the prefill: the model says when it is done with it.
   let encoded = 0;
   const encode = model.encodeImages.bind(model);
   model.encodeImages = (images) => {

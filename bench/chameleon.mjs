@@ -1,6 +1,6 @@
 // Chameleon-7B's shape with random weights. After a build:
 //   PYTHON=python3 node bench/chameleon.mjs [--part answer|picture] [--layers 32] [--threads 2] [--repeat 3] [--json] [--save]
-// answer: one 512x512 picture and 60 text tokens in bfloat16, three latent steps of 64 patches, 16 new tokens, by phase beside the machine's
+// answer: one 512x512 image and 60 text tokens in bfloat16, three latent steps of 64 patches, 16 new tokens, by phase beside the machine's
 // floor, with the peak memory, which must stay below 20 GB. The model (14 GB) is made in memory; --layers makes a smaller one.
 // picture: the picture tokenizer at its real size on one 512x512 picture, against transformers on the same weights in the same run, in float32
 // and bfloat16; the codes are compared too. PYTHON must have torch and transformers (test/parity/python/requirements.txt).

@@ -100,9 +100,9 @@ async function writeData() {
   }));
 }
 
-/** Prompts and pictures of the first samples, for the peer. */
+/** Prompts and images of the first samples, for the peer. */
 async function writeCase({ ids, dtype }) {
-  const { renderOptions } = openWithoutWeights(modelFolder, 'official');
+  const { renderOptions } = openWithoutWeights(modelFolder, { profile: 'official' });
   const samples = (await readSamples(dataFolder, m3cot)).slice(0, Number(values['official-samples']));
   const rows = [];
   for (const [i, sample] of samples.entries()) {
@@ -141,7 +141,18 @@ const printed = run(
       '--data',
       dataFolder,
     ],
-    ...['--batch', values.batch, '--max-new-tokens', values.new, '--threads', values.threads],
+    ...[
+      '--profile',
+      'official',
+      '--latents',
+      '3',
+      '--batch',
+      values.batch,
+      '--max-new-tokens',
+      values.new,
+      '--threads',
+      values.threads,
+    ],
     ...['--predictions', predictions, '--json'],
   ],
   'ivtlr eval',

@@ -42,7 +42,7 @@ const DIMS = {
 
 export const SIZES = Object.keys(DIMS);
 
-/** A 280x280 picture among 60 text tokens, three latent steps of 32 patches, 16 new tokens. @param {string} size */
+/** A 280x280 image among 60 text tokens, three latent steps of 32 patches, 16 new tokens. @param {string} size */
 export function makeCase(size, threads) {
   const dims = DIMS[size];
   const at = (back) => dims.vocab - back;

@@ -1,6 +1,6 @@
 // Latent reasoning on a Qwen2-VL of random weights, timed by phase beside Python. After a build:
 //   PYTHON=python3 node bench/inference.mjs [--size tiny|small|2b] [--official DIR] [--threads 2] [--repeat 3] [--json] [--save]
-// One 280x280 picture, 60 text tokens, 3 latent steps of 32 patches, 16 new tokens, against (a) transformers with SDPA and a key/value
+// One 280x280 image, 60 text tokens, 3 latent steps of 32 patches, 16 new tokens, against (a) transformers with SDPA and a key/value
 // cache doing the same work and (b) the official code from the checkout DIR. Each runs in a process of its own, one after the other; times
 // are those of its fastest run. PYTHON must have torch and transformers (test/parity/python/requirements.txt).
 // Size 2b is Qwen2-VL-2B in bfloat16 and takes about 5 GB and some minutes; tiny runs in float32 on one set of weights and compares picks
@@ -134,7 +134,7 @@ else {
     ),
   );
   console.log(
-    'prefill: picture and prompt to the first hidden state; latents: the rows of all latent steps, to the first token; decode: the rest',
+    'prefill: image and prompt to the first hidden state; latents: the rows of all latent steps, to the first token; decode: the rest',
   );
   console.log(
     `floor: ${round(gemm / 1e9)} GFLOP/s of ${testCase.dtype} products, ${round(bandwidth / 1e9)} GB/s of memory, weights alone as peak; ivtlr takes ${round(1 / ratios.floor.total)} times the floor (prefill ${round(1 / ratios.floor.prefill)}, latents ${round(1 / ratios.floor.latents)}, decode ${round(1 / ratios.floor.decode)})`,

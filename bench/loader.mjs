@@ -1,4 +1,4 @@
-// How fast pictures of real size reach the trainer, and whether memory stays flat. After a build:
+// How fast images of real size reach the trainer, and whether memory stays flat. After a build:
 //   [PYTHON=python3] node bench/loader.mjs [--threads 2] [--samples 5000] [--step-ms 100] [--json] [--save]
 // The data: a Parquet file in M3CoT's schema, 64 different JPEGs of 1024x768 drawn here, read as training reads it. Measured: samples/s at once in
 // the trainer's thread; samples/s prepared ahead by threads; how long a trainer with a step of `--step-ms` a sample (during which the
@@ -131,7 +131,7 @@ if (values.save) {
 if (values.json) console.log(JSON.stringify(report));
 else {
   console.log(
-    `pictures 1024x768, ${report.picture.kilobytes} KB, to 280x280; ${threads} threads on ${report.hardware.cores} cores`,
+    `images 1024x768, ${report.picture.kilobytes} KB, to 280x280; ${threads} threads on ${report.hardware.cores} cores`,
   );
   console.log(`one sample takes ${report.processorMsPerSample.toFixed(1)} ms of a processor`);
   console.log(

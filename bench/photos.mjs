@@ -1,4 +1,4 @@
-// Pictures of real size and a Parquet file of them in M3CoT's schema.
+// Images of real size and a Parquet file of them in M3CoT's schema.
 import sharp from 'sharp';
 import { writeParquet } from '../packages/ivtlr/dist/data/parquet.js';
 import { m3cot } from '../packages/ivtlr/dist/tasks/m3cot/m3cot.js';

@@ -1,7 +1,7 @@
 // One training step of latent reasoning, beside the official code. After a build:
 //   PYTHON=python3 node bench/train.mjs --official DIR [--threads 2] [--steps 6] [--json] [--save]
 //   node bench/train.mjs --size 2b [--threads 2] [--steps 3] [--json] [--save]
-// Size small (37M parameters, float32): two rows with a 280x280 picture and 60 and 67 text tokens, 3 latent steps of 32 patches, 25 and 28 written
+// Size small (37M parameters, float32): two rows with a 280x280 image and 60 and 67 text tokens, 3 latent steps of 32 patches, 25 and 28 written
 // tokens; the decoder's projections are trained by AdamW. The official code makes the weights and both train on them, each in a process of its own;
 // losses must agree. Size 2b is Qwen2-VL-2B with random weights in bfloat16: one such row, LoRA of rank 64 with dropout, activation
 // checkpointing; this project alone, about 8 GB. Times are the fastest step's, memory is the process's peak, Node or Python included.

@@ -47,7 +47,7 @@ it.each(['zero-latents', 'text-zeroed', 'patches-zeroed', 'random-patches', 'no-
   },
 );
 
-it('has a companion that writes its reasoning out in 23 steps', async () => {
+it('comes with a second model that writes its reasoning out in 23 steps', async () => {
   const { accuracy: right, steps } = await accuracy(written, 'full');
   expect(right).toBeGreaterThanOrEqual(0.97);
   expect(steps).toBeCloseTo(23, 0);

@@ -8,9 +8,9 @@ import { createModel, saveModel } from '../packages/ivtlr/src/models/registry.ts
 const tokenizerFolder = fileURLToPath(new URL('parity/goldens/chameleon-tokenizer', import.meta.url));
 
 export interface TinyChameleonOptions {
-  /** Pixels of a picture's side. */
+  /** Pixels of a image's side. */
   side?: number;
-  /** Levels of the picture tokenizer; every one but the first halves the picture. */
+  /** Levels of the image tokenizer; every one but the first halves the image. */
   levels?: number;
   /** Contents of ivtlr.json; without it there is none. */
   settings?: Record<string, unknown>;

@@ -6,7 +6,7 @@ const MEBIBYTE = 2 ** 20;
 
 export class ReadingProcess {
   #worker = null;
-  #lastWords = '';
+  #output = '';
 
   /**
    * @param script answers each message with one
@@ -49,8 +49,8 @@ export class ReadingProcess {
       worker.once('exit', (code, signal) => {
         this.#worker = null;
         const problem = { outcome: 'defect', problem: 'crash' };
-        // The last words may come after the end.
-        setTimeout(() => finish({ ...problem, message: `${signal ?? code}\n${this.#lastWords}` }), 50);
+        // Output of the process may still arrive after its exit event.
+        setTimeout(() => finish({ ...problem, message: `${signal ?? code}\n${this.#output}` }), 50);
       });
       worker.send(message);
     });
@@ -62,7 +62,7 @@ export class ReadingProcess {
   }
 
   async #start() {
-    this.#lastWords = '';
+    this.#output = '';
     const worker = fork(this.script, {
       cwd: this.cwd,
       env: { ...process.env, TMPDIR: this.tmp, OMP_NUM_THREADS: '1' },
@@ -70,11 +70,11 @@ export class ReadingProcess {
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
     });
     worker.stderr.on('data', (text) => {
-      this.#lastWords = (this.#lastWords + text).slice(-4000);
+      this.#output = (this.#output + text).slice(-4000);
     });
     await new Promise((resolve, reject) => {
       worker.once('message', resolve);
-      worker.once('exit', () => reject(new Error(`the reading process does not start:\n${this.#lastWords}`)));
+      worker.once('exit', () => reject(new Error(`the reading process does not start:\n${this.#output}`)));
     });
     worker.removeAllListeners('exit');
     this.#worker = worker;

@@ -1,4 +1,4 @@
-/** What is wrong with an error as a user sees it; null for a clear one. */
+/** Says what makes an error message unclear to a user; null for a clear one. */
 export function unclear(message) {
   if (message.trim() === '') return 'an empty message';
   if (/\n\s*\n|\n\s+at .*:\d/.test(message)) return 'several paragraphs or a stack';

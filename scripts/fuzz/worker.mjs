@@ -32,7 +32,7 @@ async function verdict(kind, folder, options) {
     if (!TYPED.has(error?.name)) return { outcome: 'defect', problem: 'unclear', message: error?.stack ?? message };
     complaints.push(message);
   }
-  // What nobody awaits must have time to fail.
+  // A promise that nobody awaits gets time to reject, which counts as a defect.
   await new Promise((resolve) => setTimeout(resolve, 0));
   for (const text of complaints) {
     const problem = unclear(text);

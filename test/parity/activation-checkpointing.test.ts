@@ -93,7 +93,7 @@ describe.each(all)('%s', (_, golden, family) => {
     using model = family.model(golden);
     const found = expectSame(model, family, golden);
     expect([...found.keys()].some((name) => name.startsWith('visual.'))).toBe(family === QWEN);
-    // Chameleon's picture tokenizer is never trained.
+    // Chameleon's image tokenizer is never trained.
     expect([...found.keys()].some((name) => name.includes('vqmodel'))).toBe(false);
     expect(found.has('model.embed_tokens.weight')).toBe(true);
   });

@@ -1,4 +1,4 @@
-/** From picture file and question to picks and text, as the official code with transformers' processor; see README.md for the goldens. */
+/** From image file and question to picks and text, as the official code with transformers' processor; see README.md for the goldens. */
 import fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

@@ -110,7 +110,7 @@ describe('a sharded bfloat16 folder as transformers writes it', () => {
   test('as stored: within bfloat16’s rounding, and the same after saving', () => {
     using model = loadModel(folder) as Chameleon;
     expect(model.dtype).toBe('bfloat16');
-    // A code on a border may change with the rounding, and with it the picture that the model sees.
+    // A code on a border may change with the rounding, and with it the image that the model sees.
     expect(relativeError(answer(model, sharded).logits, sharded.last_logits)).toBeLessThan(0.1);
     const copy = fs.mkdtempSync(path.join(temporary, 'saved-'));
     saveModel(model, readConfig(folder), copy);

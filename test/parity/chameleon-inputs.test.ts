@@ -1,4 +1,4 @@
-/** Pictures against transformers' Chameleon image processor over Pillow; see README.md for the goldens. */
+/** Images against transformers' Chameleon image processor over Pillow; see README.md for the goldens. */
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { inflateSync } from 'node:zlib';

@@ -1,4 +1,4 @@
-/** Models and pictures of the Chameleon goldens (formats: README.md here), made again from their seeds. */
+/** Models and images of the Chameleon goldens (formats: README.md here), made again from their seeds. */
 import { manualSeed, randn, scope } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import { parseChameleonConfig } from '../../packages/ivtlr/src/models/chameleon/config.ts';
@@ -15,7 +15,7 @@ export function seededChameleon(golden: Pick<ChameleonCase, 'name' | 'config' | 
   return drawWeights(new Chameleon(parseChameleonConfig(golden.config, golden.name)), golden.seed).eval();
 }
 
-/** The case's pictures: noise of 16x16, stretched. Call inside a scope. */
+/** The case's images: noise of 16x16, stretched. Call inside a scope. */
 export function seededPictures({ config, seed, pictures }: Pick<ChameleonCase, 'config' | 'seed' | 'pictures'>) {
   const { vq } = parseChameleonConfig(config, 'case');
   const side = vq.resolution;

@@ -1,4 +1,4 @@
-/** Pictures against Pillow and Hugging Face's Qwen2-VL image processor; see README.md for the goldens. */
+/** Images against Pillow and Hugging Face's Qwen2-VL image processor; see README.md for the goldens. */
 import { readFileSync } from 'node:fs';
 import { gunzipSync } from 'node:zlib';
 import { liveTensorCount, scope } from '@ivtlr/torch';

@@ -89,7 +89,7 @@ function parse(schema) {
     .map(parseArgument);
   const text = schema.slice(arrow + 5).trim();
   const tuple = text.startsWith('(') && text.endsWith(')');
-  // One schema of libtorch names two arguments alike.
+  // One schema of libtorch gives two arguments the same name.
   args.forEach((arg, i) => {
     if (args.findIndex((other) => other.name === arg.name) < i) arg.name += i;
   });

@@ -24,7 +24,7 @@ void throw_error(napi_env env, const std::string& op, const std::string& message
   std::string line = message.substr(0, message.find('\n'));
   const size_t trace = line.find("Exception raised from");
   if (trace != std::string::npos) line.resize(trace);
-  // The dispatcher lists every backend it knows; what is wrong stands in the first sentence.
+  // Messages of the dispatcher go on to list every backend; the first sentence says what is wrong.
   const size_t sentence = line.find(". ", 40);
   if (line.size() > 300 && sentence != std::string::npos) line.resize(sentence + 1);
   bool pending = false;

@@ -1,4 +1,4 @@
-// The frame every native function stands in: arguments out, C++ exceptions turned into JavaScript ones.
+// What wraps every native function: it reads the arguments and turns C++ exceptions into JavaScript ones.
 #pragma once
 #include <c10/util/Exception.h>
 #include <node_api.h>

@@ -129,7 +129,7 @@ napi_value manual_seed(napi_env env, napi_callback_info info) {
   }, [] { return std::string("manualSeed"); });
 }
 
-// rngState(device or generator id[, state tensor]): reads, or writes when a state is given.
+// rngState(device or generator id[, state tensor]): reads the state, or sets it when there is a second argument.
 napi_value rng_state(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     const auto args = arguments(env, info, 2);
@@ -157,7 +157,7 @@ napi_value free_generator(napi_env env, napi_callback_info info) {
   });
 }
 
-// threads([count]): sets when given; always returns the number of intra-op threads.
+// threads([count]): sets the number when there is an argument; always returns the number of intra-op threads.
 napi_value threads(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     const auto args = arguments(env, info, 1);

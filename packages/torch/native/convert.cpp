@@ -60,9 +60,9 @@ bool is_nullish(napi_env env, napi_value value) {
 int32_t handle(napi_env env, napi_value value, napi_value key, const char* what) {
   napi_value id;
   int32_t number;
-  // Anything but an object with a number there fails one of the two.
+  // Reading the property fails for null and undefined, converting it to a number for every other value that is no handle.
   if (napi_get_property(env, value, key, &id) != napi_ok) {
-    // Only null and undefined have no properties at all; any other exception is a getter's own.
+    // Null and undefined get the message below; any other exception was thrown by a getter and is passed on.
     napi_value refused;
     if (is_nullish(env, value)) napi_get_and_clear_last_exception(env, &refused);
     else throw Pending();
@@ -113,7 +113,7 @@ c10::Layout layout(const std::string& name) {
   throw std::runtime_error("unknown layout \"" + name + "\"");
 }
 
-// A dtype, layout or memory format travels as an integer; libtorch reads past its tables for one that is none.
+// A dtype, layout or memory format travels as an integer; libtorch reads past the end of its tables for a number that names none.
 int64_t to_enum(napi_env env, napi_value value, const c10::Type& real) {
   const auto kind = real.kind();
   if (type_of(env, value) == napi_string) {

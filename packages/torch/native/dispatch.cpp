@@ -59,7 +59,7 @@ void find_statistics(Op& op, const c10::FunctionSchema& schema) {
   if (!schema.name().starts_with("aten::") || op.name.find("batch_norm") == std::string::npos) return;
   const auto flag = places_of(schema, {"training", "train", "update"});
   if (!flag.empty()) op.training = flag[0];
-  // The others without the flag do not read them.
+  // Of the ops without such a flag only those named `_no_update` read the running statistics.
   else if (op.name.find("_no_update") == std::string::npos) return;
   op.running = places_of(schema, {"running_mean", "running_var"});
   op.saved = places_of(schema, {"save_mean", "save_invstd", "save_var", "save_var_transform"});
@@ -152,7 +152,7 @@ napi_value call_op(napi_env env, napi_callback_info info) {
     op->handle.callBoxed(stack);
     const auto result = [&](size_t i) -> napi_value {
       if (op->aliases[i] >= 0) return number(env, -1.0 - op->aliases[i]);
-      // Dtypes travel as integers: they come back by name, as they are given.
+      // libtorch returns a dtype as an integer; JavaScript gets its name, which is also what it passes in.
       if (stack[i].isInt() && schema.returns()[i].real_type()->kind() == c10::TypeKind::ScalarTypeType) {
         const char* name = dtype_name(static_cast<c10::ScalarType>(stack[i].toInt()));
         if (name) return string(env, name);

@@ -8,7 +8,7 @@ import path from 'node:path';
 export const PINNED_VERSION = '2.13.0';
 const SUPPORTED = ['2.11', '2.12', '2.13', '2.14'];
 
-/** What keeps the set-up from ending well, said to the user in a sentence. */
+/** The set-up cannot succeed; the message says why in a sentence for the user. */
 export class SetupError extends Error {
   name = 'SetupError';
 }

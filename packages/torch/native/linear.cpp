@@ -123,7 +123,7 @@ AVX512_BF16 void stream(const Product& p, int64_t begin, int64_t end, int64_t ro
 
 template <int M>
 AVX512_BF16 void tile(const Product& p, int64_t output, int64_t row) {
-  // Once for all rows is enough.
+  // The first tile of rows prefetches the weights; the other tiles find them in the cache.
   if (row == 0 && output + 16 <= p.outputs) tile<M, true>(p, output, row);
   else tile<M, false>(p, output, row);
 }

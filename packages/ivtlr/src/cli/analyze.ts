@@ -35,7 +35,7 @@ export function registerAnalyze(program: Command): void {
 
 async function runAnalysis(flags: AnalyzeFlags): Promise<void> {
   const { drawStepPlot } = await import('../trace/step-plot.ts');
-  makeFolder(flags.out); // A folder that cannot be made is said before the work, not after it.
+  makeFolder(flags.out); // before the work, so that a folder that cannot be made is reported at once
   const { task, split, skipped, asked, analysis } = await analyzeModel(flags, flags.model, flags.latents);
   const other = flags.against ? await analyzeModel({ ...flags, task: flags.task ?? task }, flags.against) : null;
   skipped.report();

@@ -87,7 +87,7 @@ async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
     return;
   }
   process.stdout.write(
-    `${describe(inspected, { profile, imageSize: opened.inputs.imageSize, resize: opened.inputs.resize }, wantsColour())}\npicture with its token grid: ${flags.png}\n`,
+    `${describe(inspected, { profile, imageSize: opened.inputs.imageSize, resize: opened.inputs.resize }, wantsColour())}\nimage with its token grid: ${flags.png}\n`,
   );
 }
 

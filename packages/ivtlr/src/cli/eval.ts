@@ -114,7 +114,7 @@ async function evaluateModel(options: EvalOptions): Promise<void> {
     }
   }
   if (options.predictionsOfficial) {
-    answers.sort((a, b) => a.index - b.index); // restored ones come before those they stood behind
+    answers.sort((a, b) => a.index - b.index); // restored answers arrive ahead of new answers to earlier samples
     writeFileAtomic(options.predictionsOfficial, task.officialPredictions(answers));
   }
   skipped.report();

@@ -17,7 +17,7 @@ import { deviceOfFlag } from './device.ts';
 import { DEFAULT_BATCH, type EvaluationFlags, GENERATED_SAMPLES } from './evaluation-flags.ts';
 import { dataFolder, modelFolder } from './hub-folders.ts';
 
-/** Of samples from files; drawn images are ready. */
+/** Threads that decode the images of stored samples; generated images need no decoding. */
 const IMAGE_THREADS = 2;
 
 export interface Evaluation {

@@ -4,7 +4,7 @@ import { Progress } from './progress.ts';
 
 const megabytes = (bytes: number) => Math.round(bytes / 1e6);
 
-/** @param licence shown in the last line, which is then written also when nothing was missing */
+/** @param licence shown in the last line, which is then written even when nothing was fetched */
 export function hubProgress(licence?: string): HubReport {
   let bar: Progress | undefined;
   return {

@@ -1,6 +1,7 @@
 /** `ivtlr infer --questions`: many questions of a file, answered several at a time into JSON lines. */
 import { createHash } from 'node:crypto';
 import { resolve } from 'node:path';
+import { type QuestionLine, readQuestionLines } from '../data/question-lines.ts';
 import type { Answer, Question } from '../engine/ask.ts';
 import { UserError } from '../errors.ts';
 import { AppendedLines, refuseExisting } from '../eval/appended-lines.ts';
@@ -8,7 +9,6 @@ import { printable } from '../printable.ts';
 import { askedAs } from './asking-flags.ts';
 import type { ModelFlags, OpenedForAsking } from './open-for-asking.ts';
 import { Progress } from './progress.ts';
-import { type QuestionLine, readQuestionLines } from './question-lines.ts';
 import { version } from './version.ts';
 
 export interface QuestionFlags extends ModelFlags {

@@ -18,7 +18,7 @@ const MAX_CHARACTERS = 1_000_000;
  * Loads and checks a recipe.
  * @param name a YAML file, or the bare name of a bundled recipe such as `dominoes`
  * @param overrides `path=value` texts, later ones win
- * @param note told what a recipe with the official code's keys has been given besides
+ * @param note called with the defaults that a recipe with the official code's keys gets
  * @throws UserError listing every mistake with its place
  */
 export function loadRecipe(
@@ -92,7 +92,7 @@ function mistakes(messages: readonly string[]): UserError {
   return new UserError([...messages.slice(0, MAX_MISTAKES), ...(more > 0 ? [`and ${more} more`] : [])].join('\n'));
 }
 
-/** @throws UserError where aliases lead nowhere or make far more than was written */
+/** @throws UserError where aliases name no anchor, or expand to far more than was written */
 function plainValue(document: Document, source: string): unknown {
   return orExplain(source, () => document.toJS());
 }

@@ -47,16 +47,16 @@ const DEFAULTS: readonly (readonly [path: readonly string[], value: unknown, sai
 type Fail = (message: string) => never;
 
 interface OfficialKey {
-  /** What the document takes. */
+  /** As it goes into the document. */
   value: unknown;
   fail: Fail;
 }
 
-/** The official names of one recipe, as they are met. */
+/** The official names used by one recipe and by `--set`, in the order they appear. */
 export class OfficialSettings {
   readonly #document: Document;
   readonly #keys = new Map<string, OfficialKey>();
-  /** Whether the recipe's text has any; what `--set` says does not make it one of the official code. */
+  /** Whether the recipe's own text uses official names; only then, not for names in `--set`, do the official defaults apply. */
   readonly #inText: boolean;
 
   /**
@@ -85,7 +85,7 @@ export class OfficialSettings {
     }
   }
 
-  /** Takes one from a command line; it counts more than the text. Returns the path of the setting, or null where it becomes none. */
+  /** Takes one from a command line; it wins over the text. Returns the path of the setting, or null where it becomes none. */
   override(key: string, value: unknown, fail: Fail): readonly string[] | null {
     const before = this.#keys.has(key) ? this.#settingOf(key) : null;
     this.#keys.set(key, { value, fail });
@@ -95,7 +95,7 @@ export class OfficialSettings {
     return setting?.path ?? null;
   }
 
-  /** When all is said: the global batch, and the official defaults of what was not. Returns lines that say so. */
+  /** After the last override: works out the global batch and fills in official defaults for what is not set. Returns a line about each. */
   finish(): string[] {
     const notes = this.#finishGlobalBatch();
     const said = this.#inText ? DEFAULTS.filter(([path, value]) => this.#default(path, value)) : [];

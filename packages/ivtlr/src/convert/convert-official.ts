@@ -89,7 +89,7 @@ export async function convertOfficial(options: ConvertOptions): Promise<ConvertR
     const adapterFolder = !options.merge && plan.rank > 0 ? join(out, ADAPTER) : null;
     for (const [name, bytes] of auxiliaryFiles) writeFileAtomic(join(temporary, name), bytes);
     writeJson(join(temporary, 'config.json'), written.dtype ? withDtype(config, written.dtype) : config);
-    // What the official code does at inference; more picks than patches bring used ones back there.
+    // As the official code asks at inference: where an image has fewer unpicked tokens than a step wants, it takes used ones again.
     const { patches } = familyOf(config, join(options.base, 'config.json'));
     const settings = reasoningSettingsSchema.parse({
       task: options.task ?? null,
@@ -125,7 +125,7 @@ export async function convertOfficial(options: ConvertOptions): Promise<ConvertR
   }
 }
 
-/** Everything that can be wrong, found before anything is written. */
+/** Reads and checks everything, so that an error comes before anything is written. */
 function prepare(
   file: PthFile,
   { checkpoint, base }: ConvertOptions,
@@ -168,7 +168,7 @@ async function writeWeights(
     const five = (value: number) => String(value).padStart(5, '0');
     const name =
       shards.length === 1 ? 'model.safetensors' : `model-${five(index + 1)}-of-${five(shards.length)}.safetensors`;
-    // Between shards there are no tensors, so that a pause, and a signal's handler, can come in.
+    // The event loop runs between two shards, where no tensor is alive, so that the handler of a signal can stop the work.
     await setImmediate();
     signal?.throwIfAborted();
     scope(() =>

@@ -19,7 +19,7 @@ export interface OfficialNames {
   weights: Map<string, string>;
   /** Hugging Face name of the adapted weight -> its factors. */
   adapters: Map<string, AdapterFactors>;
-  /** The input embedding once more, which is what the official code ends up with when the two differ; null where there is none. */
+  /** Name in the file of a second copy of the input embedding, null without one. Where the two differ the official code uses this one. */
   embedding: string | null;
 }
 
@@ -28,7 +28,7 @@ const PEFT = 'base_model.model.';
 const FACTOR = /^(.*)\.lora_([AB])\.default\.weight$/;
 /** PEFT's other tensors would change what the model computes; they are no part of official checkpoints. */
 const OTHER_PEFT = /\.(lora_\w+|modules_to_save|ia3_\w+|hada_\w+|oft_\w+)\./;
-/** Tables that older versions stored though they follow from the configuration. */
+/** Tables that older versions of transformers stored, although the configuration determines them. */
 const TABLES = /\.inv_freq$/;
 
 /** Sorts a file's names. @throws UserError naming the key that no official checkpoint has */
@@ -152,7 +152,7 @@ export function planConversion(
   return plan;
 }
 
-/** load_state_dict fills the one embedding from both keys, and from this one last. */
+/** The official class's load_state_dict copies both keys into one parameter, this key last, so this copy counts. */
 function replaceEmbedding(
   plan: ConversionPlan,
   embedding: string,

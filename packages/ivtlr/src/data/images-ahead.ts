@@ -24,7 +24,7 @@ export class ImagesAhead {
   start(image: RawImage): Promise<PreparedImage> | null {
     if (!this.#threads || image.kind !== 'encoded') return null;
     const prepared = this.#threads.prepare(image);
-    // Errors surface where the image is processed; until then they must not count as forgotten.
+    // Errors surface where the image is processed; until then they must not count as unhandled rejections.
     prepared.catch(() => {});
     return prepared;
   }

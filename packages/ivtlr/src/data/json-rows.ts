@@ -113,7 +113,7 @@ async function* lines(path: string): AsyncGenerator<Piece> {
   if (line) yield line;
 }
 
-/** The values of a JSON list one by one, cut apart at the commas between them; whether a value is JSON its parser says. */
+/** The values of a JSON list one by one, cut apart at the commas between them; whether a value is valid JSON is left to the parser. */
 async function* listItems(path: string): AsyncGenerator<Piece> {
   let number = 0;
   const piece = new Growing(path, 'row');

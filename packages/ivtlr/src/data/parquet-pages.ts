@@ -74,7 +74,7 @@ function checkVersion2(page: Uint8Array, header: Fields, length: number, column:
   checkIndices(values, size! - nulls!, encoding!);
 }
 
-/** Values that are places in a dictionary, or runs of truth values. */
+/** Values that are places in a dictionary, or runs of booleans. */
 function checkIndices(bytes: Uint8Array, size: number, encoding: number): void {
   if (encoding === RLE) walkRuns(bytes.subarray(4), 1, size);
   else if (encoding === PLAIN_DICTIONARY || encoding === RLE_DICTIONARY) {

@@ -18,7 +18,7 @@ import { beginAtomicWrite } from '../files.ts';
 import { checkPages } from './parquet-pages.ts';
 import { type BadRows, noColumn, type PlacedRow, type Row } from './row.ts';
 
-/** The library's LZ4 stumbles over blocks of no bytes, which columns of nulls have. */
+/** The library's LZ4 fails on blocks of no bytes, which columns of nulls have. */
 const decompressors = Object.fromEntries(
   Object.entries(compressors).map(([codec, decompress]) => [
     codec,
@@ -291,7 +291,7 @@ function keptPages(pages: DecompressedPage[]): typeof decompressors {
   return Object.fromEntries(wrapped);
 }
 
-/** The library checks little of what it reads, so that damage often shows as a stumble of JavaScript, which tells a reader nothing. */
+/** The library checks little of what it reads, so damage often ends in a JavaScript error whose message means nothing to a user. */
 function reason(error: unknown): string {
   const { name, message } = error as Error;
   if (name !== 'Error' || /\bundefined\b|\bNaN\b/.test(message))

@@ -70,7 +70,7 @@ export class Prefetch implements SampleSource {
     return this.#images.processImage(image);
   }
 
-  /** Forgets what waits. The threads belong to the caller. */
+  /** Drops the images prepared so far. The threads belong to the caller. */
   clear(): void {
     this.#entries.clear();
   }
@@ -79,7 +79,7 @@ export class Prefetch implements SampleSource {
     const { samplesPerEpoch } = this;
     const asked = this.#source.sample(Math.floor(position / samplesPerEpoch), position % samplesPerEpoch);
     const entry = asked.then((sample) => ({ sample, prepared: this.#images.start(sample.image) }));
-    // Errors surface where the sample is asked for; until then they must not count as forgotten.
+    // Errors surface where the sample is asked for; until then they must not count as unhandled rejections.
     entry.catch(() => {});
     return entry;
   }

@@ -119,7 +119,7 @@ export async function tokenizeSample(
   const imageId = idOf(tokenizer, options.imageToken);
   const latentId = idOf(tokenizer, options.latentToken);
   requireOneImage(frameIds, imageId, profile[phase].chat, options);
-  // Text is text: the tokens put in by name are those of the prompt around it, whatever it says.
+  // Only the prompt around a sample's texts puts special tokens in; what the texts themselves spell is never read as one.
   const added = (ids: readonly number[]) => ids.filter((id) => tokenizer.isAdded(id));
   if (String(added(markedIds)) !== String(added(frameIds)) || rest.some((ids) => added(ids).length > 0)) {
     throw await spelledToken(sample, training, tokenizer);

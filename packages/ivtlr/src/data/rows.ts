@@ -74,6 +74,6 @@ function imageBeside(value: unknown, file: string): unknown {
   const { bytes, path } = value as { bytes?: unknown; path?: unknown };
   if (typeof bytes === 'string') return { bytes: new Uint8Array(Buffer.from(bytes, 'base64')), path: path ?? null };
   if (bytes || typeof path !== 'string' || path === '') return value;
-  // A Parquet file may keep the name its image had elsewhere.
+  // In a Parquet file the name may be that of a file on the machine where it was written.
   return file.endsWith('.parquet') && !existsSync(resolve(dirname(file), path)) ? value : beside(path);
 }

@@ -233,7 +233,7 @@ class Asker<Q extends Question> {
   #translate(event: RowEvent): AskEvent<Q>[] {
     const { row } = event;
     const open = this.#open.get(row);
-    if (!open) return []; // it ended with its first line, in this very pass
+    if (!open) return []; // the answer ended with its first line earlier in this pass
     const { question, stream } = open;
     switch (event.type) {
       case 'latent-step':

@@ -181,8 +181,8 @@ export function withModel(
 }
 
 /**
- * The settings stored beside a model. Without any it is a model that nobody is known to have taught latent steps, and it is asked the way its
- * makers meant; unless a profile is asked for, whose defaults it then gets.
+ * The settings stored beside a model. A model without any is not known to have been trained on latent steps, so it is asked the way its
+ * makers document, unless the caller asks for a profile, whose defaults then apply.
  */
 export function readReasoningSettings(
   folder: string,

@@ -95,7 +95,7 @@ export async function ablate(
       rows.push({ key, title, latents, result, versus: full && compare(full, verdicts, seed) });
       full ??= verdicts;
     } catch (error) {
-      // Such as a change that leaves a step nothing to insert: the others still say something.
+      // For example a change that leaves a step nothing to insert: the other runs go on.
       if (!full || !(error instanceof UserError)) throw error;
       rows.push({ key, title, latents, result: null, problem: error.message, versus: null });
     }

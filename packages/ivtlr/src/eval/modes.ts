@@ -10,7 +10,7 @@ export interface Mode {
   answerStart?: string;
 }
 
-/** By the name a command takes. A model answers best in the mode it was trained for; the others are baselines on its own terms. */
+/** By the name a command takes. A model answers best in the mode it was trained for; the other modes show what that mode adds. */
 export const MODES: Readonly<Record<string, Mode>> = {
   'ivt-lr': { title: 'IVT-LR', ablation: { title: 'IVT-LR', options: {} } },
   coconut: { title: 'Coconut', ablation: { title: 'Coconut', options: { latentText: 'on', latentVision: 'off' } } },

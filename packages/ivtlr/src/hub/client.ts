@@ -1,4 +1,4 @@
-/** The two questions to the hub that a download needs: which files a revision has, and the bytes of one. */
+/** The two requests to the hub that a download needs: which files a revision has, and the bytes of one. */
 import { EnvHttpProxyAgent, fetch, type Response } from 'undici';
 import { UserError } from '../errors.ts';
 import type { HubSettings } from './settings.ts';

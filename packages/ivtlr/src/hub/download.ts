@@ -31,7 +31,7 @@ export interface Downloaded {
   commit: string;
   files: number;
   bytes: number;
-  /** Bytes that came over the line this time. */
+  /** Bytes transferred this time. */
   fetched: number;
 }
 
@@ -97,10 +97,13 @@ async function fetchAll(
     const byHash = new Map<string, HubFile[]>();
     for (const file of files) byHash.set(file.hash, [...(byHash.get(file.hash) ?? []), file]);
     await inParallel([...byHash.values()], options.parallel ?? 4, async (same, stopped) => {
-      const whole = await fetchBlob(root, client, commit, same[0]!, options, stopped, (bytes, fresh) => {
-        for (const { path } of same) have.set(path, bytes);
-        fetched += fresh;
-        report();
+      const whole = await fetchBlob({
+        ...{ client, commit, root, stopped, file: same[0]!, retry: options },
+        onBytes: (bytes, fresh) => {
+          for (const { path } of same) have.set(path, bytes);
+          fetched += fresh;
+          report();
+        },
       });
       if (whole) for (const { path, hash } of same) await linkFile(join(folder, path), join(root, 'blobs', hash));
     });

@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 const RENEW_MS = 15_000;
 const LOOK_MS = 200;
 
-export interface Waiting {
+export interface LockOptions {
   /** Called once, with the process that holds the lock, when it has to be waited for. */
   onWait?(holder: string): void;
   /** Ends the waiting; the work is then not done. */
@@ -20,7 +20,7 @@ export interface Waiting {
  * Does the work while holding the lock file, waiting for it as long as another live process holds it.
  * @returns what the work gives; null when the waiting was stopped
  */
-export async function withLock<T>(path: string, work: () => Promise<T>, waiting: Waiting = {}): Promise<T | null> {
+export async function withLock<T>(path: string, work: () => Promise<T>, waiting: LockOptions = {}): Promise<T | null> {
   await mkdir(dirname(path), { recursive: true });
   // The random part tells this holder from another one in the same process.
   const own = JSON.stringify({ pid: process.pid, host: hostname(), key: randomBytes(8).toString('hex') });

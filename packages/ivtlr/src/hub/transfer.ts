@@ -1,4 +1,4 @@
-/** One file of the hub onto the disk, over a line that breaks. */
+/** Downloads one file of the hub to the disk, going on where a dropped connection stopped. */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { open, rename, rm, stat } from 'node:fs/promises';
@@ -8,7 +8,7 @@ import { UserError } from '../errors.ts';
 import { type HubClient, type HubFile, reason, SILENCE_MS, TransientError } from './client.ts';
 import { withLock } from './lock.ts';
 
-/** How long a connection is tried, and who hears of its trouble. */
+/** How often a failed connection is tried again, and who is told about it. */
 export interface RetryOptions {
   /** Called before a wait for a connection that failed. */
   onRetry?(message: string, seconds: number): void;
@@ -20,42 +20,42 @@ export interface RetryOptions {
   firstWait?: number;
 }
 
+/** One file of a repository, and how it is fetched. */
+export interface BlobRequest {
+  client: HubClient;
+  commit: string;
+  file: HubFile;
+  /** The repository's folder in the cache. */
+  root: string;
+  retry: RetryOptions;
+  /** Read between chunks: true ends the transfer. */
+  stopped(): boolean;
+  /** Called with the bytes there are, and those of them that have just been transferred. */
+  onBytes(bytes: number, fresh: number): void;
+}
+
 /**
  * Brings one blob to its place. A partial file of an earlier run is continued; if it turns out wrong, it is fetched anew once. A blob is fetched by
  * one process at a time: the others wait and find it there. The lock lies where huggingface_hub has its own, under another name, since that
  * library locks by a system call that Node does not offer.
  * @returns false when stopped
  */
-export async function fetchBlob(
-  root: string,
-  client: HubClient,
-  commit: string,
-  file: HubFile,
-  options: RetryOptions,
-  stopped: () => boolean,
-  onBytes: (bytes: number, fresh: number) => void,
-): Promise<boolean> {
+export async function fetchBlob(request: BlobRequest): Promise<boolean> {
+  const { root, file, retry, stopped, onBytes } = request;
   if (await isThere(root, file)) {
     onBytes(file.size, 0);
     return true;
   }
   const lock = join(dirname(root), '.locks', basename(root), `${file.hash}.ivtlr.lock`);
-  const fetched = await withLock(lock, () => fetchLocked(root, client, commit, file, options, stopped, onBytes), {
-    onWait: (holder) => options.onWait?.(`${file.path} is being fetched by ${holder}; waiting for it`),
+  const fetched = await withLock(lock, () => fetchLocked(request), {
+    onWait: (holder) => retry.onWait?.(`${file.path} is being fetched by ${holder}; waiting for it`),
     stopped,
   });
   return fetched ?? false;
 }
 
-async function fetchLocked(
-  root: string,
-  client: HubClient,
-  commit: string,
-  file: HubFile,
-  options: RetryOptions,
-  stopped: () => boolean,
-  onBytes: (bytes: number, fresh: number) => void,
-): Promise<boolean> {
+async function fetchLocked(request: BlobRequest): Promise<boolean> {
+  const { root, file, retry, stopped, onBytes } = request;
   const blob = join(root, 'blobs', file.hash);
   const partial = `${blob}.incomplete`;
   if (await isThere(root, file)) {
@@ -67,10 +67,10 @@ async function fetchLocked(
   let continued = found > 0 && found <= file.size;
   for (;;) {
     let most = -1;
-    // Only more bytes than there ever were count as success: a server that lets the file begin again and again brings nothing.
+    // Only more bytes than ever before count as progress: a server that always starts the file over makes none.
     await withRetries(
-      options,
-      () => fetchRest(client, commit, file, partial, stopped, onBytes),
+      retry,
+      () => fetchRest(request, partial),
       async () => {
         const now = (await stat(partial).catch(() => null))?.size ?? 0;
         const gained = now > most;
@@ -102,14 +102,7 @@ async function isThere(root: string, { hash, size }: HubFile): Promise<boolean> 
 }
 
 /** One connection's worth of bytes, appended. Returns when the file has its full size. */
-async function fetchRest(
-  client: HubClient,
-  commit: string,
-  file: HubFile,
-  partial: string,
-  stopped: () => boolean,
-  onBytes: (bytes: number, fresh: number) => void,
-): Promise<void> {
+async function fetchRest({ client, commit, file, stopped, onBytes }: BlobRequest, partial: string): Promise<void> {
   if (stopped()) return;
   const handle = await open(partial, 'a');
   const silence = new AbortController();
@@ -120,7 +113,7 @@ async function fetchRest(
     const response = await client.open(commit, file, at, silence.signal);
     const start = Number(/^bytes (\d+)-/.exec(response.headers.get('content-range') ?? '')?.[1] ?? Number.NaN);
     if (response.status === 206 ? start !== at : at > 0 || response.status !== 200) {
-      // The server does not continue: all over again.
+      // The server sent the whole file instead of the rest: start from the first byte.
       await handle.truncate(0);
       at = 0;
       if (response.status !== 200) {

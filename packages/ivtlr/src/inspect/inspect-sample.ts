@@ -1,4 +1,4 @@
-/** One sample as a model would be given it: what `ivtlr data inspect` shows. */
+/** One sample as a model would get it: what `ivtlr data inspect` shows. */
 import { IGNORE, renderPrompt, renderTraining, splitSteps, tokenizeSample } from '../data/render.ts';
 import type { Sample } from '../data/sample.ts';
 import type { FolderWithoutWeights } from '../engine/folder-rendering.ts';

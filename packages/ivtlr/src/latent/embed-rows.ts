@@ -12,7 +12,7 @@ import type { Row } from './row.ts';
  * @throws UserError when the model has fewer positions than a row needs before its first written token
  */
 export function embedRows(model: VisionLanguageModel, rows: readonly Row[]): void {
-  // Tokens behind latent steps follow those; without latent steps they belong to the prompt.
+  // Tokens that stand after the latent slots are run after the latent steps; without latent steps they are part of the prompt.
   const prompts = rows.map(({ request: { promptIds, latentSteps, afterLatentIds } }) =>
     latentSteps === 0 ? [...promptIds, ...afterLatentIds] : promptIds,
   );

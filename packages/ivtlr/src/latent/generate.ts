@@ -1,5 +1,5 @@
 /**
- * Latent reasoning over a closed batch, for whoever has one: prompt, T latent steps, greedy decoding. All rows take the same options and as many
+ * Latent reasoning over a batch whose rows are all known at the start: prompt, T latent steps, greedy decoding. All rows take the same options and as many
  * latent steps as the batch has slots; they run on the row core (row-batch.ts), so each is as it would be alone.
  */
 import type { Batch } from '../data/collate.ts';

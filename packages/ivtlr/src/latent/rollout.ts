@@ -72,7 +72,7 @@ export class Rollout {
     const text = this.#options.latentText === 'swap' ? h_B1D.roll(1, 0) : h_B1D;
     let inserted = insertedRows(vision, text, this.#steps, this.#options);
     if (this.#mode.detach) inserted = inserted.detach();
-    // Swapped patches come with their own row's count.
+    // A row gets as many swapped patches as the row they come from has picked.
     const inserts = this.#options.latentVision === 'swap' ? picked.map((_, b) => picked.at(b - 1)!) : picked;
     const mask = picked.some((row) => row.length < K)
       ? inserts.map((row) => [

@@ -220,7 +220,7 @@ export class RowBatch {
 
   /** Makes the next input of a row from what its latent step chose, or from what its partner's did. */
   #insert(row: Row): void {
-    if (!row.chosen) return; // Another row of its ring was the last to choose and has inserted for all.
+    if (!row.chosen) return; // With swapped steps the last row of the ring to choose has inserted for all of them.
     const ring = row.ring ?? [row];
     if (!ring.every(({ chosen }) => chosen)) return;
     const all = ring.map(({ chosen }) => chosen!);
@@ -263,7 +263,7 @@ export class RowBatch {
     const first = ready.flatMap(({ row }, i) => (row.tokens.length === 0 ? [i] : []));
     const wrong = first.length > 0 ? this.#checkLogits(logits, first) : new Map<number, UserError>();
     const chosen = logits.argmax(-1);
-    // The chosen tokens are embedded where they are; that their numbers are read too is for the events.
+    // The chosen tokens are embedded on the device; their ids are read back only for the events.
     const embedded = this.#model.embed(chosen.unsqueeze(0)).select(0, 0);
     const ids = chosen.toNumbers();
     ready.forEach(({ row, scores }, i) => {
@@ -293,7 +293,7 @@ export class RowBatch {
     });
   }
 
-  /** First logits that cannot come from sound weights, by their place. logits (n, V). */
+  /** Errors for rows whose first logits are not finite or all alike, by index in `logits` (n, V): such weights are damaged. */
   #checkLogits(logits: Tensor, first: readonly number[]): Map<number, UserError> {
     const highest = ops.amax(logits, [-1], true);
     const finite = ops.isfinite(highest).flatten().toNumbers();

@@ -53,7 +53,7 @@ export class Tracer {
   }
 
   /**
-   * Of a step that writes a token: `picked` are the `patches` image tokens with the most attention, those that were inserted too.
+   * Of a step that writes a token: `picked` are the `patches` image tokens with the most attention, whether latent steps inserted them or not.
    * @param row attention probabilities of all columns so far, the last one that of the position which writes the token
    */
   token(row: readonly number[], patches: number): StepTrace {

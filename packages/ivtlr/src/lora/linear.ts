@@ -88,7 +88,7 @@ export class LoraLinear extends LinearLayer {
     const result = linear(rows, this.weight, this.bias);
     const { weight: a } = this.lora_A;
     const wide = rows.dtype === a.dtype ? rows : rows.to(a.dtype);
-    // native_dropout draws what torch.nn.Dropout draws, and keeps one byte an element for the way back.
+    // native_dropout draws what torch.nn.Dropout draws, and keeps one byte an element for the backward pass.
     const kept = this.training && this.dropout > 0 ? ops.native_dropout(wide, this.dropout, true)[0] : wide;
     const narrow = linear(kept, a);
     // Scaled here, where it is R wide and float32; as a factor of the sum it would scale a 16-bit gradient.

@@ -35,7 +35,7 @@ function backboneOf(config: unknown, source: string) {
   const family = familyOf(config, source);
   refuseQuantized(config, source);
   const backbone = family.backbone(config, source);
-  // A tied head that is stored all the same says nothing new.
+  // Some checkpoints store the head although it is tied to the embedding; that copy is not read.
   const storedName = (name: string) => (backbone.tied && name === 'lm_head.weight' ? null : family.storedName(name));
   return { make: backbone.make, storedName };
 }

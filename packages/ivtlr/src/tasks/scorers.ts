@@ -20,7 +20,7 @@ export function scoreLetters(gold: Gold, answered: Answered): Score {
 
 /**
  * M3CoT's official rule: every letter after "the answer is" or "Answer:" in prompt and output counts as an answer, and one of them must be right.
- * The letter may be the first of a word, and the prompt's own "Answer:" counts, so this rule can be kind by accident.
+ * The letter may be the first of a word, and the prompt's own "Answer:" counts, so this rule can count an answer as right by accident.
  */
 export function officialM3cot(answer: string, { prompt, generated }: Answered): boolean {
   // The turn marker of the chat template, which decodes to "assistant", would otherwise always count as A.

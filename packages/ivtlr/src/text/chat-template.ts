@@ -74,7 +74,7 @@ export function parseChatTemplate(
   try {
     return { source, program: new Template(text).parsed, variables };
   } catch (error) {
-    // The library stumbles over some templates that are cut short or nested without end.
+    // The library throws errors of its own on some templates that are cut short or nested without end.
     const stumbled = error instanceof TypeError || error instanceof RangeError;
     const why = stumbled ? 'it is cut short or nested wrongly' : (error as Error).message;
     throw new UserError(`chat template in ${source} is not valid Jinja: ${why}`);

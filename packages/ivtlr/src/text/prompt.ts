@@ -23,7 +23,7 @@ export interface PromptProfile {
 
 export type Phase = 'train' | 'infer';
 
-/** `plain` is for models that nobody taught to reason in latent steps: they get the question as their makers meant. */
+/** `plain` is for models that were not trained to reason in latent steps: they get the question as their makers document it. */
 export const PROFILES = ['official', 'consistent', 'plain'] as const;
 export type ProfileName = (typeof PROFILES)[number];
 

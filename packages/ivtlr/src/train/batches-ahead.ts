@@ -19,7 +19,7 @@ export class BatchesAhead {
     const micros = await started;
     if (step + 1 < this.#end) {
       this.#next = this.#make(step + 1);
-      // An error belongs to its own step and is thrown where that is taken.
+      // An error of a batch prepared ahead is thrown by the `take` of its own step.
       this.#next.catch(() => {});
     }
     return micros;

@@ -87,7 +87,7 @@ export class BatchMaker {
     return micros;
   }
 
-  /** The stage itself, or now and then an earlier one from 1 up. */
+  /** The stage of a micro-batch: that of the epoch, or with probability `replay` an earlier one, never stage 0. */
   #stageFor(stage: number, step: number, start: number): number {
     const { replay } = this.#o.latent;
     if (replay === 0 || stage < 2) return stage;

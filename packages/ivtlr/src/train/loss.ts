@@ -47,8 +47,8 @@ export function trainingLoss(model: VisionLanguageModel, batch: Batch, options: 
   const checkpointed = options.activationCheckpointing ?? false;
   if (checkpointed && batch.latentSteps > 0 && (options.latentGradient === 'through' || supervised))
     throw new RangeError('activation checkpointing needs detached latent steps without supervision');
-  // One pass with a graph serves the latent steps and the loss: what a step sees of the rows before it is what the loss sees of them. Only
-  // checkpointing, which wants its layers whole, runs the latent steps apart.
+  // Without checkpointing one pass with a graph serves both the latent steps and the loss: attention is causal, so the text that is appended
+  // afterwards changes nothing before it. Checkpointing runs whole layers again, so the latent steps are taken beforehand, without a graph.
   const onePass = batch.latentSteps > 0 && !checkpointed;
   const cache = onePass ? model.newCache(batch.inputIds.length, 'graph') : null;
   try {

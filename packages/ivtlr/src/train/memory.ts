@@ -34,7 +34,7 @@ export function estimateMemory(
     [...trained.values()].map((p) => p.numel * (elementSize(p.dtype) === 2 ? 12 : 2 * elementSize(p.dtype))),
   );
   const activations = activationBytes(module, needs);
-  // The step's own float32 copies of gradients come when the activations are gone.
+  // The optimizer's step makes float32 copies of gradients, but only after the activations are freed.
   const narrow = [...trained.values()].filter((p) => elementSize(p.dtype) === 2).map(({ numel }) => numel);
   const widened = 4 * Math.max(0, ...narrow, Math.min(sum(narrow), AdamW.widenedElements));
   const onCpu = module.parameters()[0]?.device === 'cpu';
@@ -48,7 +48,7 @@ export function estimateMemory(
   };
 }
 
-/** What the decoder's layers keep for the way back: the inputs and outputs of their linear layers are nearly all of it. */
+/** What the decoder's layers keep for the backward pass: the inputs and outputs of their linear layers are nearly all of it. */
 function activationBytes(
   module: Module,
   { rows, columns, vocabularySize, activationCheckpointing }: MemoryNeeds,
@@ -62,7 +62,7 @@ function activationBytes(
     const { inputs, outputs } = layer;
     const size = elementSize(layer.dtype);
     let bytes = (inputs + outputs) * size;
-    // An adapter keeps its input widened and dropped out, and the mask.
+    // An adapter keeps a float32 copy of its input, that copy after dropout, and the dropout mask.
     if (!(layer instanceof Linear)) bytes += inputs * (4 + 4 + 1);
     perLayer.set(at, (perLayer.get(at) ?? 0) + bytes * tokens);
     width = Math.max(width, Math.min(inputs, outputs) * size);

@@ -63,7 +63,7 @@ export function readMetrics(path: string): Metrics[] {
       const entry = JSON.parse(line) as Partial<Metrics> | null;
       if (entry?.kind !== undefined && Number.isInteger(entry.step)) entries.push(entry as Metrics);
     } catch {
-      // A kill in mid-write leaves such a line; the step is repeated after resuming.
+      // A process that is killed while it writes leaves such a line; the step is repeated after resuming.
     }
   }
   return entries;

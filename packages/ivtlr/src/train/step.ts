@@ -35,7 +35,7 @@ export interface StepResult {
   samples: number;
 }
 
-/** What is thought of a step's loss before the parameters move: go on, or leave them as they are. */
+/** What to do after a step's loss is known: update the parameters, or leave them as they are. */
 export type Verdict = 'step' | 'skip';
 
 /**

@@ -3,6 +3,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { UserError } from '../errors.ts';
 import { crc32c, EventWriter } from './tensorboard.ts';
 
 let folder: string;
@@ -20,6 +21,13 @@ describe('event files', () => {
     expect(crc32c(Buffer.from('123456789'))).toBe(0xe3069283);
     expect(crc32c(new Uint8Array(32))).toBe(0x8a9136aa);
     expect(crc32c(new Uint8Array(32).fill(255))).toBe(0x62a8ab43);
+  });
+
+  it('that cannot be written are one sentence', () => {
+    expect(() => new EventWriter('/dev/null/events')).toThrow(UserError);
+    const writer = new EventWriter(join(folder, 'gone'));
+    rmSync(join(folder, 'gone'), { recursive: true });
+    expect(() => writer.scalars(1, { 'train/loss': 1 })).toThrow(new RegExp(`^cannot write ${writer.path}: ENOENT`));
   });
 
   it('are these bytes, which TensorBoard 2.21 reads as steps 1 and 300', () => {

@@ -2,9 +2,11 @@
  * TensorBoard event files with scalars. Format: TFRecord framing (length, masked CRC-32C of the length, data, masked CRC-32C of the data; little
  * endian) around Event messages in Protocol Buffers' wire format (tensorflow/core/util/event.proto and summary.proto).
  */
-import { appendFileSync, mkdirSync } from 'node:fs';
+import { appendFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
+import { UserError } from '../errors.ts';
+import { makeFolder } from '../files.ts';
 
 export class EventWriter {
   readonly path: string;
@@ -17,22 +19,30 @@ export class EventWriter {
     folder: string,
     { purgeFrom = null, now = Date.now() }: { purgeFrom?: number | null; now?: number } = {},
   ) {
-    mkdirSync(folder, { recursive: true });
+    makeFolder(folder);
     // TensorBoard reads files in the order of their names, hence the fixed width.
     const seconds = String(Math.floor(now / 1000)).padStart(10, '0');
     const millis = String(now % 1000).padStart(3, '0');
     this.path = join(folder, `events.out.tfevents.${seconds}.${millis}.${process.pid}.${hostname()}`);
     const version = field(3, 'brain.Event:2');
     const start = purgeFrom === null ? [] : [varintField(2, purgeFrom), message(7, [varintField(1, 1)])];
-    appendFileSync(this.path, record(Buffer.concat([doubleField(1, now / 1000), version])));
-    if (start.length > 0) appendFileSync(this.path, record(Buffer.concat([doubleField(1, now / 1000), ...start])));
+    this.#append(record(Buffer.concat([doubleField(1, now / 1000), version])));
+    if (start.length > 0) this.#append(record(Buffer.concat([doubleField(1, now / 1000), ...start])));
   }
 
   /** Adds one event with these scalars, by tag such as `train/loss`. Flushed at once, so that a crash loses nothing. */
   scalars(step: number, values: Readonly<Record<string, number>>, now = Date.now()): void {
     const summary = Object.entries(values).map(([tag, value]) => message(1, [field(1, tag), floatField(2, value)]));
     const event = [doubleField(1, now / 1000), varintField(2, step), message(5, summary)];
-    appendFileSync(this.path, record(Buffer.concat(event)));
+    this.#append(record(Buffer.concat(event)));
+  }
+
+  #append(bytes: Buffer): void {
+    try {
+      appendFileSync(this.path, bytes);
+    } catch (error) {
+      throw new UserError(`cannot write ${this.path}: ${(error as Error).message}`);
+    }
   }
 }
 
@@ -42,7 +52,7 @@ function record(data: Buffer): Buffer {
   return Buffer.concat([length, checksum(length), data, checksum(data)]);
 }
 
-/** TFRecord's "masked" checksum: rotated and shifted, so that a file within a file has another one. */
+/** TFRecord's "masked" checksum: rotated and shifted, so that the checksum of data which itself holds checksums does not come out constant. */
 function checksum(data: Uint8Array): Buffer {
   const crc = crc32c(data);
   const masked = (((crc >>> 15) | (crc << 17)) + 0xa282ead8) >>> 0;

@@ -89,7 +89,7 @@ interface Kind {
   grey16: boolean;
   /** Pillow opens it in mode RGBA. */
   rgba: boolean;
-  /** What is stored as transparency is none for transformers. */
+  /** Has no transparency as far as transformers is concerned, whatever the file stores. */
   opaque: boolean;
 }
 
@@ -102,7 +102,7 @@ function kindOf(format: Format, bytes: Uint8Array): Kind {
   return {
     grey16: depth === 16 && colourType === 0,
     rgba: colourType === 6 || (colourType === 4 && depth === 16),
-    // Colour with one clear colour.
+    // An RGB PNG may name one colour as transparent.
     opaque: colourType === 2,
   };
 }

@@ -25,7 +25,7 @@ function make(name: string, overload: string, args: unknown[], o: TensorOptions,
   return finish(op(name, overload)(...args, o.dtype ?? dtype, null, o.device ?? null) as Tensor, o);
 }
 
-/** The step's result; what it was made of is freed at once. */
+/** Returns what `step` makes of the tensor and frees the tensor at once. */
 function replace(before: Tensor, step: (before: Tensor) => Tensor): Tensor {
   using spent = before;
   return step(spent);
@@ -33,7 +33,7 @@ function replace(before: Tensor, step: (before: Tensor) => Tensor): Tensor {
 
 /**
  * A tensor from nested arrays (rectangular) or a typed array. Numbers become float32 unless `dtype` says otherwise, bigints int64,
- * booleans bool; a typed array keeps its own type. `shape` reshapes. A `dtype` unlike a typed array's converts as `to()` does.
+ * booleans bool; a typed array keeps its own type. `shape` reshapes. A `dtype` other than a typed array's own converts as `to()` does.
  * @throws TorchError when a value of a nested array does not fit the dtype, or the arrays are no rectangle
  */
 export function tensor(data: Nested | TypedArray, options: TensorOptions & { shape?: readonly number[] } = {}): Tensor {

@@ -76,7 +76,7 @@ function addon(): { file: string; libtorch: Libtorch } {
   throw new SetupError(`${reason}: run \`${setupCommand()}\` once (it finds or fetches libtorch and builds the addon)`);
 }
 
-/** Puts the addon's functions where the first call looked for them. */
+/** Loads the addon and replaces the placeholder in `native`, whose first use led here, by the addon's functions. */
 function load(): Native {
   const { file } = addon();
   setWaitPolicy();

@@ -52,7 +52,7 @@ const resolved: number[] = [];
 
 /**
  * For the generated functions: the native index of op number `k`. JavaScript itself drops surplus arguments without a word.
- * @throws TorchError when a function that takes `takes` arguments was given more
+ * @throws TorchError when a function that takes `takes` arguments is called with more
  */
 export function makeResolver(names: readonly string[]): (k: number, count: number, takes: number) => number {
   return (k, count, takes) => {

@@ -11,7 +11,8 @@ const open: Owned[][] = [];
 const one = new Int32Array(1);
 let many = new Int32Array(1024);
 
-// A full collection takes an object that nothing holds; the handles whose tensors it has taken can go then.
+// An object that nothing refers to is collected by the next full collection: its finalizer is the moment to release the handles of tensors that
+// were collected too.
 const collections = new FinalizationRegistry<null>(() => {
   watching = native.sweep() > 0;
   if (watching) collections.register({}, null);
@@ -104,7 +105,7 @@ export function keep<T>(value: T): T {
     for (let depth = open.length - 1; depth >= 0; depth--) {
       const index = open[depth]!.lastIndexOf(owned);
       if (index < 0) continue;
-      // The scope's list keeps a dead stand-in; the handle moves to no scope.
+      // A released entry takes the handle's place in the scope's list, so that the scope does not release the handle.
       open[depth]![index] = { id: 0 };
       own(owned);
       break;

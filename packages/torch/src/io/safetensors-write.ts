@@ -116,6 +116,6 @@ function syncFolder(folder: string): void {
       fs.closeSync(fd);
     }
   } catch {
-    // as said above
+    // this file system cannot sync a folder
   }
 }

@@ -5,7 +5,7 @@ import { checkConfig, layerCount, normEps, tokenId, vocabularySize, width } from
 import type { DecoderConfig } from '../common/decoder.ts';
 import { readRope, ropeFields } from '../common/rope-config.ts';
 
-/** What no checkpoint has and this project's layers do not do. */
+/** Features that no published checkpoint uses and that this project does not implement. */
 const absent = z.literal(false, { error: 'only false is known' }).nullish();
 
 const vq = z.object({

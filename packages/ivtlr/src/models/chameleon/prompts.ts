@@ -108,7 +108,7 @@ const KEYS: Record<keyof ChameleonTokens, string> = {
 };
 
 /**
- * The tokens a folder's files name, the published ones where they are silent.
+ * The tokens that a folder's files name, and the published ones for those they do not name.
  * @throws UserError for a token that the tokenizer does not know: it would be read as ordinary text
  */
 export function folderTokens(

@@ -83,7 +83,6 @@ describe('Qwen2VlInputs', () => {
       expect(processed.pixels.data()[0]).toBe(small.data[0]);
       expect(processed.pixels.select(0, 3).data()[0]).toBe(small.data[(14 * 280 + 14) * 3]);
     });
-    expect(inputs.tokenCount(333, 100)).toBe(100);
     expect(() => new Qwen2VlInputs({}, { fixedSize: { width: 280, height: 100 } })).toThrow(/multiples of 28/);
   });
 
@@ -101,15 +100,16 @@ describe('Qwen2VlInputs', () => {
     expect(await at280({ ...OFFICIAL_INPUTS, resize: 'pillow-13' })).toEqual(['pillow-13', today]);
   });
 
-  it('reads size limits in both spellings', () => {
+  it('reads size limits in both spellings', async () => {
     const size = { shortest_edge: 3136, longest_edge: 50_176 };
-    expect(new Qwen2VlInputs({ size }).tokenCount(500, 500)).toBe(64);
-    expect(new Qwen2VlInputs({ size, max_pixels: 12_544 }).tokenCount(500, 500)).toBe(16);
-    expect(new Qwen2VlInputs({ max_pixels: 3136 }).tokenCount(500, 500)).toBe(4);
-    expect(new Qwen2VlInputs({ min_pixels: 112 * 112 }).targetSize(28, 28)).toEqual({
-      width: 112,
-      height: 112,
-    });
+    const sides = async (config: unknown, side: number) => {
+      const { width, height } = (await new Qwen2VlInputs(config).prepare({ kind: 'rgb', ...image(side, side) })).image;
+      return [width, height];
+    };
+    expect(await sides({ size }, 500)).toEqual([224, 224]);
+    expect(await sides({ size, max_pixels: 12_544 }, 500)).toEqual([112, 112]);
+    expect(await sides({ max_pixels: 3136 }, 500)).toEqual([56, 56]);
+    expect(await sides({ min_pixels: 112 * 112 }, 28)).toEqual([112, 112]);
   });
 
   it('reads a folder, and refuses what it cannot follow by file name', () => {

@@ -19,7 +19,6 @@ import { checkedConfig, only, readPreprocessorConfig, resizeFilter } from '../co
 import type { ProcessedImage } from '../types.ts';
 import { parseVisionConfig } from './config.ts';
 import { type PreparationRules, prepareImage } from './prepare.ts';
-import { smartResize } from './smart-resize.ts';
 
 export interface Qwen2VlInputOptions extends DecodeOptions {
   /**
@@ -151,18 +150,6 @@ export class Qwen2VlInputs extends PreparedInputs<PreparationRules> {
   /** Pixels per side of one image token. */
   get factor(): number {
     return this.patchSize * this.mergeSize;
-  }
-
-  /** Size in pixels an image of this size ends up with. */
-  targetSize(width: number, height: number): { width: number; height: number } {
-    const { width: fromWidth, height: fromHeight } = this.options.fixedSize ?? { width, height };
-    return smartResize(fromHeight, fromWidth, this);
-  }
-
-  /** N: image tokens of an image of this size. */
-  tokenCount(width: number, height: number): number {
-    const target = this.targetSize(width, height);
-    return (target.width / this.factor) * (target.height / this.factor);
   }
 
   get rules(): PreparationRules {

@@ -1,7 +1,6 @@
 /** The folder of a dominoes model that starts from random weights: everything but the weights. */
-import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { writeFileAtomic } from '../../files.ts';
+import { makeFolder, writeFileAtomic } from '../../files.ts';
 import { Tokenizer } from '../../text/tokenizer.ts';
 import { SPECIAL_TOKENS, writeDominoesTokenizer } from './vocabulary.ts';
 
@@ -11,7 +10,7 @@ import { SPECIAL_TOKENS, writeDominoesTokenizer } from './vocabulary.ts';
  * @returns the whole config.json
  */
 export function writeFreshFolder(folder: string, config: Record<string, unknown>): Record<string, unknown> {
-  mkdirSync(folder, { recursive: true });
+  makeFolder(folder);
   writeDominoesTokenizer(folder);
   const tokenizer = Tokenizer.fromFolder(folder);
   const [endOfText, visionStart, visionEnd, imagePad] = SPECIAL_TOKENS.map((token) => tokenizer.tokenToId(token)!);

@@ -3,7 +3,24 @@ import { expect, test } from 'vitest';
 import { splitSteps } from '../../data/render.ts';
 import { UserError } from '../../errors.ts';
 import { readSamples } from '../read-samples.ts';
-import { SCIENCEQA_COLUMNS, scienceqa, scienceqaRationale } from './scienceqa.ts';
+import { scienceqa, scienceqaRationale } from './scienceqa.ts';
+
+/** Columns of ScienceQA's files, in their order. */
+const SCIENCEQA_COLUMNS = [
+  'image',
+  'question',
+  'choices',
+  'answer',
+  'hint',
+  'task',
+  'grade',
+  'subject',
+  'topic',
+  'category',
+  'skill',
+  'lecture',
+  'solution',
+];
 
 const row = {
   image: { bytes: new Uint8Array([1]), path: 'image.png' },

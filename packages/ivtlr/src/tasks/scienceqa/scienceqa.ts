@@ -6,23 +6,6 @@ import { stripText } from '../../text/prompt.ts';
 import { officialScienceqa, strictAnswer } from '../scorers.ts';
 import type { Task } from '../task.ts';
 
-/** Columns of ScienceQA's files, in their order. */
-export const SCIENCEQA_COLUMNS = [
-  'image',
-  'question',
-  'choices',
-  'answer',
-  'hint',
-  'task',
-  'grade',
-  'subject',
-  'topic',
-  'category',
-  'skill',
-  'lecture',
-  'solution',
-] as const;
-
 /**
  * Lecture and solution, or the one there is, or the answer itself: what the official code takes as rationale. A lecture of white space alone
  * counts as one, which then gives no step.
