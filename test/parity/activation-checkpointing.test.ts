@@ -6,7 +6,7 @@ import { injectLora, loraParameters } from '../../packages/ivtlr/src/lora/inject
 import { DECODER_PROJECTIONS } from '../../packages/ivtlr/src/lora/options.ts';
 import type { VisionLanguageModel } from '../../packages/ivtlr/src/models/types.ts';
 import { type LossOptions, trainingLoss } from '../../packages/ivtlr/src/train/loss.ts';
-import { type ChameleonCase, seededChameleon, seededPictures } from './chameleon-model.ts';
+import { type ChameleonCase, seededChameleon, seededChameleonImages } from './chameleon-model.ts';
 import { type GoldenCase, makeBatch, readGolden, relativeError, seededImages, seededModel } from './model.ts';
 
 interface TrainCase extends GoldenCase, Pick<ChameleonCase, 'pictures'> {
@@ -19,7 +19,7 @@ interface TrainCase extends GoldenCase, Pick<ChameleonCase, 'pictures'> {
 
 const { cases } = readGolden<{ cases: TrainCase[] }>('official-train.json');
 const QWEN = { model: seededModel, images: seededImages };
-const CHAMELEON = { model: seededChameleon, images: seededPictures };
+const CHAMELEON = { model: seededChameleon, images: seededChameleonImages };
 type Family = typeof QWEN | typeof CHAMELEON;
 const all = [
   ...cases.slice(0, 11).map((golden) => [golden.name, golden, QWEN] as const),

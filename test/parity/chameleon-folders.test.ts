@@ -13,7 +13,7 @@ import { loraParameters } from '../../packages/ivtlr/src/lora/inject.ts';
 import type { Chameleon } from '../../packages/ivtlr/src/models/chameleon/model.ts';
 import { loadModel, saveModel } from '../../packages/ivtlr/src/models/registry.ts';
 import { trainingLoss } from '../../packages/ivtlr/src/train/loss.ts';
-import { type ChameleonCase, seededChameleon, seededPictures } from './chameleon-model.ts';
+import { type ChameleonCase, seededChameleon, seededChameleonImages } from './chameleon-model.ts';
 import { makeBatch, readGolden, relativeError } from './model.ts';
 
 interface FolderCase extends ChameleonCase {
@@ -67,7 +67,7 @@ afterAll(() => fs.rmSync(temporary, { recursive: true }));
 function answer(model: Chameleon, golden: FolderCase, maxNewTokens = 1) {
   return scope(() => {
     const ids = golden.input_ids;
-    const batch = makeBatch([ids], [ids.map(() => 1)], seededPictures(golden), golden.ids);
+    const batch = makeBatch([ids], [ids.map(() => 1)], seededChameleonImages(golden), golden.ids);
     const result = generateAll(model, batch, {
       ...LATENT_DEFAULTS,
       maxNewTokens,
@@ -101,7 +101,7 @@ describe('a sharded bfloat16 folder as transformers writes it', () => {
     expect(relativeError(logits, sharded.last_logits)).toBeLessThan(1e-4);
     expect(tokens).toEqual(sharded.greedy[0]);
     scope(() => {
-      const [picture] = seededPictures(sharded);
+      const [picture] = seededChameleonImages(sharded);
       const codes = sharded.codes[0]!.map((code) => model.config.codeIds[code]);
       expect(model.imageTokens(picture!).toNumbers()).toEqual(codes);
     });
@@ -162,7 +162,7 @@ describe('an adapter as PEFT writes it', () => {
     const got = losses.map(() =>
       scope(() => {
         const ids = [lora.input_ids];
-        const batch = makeBatch(ids, [ids[0]!.map(() => 1)], seededPictures(lora), lora.ids, [lora.labels]);
+        const batch = makeBatch(ids, [ids[0]!.map(() => 1)], seededChameleonImages(lora), lora.ids, [lora.labels]);
         const options = { ...LATENT_DEFAULTS, latentGradient: 'detached', pickSupervision: 0 } as const;
         const { loss } = trainingLoss(model, batch, options);
         loss.backward();
@@ -206,7 +206,7 @@ describe('an official checkpoint with three added tokens', () => {
         const batch = makeBatch(
           [wanted.input_ids],
           [wanted.input_ids.map(() => 1)],
-          seededPictures({ ...wanted, config }),
+          seededChameleonImages({ ...wanted, config }),
           wanted.ids,
         );
         const result = generateAll(model, batch, {

@@ -5,7 +5,7 @@ import { UserError } from '../../packages/ivtlr/src/errors.ts';
 import { generateAll } from '../../packages/ivtlr/src/latent/generate.ts';
 import { LATENT_DEFAULTS } from '../../packages/ivtlr/src/latent/options.ts';
 import { embedPrompt, Sequence } from '../../packages/ivtlr/src/latent/sequence.ts';
-import { type ChameleonCase, seededChameleon, seededPictures } from './chameleon-model.ts';
+import { type ChameleonCase, seededChameleon, seededChameleonImages } from './chameleon-model.ts';
 import { makeBatch, readGolden, relativeError } from './model.ts';
 
 interface ForwardCase extends ChameleonCase {
@@ -43,11 +43,11 @@ test('there are enough cases', () => {
   expect(tokens.cases.length).toBe(20);
 });
 
-describe.each(tokens.cases.map((golden) => [golden.seed, golden] as const))('picture %i', (seed, { codes }) => {
+describe.each(tokens.cases.map((golden) => [golden.seed, golden] as const))('image %i', (seed, { codes }) => {
   test('1024 image tokens as transformers', () => {
     using model = seededChameleon({ name: 'tokens', config: tokens.config, seed });
     scope(() => {
-      const [picture] = seededPictures({ config: tokens.config, seed, pictures: 1 });
+      const [picture] = seededChameleonImages({ config: tokens.config, seed, pictures: 1 });
       const ids = model.imageTokens(picture!).toNumbers();
       expect(ids).toEqual(codes.map((code) => model.config.codeIds[code]));
     });
@@ -73,7 +73,7 @@ describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, g
   test('image codes', () => {
     using model = seededChameleon(golden);
     scope(() => {
-      const got = seededPictures(golden).map((picture) => model.imageTokens(picture).toNumbers());
+      const got = seededChameleonImages(golden).map((picture) => model.imageTokens(picture).toNumbers());
       expect(got).toEqual(golden.codes.map((codes) => codes.map((code) => model.config.codeIds[code])));
     });
   });
@@ -81,7 +81,7 @@ describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, g
   test('forward: logits and attention row', () => {
     using model = seededChameleon(golden);
     scope(() => {
-      const batch = makeBatch(input_ids, attention_mask, seededPictures(golden), ids);
+      const batch = makeBatch(input_ids, attention_mask, seededChameleonImages(golden), ids);
       const prompt = embedPrompt(model, batch, 'sequential');
       const { hidden, scores } = new Sequence(model, prompt, null, false).run('detached');
       const logits = model.logits(hidden);
@@ -101,7 +101,7 @@ describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, g
   test('greedy tokens, and each row as if it were alone', () => {
     using model = seededChameleon(golden);
     scope(() => {
-      const pictures = seededPictures(golden);
+      const pictures = seededChameleonImages(golden);
       const batch = makeBatch(input_ids, attention_mask, pictures, ids);
       const options = { ...LATENT_DEFAULTS, maxNewTokens: 12, eosIds: [], trace: true, firstLogits: true };
       const together = generateAll(model, batch, options);
@@ -124,7 +124,7 @@ describe('latent steps in a padded batch of four', () => {
     using model = seededChameleon(golden);
     scope(() => {
       const { ids } = golden;
-      const pictures = seededPictures({ ...golden, pictures: 4 });
+      const pictures = seededChameleonImages({ ...golden, pictures: 4 });
       const places = pictures[0]!.tokens;
       const rows = [3, 9, 1, 6].map((before, b) => [
         ...Array.from({ length: before }, (_, i) => 100 + 7 * b + i),
@@ -152,7 +152,7 @@ describe('latent steps in a padded batch of four', () => {
 });
 
 describe('what does not fit is said', () => {
-  test('M-RoPE positions, and a picture of another size than its preprocessing counted', () => {
+  test('M-RoPE positions, and an image of another size than its preprocessing counted', () => {
     using model = seededChameleon(cases[0]!);
     expect(() => model.promptPositions([[100]], [[1]], [null], 'mrope')).toThrow(UserError);
     scope(() => {

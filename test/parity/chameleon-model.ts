@@ -16,7 +16,7 @@ export function seededChameleon(golden: Pick<ChameleonCase, 'name' | 'config' | 
 }
 
 /** The case's images: noise of 16x16, stretched. Call inside a scope. */
-export function seededPictures({ config, seed, pictures }: Pick<ChameleonCase, 'config' | 'seed' | 'pictures'>) {
+export function seededChameleonImages({ config, seed, pictures }: Pick<ChameleonCase, 'config' | 'seed' | 'pictures'>) {
   const { vq } = parseChameleonConfig(config, 'case');
   const side = vq.resolution;
   const places = side / 2 ** (vq.multipliers.length - 1);

@@ -5,7 +5,7 @@ import { generateAll } from '../../packages/ivtlr/src/latent/generate.ts';
 import { LATENT_DEFAULTS, type LatentOptions } from '../../packages/ivtlr/src/latent/options.ts';
 import type { VisionLanguageModel } from '../../packages/ivtlr/src/models/types.ts';
 import { trainingLoss } from '../../packages/ivtlr/src/train/loss.ts';
-import { type ChameleonCase, seededChameleon, seededPictures } from './chameleon-model.ts';
+import { type ChameleonCase, seededChameleon, seededChameleonImages } from './chameleon-model.ts';
 import { type GoldenCase, makeBatch, readGolden, relativeError, seededImages, seededModel } from './model.ts';
 
 /** A case of either family. */
@@ -57,7 +57,7 @@ const FAMILIES = {
     generate: readGolden<GenerateGolden>('chameleon-generate.json'),
     train: readGolden<TrainGolden>('chameleon-train.json'),
     model: seededChameleon,
-    images: seededPictures,
+    images: seededChameleonImages,
   },
 };
 

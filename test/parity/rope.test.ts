@@ -3,7 +3,7 @@ import { liveTensorCount, scope } from '@ivtlr/torch';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { embedPrompt, Sequence } from '../../packages/ivtlr/src/latent/sequence.ts';
 import type { PositionKind, VisionLanguageModel } from '../../packages/ivtlr/src/models/types.ts';
-import { type ChameleonCase, seededChameleon, seededPictures } from './chameleon-model.ts';
+import { type ChameleonCase, seededChameleon, seededChameleonImages } from './chameleon-model.ts';
 import { type GoldenCase, makeBatch, readGolden, relativeError, seededImages, seededModel } from './model.ts';
 
 interface Expected {
@@ -70,7 +70,7 @@ test.each(
 test.each(chameleon.map((golden) => [golden.name, golden] as const))('Chameleon: %s', (_, golden) => {
   using model = seededChameleon(golden);
   scope(() => {
-    const batch = makeBatch(golden.input_ids, golden.attention_mask, seededPictures(golden), golden.ids);
+    const batch = makeBatch(golden.input_ids, golden.attention_mask, seededChameleonImages(golden), golden.ids);
     compare(model, batch, 'sequential', golden, golden.masked);
   });
 });

@@ -55,7 +55,8 @@ describe('recipes', () => {
     const bomb = Array.from({ length: 12 }, (_, i) => `a${i}: &a${i} [${new Array(10).fill(i ? `*a${i - 1}` : '1')}]`);
     expect(failure(`${recipe}${bomb.join('\n')}\n`)).toMatch(/^r\.yaml: Excessive alias count/);
     // An official recipe whose data is emptied by hand: nothing can be put into it.
-    expect(failure('project: x\nmodel_id: y\n', ['data=null'])).toMatch(/task: missing/);
+    for (const data of ['data=null', 'data=[1]'])
+      expect(failure('project: x\nmodel_id: y\n', [data])).toMatch(/task: missing/);
     expect(failure(`${recipe}---\nb: 1\n`)).toBe('r.yaml:17:1: a second YAML document begins here; a recipe is one');
     const many = failure(recipe + Array.from({ length: 100 }, (_, i) => `key${i}: 1\n`).join(''));
     expect(many.split('\n')).toHaveLength(6);

@@ -2,7 +2,7 @@
  * The settings of the official Python code's YAML files, under their own names: in a recipe beside this project's, or by `--set`. Each becomes the
  * setting that means the same. In the text of a recipe a setting given twice, under both names, is an error.
  */
-import { type Document, isCollection, isNode, isScalar, type YAMLMap } from 'yaml';
+import { type Document, isMap, isNode, isScalar, type YAMLMap } from 'yaml';
 import { DECODER_PROJECTIONS } from '../lora/options.ts';
 
 /** The same value under another name. */
@@ -155,7 +155,7 @@ export class OfficialSettings {
 
   #default(path: readonly string[], value: unknown): boolean {
     // `data:` alone holds nothing, into which nothing can be put.
-    const taken = path.length > 1 && this.#document.has(path[0]) && !isCollection(this.#document.get(path[0], true));
+    const taken = path.length > 1 && this.#document.has(path[0]) && !isMap(this.#document.get(path[0], true));
     if (taken || this.#document.hasIn(path)) return false;
     this.#document.setIn(path, this.#document.createNode(value));
     return true;
