@@ -46,6 +46,18 @@ test('data make dominoes writes a readable file and names it', async () => {
   expect(samples.map(({ id }) => id)).toEqual([0, 1, 2].map((i) => `dominoes-validation-seed9-hops3-of7-${i}`));
 });
 
+test('data make replaces a file only when it is told to', async () => {
+  const args = ['data', 'make', 'dominoes', '--rows', '2', '--out', join(folder, 'twice')];
+  const path = join(folder, 'twice', 'train-00000-of-00001.parquet');
+  await ivtlr(...args);
+  await expect(ivtlr(...args, '--seed', '1')).rejects.toThrow(
+    `${path} is there already; give another --out, or --overwrite`,
+  );
+  expect((await readSamples(path, findTask('dominoes')))[0]!.id).toMatch(/seed0/);
+  await ivtlr(...args, '--seed', '1', '--overwrite');
+  expect((await readSamples(path, findTask('dominoes')))[0]!.id).toMatch(/seed1/);
+});
+
 test('wrong flags are refused', async () => {
   await expect(ivtlr('data', 'make', 'dominoes', '--out', folder)).rejects.toThrow(/--rows/);
   await expect(ivtlr('data', 'make', 'dominoes', '--rows', '1.5', '--out', folder)).rejects.toThrow(/whole number/);

@@ -13,6 +13,7 @@ interface MakeFlags {
   split: Split;
   hops: number;
   dominoes: number;
+  overwrite?: boolean;
   json?: boolean;
 }
 
@@ -29,6 +30,7 @@ export function registerData(program: Command): void {
     .addOption(new Option('--split <name>', 'splits never share samples').choices(SPLITS).default('train'))
     .option('--hops <n>', 'dominoes to follow', wholeNumberWithin(1, 7), 3)
     .option('--dominoes <n>', 'dominoes in the image', wholeNumberWithin(2, 8), 7)
+    .option('--overwrite', 'replace a file that is there already')
     .option('--json', 'print one JSON object')
     .action(async (flags: MakeFlags) => {
       // Loaded here, so that --help stays quick.

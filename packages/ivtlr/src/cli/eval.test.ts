@@ -31,12 +31,27 @@ it('goes on after Ctrl-C where it stopped, to the same answers', async () => {
   const args = ['--limit', '40', '--batch', '4', '--predictions', file];
   const child = spawn(process.execPath, [program, 'eval', '--model', model, '--threads', '1', ...args]);
   const size = () => (existsSync(file) ? readFileSync(file, 'utf8').split('\n').length - 1 : 0);
-  const ended = new Promise((resolve) => child.on('exit', resolve));
-  const timer = setInterval(() => size() > 0 && child.kill('SIGINT'), 2);
-  await ended;
+  const ended = new Promise<number | null>((resolve) => child.on('close', resolve));
+  let said = '';
+  child.stderr.on('data', (text) => {
+    said += text;
+  });
+  const timer = setInterval(() => {
+    if (size() === 0) return;
+    clearInterval(timer); // a second signal would end it at once
+    child.kill('SIGINT');
+  }, 2);
+  const code = await ended;
   clearInterval(timer);
   const bytes = readFileSync(file);
-  if (size() === 40) truncateSync(file, bytes.indexOf('\n', bytes.length / 2) + 5); // it was faster than the signal
+  if (size() === 40)
+    truncateSync(file, bytes.indexOf('\n', bytes.length / 2) + 5); // it was faster than the signal
+  else {
+    expect(code).toBe(130);
+    expect(said).toContain(
+      `stopped by SIGINT; ${size()} answers are in ${file}: go on with the same command and --resume`,
+    );
+  }
   const before = size();
   expect(before).toBeGreaterThan(0);
   expect(before).toBeLessThan(40);

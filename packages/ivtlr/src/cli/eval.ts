@@ -14,6 +14,7 @@ import type { Evaluation } from './evaluation.ts';
 import { addEvaluationFlags, type EvaluationFlags } from './evaluation-flags.ts';
 import { latentStepCount } from './number-flags.ts';
 import { Progress } from './progress.ts';
+import { endOnSignal } from './stored-answers.ts';
 import { renderTable } from './table.ts';
 import { version } from './version.ts';
 
@@ -86,6 +87,8 @@ async function evaluateModel(options: EvalOptions): Promise<void> {
       : null;
     if (file && file.stored > 0) process.stderr.write(`${file.stored} answers are there already\n`);
     const progress = new Progress({ label: name, unit: 'samples', ...(total !== null && { total }) });
+    let answered = 0;
+    const stop = endOnSignal(() => (options.predictions ? { answers: answered, file: options.predictions } : null));
     try {
       const result = await evaluate(opened, task, samples(), {
         name,
@@ -99,6 +102,7 @@ async function evaluateModel(options: EvalOptions): Promise<void> {
         ...(file && { restore: (sample, index) => file.restore(sample, index) }),
         onProgress: (done) => {
           file?.flush();
+          answered = done;
           progress.update(done);
           return true;
         },
@@ -108,9 +112,13 @@ async function evaluateModel(options: EvalOptions): Promise<void> {
         },
       });
       results.push(result);
-    } finally {
-      file?.close();
       progress.finish();
+    } catch (error) {
+      progress.clear();
+      throw error;
+    } finally {
+      stop[Symbol.dispose]();
+      file?.close();
     }
   }
   if (options.predictionsOfficial) {

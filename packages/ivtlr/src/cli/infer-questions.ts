@@ -9,6 +9,7 @@ import { printable } from '../printable.ts';
 import { askedAs } from './asking-flags.ts';
 import type { ModelFlags, OpenedForAsking } from './open-for-asking.ts';
 import { Progress } from './progress.ts';
+import { endOnSignal } from './stored-answers.ts';
 import { version } from './version.ts';
 
 export interface QuestionFlags extends ModelFlags {
@@ -83,14 +84,19 @@ export async function inferQuestions(flags: QuestionFlags): Promise<void> {
     written?.flush();
     progress?.update(++done);
   };
+  const stop = endOnSignal(() => (flags.output === undefined ? null : { answers: done, file: flags.output }));
   try {
     for await (const event of ask(opened, asked(), { ...options, seed: seedOf })) {
       if (event.type === 'end') write(event.question, event.answer);
       else if (event.type === 'error') refuse(event.question.from, event.error);
     }
-  } finally {
-    written?.close();
     progress?.finish();
+  } catch (error) {
+    progress?.clear();
+    throw error;
+  } finally {
+    stop[Symbol.dispose]();
+    written?.close();
   }
   if (bad === 0) return;
   process.stderr.write(`${bad} of ${lines.length} questions could not be answered\n`);

@@ -29,7 +29,7 @@ export function registerInfer(program: Command): void {
   const command = program
     .command('infer')
     .description('answer a question about an image')
-    .requiredOption('--model <folder>', 'model folder (Hugging Face layout)')
+    .requiredOption('--model <folder>', 'model folder (Hugging Face layout), or owner/name on the hub')
     .option('--image <file>', 'image to ask about', oneImage)
     .option('--question <text>', 'what to ask')
     .option('--choices <text...>', 'texts to choose from; they get the letters A, B, C ..')

@@ -74,6 +74,11 @@ export class Progress {
     this.#stream.write(`${text ?? `${label}: ${this.#done} ${unit} in ${formatDuration(seconds)}`}\n`);
   }
 
+  /** Ends without a summary, for work that has failed. */
+  clear(): void {
+    this.#erase();
+  }
+
   #show(): void {
     const line = this.#line();
     if (!this.#stream.isTTY) {

@@ -57,7 +57,11 @@ export async function loadTask(name: string): Promise<Task> {
   try {
     exported = ((await import(pathToFileURL(path).href)) as { default?: unknown }).default;
   } catch (error) {
-    throw new UserError(`the task file ${name} cannot be loaded: ${(error as Error).message}`);
+    const { message } = error as Error;
+    const remedy = message.includes("Cannot find package 'ivtlr'")
+      ? '; a file that imports ivtlr must lie in a folder where it is installed, or below one'
+      : '';
+    throw new UserError(`the task file ${name} cannot be loaded: ${message}${remedy}`);
   }
   const result = taskSchema.safeParse(exported);
   if (!result.success) {

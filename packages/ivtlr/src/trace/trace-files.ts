@@ -66,6 +66,7 @@ export function answerToJson(question: Question, answer: Answer): Record<string,
     autoregressiveSteps: answer.autoregressiveSteps,
     latentSteps: answer.picked.length,
     generatedTokens: answer.tokens.length,
+    tokens: answer.tokens,
     seconds: answer.seconds,
     tokenGrid: answer.tokenGrid,
     steps: answer.trace.map((step, index) => ({

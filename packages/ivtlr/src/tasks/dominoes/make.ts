@@ -1,4 +1,5 @@
 /** Dominoes as data files in M3CoT's schema, with PNG images, so that files and fresh samples can take each other's place. */
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { type ParquetColumn, writeParquet } from '../../data/parquet.ts';
@@ -14,20 +15,24 @@ export interface MakeDominoesOptions extends Partial<DominoesOptions> {
   out: string;
   seed?: number;
   split?: Split;
+  /** Replace a file that is there already. */
+  overwrite?: boolean;
   /** Called now and then with the number of rows made. */
   onProgress?: (rows: number) => void;
 }
 
 /**
  * Writes `<split>-00000-of-00001.parquet` into `out` and returns its path. Same options, same file.
- * @throws UserError when rows, seed or size make no sense, or the folder cannot be written.
+ * @throws UserError when rows, seed or size make no sense, the file is there already, or the folder cannot be written.
  */
 export async function makeDominoes(options: MakeDominoesOptions): Promise<string> {
-  const { rows, out, seed = 0, split = 'train', onProgress } = options;
+  const { rows, out, seed = 0, split = 'train', overwrite = false, onProgress } = options;
   const size = checkOptions(options);
   requireCount('rows', rows, 1);
   requireCount('seed', seed, 0);
   const path = join(out, `${split}-00000-of-00001.parquet`);
+  if (!overwrite && existsSync(path))
+    throw new UserError(`${path} is there already; give another --out, or --overwrite to replace it`);
   const columns = M3COT_COLUMNS.map((name): ParquetColumn => {
     return { name, kind: name === 'image' ? 'image' : name === 'choices' ? 'text list' : 'text' };
   });
