@@ -4,18 +4,18 @@ import type { Recipe } from '../config/schema.ts';
 import { modelFolder } from '../engine/find-folder.ts';
 import { type LoadedModel, openModelFolder, withModel } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
-
+import type { HubReport } from '../hub/resolve.ts';
 import { injectLora, loraLayers, mergeLora, removeLora } from '../lora/inject.ts';
 import { createModel, saveModel } from '../models/registry.ts';
 import { writeFreshFolder } from '../tasks/dominoes/fresh-folder.ts';
 import type { Task } from '../tasks/task.ts';
-import type { RunContext } from './assemble-run.ts';
+import type { Checkpoint } from '../train/checkpoint.ts';
 
 /** Opens the checkpoint's model, or that of the recipe. */
 export async function openForTraining(
   recipe: Recipe,
   task: Task,
-  { device, resume, hub }: Pick<RunContext, 'device' | 'resume' | 'hub'>,
+  { device, resume, hub }: { device: string; resume: Checkpoint | null; hub: HubReport },
 ): Promise<LoadedModel> {
   const { dtype } = recipe;
   const { profile, resize } = recipe;
