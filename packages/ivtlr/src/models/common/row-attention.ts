@@ -38,17 +38,12 @@ export class RowAttention implements AttentionPass {
     const scores: Tensor[] = [];
     const mixed = this.#groups.map(({ group, offset, range, mask, keys: known }) => {
       const [b, S] = [group.slots.length, group.size];
-      const own = (x: Tensor) => {
-        const [, heads, , E] = x.shape as [number, number, number, number];
-        return x
-          .narrow(2, offset, b * S)
-          .reshape([heads, b, S, E])
-          .transpose(0, 1);
-      };
+      const own = (x: Tensor) => ownPositions(x, offset, b, S);
       const q = own(q_1HRE);
       const { keys, values } = this.#cache.append(layer, range, own(k_1GRE), own(v_1GRE));
       if (group.scores) scores.push(lastRowScores(q, keys, known, 'detached'));
-      return attend(q, keys, values, mask).reshape([1, b * S, q.shape[1]! * q.shape[3]!]);
+      const mixed_bSC = attend(q, keys, values, mask);
+      return b === 1 ? mixed_bSC : mixed_bSC.reshape([1, b * S, mixed_bSC.shape[2]!]);
     });
     return { mixed: mixed.length === 1 ? mixed[0]! : cat(mixed, 1), scores };
   }
@@ -57,6 +52,17 @@ export class RowAttention implements AttentionPass {
   advance(): void {
     for (const { group } of this.#groups) this.#cache.advance(group.slots, group.size);
   }
+}
+
+/**
+ * A group's part of a pack, (1, heads, R, E) -> (b, heads, S, E). As few views as possible: while weights stream by, each costs what a small
+ * operator costs.
+ */
+function ownPositions(pack: Tensor, offset: number, b: number, S: number): Tensor {
+  const [, heads, R, E] = pack.shape as [number, number, number, number];
+  const part = b * S === R ? pack : pack.narrow(2, offset, b * S);
+  if (b === 1) return part;
+  return S === 1 ? part.transpose(0, 2) : part.reshape([heads, b, S, E]).transpose(0, 1);
 }
 
 /** Who may see what: a row its own columns up to the position itself, less those that are hidden from it. */

@@ -131,10 +131,14 @@ export class SlotCache {
       const flat = fresh_bGSE.transpose(1, 2).reshape([b * size, G, E]);
       ops.index_put_(room.transpose(1, 2), [writeIndex.slots, writeIndex.columns], flat);
     } else {
-      room.narrow(0, start!, slots.length).narrow(2, past!, size).copy_(fresh_bGSE);
+      this.#slots(room, start!, slots.length).narrow(2, past!, size).copy_(fresh_bGSE);
     }
-    const read = room.narrow(2, 0, columns);
-    return slotIndex ? read.indexSelect(0, slotIndex) : read.narrow(0, start!, slots.length);
+    const read = columns === this.#capacity ? room : room.narrow(2, 0, columns);
+    return slotIndex ? read.indexSelect(0, slotIndex) : this.#slots(read, start!, slots.length);
+  }
+
+  #slots(room: Tensor, start: number, count: number): Tensor {
+    return count === this.#shape.batch ? room : room.narrow(0, start, count);
   }
 
   /** After all layers have appended. */
