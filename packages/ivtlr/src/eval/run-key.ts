@@ -36,6 +36,15 @@ export function fingerprint(files: readonly string[]): string {
 
 const modelFile = /\.(safetensors|json|jinja|txt)$/;
 
+/** Whether the path leads to a file; a link that leads nowhere does not, and one that loops is an error. */
+function isFile(path: string): boolean {
+  try {
+    return statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
+  } catch (error) {
+    throw new UserError(`cannot read ${path}: ${(error as Error).message}`);
+  }
+}
+
 /** Of the files that stand in the folders of a model: weights, adapter, configuration, tokenizer, settings. */
 export function modelFingerprint(folders: readonly string[]): string {
   const files = [...new Set(folders)].flatMap((folder) =>
@@ -43,7 +52,7 @@ export function modelFingerprint(folders: readonly string[]): string {
       .filter((name) => modelFile.test(name))
       .sort()
       .map((name) => join(folder, name))
-      .filter((path) => statSync(path, { throwIfNoEntry: false })?.isFile()),
+      .filter(isFile),
   );
   return fingerprint(files);
 }
