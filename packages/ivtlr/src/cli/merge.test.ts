@@ -56,6 +56,26 @@ function merge(...args: string[]): Promise<number> {
   return run(['merge', ...args]);
 }
 
+it('refuses weights that are not finite, and leaves nothing behind', async () => {
+  const bad = join(folder, 'bad');
+  const opened = openModelFolder(adapter, { mergeAdapters: false });
+  const [path, layer] = [...loraLayers(opened.model.module)][0]!;
+  noGrad(() => scope(() => layer.lora_A.weight.fill_(Number.POSITIVE_INFINITY)));
+  mkdirSync(bad);
+  saveAdapterFolder(
+    { ...opened, folder: base },
+    { rank: 4, alpha: 8, dropout: 0, targets: ['q_proj', 'v_proj', 'down_proj'] },
+    bad,
+  );
+  opened.model.module.dispose();
+  expect(await merge(bad, join(folder, 'none'))).toBe(2);
+  expect(err).toBe(
+    `error: ${bad}: ${path}.weight holds numbers that are not finite: the weights are damaged, or too large for float32\n`,
+  );
+  expect(readdirSync(folder).sort()).toEqual(['adapter', 'bad']);
+  rmSync(bad, { recursive: true });
+});
+
 async function answerOf(path: string): Promise<Answer> {
   const opened = openModelFolder(path, { mergeAdapters: false });
   opened.model.module.eval();

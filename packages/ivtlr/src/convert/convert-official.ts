@@ -30,6 +30,7 @@ import {
   vocabularySize,
   withVocabulary,
 } from './official-checkpoint.ts';
+import { requireSoundWeight } from './sound-weights.ts';
 
 export interface ConvertOptions {
   /** The official file. */
@@ -155,7 +156,7 @@ async function writeWeights(
   file: PthFile,
   plan: ConversionPlan,
   folder: string,
-  { merge, alpha = 16, dtype, shardBytes = 2 ** 31, signal, onProgress }: ConvertOptions,
+  { checkpoint, merge, alpha = 16, dtype, shardBytes = 2 ** 31, signal, onProgress }: ConvertOptions,
 ): Promise<{ files: number; bytes: number; dtype: DType | null }> {
   const outDtype = (stored: string) => dtype ?? file.info(stored).dtype;
   const bytesOf = ({ stored, shape }: PlannedWeight) => shape.reduce((a, b) => a * b, 1) * BYTES[outDtype(stored)]!;
@@ -176,7 +177,9 @@ async function writeWeights(
         const tensors = new Map<string, Tensor>();
         for (const weight of names) {
           const planned = plan.weights.get(weight)!;
-          tensors.set(weight, readWeight(file, planned, merge ? alpha / plan.rank : null, dtype));
+          const tensor = readWeight(file, planned, merge ? alpha / plan.rank : null, dtype);
+          requireSoundWeight(weight, tensor, checkpoint);
+          tensors.set(weight, tensor);
           map[weight] = name;
           done += bytesOf(planned);
           onProgress?.({ done, total, name: weight });
@@ -239,12 +242,13 @@ function writeAdapter(
   { adapters, rank, pathStyle: style }: ConversionPlan,
   folder: string,
   baseModel: string,
-  { alpha = 16, dropout = 0.05 }: ConvertOptions,
+  { checkpoint, alpha = 16, dropout = 0.05 }: ConvertOptions,
 ): void {
   mkdirSync(folder);
   const targets = [...new Set([...adapters.keys()].map((path) => path.split('.').at(-1)!))];
   scope(() => {
     const factors = [...adapters].map(([path, { a, b }]) => ({ path, a: file.read(a), b: file.read(b) }));
+    for (const { path, a, b } of factors) for (const factor of [a, b]) requireSoundWeight(path, factor, checkpoint);
     writeAdapterFolder(folder, factors, { rank, alpha, dropout, targets }, { baseModel, style });
   });
 }

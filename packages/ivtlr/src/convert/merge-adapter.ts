@@ -7,6 +7,7 @@ import { openModelFolder, readAuxiliaryFiles, saveModelFolder } from '../engine/
 import { UserError } from '../errors.ts';
 import { makeFolder } from '../files.ts';
 import { isAdapterFolder } from '../lora/adapter-folder.ts';
+import { requireSoundWeight } from './sound-weights.ts';
 
 export interface MergeResult {
   /** The folder of the base model. */
@@ -20,7 +21,7 @@ export interface MergeResult {
 /**
  * Writes a folder that openModelFolder and transformers open, in the dtype of the base's weights unless another is given. It appears under its name only when
  * it is complete.
- * @throws UserError when `adapter` is no adapter folder, its base cannot be found, or `out` is there already
+ * @throws UserError when `adapter` is no adapter folder, its base cannot be found, a weight is not finite, or `out` is there already
  */
 export function mergeAdapter(adapter: string, out: string, dtype?: DType): MergeResult {
   if (existsSync(out)) throw new UserError(`${out} is there already; give a folder that does not exist yet`);
@@ -31,6 +32,7 @@ export function mergeAdapter(adapter: string, out: string, dtype?: DType): Merge
   const opened = openModelFolder(adapter, dtype && { dtype });
   const { model, folder: base } = opened;
   try {
+    for (const [name, weight] of model.module.namedParameters()) requireSoundWeight(name, weight, adapter);
     makeFolder(temporary);
     const config = withDtype(opened.config as Record<string, unknown>, model.dtype);
     saveModelFolder({ ...opened, config }, readAuxiliaryFiles(base), temporary);

@@ -290,6 +290,26 @@ describe('limits', () => {
   });
   afterAll(() => family.model.module.dispose());
 
+  test.each([
+    ['latentSteps', Number.NaN],
+    ['latentSteps', -1],
+    ['patches', 1.5],
+    ['maxNewTokens', Number.POSITIVE_INFINITY],
+  ])('%s %d is refused', (name, value) => {
+    scope(() => {
+      const request = requestOf(fc.sample(planned, { seed: 2, numRuns: 1 })[0]!, family);
+      const wrong =
+        name === 'latentSteps'
+          ? { ...request, latentSteps: value }
+          : { ...request, options: { ...request.options, [name]: value } };
+      const batch = new RowBatch(family.model);
+      expect(() => batch.add([wrong])).toThrow(
+        new RangeError(`${name} should be a whole number of at least 0, not ${value}`),
+      );
+      batch.dispose();
+    });
+  });
+
   test('a prompt longer than the model has positions for is refused; a cache that is fixed never grows', () => {
     scope(() => {
       const plan = { ...fc.sample(planned, { seed: 2, numRuns: 1 })[0]!, grid: null, latentSteps: 0 };

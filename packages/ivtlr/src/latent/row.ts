@@ -83,6 +83,13 @@ export class Row {
   constructor(request: RowRequest) {
     const { promptIds, image, imageStart, latentSteps, afterLatentIds, options } = request;
     if (promptIds.length === 0) throw new RangeError('a row needs a prompt of at least one token');
+    for (const [name, value] of Object.entries({
+      latentSteps,
+      patches: options.patches,
+      maxNewTokens: options.maxNewTokens,
+    }))
+      if (!Number.isSafeInteger(value) || value < 0)
+        throw new RangeError(`${name} should be a whole number of at least 0, not ${value}`);
     if (latentSteps > 0) checkLatentOptions(options);
     this.request = request;
     this.used = new Uint8Array(image?.tokens ?? 0);
