@@ -80,8 +80,10 @@ function walk(blocks: readonly ((x: Tensor) => Tensor)[], input: Tensor, loss: (
     let gradient = last.grad;
     for (const call of calls.reverse()) {
       if (!gradient) break;
-      gradient = call.backward(gradient)[0] ?? null;
+      const [next] = call.backward(gradient);
+      gradient.dispose();
       call.dispose();
+      gradient = next ?? null;
     }
     if (input.requiresGrad && gradient) input.backward(gradient);
     return value.detach();
