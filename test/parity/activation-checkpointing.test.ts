@@ -110,6 +110,28 @@ describe.each(all)('%s', (_, golden, family) => {
   });
 });
 
+describe.each(all)('cut into segments: %s', (_, golden, family) => {
+  test.each(['detached', 'through'] as const)('%s', (latentGradient) => {
+    using model = family.model(golden);
+    const seen: string[] = [];
+    const complete: string[] = [];
+    const observer = {
+      require: (parts: readonly string[]) => void seen.push(...parts),
+      gradientsComplete: (part: string) => void complete.push(part),
+    };
+    const whole = gradients(model, family, golden, { latentGradient });
+    const cut = gradients(model, family, golden, { latentGradient, observer });
+    expect(Math.abs(cut.loss / whole.loss - 1)).toBeLessThan(1e-6);
+    expect([...cut.found.keys()]).toEqual([...whole.found.keys()]);
+    for (const [name, values] of whole.found)
+      expect(relativeError(cut.found.get(name)!, values), name).toBeLessThan(1e-5);
+    const layers = model.parts().layers.map((_, i) => `layers.${i}`);
+    expect(complete).toEqual(
+      ['head', ...layers.reverse(), 'embedding', 'vision'].filter((part) => seen.includes(part)),
+    );
+  });
+});
+
 test('a loss with checkpoints cannot be differentiated halfway, nor through the latent steps', () => {
   const golden = cases.find(({ latents }) => latents > 0)!;
   using model = seededModel(golden);

@@ -3,7 +3,7 @@
  * tokens all go this way, in training and inference alike.
  * Shapes: B batch, R rows of one push, D hidden size, A position axes, T all positions so far.
  */
-import { cat, empty, fromBytes, stack, type Tensor, tensor } from '@ivtlr/torch';
+import { cat, empty, fromBytes, type SegmentedPass, stack, type Tensor, tensor } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import type { Batch } from '../data/collate.ts';
 import type { KeyValueCache } from '../models/common/kv-cache.ts';
@@ -11,7 +11,6 @@ import type {
   AttentionScores,
   ForwardOptions,
   ForwardResult,
-  LayerChain,
   PositionKind,
   ProcessedImage,
   VisionLanguageModel,
@@ -33,16 +32,21 @@ export interface EmbeddedPrompt {
   imageStart: number[];
 }
 
-/** Embeds columns [0, latentStart) of a batch. */
-export function embedPrompt(model: VisionLanguageModel, batch: Batch, kind: PositionKind): EmbeddedPrompt {
+/** Embeds columns [0, latentStart) of a batch. @param segments cuts what follows from it */
+export function embedPrompt(
+  model: VisionLanguageModel,
+  batch: Batch,
+  kind: PositionKind,
+  segments: SegmentedPass | null = null,
+): EmbeddedPrompt {
   const end = batch.latentStart;
   const ids = batch.inputIds.map((row) => row.slice(0, end));
   const mask = batch.attentionMask.map((row) => row.slice(0, end));
   const { positions, next } = model.promptPositions(ids, mask, batch.images, kind);
-  let rows = model.embed(toIds(ids, model.device));
   const present = batch.images.filter((image): image is ProcessedImage => image !== null);
-  let images: Tensor | null = null;
-  if (present.length > 0) {
+  const embed = (): readonly Tensor[] => {
+    const rows = model.embed(toIds(ids, model.device));
+    if (present.length === 0) return [rows];
     const encoded = model.encodeImages(present);
     const longest = Math.max(...present.map(({ tokens }) => tokens));
     let at = 0;
@@ -52,10 +56,14 @@ export function embedPrompt(model: VisionLanguageModel, batch: Batch, kind: Posi
       const own = encoded[at++]!;
       return image.tokens === longest ? own : ops.constant_pad_nd(own, [0, 0, 0, longest - image.tokens]);
     });
-    images = stack(perRow);
     const isImage = tensor(ids.map((row) => row.map((id) => id === model.imageTokenId))).to({ device: model.device });
-    rows = ops.masked_scatter(rows, isImage.unsqueeze(-1).expand(rows.shape), cat(encoded, 0).to(rows.dtype));
-  }
+    const filled = ops.masked_scatter(rows, isImage.unsqueeze(-1).expand(rows.shape), cat(encoded, 0).to(rows.dtype));
+    return [filled, stack(perRow)];
+  };
+  const parts = present.length > 0 ? ['embedding', 'vision'] : ['embedding'];
+  const embedded = segments ? segments.run({ parts, depth: -1 }, embed) : embed();
+  const rows = embedded[0]!;
+  const images = embedded[1] ?? null;
   return {
     rows,
     valid: validTensor(mask, model.device),
@@ -101,6 +109,7 @@ export class Sequence {
   readonly model: VisionLanguageModel;
   readonly cache: KeyValueCache | null;
   readonly prompt: EmbeddedPrompt;
+  readonly segments: SegmentedPass | null;
   readonly #hideImage: boolean;
   /** Position of the next token, one a row. */
   readonly #next: number[];
@@ -111,7 +120,9 @@ export class Sequence {
     prompt: EmbeddedPrompt,
     cache: KeyValueCache | null,
     hideImageFromLatents: boolean,
+    segments: SegmentedPass | null = null,
   ) {
+    this.segments = segments;
     this.model = model;
     this.prompt = prompt;
     this.cache = cache;
@@ -144,17 +155,14 @@ export class Sequence {
     this.#pending.push({ rows, valid, positions: positions.expand([axes, B, R]), latent });
   }
 
-  /** Runs all pending rows: hidden states (B, pending, D), and the last row's attention probabilities (B, T) when they are wanted. */
-  run(attentionScores: AttentionScores = 'off'): ForwardResult {
+  /**
+   * Runs all pending rows: hidden states (B, pending, D), and the last row's attention probabilities (B, T) when they are wanted.
+   * @param twice see ForwardOptions
+   */
+  run(attentionScores: AttentionScores = 'off', twice = false): ForwardResult {
     const { inputs, ...options } = this.#take();
-    return this.model.forward(inputs, { ...options, cache: this.cache, attentionScores });
-  }
-
-  /** As `run`, cut at the decoder's layers; only for a sequence without a cache. */
-  runInLayers(): { inputs: Tensor; chain: LayerChain } {
-    if (this.cache) throw new RangeError('a pass over a cache cannot be cut into layers');
-    const { inputs, ...options } = this.#take();
-    return { inputs, chain: this.model.layerChain(inputs, options) };
+    const { cache, segments } = this;
+    return this.model.forward(inputs, { ...options, cache, attentionScores, segments, twice });
   }
 
   #take(): { inputs: Tensor } & Omit<ForwardOptions, 'cache' | 'attentionScores'> {

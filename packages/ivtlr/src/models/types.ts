@@ -2,7 +2,7 @@
  * What latent reasoning needs of a vision-language model. A family implements this in its own folder and nothing else knows it.
  * Shapes: B batch, S sequence, T positions so far, D hidden size, V vocabulary, N image tokens, A position axes.
  */
-import type { Device, DType, Module, Tensor } from '@ivtlr/torch';
+import type { Device, DType, Module, SegmentedPass, Tensor } from '@ivtlr/torch';
 import type { ImageSource, RawImage } from '../vision/image.ts';
 import type { Preparation, PreparedImage } from '../vision/image-pool.ts';
 import type { ResizeRule } from '../vision/resize.ts';
@@ -58,6 +58,9 @@ export interface HiddenColumns {
   columns: readonly (readonly [number, number])[];
 }
 
+/** How many positions a cache for inference has room for; or one for training through it: as one graph, or cut at the layers. */
+export type CacheCapacity = number | 'graph' | 'segments';
+
 /** The last row's attention probabilities: not wanted, as numbers without a graph, or as part of the graph. */
 export type AttentionScores = 'off' | 'detached' | 'graph';
 
@@ -70,6 +73,10 @@ export interface ForwardOptions {
   valid?: Tensor | null;
   hidden?: HiddenColumns | null;
   attentionScores?: AttentionScores;
+  /** Cuts the pass at the decoder's layers; null (the default) leaves one graph. */
+  segments?: SegmentedPass | null;
+  /** With `segments`: run every layer again in the backward pass instead of keeping its activations. Only without cache and scores. */
+  twice?: boolean;
 }
 
 export interface ForwardResult {
@@ -107,12 +114,16 @@ export interface RowsForwardResult {
   scores: Tensor[];
 }
 
-/** A whole pass cut at the decoder's layers, so that training can forget what a layer computed and run it again. */
-export interface LayerChain {
-  /** One layer each: (B, S, D) -> (B, S, D). May run more than once while the tensors of this chain live. */
-  readonly layers: readonly ((hidden: Tensor) => Tensor)[];
-  /** The final norm. */
-  finish(hidden: Tensor): Tensor;
+/**
+ * A model's parameters in groups that a pass uses one after the other. A parameter belongs to one group; with tied weights the head is the
+ * embedding.
+ */
+export interface ModelParts {
+  vision: Module[];
+  embedding: Module[];
+  /** The last one has the final norm. */
+  layers: Module[][];
+  head: Module[];
 }
 
 /**
@@ -144,16 +155,15 @@ export interface VisionLanguageModel {
     images: readonly (ProcessedImage | null)[],
     kind: PositionKind,
   ): PromptPositions;
-  /** A cache for inference (`capacity` positions), or for training through it (`graph`). */
-  newCache(batch: number, capacity: number | 'graph'): KeyValueCache;
+  newCache(batch: number, capacity: CacheCapacity): KeyValueCache;
   /** A cache for rows that come and go, with room for `capacity` positions each. `fixed`: its shapes never change, as a CUDA graph needs. */
   newSlotCache(slots: number, capacity: number, options?: { fixed?: boolean }): SlotCache;
   /** inputs (1, R, D) of rows of different lengths -> hidden states; see RowsForwardOptions. */
   forwardRows(inputs: Tensor, options: RowsForwardOptions): RowsForwardResult;
   /** inputs (B, S, D) -> hidden states; S new positions after the cache's. */
   forward(inputs: Tensor, options: ForwardOptions): ForwardResult;
-  /** `forward` without cache and attention scores, layer by layer; tensors that the layers share belong to the caller's scope. */
-  layerChain(inputs: Tensor, options: Omit<ForwardOptions, 'cache' | 'attentionScores'>): LayerChain;
+  /** Parameters in groups that are used together: the parts that a segmented pass names. */
+  parts(): ModelParts;
   /** hidden (rows, D) -> (rows, V). */
   logits(hidden: Tensor): Tensor;
 }

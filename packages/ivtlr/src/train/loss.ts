@@ -2,14 +2,13 @@
  * The training loss of a batch (docs/method.md, training): latent steps, then mean cross-entropy over the written text that follows.
  * Shapes: B batch, P prompt columns, S all columns, D hidden size, V vocabulary, N image tokens.
  */
-import { crossEntropy, noGrad, scope, type Tensor, tensor } from '@ivtlr/torch';
+import { crossEntropy, noGrad, SegmentedPass, type SegmentObserver, scope, type Tensor, tensor } from '@ivtlr/torch';
 import type { Batch } from '../data/collate.ts';
 import { IGNORE } from '../data/render.ts';
 import type { LatentOptions } from '../latent/options.ts';
 import { type LatentStep, Rollout } from '../latent/rollout.ts';
 import { embedPrompt, Sequence, toIds } from '../latent/sequence.ts';
 import type { VisionLanguageModel } from '../models/types.ts';
-import { type CheckpointedPass, checkpointedPass } from './checkpointed-pass.ts';
 
 export interface LossOptions extends LatentOptions {
   /** `detached`: inserted rows are constants (official). `through`: gradients flow back through the latent steps. */
@@ -21,10 +20,12 @@ export interface LossOptions extends LatentOptions {
    * gradients that flow through the cache of the latent steps need the whole graph.
    */
   activationCheckpointing?: boolean;
+  /** Told which parts of the model are read next and whose gradients are complete; the pass is then cut into segments. */
+  observer?: SegmentObserver | null;
 }
 
 export interface TrainingLoss {
-  /** Scalar: crossEntropy + pickSupervision * pickLoss. With graph, except with activation checkpointing. */
+  /** Scalar: crossEntropy + pickSupervision * pickLoss. With graph, except when the pass is cut into segments. */
   loss: Tensor;
   /** Adds the gradients of `factor * loss` to the parameters' `.grad`. Once. */
   backward(factor?: number): void;
@@ -43,22 +44,26 @@ export interface TrainingLoss {
 export function trainingLoss(model: VisionLanguageModel, batch: Batch, options: LossOptions): TrainingLoss {
   const supervised =
     options.pickSupervision > 0 && batch.latentSteps > 0 && batch.pickTargets.some((targets) => targets !== null);
-  const prompt = embedPrompt(model, batch, options.positions);
   const checkpointed = options.activationCheckpointing ?? false;
   if (checkpointed && batch.latentSteps > 0 && (options.latentGradient === 'through' || supervised))
     throw new RangeError('activation checkpointing needs detached latent steps without supervision');
   // Without checkpointing one pass with a graph serves both the latent steps and the loss: attention is causal, so the text that is appended
   // afterwards changes nothing before it. Checkpointing runs whole layers again, so the latent steps are taken beforehand, without a graph.
   const onePass = batch.latentSteps > 0 && !checkpointed;
-  const cache = onePass ? model.newCache(batch.inputIds.length, 'graph') : null;
+  const detached = options.latentGradient === 'detached';
+  // Detached latent steps hand no gradient back, so the backward pass can take all passes through a layer together.
+  const observer = options.observer ?? null;
+  const segments = observer || checkpointed ? new SegmentedPass(observer, { byDepth: detached }) : null;
+  const prompt = embedPrompt(model, batch, options.positions, segments);
+  const cache = onePass ? model.newCache(batch.inputIds.length, segments ? 'segments' : 'graph') : null;
   try {
-    const sequence = new Sequence(model, prompt, cache, options.hideImageFromLatents);
+    const sequence = new Sequence(model, prompt, cache, options.hideImageFromLatents, segments);
     let steps: LatentStep[] = [];
     // Columns of the final pass that come before the written text.
     let before: number;
     if (onePass) {
       const rollout = new Rollout(sequence, options, {
-        detach: options.latentGradient === 'detached',
+        detach: detached,
         attentionScores: supervised ? 'graph' : 'detached',
       });
       steps = rollout.run(batch.latentSteps);
@@ -72,29 +77,34 @@ export function trainingLoss(model: VisionLanguageModel, batch: Batch, options: 
     }
     const first = batch.latentStart + batch.latentSteps;
     const rest = batch.inputIds.map((row) => row.slice(first));
-    if (rest[0]!.length > 0)
-      sequence.push(model.embed(toIds(rest, model.device)), {
-        mask: batch.attentionMask.map((row) => row.slice(first)),
-      });
-    const pass = checkpointed ? checkpointedRun(sequence) : { ...sequence.run(), continueBackward: null };
-    const { hidden } = pass;
+    if (rest[0]!.length > 0) {
+      const embed = () => [model.embed(toIds(rest, model.device))] as const;
+      const [text] = segments ? segments.run({ parts: ['embedding'], depth: -1 }, embed) : embed();
+      sequence.push(text, { mask: batch.attentionMask.map((row) => row.slice(first)) });
+    }
+    const { hidden } = sequence.run('off', checkpointed);
     const { rows, labels } = labelledRows(batch, before, hidden.shape[1]!);
     if (labels.length === 0) throw new RangeError('no token of the batch is labelled');
     const { device } = model;
-    const logits = model.logits(hidden.flatten(0, 1).indexSelect(0, tensor(rows, { dtype: 'int64' }).to({ device })));
-    const targets = tensor(labels, { dtype: 'int64' }).to({ device });
-    const entropy = crossEntropy(logits.dtype === 'float64' ? logits : logits.to('float32'), targets);
-    const correct = noGrad(() => scope(() => logits.argmax(-1).eq(targets).sum().item()));
+    let correct = 0;
+    const head = () => {
+      const chosen = hidden.flatten(0, 1).indexSelect(0, tensor(rows, { dtype: 'int64' }).to({ device }));
+      const logits = model.logits(chosen);
+      const targets = tensor(labels, { dtype: 'int64' }).to({ device });
+      correct = noGrad(() => scope(() => logits.argmax(-1).eq(targets).sum().item()));
+      return [crossEntropy(logits.dtype === 'float64' ? logits : logits.to('float32'), targets)] as const;
+    };
+    const [entropy] = segments ? segments.run({ parts: ['head'], depth: Number.POSITIVE_INFINITY }, head) : head();
     const pickLoss = supervised ? supervision(batch, steps) : null;
     const whole = pickLoss ? entropy.add(pickLoss, options.pickSupervision) : entropy;
     return {
-      // Without graph, so that a backward pass which would stop at the last layer cannot happen by mistake.
-      loss: checkpointed ? whole.detach() : whole,
+      // Without graph, so that a backward pass which would stop at the last segment cannot happen by mistake.
+      loss: segments ? whole.detach() : whole,
       backward(factor = 1) {
         (factor === 1 ? whole : whole.mul(factor)).backward();
-        pass.continueBackward?.();
+        segments?.backward();
       },
-      crossEntropy: entropy,
+      crossEntropy: segments ? entropy.detach() : entropy,
       pickLoss,
       tokens: labels.length,
       correct,
@@ -105,24 +115,20 @@ export function trainingLoss(model: VisionLanguageModel, batch: Batch, options: 
   }
 }
 
-function checkpointedRun(sequence: Sequence): CheckpointedPass {
-  const { inputs, chain } = sequence.runInLayers();
-  return checkpointedPass(inputs, chain);
-}
-
 /** The latent steps over a plain cache; only what they insert remains. */
 function latentStepsWithoutGraph(
   model: VisionLanguageModel,
   batch: Batch,
   options: LossOptions,
-  { prompt }: Sequence,
+  { prompt, segments }: Sequence,
 ): LatentStep[] {
   return noGrad(() => {
     const B = batch.inputIds.length;
     const cache = model.newCache(B, batch.latentStart + batch.latentSteps * (options.patches + 1));
     try {
       return scope(() => {
-        const rollout = new Rollout(new Sequence(model, prompt, cache, options.hideImageFromLatents), options, {
+        const sequence = new Sequence(model, prompt, cache, options.hideImageFromLatents, segments);
+        const rollout = new Rollout(sequence, options, {
           detach: true,
           attentionScores: 'detached',
         });

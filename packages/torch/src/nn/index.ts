@@ -5,4 +5,5 @@ export { type FactoryOptions, skipInit } from './init.ts';
 export { Embedding, Linear, LinearLayer } from './linear.ts';
 export { isFloating, Module } from './module.ts';
 export { GroupNorm, LayerNorm, RMSNorm } from './norm.ts';
+export { SegmentedPass, type SegmentObserver, type SegmentOptions } from './segmented-pass.ts';
 export { type LoadOptions, type LoadReport, StateDictError, type TensorSlot, type TensorSource } from './state-dict.ts';

@@ -82,6 +82,10 @@ export class Chameleon extends DecoderModel<ChameleonConfig> {
     return 'flat';
   }
 
+  protected get visionModules(): Module[] {
+    return [this.model.vqmodel];
+  }
+
   /** Vocabulary ids of an image's codes, row by row: pixels (1, 3, R, R) float32 -> (N) int64. */
   imageTokens({ pixels, tokens }: ProcessedImage): Tensor {
     const codes = this.model.vqmodel.encode(pixels).flatten();

@@ -12,9 +12,10 @@ import {
   type Tensor,
 } from '@ivtlr/torch';
 import type {
+  CacheCapacity,
   ForwardOptions,
   ForwardResult,
-  LayerChain,
+  ModelParts,
   PathStyle,
   PositionKind,
   ProcessedImage,
@@ -90,7 +91,7 @@ export abstract class DecoderModel<Config extends DecoderModelConfig> extends Mo
     return this.lm_head.forward(hidden);
   }
 
-  newCache(batch: number, capacity: number | 'graph'): KeyValueCache {
+  newCache(batch: number, capacity: CacheCapacity): KeyValueCache {
     return this.model.newCache(batch, capacity);
   }
 
@@ -106,9 +107,19 @@ export abstract class DecoderModel<Config extends DecoderModelConfig> extends Mo
     return this.model.forward(inputs, options);
   }
 
-  layerChain(inputs: Tensor, options: Omit<ForwardOptions, 'cache' | 'attentionScores'>): LayerChain {
-    return this.model.layerChain(inputs, options);
+  parts(): ModelParts {
+    const { embed_tokens, layers, norm } = this.model;
+    const last = layers.length - 1;
+    return {
+      vision: this.visionModules,
+      embedding: [embed_tokens],
+      layers: layers.map((layer, i) => (i === last ? [layer, norm] : [layer])),
+      head: [this.lm_head],
+    };
   }
+
+  /** What `encodeImages` uses besides the embedding. */
+  protected abstract get visionModules(): Module[];
 
   override dispose(): void {
     super.dispose();

@@ -10,11 +10,12 @@ import {
   type LinearLayer,
   Module,
   RMSNorm,
+  type SegmentedPass,
   scope,
   type Tensor,
 } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
-import type { ForwardOptions, ForwardResult, LayerChain, RowsForwardOptions, RowsForwardResult } from '../types.ts';
+import type { CacheCapacity, ForwardOptions, ForwardResult, RowsForwardOptions, RowsForwardResult } from '../types.ts';
 import type { AttentionPass } from './attention.ts';
 import { BatchAttention, batchMask } from './batch-attention.ts';
 import { GraphCache, type KeyValueCache, PreallocatedCache } from './kv-cache.ts';
@@ -155,6 +156,11 @@ class DecoderLayer extends Module {
   }
 }
 
+/** The name of a layer's parameters as a part of the model. */
+export function layerPart(layer: number): string {
+  return `layers.${layer}`;
+}
+
 export class Decoder extends Module {
   readonly embed_tokens: Embedding;
   readonly layers: DecoderLayer[];
@@ -178,8 +184,8 @@ export class Decoder extends Module {
   }
 
   /** See VisionLanguageModel.newCache. */
-  newCache(batch: number, capacity: number | 'graph'): KeyValueCache {
-    if (capacity === 'graph') return new GraphCache();
+  newCache(batch: number, capacity: CacheCapacity): KeyValueCache {
+    if (typeof capacity === 'string') return new GraphCache(capacity === 'segments');
     const { layers, keyValueHeads, hiddenSize, heads } = this.#config;
     const { dtype, device } = this.embed_tokens.weight;
     return new PreallocatedCache(
@@ -198,7 +204,10 @@ export class Decoder extends Module {
 
   /** inputs (B, S, D) -> hidden states after the final norm, and the last row's attention probabilities. */
   forward(inputs_BSD: Tensor, options: ForwardOptions): ForwardResult {
-    const { hidden, scores } = scope(() => this.#run(inputs_BSD, this.#pass(inputs_BSD, options)));
+    const { segments = null } = options;
+    const { hidden, scores } = segments
+      ? this.#runSegments(inputs_BSD, this.#pass(inputs_BSD, options), options, segments)
+      : scope(() => this.#run(inputs_BSD, this.#pass(inputs_BSD, options)));
     options.cache?.advance(inputs_BSD.shape[1]!, options.valid ?? null);
     return { hidden, scores: scores[0] ?? null };
   }
@@ -231,13 +240,38 @@ export class Decoder extends Module {
     return { hidden: this.norm.forward(x), scores: sums.map((sum) => sum.div(this.layers.length)) };
   }
 
-  /** See VisionLanguageModel.layerChain. */
-  layerChain(inputs_BSD: Tensor, options: Omit<ForwardOptions, 'cache' | 'attentionScores'>): LayerChain {
-    const pass = this.#pass(inputs_BSD, options);
-    return {
-      layers: this.layers.map((layer) => (x: Tensor) => layer.forward(x, pass).hidden),
-      finish: (x) => this.norm.forward(x),
-    };
+  /** All layers, each a segment of its own; the final norm belongs to the last one. What the pass shares stays in the caller's scope. */
+  #runSegments(
+    inputs_BSD: Tensor,
+    pass: Pass,
+    { cache, twice }: Pick<ForwardOptions, 'cache' | 'twice'>,
+    segments: SegmentedPass,
+  ): LayerResult {
+    const graph = cache instanceof GraphCache ? cache : null;
+    const last = this.layers.length - 1;
+    let x = inputs_BSD;
+    let sums: Tensor[] = [];
+    this.layers.forEach((layer, i) => {
+      const finish = (hidden: Tensor) => (i === last ? this.norm.forward(hidden) : hidden);
+      const options = { parts: [layerPart(i)], depth: i };
+      const taken = x;
+      if (twice) {
+        x = segments.runTwice(options, x, (input) => finish(layer.forward(input, pass).hidden));
+        return;
+      }
+      const rows = graph ? 2 : 0;
+      const before = sums;
+      const given = segments.run(options, () => {
+        const { hidden, scores } = layer.forward(x, pass);
+        const added = before.length > 0 ? scores.map((own, at) => before[at]!.add(own)) : scores;
+        return [finish(hidden), ...(graph?.rows(i) ?? []), ...added];
+      });
+      if (graph) graph.replace(i, given[1]!, given[2]!);
+      x = given[0]!;
+      sums = given.slice(1 + rows);
+      if (taken !== inputs_BSD && !taken.requiresGrad) taken.dispose(); // no backward pass comes back to it
+    });
+    return { hidden: x, scores: sums.map((sum) => sum.div(this.layers.length)) };
   }
 
   #pass(inputs_BSD: Tensor, options: ForwardOptions): Pass {

@@ -62,21 +62,45 @@ export class PreallocatedCache implements KeyValueCache {
   }
 }
 
-/** For training through cached steps: rows are concatenated, so the graph reaches back to where they were made. */
+/**
+ * For training through cached steps: rows are concatenated, so the graph reaches back to where they were made. In a segmented pass it is cut
+ * there: a layer's segment hands its rows out, and puts their borders in.
+ */
 export class GraphCache implements KeyValueCache {
   length = 0;
   valid: Tensor | null = null;
+  readonly #segmented: boolean;
   readonly #layers: ({ keys: Tensor; values: Tensor } | undefined)[] = [];
+
+  /** @param segmented the rows belong to the scope of the pass, not to the cache */
+  constructor(segmented: boolean) {
+    this.#segmented = segmented;
+  }
 
   append(layer: number, keys: Tensor, values: Tensor): { keys: Tensor; values: Tensor } {
     const before = this.#layers[layer];
-    const all = before
-      ? { keys: cat([before.keys, keys], 2), values: cat([before.values, values], 2) }
-      : { keys: keys.slice(2), values: values.slice(2) }; // handles of its own
+    const joined = before && { keys: cat([before.keys, keys], 2), values: cat([before.values, values], 2) };
+    if (this.#segmented) {
+      const all = joined ?? { keys, values };
+      this.#layers[layer] = all;
+      return all;
+    }
+    const all = joined ?? { keys: keys.slice(2), values: values.slice(2) }; // handles of its own
     this.#layers[layer] = keep(all);
     before?.keys.dispose();
     before?.values.dispose();
     return all;
+  }
+
+  /** All rows of a layer, for its segment to give back as outputs. */
+  rows(layer: number): [keys: Tensor, values: Tensor] {
+    const { keys, values } = this.#layers[layer]!;
+    return [keys, values];
+  }
+
+  /** Puts the segment's borders in place of its rows. */
+  replace(layer: number, keys: Tensor, values: Tensor): void {
+    this.#layers[layer] = { keys, values };
   }
 
   advance(rows: number, valid: Tensor | null): void {
@@ -86,6 +110,7 @@ export class GraphCache implements KeyValueCache {
 
   dispose(): void {
     this.valid?.dispose();
+    if (this.#segmented) return;
     for (const layer of this.#layers) {
       layer?.keys.dispose();
       layer?.values.dispose();

@@ -1,5 +1,5 @@
 /** Qwen2-VL: vision tower, decoder and language head under the checkpoint's names, as a VisionLanguageModel. */
-import { type FactoryOptions, fromBytes, type LinearLayer, type Tensor } from '@ivtlr/torch';
+import { type FactoryOptions, fromBytes, type LinearLayer, type Module, type Tensor } from '@ivtlr/torch';
 import { Decoder } from '../common/decoder.ts';
 import { DecoderModel, languageHead } from '../common/decoder-model.ts';
 import { initializeWeights } from '../common/initialize.ts';
@@ -22,6 +22,10 @@ export class Qwen2VL extends DecoderModel<Qwen2VLConfig> {
 
   get pathStyle(): PathStyle {
     return 'nested';
+  }
+
+  protected get visionModules(): Module[] {
+    return [this.visual];
   }
 
   override dispose(): void {
