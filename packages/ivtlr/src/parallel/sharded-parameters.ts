@@ -161,7 +161,8 @@ export class ShardedParameters implements SegmentObserver, Disposable {
     for (let next = this.#order[0]; next; next = this.#order[0]) {
       if (next.kind === 'reduce') {
         if (!this.#complete.has(next.part)) return;
-        this.#next();
+        this.#order.shift();
+        this.#reduce(next.part);
       } else {
         if (this.#ahead || this.#resident.has(next.part)) return;
         this.#order.shift();

@@ -11,11 +11,11 @@ import {
 import { UserError } from '../errors.ts';
 import { dataFolder, type HubReport } from '../hub/resolve.ts';
 import { stageOf } from '../latent/curriculum.ts';
-import type { Task } from '../tasks/task.ts';
-import { loadTask } from '../tasks/task-file.ts';
+import { ALONE, type Ranks } from '../parallel/ranks.ts';
 import { ShardedParameters } from '../parallel/sharded-parameters.ts';
 import { ShardedUpdate } from '../parallel/sharded-update.ts';
-import type { Ranks } from '../parallel/ranks.ts';
+import type { Task } from '../tasks/task.ts';
+import { loadTask } from '../tasks/task-file.ts';
 import { BatchMaker, disposeBatches } from '../train/batches.ts';
 import type { Checkpoint } from '../train/checkpoint.ts';
 import { adamWOptions, type TrainReporter, type TrainRun } from '../train/loop.ts';
@@ -43,9 +43,9 @@ export interface RunContext {
   /** Hears of what is fetched from the hub. */
   hub: HubReport;
   stopRequested(): string | null;
-  ranks: Ranks;
-  /** Null for one process. */
-  group: ProcessGroup | null;
+  /** The processes of the run; default: this one alone. */
+  ranks?: Ranks;
+  group?: ProcessGroup | null;
 }
 
 /** Builds the run; `dispose` frees the model. @throws UserError for anything the recipe asks for that cannot be had */
@@ -57,7 +57,7 @@ export async function assembleRun(recipe: Recipe, context: RunContext): Promise<
   if (recipe.data.source === 'fresh' && !task.generator) {
     throw new UserError(`task ${task.name} has no generator, so data.source cannot be fresh`);
   }
-  const opened = await openForTraining(recipe, task, context);
+  const opened = await openForTraining(recipe, task, { ranks: ALONE, ...context });
   try {
     return await assembleWith(opened, recipe, task, texts, context);
   } catch (error) {
@@ -74,7 +74,7 @@ async function assembleWith(
   context: RunContext,
 ): Promise<AssembledRun> {
   // A hub name is looked up once.
-  const { ranks, group } = context;
+  const { ranks = ALONE, group = null } = context;
   const named = recipe.data.folder;
   const folder = named === null ? null : await inTurn(ranks, () => dataFolder(named, context.hub));
   const onBad = badRowNotes(recipe, context.reporter);

@@ -63,7 +63,9 @@ export function requireSameRun(ranks: Ranks, recipe: Recipe): void {
   const { device: _, threads: __, ...same } = recipe;
   const hash = createHash('sha256').update(JSON.stringify(same)).digest('hex');
   const lock = readOr(join(recipe.out, 'lock'));
-  const all = ranks.texts(JSON.stringify([hash, lock]), 'the recipe').map((text) => JSON.parse(text) as [string, string]);
+  const all = ranks
+    .texts(JSON.stringify([hash, lock]), 'the recipe')
+    .map((text) => JSON.parse(text) as [string, string]);
   const other = all.findIndex(([theirs]) => theirs !== all[0]![0]);
   if (other > 0) throw new UserError(`process ${other} of ${ranks.size} was given another recipe than process 0`);
   const elsewhere = all.findIndex(([, text]) => text !== all[0]![1]);

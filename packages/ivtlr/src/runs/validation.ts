@@ -53,7 +53,10 @@ export function heldOutValidation(
 }
 
 /** The samples of one process: they are dealt out in turn. */
-async function* everyNth(samples: AsyncIterable<Sample> | Iterable<Sample>, { rank, size }: Ranks): AsyncGenerator<Sample> {
+async function* everyNth(
+  samples: AsyncIterable<Sample> | Iterable<Sample>,
+  { rank, size }: Ranks,
+): AsyncGenerator<Sample> {
   let place = 0;
   for await (const sample of samples) if (place++ % size === rank) yield sample;
 }

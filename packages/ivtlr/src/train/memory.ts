@@ -35,7 +35,9 @@ export function estimateMemory(
   const weights = sum([...new Set(module.parameters())].map(bytesOf)) / share(3);
   const gradients = sum([...trained.values()].map(bytesOf)) / share(2);
   // Two float32 means, and a float32 copy of 16-bit weights.
-  const states = [...trained.values()].map((p) => p.numel * (elementSize(p.dtype) === 2 ? 12 : 2 * elementSize(p.dtype)));
+  const states = [...trained.values()].map(
+    (p) => p.numel * (elementSize(p.dtype) === 2 ? 12 : 2 * elementSize(p.dtype)),
+  );
   const optimizer = sum(states) / share(1);
   const activations = activationBytes(module, needs);
   // The optimizer's step makes float32 copies of gradients, but only after the activations are freed.
