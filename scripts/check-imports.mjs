@@ -50,6 +50,7 @@ const RULES = {
       'latent',
       'tasks',
       'engine',
+      'parallel',
       'train',
       'eval',
       'config',
