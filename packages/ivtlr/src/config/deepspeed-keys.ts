@@ -10,8 +10,8 @@ export type Rule =
   | { kind: 'no effect' }
   /** The type that gradients are added up or sent in. */
   | { kind: 'gradient type' }
-  /** Accepted only where it is switched off, or one of `also`. */
-  | { kind: 'off'; reason: string; also: readonly unknown[] };
+  /** Accepted only with one of these values; a section, where its `enabled` or `device` has one of them. */
+  | { kind: 'only'; allowed: readonly unknown[]; reason: string };
 
 const setting = (path: string, read?: (value: unknown, fail: Fail) => unknown): Rule => ({
   kind: 'setting',
@@ -19,7 +19,8 @@ const setting = (path: string, read?: (value: unknown, fail: Fail) => unknown): 
   ...(read && { read }),
 });
 const section = (keys: Readonly<Record<string, Rule>>): Rule => ({ kind: 'section', keys });
-const off = (reason: string, ...also: unknown[]): Rule => ({ kind: 'off', reason, also });
+const only = (reason: string, ...allowed: unknown[]): Rule => ({ kind: 'only', allowed, reason });
+const off = (reason: string, ...also: unknown[]): Rule => only(reason, false, 0, 'none', ...also);
 const noEffect = (...names: string[]): Record<string, Rule> =>
   Object.fromEntries(names.map((name) => [name, { kind: 'no effect' }]));
 const offForAll = (reason: string, ...names: string[]): Record<string, Rule> =>
@@ -39,7 +40,7 @@ const bf16 = section({
 });
 
 const optimizer = section({
-  type: off(
+  type: only(
     'only AdamW is there; write AdamW, or Adam, which in DeepSpeed decays weights as AdamW does',
     ...['Adam', 'adam', 'AdamW', 'adamw', 'Adamw'],
   ),
@@ -48,8 +49,8 @@ const optimizer = section({
     betas: setting('optimizer.betas'),
     eps: setting('optimizer.eps'),
     weight_decay: setting('optimizer.weightDecay'),
-    adam_w_mode: off('weights decay as in AdamW only; write true', true),
-    bias_correction: off('AdamW always corrects its bias here; write true', true),
+    adam_w_mode: only('weights decay as in AdamW only; write true', true),
+    bias_correction: only('AdamW always corrects its bias here; write true', true),
     amsgrad: off('AMSGrad is not there; write false'),
     maximize: off('the loss is made smaller; write false'),
     ...noEffect(
@@ -64,7 +65,7 @@ const optimizer = section({
   }),
   // Where some files have it by mistake; DeepSpeed reads it inside params.
   ...noEffect('legacy_fusion'),
-  adam_w_mode: off('weights decay as in AdamW only; write true', true),
+  adam_w_mode: only('weights decay as in AdamW only; write true', true),
 });
 
 const OFFLOAD = 'weights and optimiser states stay on the device; write "device": "none" or remove it';

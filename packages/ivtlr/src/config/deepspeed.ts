@@ -70,12 +70,12 @@ export function parseDeepSpeedConfig(text: string, source: string): DeepSpeedCon
       case 'no effect':
         withoutEffect.push(path.join('.'));
         break;
-      case 'off': {
+      case 'only': {
         // Sections say whether they are off by one of two keys; the others then mean nothing.
         const inside = isRecord(value) ? value : {};
         const said = ['enabled', 'device'].find((key) => Object.hasOwn(inside, key));
         const isEmpty = isRecord(value) && Object.keys(value).length === 0;
-        const accepted = isEmpty || ([false, 0, 'none', ...rule.also] as unknown[]).includes(value);
+        const accepted = isEmpty || rule.allowed.includes(value);
         if (said) visit(inside[said], rule, [...path, said]);
         else if (!accepted) fail(`${told(value)} cannot be honoured: ${rule.reason}`);
       }

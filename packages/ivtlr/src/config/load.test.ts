@@ -104,6 +104,17 @@ describe('recipes', () => {
     expect(failure(`${recipe}task: again\n`)).toMatch(/r\.yaml:17:1: .*unique/);
   });
 
+  it('says how many processes would have nothing to do', () => {
+    const notes: string[] = [];
+    const load = (processes: number) => parseRecipe(recipe, 'r.yaml', [], (line) => notes.push(line), { processes });
+    load(2);
+    expect(notes).toEqual([]);
+    load(5);
+    expect(notes).toEqual([
+      'r.yaml: a step has 2 micro-batches (globalBatch 32, microBatch 16), so 3 of 5 processes compute nothing; a smaller microBatch gives each one',
+    ]);
+  });
+
   it('refuses settings that contradict each other', () => {
     expect(failure(recipe, ['microBatch=5'])).toContain('must divide globalBatch');
     expect(failure(recipe, ['model.folder=x'])).toContain('exactly one of folder');

@@ -112,6 +112,38 @@ describe("the official code's names", () => {
     );
   });
 
+  it('make the global batch that of the processes there are, where they are several', () => {
+    const notes: string[] = [];
+    const text = (official + ours).replace('globalBatch: 64\n', '');
+    const load = (processes: number, globalBatchOf: (out: string) => number | null = () => null) =>
+      parseRecipe(text, 'r.yaml', [], (line) => notes.push(line), { processes, globalBatchOf }).globalBatch;
+    expect(load(3)).toBe(48);
+    expect(notes.at(-1)).toBe('r.yaml: globalBatch is 48: 8 x 2 rows in each of 3 processes');
+    expect(load(1)).toBe(64);
+    // A written globalBatch stays what it is.
+    const written = parseRecipe(official + ours, 'r.yaml', [], () => {}, { processes: 2 });
+    expect(written.globalBatch).toBe(64);
+  });
+
+  it('keep the global batch of a run that goes on with another number of processes', () => {
+    const notes: string[] = [];
+    const text = (official + ours).replace('globalBatch: 64\n', '');
+    const asked: string[] = [];
+    const globalBatchOf = (out: string) => {
+      asked.push(out);
+      return 64;
+    };
+    const load = (processes: number) =>
+      parseRecipe(text, 'r.yaml', [], (line) => notes.push(line), { processes, globalBatchOf }).globalBatch;
+    expect(load(2)).toBe(64);
+    expect(notes.at(-1)).toBe(
+      'r.yaml: globalBatch stays 64, as the run began; 8 x 2 rows in each of 2 processes would be 32',
+    );
+    expect(asked).toEqual(['/data/runs/m3cot_IVTLR']);
+    expect(load(4)).toBe(64);
+    expect(notes.at(-1)).toMatch(/globalBatch is 64/);
+  });
+
   it('bring the official prompts and LoRA along, and say so; what is set stays', () => {
     const notes: string[] = [];
     const recipe = parseRecipe(official + ours, 'r.yaml', [], (note) => notes.push(note));
