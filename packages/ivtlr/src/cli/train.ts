@@ -7,6 +7,7 @@ import { formatDuration, Progress } from './progress.ts';
 
 interface TrainOptions {
   set: string[];
+  deepspeedConfig?: string;
   resume?: boolean;
   json?: boolean;
 }
@@ -21,6 +22,7 @@ export function registerTrain(program: Command): void {
         .default([], 'none')
         .argParser((value: string, before: string[]) => [...before, value]),
     )
+    .option('--deepspeed-config <file>', 'take the settings of a DeepSpeed config (ds_config.json) as well')
     .option('--resume', "go on from the run's last checkpoint, if it has one")
     .option('--json', 'print the result as one JSON object, and plain lines on stderr')
     .action(train);
@@ -28,7 +30,11 @@ export function registerTrain(program: Command): void {
 
 async function train(name: string, options: TrainOptions): Promise<void> {
   const write = (text: string) => void process.stderr.write(`${text}\n`);
-  const recipe = loadRecipe(name, options.set, write);
+  const recipe = loadRecipe(name, options.set, write, {
+    deepspeedConfig: options.deepspeedConfig,
+    processes: processesAround(),
+    ...(options.resume && { globalBatchOf: (await import('../runs/same-recipe.ts')).globalBatchOf }),
+  });
   const { runRecipe } = await import('../runs/run-recipe.ts');
   const { exitCodeOf, StopSignals } = await import('../runs/stop-signals.ts');
   const signals = new StopSignals((signal) =>
@@ -56,7 +62,7 @@ async function train(name: string, options: TrainOptions): Promise<void> {
   progress?.finish(`${end.step} of ${end.totalSteps} steps in ${formatDuration(end.seconds)}`);
   if (end.stopped !== null) {
     write(`stopped by ${end.stopped}; checkpoint ${end.checkpoint}`);
-    write(`go on with: ${resumeCommand(name, options.set)}`);
+    write(`go on with: ${resumeCommand(name, options)}`);
     process.exitCode = exitCodeOf(end.stopped as NodeJS.Signals);
   }
   if (options.json) {
@@ -79,9 +85,15 @@ function describe(m: StepMetrics): string {
   return parts.join('  ');
 }
 
-function resumeCommand(name: string, set: readonly string[]): string {
-  const quoted = set.map(
-    (value) => ` --set ${/^[\w.=/+-]+$/.test(value) ? value : `'${value.replaceAll("'", "'\\''")}'`}`,
-  );
-  return `ivtlr train ${name}${quoted.join('')} --resume`;
+/** As a launcher's variable has it; one that is no number is refused where the processes join. */
+function processesAround(): number {
+  const size = process.env.WORLD_SIZE ?? '';
+  return /^\d{1,6}$/.test(size) && Number(size) > 1 ? Number(size) : 1;
+}
+
+function resumeCommand(name: string, { set, deepspeedConfig }: TrainOptions): string {
+  const quote = (value: string) => (/^[\w.=/+-]+$/.test(value) ? value : `'${value.replaceAll("'", "'\\''")}'`);
+  const flags = set.map((value) => ` --set ${quote(value)}`);
+  if (deepspeedConfig !== undefined) flags.push(` --deepspeed-config ${quote(deepspeedConfig)}`);
+  return `ivtlr train ${name}${flags.join('')} --resume`;
 }
