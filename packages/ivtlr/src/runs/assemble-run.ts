@@ -2,11 +2,11 @@
 import { manualSeed, setFlushDenormal, setNumThreads } from '@ivtlr/torch';
 import type { Recipe } from '../config/schema.ts';
 import {
+  adapterFolderFiles,
   type LoadedModel,
   latentOptions,
+  modelFolderFiles,
   readAuxiliaryFiles,
-  saveAdapterFolder,
-  saveModelFolder,
 } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
 import { dataFolder, type HubReport } from '../hub/resolve.ts';
@@ -137,11 +137,11 @@ function traineeOf(recipe: Recipe, task: Task, opened: LoadedModel): Trainee {
         pickSupervision,
         activationCheckpointing: recipe.activationCheckpointing,
       }),
-    save: (target, phase) => {
+    files: (phase, weights) => {
       const { model, config, folder } = opened;
       const settings = settingsFor(recipe, task, opened, latentStepsAfter(recipe, phase));
-      if (recipe.lora) saveAdapterFolder({ model, settings, folder }, recipe.lora, target);
-      else saveModelFolder({ model, config, settings }, auxiliaryFiles, target);
+      if (recipe.lora) return adapterFolderFiles({ model, settings, folder }, recipe.lora, weights);
+      return modelFolderFiles({ model, config, settings }, auxiliaryFiles, weights);
     },
   };
 }

@@ -1,17 +1,21 @@
 /**
  * Checkpoints on disk. One folder holds everything a run needs to go on, bit for bit, and is itself a Hugging Face model folder:
- *   out/checkpoints/step-00000120/  model files, optimizer.safetensors, state.json, recipe.json
+ *   out/checkpoints/step-00000120/  model files, optimizer.safetensors (or a shard for each process), state.json, recipe.json
  *   out/checkpoints/latest          name of the newest complete folder
- * A folder is written under a temporary name and renamed, and `latest` is switched only after that: a kill at any moment leaves the previous
- * checkpoint in force, and one before the first `latest` leaves the first whole folder, or nothing.
+ * A folder is written under a temporary name and renamed (checkpoint-writer.ts), and `latest` is switched only after that: a kill at any moment
+ * leaves the previous checkpoint in force, and one before the first `latest` leaves the first whole folder, or nothing.
  */
-import { existsSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Optimizer } from '@ivtlr/torch';
-import { getRngState, openSafetensors, saveSafetensors, scope, setRngState, tensor } from '@ivtlr/torch';
+import { getRngState, type Optimizer, scope, setRngState, type Tensor, tensor } from '@ivtlr/torch';
 import { z } from 'zod';
 import { UserError } from '../errors.ts';
-import { readJson, readText, writeFileAtomic, writeFolderAtomic } from '../files.ts';
+import { type FileContent, jsonFile } from '../file-contents.ts';
+import { readJson, readText } from '../files.ts';
+import { checkpointName, checkpointRoot, latestFile } from './checkpoint-names.ts';
+import { openOptimizerFiles, optimizerFile, splitKey } from './optimizer-files.ts';
+
+export { checkpointRoot };
 
 const version = 1;
 
@@ -28,8 +32,8 @@ const stateSchema = z.object({
   stage: whole,
   /** Seconds spent training so far, over all parts of the run. */
   seconds: z.number().min(0),
-  /** Generator states by device, base64. */
-  rng: z.record(z.string(), z.base64()),
+  /** Generator states by device, base64; those that are not there stay as they are. */
+  rng: z.record(z.string(), z.base64()).default({}),
 });
 
 export type TrainState = z.output<typeof stateSchema>;
@@ -41,36 +45,19 @@ export interface Checkpoint {
   recipe: unknown;
 }
 
-/** What goes into a checkpoint besides the state. */
-export interface CheckpointParts {
-  recipe: unknown;
-  optimizer: Optimizer;
-  /** Writes the model's files into an existing folder. */
-  saveModel(folder: string): void;
+/** What the first process writes besides the model and its part of the optimiser. */
+export function runFiles(recipe: unknown, state: TrainState): FileContent[] {
+  return [jsonFile('recipe.json', recipe), jsonFile('state.json', state)];
 }
 
-export function checkpointRoot(out: string): string {
-  return join(out, 'checkpoints');
-}
-
-/** Writes a checkpoint, makes it the latest and removes all but the newest `keep`. Returns its folder. */
-export function writeCheckpoint(out: string, state: TrainState, parts: CheckpointParts, keep: number): string {
-  const root = checkpointRoot(out);
-  const name = `step-${String(state.step).padStart(8, '0')}`;
-  const folder = join(root, name);
-  writeFolderAtomic(folder, (temporary) => {
-    parts.saveModel(temporary);
-    saveOptimizer(join(temporary, 'optimizer.safetensors'), parts.optimizer);
-    writeFileAtomic(join(temporary, 'recipe.json'), `${JSON.stringify(parts.recipe, null, 2)}\n`);
-    writeFileAtomic(join(temporary, 'state.json'), `${JSON.stringify(state, null, 2)}\n`);
+/** The state of an optimiser that one process holds whole. */
+export function wholeOptimizerFile(optimizer: Optimizer): FileContent {
+  const { step, tensors } = optimizer.stateDict();
+  const pieces = [...tensors].flatMap(([key, { numel }]) => {
+    const [name, quantity] = splitKey(key);
+    return quantity === 'exp_avg' ? [{ name, start: 0, end: numel, numel }] : [];
   });
-  writeFileAtomic(join(root, 'latest'), `${name}\n`);
-  const names = readdirSync(root).filter((entry) => checkpointName.test(entry));
-  names.sort();
-  for (const old of names.filter((entry) => entry !== name).slice(0, Math.max(0, names.length - keep))) {
-    rmSync(join(root, old), { recursive: true });
-  }
-  return folder;
+  return optimizerFile(0, 1, step, tensors, pieces);
 }
 
 /**
@@ -107,12 +94,10 @@ export function requireEmptyRun(out: string): void {
   }
 }
 
-const checkpointName = /^step-\d+$/;
-
 function latestName(root: string): string | null {
   if (!existsSync(root)) return null;
   const isWhole = (name: string) => checkpointName.test(name) && existsSync(join(root, name, 'state.json'));
-  const pointer = join(root, 'latest');
+  const pointer = join(root, latestFile);
   const named = existsSync(pointer) ? readText(pointer, 'checkpoint pointer').trim() : '';
   if (isWhole(named)) return named;
   return readdirSync(root).filter(isWhole).sort().at(-1) ?? null;
@@ -125,7 +110,7 @@ function latestName(root: string): string | null {
  */
 export function restoreCheckpoint(checkpoint: Checkpoint, optimizer: Optimizer, device: string): void {
   const { folder, state } = checkpoint;
-  readPart(join(folder, 'optimizer.safetensors'), (path) => loadOptimizer(path, optimizer));
+  readPart(folder, () => loadOptimizer(folder, optimizer));
   readPart(join(folder, 'state.json'), () => {
     for (const name of generators(device)) {
       const text = state.rng[name];
@@ -163,22 +148,23 @@ export function captureState(fields: Omit<TrainState, 'version' | 'rng'>, device
   return { version, ...fields, rng };
 }
 
-function saveOptimizer(path: string, optimizer: Optimizer): void {
-  const { step, tensors } = optimizer.stateDict();
-  saveSafetensors(path, tensors, { step: String(step) });
-}
-
-function loadOptimizer(path: string, optimizer: Optimizer): void {
-  const file = openSafetensors(path);
-  try {
-    const step = Number(file.metadata.step);
-    if (!Number.isInteger(step))
-      throw new UserError(`${path}: the metadata has no step count; the file is not an optimiser state`);
-    scope(() => {
-      const tensors = new Map(file.names().map((name) => [name, file.read(name)]));
-      optimizer.loadStateDict({ step, tensors });
-    });
-  } finally {
-    file.close();
-  }
+/** Fills a whole optimiser from whatever number of processes wrote the folder. */
+function loadOptimizer(folder: string, optimizer: Optimizer): void {
+  using files = openOptimizerFiles(folder);
+  const mine = optimizer.stateDict().tensors;
+  const names = new Set([...mine.keys()].map((key) => splitKey(key)[0]));
+  const unknown = [...files.parameters.keys()].find((name) => !names.has(name));
+  if (unknown !== undefined) throw new Error(`the state has ${unknown}, which belongs to no parameter here`);
+  scope(() => {
+    const tensors = new Map<string, Tensor>();
+    for (const [key, { shape, numel }] of mine) {
+      const [name, quantity] = splitKey(key);
+      const stored = files.parameters.get(name);
+      if (stored === undefined) throw new Error(`the state lacks ${name}`);
+      if (quantity === 'step') tensors.set(key, files.readStep(name));
+      else if (stored !== numel) throw new Error(`${name} has ${stored} elements in the state, ${numel} here`);
+      else tensors.set(key, files.read(name, quantity, 0, numel).view(shape));
+    }
+    optimizer.loadStateDict({ step: files.step, tensors });
+  });
 }

@@ -2,10 +2,12 @@
 import { join } from 'node:path';
 import type { Optimizer } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
-import { writeFileAtomic, writeFolderAtomic } from '../files.ts';
+import { jsonFile, writeFiles } from '../file-contents.ts';
+import { writeFolderAtomic } from '../files.ts';
 import { disposeBatches, type MicroBatch } from './batches.ts';
 import { BatchesAhead } from './batches-ahead.ts';
-import { type Checkpoint, captureState, restoreCheckpoint, writeCheckpoint } from './checkpoint.ts';
+import { type Checkpoint, captureState, restoreCheckpoint, runFiles, wholeOptimizerFile } from './checkpoint.ts';
+import { CheckpointWriter } from './checkpoint-writer.ts';
 import { MetricsLog, readMetrics, type StepMetrics } from './metrics.ts';
 import type { CheckpointOptions, LoopOptions } from './options.ts';
 import { learningRate, type Phase, type Plan, type Position, positionOf } from './schedule.ts';
@@ -83,15 +85,17 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
   const earlier = readMetrics(metrics.path);
   let best = earlier.reduce((most, entry) => (entry.kind === 'validation' ? Math.max(most, entry.accuracy) : most), -1);
   let optimizer = firstOptimizer(run);
-  let saved = run.resume?.folder ?? '';
+  const checkpoints = new CheckpointWriter(out, recipe.checkpoint.keep, run.resume?.folder);
   let savedStep = run.resume ? first : -1;
 
-  const save = (step: number, { phase, epoch }: Position) => {
+  /** Copies the checkpoint; it is written while training goes on. */
+  const save = async (step: number, { phase, epoch }: Position) => {
     if (step === savedStep) return;
     const stage = phase.kind === 'stage' ? phase.index : 0;
     const fields = { step, totalSteps: plan.totalSteps, phase: phase.name, epoch, stage, seconds: seconds() };
-    const parts = { recipe, optimizer, saveModel: (folder: string) => trainee.save(folder, phase) };
-    saved = writeCheckpoint(out, captureState(fields, run.device), parts, recipe.checkpoint.keep);
+    await checkpoints.begin();
+    const state = captureState(fields, run.device);
+    checkpoints.start(step, [...trainee.files(phase), wholeOptimizerFile(optimizer), ...runFiles(recipe, state)]);
     savedStep = step;
   };
 
@@ -109,10 +113,11 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
   const validate = async (step: number, position: Position) => {
     const { phase, epoch } = position;
     const held = await validation.measure(position);
+    // What is told of a step, and the best model, must not be ahead of the checkpoint that a killed run goes on from.
+    await checkpoints.finish();
     if (recipe.checkpoint.best && held.accuracy > best) {
       writeFolderAtomic(join(out, 'best'), (folder) => {
-        trainee.save(folder, phase);
-        writeFileAtomic(join(folder, 'validation.json'), `${JSON.stringify({ step, epoch, ...held }, null, 2)}\n`);
+        writeFiles(folder, [...trainee.files(phase), jsonFile('validation.json', { step, epoch, ...held })]);
       });
     }
     best = Math.max(best, held.accuracy);
@@ -155,7 +160,7 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
       const lr = learningRate(base, schedule, phaseStep, phase.steps, fresh);
       const stepStarted = performance.now();
       const micros = await batches.take(step);
-      const result = stepOrExplain(
+      const result = await stepOrExplain(
         () => {
           try {
             return trainStep(trainee, optimizer, micros, lr, recipe.optimizer.clip, (loss, samples) =>
@@ -167,7 +172,7 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
         },
         step,
         phase,
-        saved,
+        checkpoints,
       );
       const stage = phase.kind === 'stage' ? phase.index : 0;
       const { samples, ...numbers } = result;
@@ -188,20 +193,26 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
       const reason = run.stopRequested();
       // The stage's model comes before the checkpoint: a kill between the two repeats the step, the other order would lose the model.
       if (position.phaseEnd && recipe.checkpoint.stageModels) {
-        writeFolderAtomic(join(out, 'models', phase.name), (folder) => trainee.save(folder, phase));
+        writeFolderAtomic(join(out, 'models', phase.name), (folder) => writeFiles(folder, trainee.files(phase)));
       }
       const validates = validation.isDue(position);
       // Before validation: what happens there must not cost the work so far.
-      if (last || reason || validates || isDue(recipe.checkpoint, step + 1, position)) save(step + 1, position);
+      if (last || reason || validates || isDue(recipe.checkpoint, step + 1, position)) await save(step + 1, position);
       if (validates && !reason) await validate(step + 1, position);
-      if (reason && !last) return { step: step + 1, stopped: reason, checkpoint: saved, seconds: seconds() };
+      if (reason && !last) {
+        await checkpoints.finish();
+        return { step: step + 1, stopped: reason, checkpoint: checkpoints.latest!, seconds: seconds() };
+      }
       // Signals and timers are handled here; the step itself never lets go of the thread.
       await new Promise((resolve) => setImmediate(resolve));
+      checkpoints.poll();
     }
+    await checkpoints.finish();
     const lastPhase = plan.phases.at(-1)!;
-    writeFolderAtomic(join(out, 'model'), (folder) => trainee.save(folder, lastPhase));
-    return { step: plan.totalSteps, stopped: null, checkpoint: saved, seconds: seconds() };
+    writeFolderAtomic(join(out, 'model'), (folder) => writeFiles(folder, trainee.files(lastPhase)));
+    return { step: plan.totalSteps, stopped: null, checkpoint: checkpoints.latest!, seconds: seconds() };
   } finally {
+    await checkpoints.close();
     await batches.close();
     optimizer.dispose();
   }
@@ -236,12 +247,14 @@ function isDue(options: CheckpointOptions, step: number, position: Position): bo
   return options.everyEpochs !== null && position.epochEnd && (position.epoch + 1) % options.everyEpochs === 0;
 }
 
-function stepOrExplain<T>(run: () => T, step: number, phase: Phase, checkpoint: string): T {
+async function stepOrExplain<T>(run: () => T, step: number, phase: Phase, checkpoints: CheckpointWriter): Promise<T> {
   try {
     return run();
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
-    const rest = checkpoint === '' ? 'no checkpoint was written yet' : `the last checkpoint is ${checkpoint}`;
+    await checkpoints.close();
+    const { latest } = checkpoints;
+    const rest = latest === null ? 'no checkpoint was written yet' : `the last checkpoint is ${latest}`;
     throw new UserError(`training stopped at step ${step + 1} (${phase.name}): ${error.message}; ${rest}`);
   }
 }

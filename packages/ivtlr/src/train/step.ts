@@ -1,6 +1,7 @@
 /** One optimiser step: micro-batches forward and backward, gradients clipped, parameters moved. */
-import { AdamW, clipGradNorm, type Optimizer, scope, type Tensor } from '@ivtlr/torch';
+import { AdamW, clipGradNorm, type Optimizer, type StoredTensor, scope, type Tensor } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
+import type { FileContent } from '../file-contents.ts';
 import type { MicroBatch } from './batches.ts';
 import type { OptimizerOptions } from './options.ts';
 import type { Phase } from './schedule.ts';
@@ -23,8 +24,11 @@ export interface Trainee {
   parameters: ReadonlyMap<string, Tensor>;
   /** Forward pass with graph; runs inside a scope. */
   loss(micro: MicroBatch): LossResult;
-  /** Writes the model as it is after this phase into an existing folder, loadable for inference. */
-  save(folder: string, phase: Phase): void;
+  /**
+   * The files of the model as it is after this phase, loadable for inference.
+   * @param weights in place of the model's own: all of its parameters by name
+   */
+  files(phase: Phase, weights?: ReadonlyMap<string, StoredTensor>): FileContent[];
 }
 
 export interface StepResult {
