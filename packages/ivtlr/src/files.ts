@@ -37,9 +37,18 @@ export function makeFolder(path: string): void {
   const missing: string[] = [];
   try {
     for (let at = resolve(path); !isFolder(at); at = dirname(at)) missing.unshift(at);
-    for (const folder of missing) if (!isFolder(folder)) mkdirSync(folder);
+    for (const folder of missing) makeOne(folder);
   } catch (error) {
     throw new UserError(`cannot make the folder ${path}: ${reason(error)}`);
+  }
+}
+
+/** Another process may make it at the same moment. */
+function makeOne(folder: string): void {
+  try {
+    if (!isFolder(folder)) mkdirSync(folder);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST' || !isFolder(folder)) throw error;
   }
 }
 

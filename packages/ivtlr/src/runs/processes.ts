@@ -2,7 +2,13 @@
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { type DistributedEnvironment, distributedEnvironment, initProcessGroup, type ProcessGroup } from '@ivtlr/torch';
+import {
+  cudaAvailable,
+  type DistributedEnvironment,
+  distributedEnvironment,
+  initProcessGroup,
+  type ProcessGroup,
+} from '@ivtlr/torch';
 import type { Recipe } from '../config/schema.ts';
 import { UserError } from '../errors.ts';
 import { ALONE, GroupRanks, type Ranks } from '../parallel/ranks.ts';
@@ -25,10 +31,10 @@ export interface Processes extends Disposable {
   group: ProcessGroup | null;
 }
 
-/** Joins the others. @param device what this process computes on */
-export function joinProcesses({ parallel: { timeout } }: Recipe, device: string): Processes {
+/** Joins the others. */
+export function joinProcesses({ parallel: { timeout }, device }: Recipe): Processes {
   if (launched() === null) return { ranks: ALONE, group: null, [Symbol.dispose]() {} };
-  const group = initProcessGroup({ timeout, backend: device === 'cpu' ? 'gloo' : 'nccl' });
+  const group = initProcessGroup({ timeout, backend: device === 'cpu' || !cudaAvailable() ? 'gloo' : 'nccl' });
   return { ranks: new GroupRanks(group), group, [Symbol.dispose]: () => group.destroy() };
 }
 
