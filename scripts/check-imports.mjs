@@ -32,6 +32,7 @@ const RULES = {
     latent: ['errors', 'files', 'vision', 'data', 'models/types', 'models/common'],
     tasks: ['errors', 'files', 'random', 'text', 'vision', 'data'],
     parallel: ['models/types'],
+    launch: ['errors', 'files'],
     train: [
       'errors',
       'files',

@@ -160,7 +160,9 @@ test.each(['SIGKILL', 'SIGSTOP'] as const)('%s to a process', { timeout: 180_000
     group.ranks[1]!.process.kill(signal);
     for (const rank of [0, 2]) {
       const { code, stdout, stderr } = await group.ranks[rank]!.outcome;
-      expect(`${code} ${stdout}${stderr}`).toMatch(/process(es)? [0-9, ]*1 do(es)? not answer|Connection closed|is gone/);
+      expect(`${code} ${stdout}${stderr}`).toMatch(
+        /process(es)? [0-9, ]*1 do(es)? not answer|Connection closed|is gone/,
+      );
     }
   }
 });

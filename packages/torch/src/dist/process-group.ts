@@ -228,7 +228,7 @@ export class ProcessGroup implements Disposable {
     const start = `process ${this.rank} of ${this.size}: ${what} failed after ${seconds.toFixed(1)} s`;
     return new DistributedError(
       `_c10d_functional::${collective}`,
-      `${start}: ${this.#whoIsMissing()} (${error.message})`,
+      `${start}: ${this.#whoIsMissing()} (${firstSentence(error.message)})`,
     );
   }
 
