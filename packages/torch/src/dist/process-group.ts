@@ -312,3 +312,8 @@ export function dieWithParent(): boolean {
 export function setStorageBytes(tensor: Tensor, bytes: number): void {
   native.setStorageBytes(tensor, bytes);
 }
+
+/** c10d's errors go on with advice and traces. */
+function firstSentence(message: string): string {
+  return message.split(/\. |\n/)[0]!;
+}
