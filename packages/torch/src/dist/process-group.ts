@@ -228,7 +228,7 @@ export class ProcessGroup implements Disposable {
     const start = `process ${this.rank} of ${this.size}: ${what} failed after ${seconds.toFixed(1)} s`;
     return new DistributedError(
       `_c10d_functional::${collective}`,
-      `${start}: ${this.#whoIsMissing()} (${error.message})`,
+      `${start}: ${this.#whoIsMissing()} (${firstSentence(error.message)})`,
     );
   }
 
@@ -311,4 +311,9 @@ export function dieWithParent(): boolean {
  */
 export function setStorageBytes(tensor: Tensor, bytes: number): void {
   native.setStorageBytes(tensor, bytes);
+}
+
+/** c10d's errors go on with advice and traces. */
+function firstSentence(message: string): string {
+  return message.split(/\. |\n/)[0]!;
 }
