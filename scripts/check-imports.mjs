@@ -13,7 +13,8 @@ const RULES = {
     nn: ['core', 'ops.gen'],
     io: ['core', 'ops.gen', 'nn'],
     optim: ['core', 'ops.gen', 'nn'],
-    index: ['core', 'nn', 'io', 'optim'],
+    dist: ['core'],
+    index: ['core', 'nn', 'io', 'optim', 'dist'],
   },
   'packages/ivtlr/src': {
     errors: ['printable'],

@@ -2,6 +2,7 @@
 
 #include "autograd.h"
 #include "dispatch.h"
+#include "distributed.h"
 #include "tensor.h"
 
 namespace ivtlr {
@@ -92,6 +93,18 @@ NAPI_MODULE_INIT() {
         {"threads", threads},
         {"flushDenormal", flush_denormal},
         {"buildInfo", build_info},
+        {"openStore", open_store},
+        {"closeStore", close_store},
+        {"storeSet", store_set},
+        {"storeGet", store_get},
+        {"storeAdd", store_add},
+        {"storeWait", store_wait},
+        {"storeCheck", store_check},
+        {"storeDelete", store_delete},
+        {"openGroup", open_group},
+        {"closeGroup", close_group},
+        {"dieWithParent", die_with_parent},
+        {"setStorageBytes", set_storage_bytes},
     };
     for (const auto& entry : functions) {
       napi_value function;

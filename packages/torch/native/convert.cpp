@@ -203,6 +203,7 @@ c10::IValue convert(napi_env env, napi_value value, const c10::Type& type, const
     case c10::TypeKind::SymIntType: return c10::IValue(to_enum(env, value, real));
     case c10::TypeKind::FloatType: return c10::IValue(to_double(env, value));
     case c10::TypeKind::BoolType: return c10::IValue(to_bool(env, value));
+    case c10::TypeKind::AnyType:  // a process group, by name
     case c10::TypeKind::StringType: return c10::IValue(to_string(env, value));
     case c10::TypeKind::DeviceObjType: return c10::IValue(c10::Device(to_string(env, value)));
     case c10::TypeKind::GeneratorType:

@@ -43,7 +43,7 @@ export function findLibtorch() {
 function addonPath(libtorch) {
   const hash = createHash('sha256');
   for (const file of fs
-    .readdirSync(native)
+    .readdirSync(native, { recursive: true })
     .filter((name) => /\.(cpp|h|txt)$/.test(name))
     .sort())
     hash.update(file).update(fs.readFileSync(path.join(native, file)));

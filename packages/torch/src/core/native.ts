@@ -42,6 +42,33 @@ interface Native {
   freeGenerator(id: number): void;
   threads(count?: number): number;
   flushDenormal(value: boolean): boolean;
+  openStore(
+    host: string,
+    port: number,
+    isServer: boolean,
+    processes: number,
+    timeout: number,
+    prefix: string,
+  ): [id: number, port: number];
+  closeStore(id: number): void;
+  storeSet(id: number, key: string, value: Uint8Array): void;
+  storeGet(id: number, key: string, timeout: number): Uint8Array;
+  storeAdd(id: number, key: string, amount: number): number;
+  storeWait(id: number, keys: readonly string[], timeout: number): void;
+  storeCheck(id: number, keys: readonly string[]): boolean;
+  storeDelete(id: number, key: string): boolean;
+  openGroup(
+    store: number,
+    name: string,
+    rank: number,
+    size: number,
+    backend: string,
+    timeout: number,
+    masterAddress: string,
+  ): void;
+  closeGroup(name: string): void;
+  dieWithParent(parent: number): boolean;
+  setStorageBytes(tensor: Handle, bytes: number): void;
   buildInfo(): [version: string, cpuCapability: string, cuda: boolean, parallel: string];
 }
 

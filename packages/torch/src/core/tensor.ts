@@ -102,6 +102,12 @@ export class Tensor {
     native.setRequiresGrad(this, value);
   }
   /** The accumulated gradient of a leaf, or null. Each read is a new handle to the same memory. */
+  /** Whether there is a `.grad`, without a handle to it. */
+  get hasGrad(): boolean {
+    const { grad } = this;
+    grad?.dispose();
+    return grad !== null;
+  }
   get grad(): Tensor | null {
     const id = native.getGrad(this);
     return id === 0 ? null : wrap(id);

@@ -116,7 +116,7 @@ export class SegmentedPass {
     for (const segment of order) for (const part of segment.parts) last.set(part, segment);
     for (const segment of order) {
       scope(() => {
-        const reached = segment.borders.filter((border) => hasGradient(border));
+        const reached = segment.borders.filter(({ hasGrad }) => hasGrad);
         if (reached.length > 0) {
           this.#observer?.require(segment.parts);
           segment.backward(reached);
@@ -126,10 +126,4 @@ export class SegmentedPass {
       for (const part of segment.parts) if (last.get(part) === segment) this.#observer?.gradientsComplete(part);
     }
   }
-}
-
-function hasGradient(border: Tensor): boolean {
-  const { grad } = border;
-  grad?.dispose();
-  return grad !== null;
 }

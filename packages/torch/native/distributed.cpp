@@ -1,0 +1,271 @@
+#include "distributed.h"
+
+#include <ATen/ATen.h>
+#include <ATen/native/Resize.h>
+#include <netdb.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <map>
+#include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#ifdef USE_C10D_NCCL
+#include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
+#endif
+
+#include "addon.h"
+
+namespace ivtlr {
+namespace {
+
+using Milliseconds = std::chrono::milliseconds;
+
+std::map<int32_t, c10::intrusive_ptr<c10d::Store>>& stores = *new std::map<int32_t, c10::intrusive_ptr<c10d::Store>>();
+std::map<std::string, c10::intrusive_ptr<c10d::ProcessGroup>>& groups =
+    *new std::map<std::string, c10::intrusive_ptr<c10d::ProcessGroup>>();
+int32_t next_store = 1;
+
+const c10::intrusive_ptr<c10d::Store>& store_of(napi_env env, napi_value id) {
+  const auto found = stores.find(static_cast<int32_t>(to_int(env, id)));
+  if (found == stores.end()) throw std::runtime_error("the store is closed");
+  return found->second;
+}
+
+std::vector<std::string> texts(napi_env env, napi_value value) {
+  std::vector<std::string> result;
+  const uint32_t length = array_length(env, value);
+  for (uint32_t i = 0; i < length; i++) result.push_back(to_string(env, element(env, value, i)));
+  return result;
+}
+
+// The address of this machine as the others reach it: that of the interface which leads to `master`.
+std::string own_address(const std::string& master) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_DGRAM;
+  addrinfo* found = nullptr;
+  if (getaddrinfo(master.c_str(), "9", &hints, &found) != 0 || !found) throw std::runtime_error("the address " + master + " is unknown");
+  std::string result = "127.0.0.1";
+  for (addrinfo* at = found; at; at = at->ai_next) {
+    const int handle = socket(at->ai_family, SOCK_DGRAM, 0);
+    if (handle < 0) continue;
+    sockaddr_storage own{};
+    socklen_t length = sizeof own;
+    char text[NI_MAXHOST];
+    // Connecting a datagram socket sends nothing; it only chooses the way.
+    const bool ok = connect(handle, at->ai_addr, at->ai_addrlen) == 0 && getsockname(handle, reinterpret_cast<sockaddr*>(&own), &length) == 0 &&
+                    getnameinfo(reinterpret_cast<sockaddr*>(&own), length, text, sizeof text, nullptr, 0, NI_NUMERICHOST) == 0;
+    close(handle);
+    if (!ok) continue;
+    result = text;
+    break;
+  }
+  freeaddrinfo(found);
+  return result;
+}
+
+c10::intrusive_ptr<c10d::Backend> gloo(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size, Milliseconds timeout,
+                                       const std::string& master) {
+  auto options = c10d::ProcessGroupGloo::Options::create(timeout);
+  if (const char* names = std::getenv("GLOO_SOCKET_IFNAME")) {
+    std::string rest = names;
+    while (!rest.empty()) {
+      const size_t comma = rest.find(',');
+      options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForInterface(rest.substr(0, comma)));
+      rest = comma == std::string::npos ? "" : rest.substr(comma + 1);
+    }
+  } else {
+    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(own_address(master)));
+  }
+  options->threads = 2;
+  return c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, size, options);
+}
+
+c10::intrusive_ptr<c10d::Backend> nccl(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size, Milliseconds timeout) {
+#ifdef USE_C10D_NCCL
+  auto options = c10d::ProcessGroupNCCL::Options::create();
+  options->timeout = timeout;
+  return c10::make_intrusive<c10d::ProcessGroupNCCL>(store, rank, size, options);
+#else
+  throw std::runtime_error(
+      "this addon was built without NCCL: GPUs of several processes need a CUDA build of libtorch and the headers of the pip packages "
+      "nvidia-nccl-cu13, nvidia-cuda-runtime, nvidia-cuda-crt and nvidia-cuda-cccl beside it; then run the set-up again");
+#endif
+}
+
+}  // namespace
+
+// openStore(host, port, isServer, processes, timeout ms, prefix): a server listens (port 0: on a free one). -> [id, port]
+napi_value open_store(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const auto args = arguments(env, info, 6);
+    c10d::TCPStoreOptions options;
+    options.port = static_cast<uint16_t>(to_int(env, args[1]));
+    options.isServer = to_bool(env, args[2]);
+    options.numWorkers = static_cast<size_t>(to_int(env, args[3]));
+    options.waitWorkers = false;
+    options.multiTenant = true;
+    options.timeout = Milliseconds(to_int(env, args[4]));
+    auto tcp = c10::make_intrusive<c10d::TCPStore>(to_string(env, args[0]), options);
+    const int port = tcp->getPort();
+    const std::string prefix = to_string(env, args[5]);
+    c10::intrusive_ptr<c10d::Store> store = tcp;
+    if (!prefix.empty()) store = c10::make_intrusive<c10d::PrefixStore>(prefix, store);
+    const int32_t id = next_store++;
+    stores[id] = store;
+    napi_value result;
+    NAPI_OK(napi_create_array_with_length(env, 2, &result));
+    NAPI_OK(napi_set_element(env, result, 0, number(env, id)));
+    NAPI_OK(napi_set_element(env, result, 1, number(env, port)));
+    return result;
+  }, [] { return std::string("Store"); });
+}
+
+napi_value close_store(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const auto args = arguments(env, info, 1);
+    stores.erase(static_cast<int32_t>(to_int(env, args[0])));
+    return undefined(env);
+  }, [] { return std::string("Store"); });
+}
+
+// storeSet(id, key, bytes as a Uint8Array)
+napi_value store_set(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const auto args = arguments(env, info, 3);
+    void* data = nullptr;
+    size_t length = 0;
+    napi_typedarray_type type;
+    NAPI_OK(napi_get_typedarray_info(env, args[2], &type, &length, &data, nullptr, nullptr));
+    const auto* bytes = static_cast<const uint8_t*>(data);
+    store_of(env, args[0])->set(to_string(env, args[1]), std::vector<uint8_t>(bytes, bytes + length));
+    return undefined(env);
+  }, [] { return std::string("Store.set"); });
+}
+
+// storeGet(id, key, timeout ms) -> Uint8Array
+napi_value store_get(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const auto args = arguments(env, info, 3);
+    const auto& store = store_of(env, args[0]);
+    const std::string key = to_string(env, args[1]);
+    store->wait({key}, Milliseconds(to_int(env, args[2])));
+    const std::vector<uint8_t> value = store->get(key);
+    void* data = nullptr;
+    napi_value buffer, result;
+    NAPI_OK(napi_create_arraybuffer(env, value.size(), &data, &buffer));
+    std::copy(value.begin(), value.end(), static_cast<uint8_t*>(data));
+    NAPI_OK(napi_create_typedarray(env, napi_uint8_array, value.size(), buffer, 0, &result));
+    return result;
+  }, [] { return std::string("Store.get"); });
+}
+
+// storeAdd(id, key, amount) -> the sum
+napi_value store_add(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const auto args = arguments(env, info, 3);
+    return number(env, static_cast<double>(store_of(env, args[0])->add(to_string(env, args[1]), to_int(env, args[2]))));
+  }, [] { return std::string("Store.add"); });
+}
+
+// storeWait(id, keys, timeout ms)
+napi_value store_wait(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const auto args = arguments(env, info, 3);
+    store_of(env, args[0])->wait(texts(env, args[1]), Milliseconds(to_int(env, args[2])));
+    return undefined(env);
+  }, [] { return std::string("Store.wait"); });
+}
+
+// storeCheck(id, keys) -> whether all are there
+napi_value store_check(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const auto args = arguments(env, info, 2);
+    napi_value result;
+    NAPI_OK(napi_get_boolean(env, store_of(env, args[0])->check(texts(env, args[1])), &result));
+    return result;
+  }, [] { return std::string("Store.check"); });
+}
+
+napi_value store_delete(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const auto args = arguments(env, info, 2);
+    napi_value result;
+    NAPI_OK(napi_get_boolean(env, store_of(env, args[0])->deleteKey(to_string(env, args[1])), &result));
+    return result;
+  }, [] { return std::string("Store.delete"); });
+}
+
+// openGroup(store id, name, rank, size, backend, timeout ms, master address)
+napi_value open_group(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const auto args = arguments(env, info, 7);
+    const std::string name = to_string(env, args[1]);
+    if (groups.count(name)) throw std::runtime_error("there is a group \"" + name + "\" already");
+    const int rank = static_cast<int>(to_int(env, args[2]));
+    const int size = static_cast<int>(to_int(env, args[3]));
+    const std::string kind = to_string(env, args[4]);
+    const Milliseconds timeout(to_int(env, args[5]));
+    const auto store = c10::make_intrusive<c10d::PrefixStore>(name, store_of(env, args[0]));
+    auto group = c10::make_intrusive<c10d::ProcessGroup>(store, rank, size);
+    if (kind == "nccl") {
+      group->setBackend(c10::DeviceType::CUDA, c10d::ProcessGroup::BackendType::NCCL, nccl(store, rank, size, timeout));
+      group->setDefaultBackend(c10d::ProcessGroup::BackendType::NCCL);
+    } else {
+      group->setDefaultBackend(c10d::ProcessGroup::BackendType::GLOO);
+    }
+    // Numbers that processes agree on are on the CPU whatever the model is on.
+    group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::GLOO, gloo(store, rank, size, timeout, to_string(env, args[6])));
+    group->setGroupName(name);
+    c10d::register_process_group(name, group);
+    groups[name] = group;
+    return undefined(env);
+  }, [] { return std::string("initProcessGroup"); });
+}
+
+napi_value close_group(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const auto args = arguments(env, info, 1);
+    const std::string name = to_string(env, args[0]);
+    const auto found = groups.find(name);
+    if (found == groups.end()) return undefined(env);
+    const auto group = found->second;
+    groups.erase(found);
+    c10d::unregister_process_group(name);
+    group->shutdown();
+    return undefined(env);
+  }, [] { return std::string("ProcessGroup.destroy"); });
+}
+
+// dieWithParent(pid of the parent): the kernel ends this process when its parent has ended. False where the parent is gone already.
+napi_value die_with_parent(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const auto args = arguments(env, info, 1);
+    const bool ok = prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == static_cast<pid_t>(to_int(env, args[0]));
+    napi_value result;
+    NAPI_OK(napi_get_boolean(env, ok, &result));
+    return result;
+  }, [] { return std::string("dieWithParent"); });
+}
+
+// setStorageBytes(tensor, bytes): gives the tensor's storage so much new memory, or none; views see it too, and no version is counted.
+napi_value set_storage_bytes(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const auto args = arguments(env, info, 2);
+    const auto* storage = to_tensor(env, args[0]).storage().unsafeGetStorageImpl();
+    const auto bytes = static_cast<size_t>(to_int(env, args[1]));
+    auto* changed = const_cast<c10::StorageImpl*>(storage);
+    if (!changed->resizable()) throw std::runtime_error("the memory of this tensor belongs to somebody else");
+    if (bytes == 0) changed->set_data_ptr_noswap(c10::DataPtr(nullptr, changed->device()));
+    else if (changed->nbytes() != bytes) changed->set_data_ptr_noswap(changed->allocator()->allocate(bytes));
+    changed->set_nbytes(bytes);
+    return undefined(env);
+  }, [] { return std::string("setStorageBytes"); });
+}
+
+}  // namespace ivtlr

@@ -1,0 +1,314 @@
+/**
+ * Processes that compute together: c10d's process groups with Gloo (CPU) and NCCL (GPUs). The collectives are the dispatcher's own operators
+ * (`_c10d_functional::..`), which take a group's name. Every process of a group calls the same collectives in the same order.
+ */
+import { cat, fromBytes, zeros } from '../core/creation.ts';
+import { native } from '../core/native.ts';
+import { op } from '../core/op.ts';
+import { scope } from '../core/scope.ts';
+import type { Tensor } from '../core/tensor.ts';
+import { type DistributedEnvironment, distributedEnvironment } from './environment.ts';
+import { DistributedError } from './errors.ts';
+import { Store } from './store.ts';
+
+export type ReduceOp = 'sum' | 'avg' | 'min' | 'max' | 'product';
+
+export interface CollectiveOptions {
+  /** What it is for, such as `gradients of layers.3`: error messages say it. */
+  purpose?: string;
+}
+
+export interface ReduceOptions extends CollectiveOptions {
+  /** Default sum. `avg` is for GPUs. */
+  op?: ReduceOp;
+}
+
+export interface ProcessGroupOptions extends Partial<DistributedEnvironment> {
+  /** Seconds after which a wait for another process is an error; default 600. */
+  timeout?: number;
+  /** Of tensors on GPUs; those on the CPU always go through Gloo. Default gloo. */
+  backend?: 'gloo' | 'nccl';
+}
+
+/** A collective under way. */
+export interface Work {
+  /** Waits for the end; its tensor. @throws DistributedError when it failed or took longer than the group's timeout */
+  wait(): Tensor;
+}
+
+/** How long a process looks who else has noticed a failure, seconds. */
+const LOOK_AROUND = 3;
+
+let groupsMade = 0;
+
+export class ProcessGroup implements Disposable {
+  readonly name: string;
+  /** Place of this process in the group. */
+  readonly rank: number;
+  readonly size: number;
+  /** The members' ranks in the world. */
+  readonly ranks: readonly number[];
+  readonly store: Store;
+  /** Seconds. */
+  readonly timeout: number;
+  readonly #backend: 'gloo' | 'nccl';
+  readonly #masterAddress: string;
+  readonly #owned: Disposable[] = [];
+  #subgroups = 0;
+
+  /** For initProcessGroup and `subgroup`. */
+  constructor(
+    name: string,
+    ranks: readonly number[],
+    rank: number,
+    store: Store,
+    options: { timeout: number; backend: 'gloo' | 'nccl'; masterAddress: string; owned?: Disposable[] },
+  ) {
+    this.name = name;
+    this.ranks = ranks;
+    this.rank = rank;
+    this.size = ranks.length;
+    this.store = store;
+    this.timeout = options.timeout;
+    this.#backend = options.backend;
+    this.#masterAddress = options.masterAddress;
+    this.#owned = options.owned ?? [];
+    const { timeout, backend, masterAddress } = options;
+    this.#explained('initProcessGroup', '', () =>
+      native.openGroup(store.id, name, rank, this.size, backend, timeout * 1000, masterAddress),
+    );
+  }
+
+  /** Element by element over all processes; the same result in each. */
+  allReduce(tensor: Tensor, options: ReduceOptions = {}): Tensor {
+    return this.allReduceAsync(tensor, options).wait();
+  }
+  allReduceAsync(tensor: Tensor, { op = 'sum', purpose }: ReduceOptions = {}): Work {
+    return this.#start('all_reduce', purpose, [tensor, op, this.name]);
+  }
+
+  /** As allReduce, in the tensor's own memory. Autograd must not need the old values. */
+  allReduceInPlace(tensor: Tensor, options: ReduceOptions = {}): Tensor {
+    return this.allReduceInPlaceAsync(tensor, options).wait();
+  }
+  allReduceInPlaceAsync(tensor: Tensor, { op = 'sum', purpose }: ReduceOptions = {}): Work {
+    return this.#start('all_reduce_', purpose, [tensor, op, this.name], tensor);
+  }
+
+  /** Tensors of one shape, one behind the other: (n, ..) -> (size * n, ..). */
+  allGather(tensor: Tensor, options: CollectiveOptions = {}): Tensor {
+    return this.allGatherAsync(tensor, options).wait();
+  }
+  allGatherAsync(tensor: Tensor, { purpose }: CollectiveOptions = {}): Work {
+    return this.#start('all_gather_into_tensor', purpose, [tensor, this.size, this.name]);
+  }
+
+  /** As allGather, into an existing contiguous tensor. Autograd does not notice the change. */
+  allGatherInto(out: Tensor, tensor: Tensor, options: CollectiveOptions = {}): Tensor {
+    return this.allGatherIntoAsync(out, tensor, options).wait();
+  }
+  allGatherIntoAsync(out: Tensor, tensor: Tensor, { purpose }: CollectiveOptions = {}): Work {
+    return this.#start('all_gather_into_tensor_out', purpose, [tensor, this.size, this.name, out], out);
+  }
+
+  /** Tensors whose first sizes differ; one a process, in the order of ranks. */
+  allGatherUneven(tensor: Tensor, options: CollectiveOptions = {}): Tensor[] {
+    return scope(() => {
+      const rows = tensor.shape[0]!;
+      const counts = this.allGather(
+        fromBytes(new Uint8Array(BigInt64Array.of(BigInt(rows)).buffer), 'int64', [1]),
+        options,
+      ).toNumbers();
+      const most = Math.max(...counts);
+      const rest = tensor.shape.slice(1);
+      const { dtype, device } = tensor;
+      const padded = rows === most ? tensor : cat([tensor, zeros([most - rows, ...rest], { dtype, device })], 0);
+      const all = this.allGather(padded.contiguous(), options);
+      return counts.map((count, i) => all.narrow(0, i * most, count).clone());
+    });
+  }
+
+  /** Element by element over all processes, of which each gets its part: (size * n, ..) -> (n, ..). */
+  reduceScatter(tensor: Tensor, options: ReduceOptions = {}): Tensor {
+    return this.reduceScatterAsync(tensor, options).wait();
+  }
+  reduceScatterAsync(tensor: Tensor, { op = 'sum', purpose }: ReduceOptions = {}): Work {
+    return this.#start('reduce_scatter_tensor', purpose, [tensor, op, this.size, this.name]);
+  }
+
+  /** As reduceScatter, into an existing contiguous tensor. */
+  reduceScatterInto(out: Tensor, tensor: Tensor, options: ReduceOptions = {}): Tensor {
+    return this.reduceScatterIntoAsync(out, tensor, options).wait();
+  }
+  reduceScatterIntoAsync(out: Tensor, tensor: Tensor, { op = 'sum', purpose }: ReduceOptions = {}): Work {
+    return this.#start('reduce_scatter_tensor_out', purpose, [tensor, op, this.size, this.name, out], out);
+  }
+
+  /** The tensor of one process, by its rank in the group. */
+  broadcast(tensor: Tensor, source: number, options: CollectiveOptions = {}): Tensor {
+    return this.broadcastAsync(tensor, source, options).wait();
+  }
+  broadcastAsync(tensor: Tensor, source: number, { purpose }: CollectiveOptions = {}): Work {
+    return this.#start('broadcast', purpose, [tensor, source, this.name]);
+  }
+
+  /**
+   * Every process sends each of the others a part of the first dimension.
+   * @param parts rows to send to, and to expect from, each process; default: equal ones
+   */
+  allToAll(
+    tensor: Tensor,
+    parts: { send?: readonly number[]; expect?: readonly number[] } & CollectiveOptions = {},
+  ): Tensor {
+    return this.allToAllAsync(tensor, parts).wait();
+  }
+  allToAllAsync(
+    tensor: Tensor,
+    { send, expect, purpose }: { send?: readonly number[]; expect?: readonly number[] } & CollectiveOptions = {},
+  ): Work {
+    const equal = () => new Array<number>(this.size).fill(tensor.shape[0]! / this.size);
+    return this.#start('all_to_all_single', purpose, [tensor, expect ?? equal(), send ?? equal(), this.name]);
+  }
+
+  /** Returns when all processes have come here. */
+  barrier({ purpose = 'barrier' }: CollectiveOptions = {}): void {
+    scope(() => this.allReduce(zeros([1]), { purpose }));
+  }
+
+  /**
+   * A group of some of the members, by their ranks in this group. All members call it, in the same order.
+   * @returns null in processes that are not among them
+   */
+  subgroup(ranks: readonly number[]): ProcessGroup | null {
+    const name = `${this.name}/${this.#subgroups++}`;
+    const rank = ranks.indexOf(this.rank);
+    if (rank < 0) return null;
+    const { timeout } = this;
+    return new ProcessGroup(
+      name,
+      ranks.map((member) => this.ranks[member]!),
+      rank,
+      this.store,
+      {
+        timeout,
+        backend: this.#backend,
+        masterAddress: this.#masterAddress,
+      },
+    );
+  }
+
+  /** Closes the connections. Collectives of others that still wait for this process fail soon. */
+  destroy(): void {
+    native.closeGroup(this.name);
+    for (const owned of this.#owned.splice(0)) owned[Symbol.dispose]();
+  }
+
+  [Symbol.dispose](): void {
+    this.destroy();
+  }
+
+  #start(name: string, purpose: string | undefined, args: unknown[], into?: Tensor): Work {
+    const made = this.#explained(name, purpose, () => op(`_c10d_functional::${name}`)(...args) as Tensor);
+    const result = into ?? made;
+    return { wait: () => this.#explained(name, purpose, () => op('_c10d_functional::wait_tensor')(result) as Tensor) };
+  }
+
+  #explained<T>(collective: string, purpose: string | undefined, run: () => T): T {
+    const started = performance.now();
+    try {
+      return run();
+    } catch (error) {
+      throw this.#failure(collective, purpose, (performance.now() - started) / 1000, error as Error);
+    }
+  }
+
+  /** Looks around who else has noticed: who has not is the one that is missing. */
+  #failure(collective: string, purpose: string | undefined, seconds: number, error: Error): DistributedError {
+    const what = purpose ? `${collective} (${purpose})` : collective;
+    const start = `process ${this.rank} of ${this.size}: ${what} failed after ${seconds.toFixed(1)} s`;
+    return new DistributedError(
+      `_c10d_functional::${collective}`,
+      `${start}: ${this.#whoIsMissing()} (${error.message})`,
+    );
+  }
+
+  #whoIsMissing(): string {
+    const keyOf = (rank: number) => `failed/${this.name}/${rank}`;
+    try {
+      this.store.set(keyOf(this.rank), '1');
+      const others = Array.from({ length: this.size }, (_, rank) => rank).filter((rank) => rank !== this.rank);
+      const until = performance.now() + LOOK_AROUND * 1000;
+      let missing = others;
+      while (missing.length > 0 && performance.now() < until) {
+        missing = missing.filter((rank) => !this.store.check([keyOf(rank)]));
+        if (missing.length > 0) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 50);
+      }
+      if (missing.length === 0) return 'all processes have noticed it';
+      const names = missing.map((rank) => this.ranks[rank]).join(', ');
+      return missing.length === 1 ? `process ${names} does not answer` : `processes ${names} do not answer`;
+    } catch {
+      return 'the process that serves the store, rank 0 or the launcher, is gone';
+    }
+  }
+}
+
+/**
+ * Joins the group of all processes; blocks until they are there. What is not given comes from the environment (distributedEnvironment), and
+ * without that the process is alone in its group.
+ * @throws RangeError for environment variables that are wrong
+ * @throws DistributedError when the others do not come within the timeout
+ */
+export function initProcessGroup(options: ProcessGroupOptions = {}): ProcessGroup {
+  const alone = { rank: 0, worldSize: 1, localRank: 0, localWorldSize: 1, masterAddress: '127.0.0.1', masterPort: 0 };
+  const environment = options.worldSize === undefined ? distributedEnvironment() : null;
+  const { timeout = 600, backend = 'gloo', ...given } = options;
+  const { rank, worldSize, masterAddress, masterPort } = { ...alone, ...environment, ...given };
+  // torchrun serves the store itself, for all attempts.
+  const { TORCHELASTIC_USE_AGENT_STORE, TORCHELASTIC_RESTART_COUNT = '0' } = process.env;
+  const ofLauncher = environment !== null && TORCHELASTIC_USE_AGENT_STORE === 'True';
+  const store = openStore(
+    {
+      host: masterAddress,
+      port: masterPort,
+      isServer: rank === 0 && !ofLauncher,
+      timeout,
+      prefix: ofLauncher ? `/worker/attempt_${TORCHELASTIC_RESTART_COUNT}` : '',
+    },
+    rank,
+    worldSize,
+  );
+  const ranks = Array.from({ length: worldSize }, (_, member) => member);
+  const name = `world-${groupsMade++}`;
+  return new ProcessGroup(name, ranks, rank, store, { timeout, backend, masterAddress, owned: [store] });
+}
+
+function openStore(options: ConstructorParameters<typeof Store>[0], rank: number, worldSize: number): Store {
+  try {
+    return new Store(options);
+  } catch (error) {
+    const place = `${options.host}:${options.port}`;
+    const what = options.isServer
+      ? `cannot serve the store at ${place}; is the port (MASTER_PORT) taken?`
+      : `the store at ${place} (MASTER_ADDR, MASTER_PORT) was not reached within ${options.timeout} s; is rank 0 running?`;
+    throw new DistributedError(
+      'initProcessGroup',
+      `process ${rank} of ${worldSize}: ${what} (${(error as Error).message})`,
+    );
+  }
+}
+
+/**
+ * From now on this process ends when its parent has ended, however that was and whatever it is doing. Linux only.
+ * @returns false when the parent is gone already
+ */
+export function dieWithParent(): boolean {
+  return native.dieWithParent(process.ppid);
+}
+
+/**
+ * Gives a tensor's storage new memory of so many bytes, with undefined content, or with 0 none. Views of it, those that autograd has saved too,
+ * see the new memory; nothing is noticed as a change. Whoever reads a tensor without memory crashes.
+ */
+export function setStorageBytes(tensor: Tensor, bytes: number): void {
+  native.setStorageBytes(tensor, bytes);
+}
