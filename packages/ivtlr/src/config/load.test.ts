@@ -42,6 +42,7 @@ describe('recipes', () => {
     expect(r.latent.latentGradient).toBe('detached');
     expect(r.latent.pickSupervision).toBe(0);
     expect(r.mode).toBe('ivt-lr');
+    expect(r.parallel).toEqual({ zero: 2, timeout: 600 });
     expect(r.model.initSeed).toBe(3);
   });
 
@@ -93,6 +94,8 @@ describe('recipes', () => {
     expect(failure(recipe.replace('lr: 1e-3', 'lr: fast'))).toMatch(/^r\.yaml:9:7: optimizer\.lr: .*expected number/);
     expect(failure(recipe, ['optimizer.lr=fast'])).toMatch(/^--set optimizer\.lr=fast: optimizer\.lr: /);
     expect(failure(recipe.replace('task: dominoes\n', ''))).toContain('task: missing; expected string');
+    expect(failure(recipe, ['parallel.zero=4'])).toBe('--set parallel.zero=4: parallel.zero: must be 0, 1, 2 or 3');
+    expect(failure(recipe, ['parallel.timeout=0'])).toMatch(/^--set parallel\.timeout=0: parallel\.timeout: /);
   });
 
   it('reports broken YAML with line and column', () => {
@@ -167,6 +170,7 @@ describe('bundled recipes', () => {
       globalBatch: 64,
       microBatch: 2,
       numEpochs: 16,
+      parallel: { zero: 2, timeout: 600 },
     });
     expect(recipe.lora!.targets).toHaveLength(7);
     // Only Qwen2-VL has positions of its own for image tokens.

@@ -12,6 +12,8 @@ export interface PrefetchOptions {
   ahead: number;
   /** Nothing is prepared beyond this epoch. */
   epochs?: number;
+  /** Whether the sample at a place of an epoch will be asked for; default: all will. */
+  isOwn?(place: number): boolean;
 }
 
 type Entry = Promise<{ sample: Sample; prepared: Promise<PreparedImage> | null }>;
@@ -50,16 +52,13 @@ export class Prefetch implements SampleSource {
   /** The source's sample, and its errors. */
   async sample(epoch: number, place: number): Promise<Sample> {
     const { samplesPerEpoch } = this;
-    const { ahead, epochs = Number.POSITIVE_INFINITY } = this.#options;
     const position = epoch * samplesPerEpoch + place;
-    const last = Math.min(position + ahead, epochs * samplesPerEpoch - 1);
+    const coming = this.#following(position);
     // After a jump (another epoch, a resumed run) what was prepared before is of no use.
-    for (const key of this.#entries.keys()) if (key < position || key > last) this.#entries.delete(key);
+    for (const key of this.#entries.keys()) if (key !== position && !coming.has(key)) this.#entries.delete(key);
     const entry = this.#entries.get(position) ?? this.#start(position);
     this.#entries.delete(position);
-    for (let next = position + 1; next <= last; next++) {
-      if (!this.#entries.has(next)) this.#entries.set(next, this.#start(next));
-    }
+    for (const next of coming) if (!this.#entries.has(next)) this.#entries.set(next, this.#start(next));
     const { sample, prepared } = await entry;
     this.#images.handOut(sample.image, prepared);
     return sample;
@@ -73,6 +72,20 @@ export class Prefetch implements SampleSource {
   /** Drops the images prepared so far. The threads belong to the caller. */
   clear(): void {
     this.#entries.clear();
+  }
+
+  /** The next `ahead` positions that will be asked for. */
+  #following(position: number): Set<number> {
+    const { samplesPerEpoch } = this;
+    const { ahead, epochs = Number.POSITIVE_INFINITY, isOwn = () => true } = this.#options;
+    const end = epochs * samplesPerEpoch;
+    const found = new Set<number>();
+    // No process is left out for longer than an epoch.
+    const limit = Math.min(end, position + 1 + ahead + samplesPerEpoch);
+    for (let next = position + 1; next < limit && found.size < ahead; next++) {
+      if (isOwn(next % samplesPerEpoch)) found.add(next);
+    }
+    return found;
   }
 
   #start(position: number): Entry {

@@ -1,5 +1,5 @@
 /** From a recipe to a run that the loop can walk: ties model, samples, loss and validation together. */
-import { manualSeed, setFlushDenormal, setNumThreads } from '@ivtlr/torch';
+import { manualSeed, type ProcessGroup, setFlushDenormal, setNumThreads } from '@ivtlr/torch';
 import type { Recipe } from '../config/schema.ts';
 import {
   type LoadedModel,
@@ -11,16 +11,20 @@ import {
 import { UserError } from '../errors.ts';
 import { dataFolder, type HubReport } from '../hub/resolve.ts';
 import { stageOf } from '../latent/curriculum.ts';
+import { ALONE, type Ranks } from '../parallel/ranks.ts';
+import { ShardedParameters } from '../parallel/sharded-parameters.ts';
+import { ShardedUpdate } from '../parallel/sharded-update.ts';
 import type { Task } from '../tasks/task.ts';
 import { loadTask } from '../tasks/task-file.ts';
 import { BatchMaker, disposeBatches } from '../train/batches.ts';
 import type { Checkpoint } from '../train/checkpoint.ts';
-import type { TrainReporter, TrainRun } from '../train/loop.ts';
+import { adamWOptions, type TrainReporter, type TrainRun } from '../train/loop.ts';
 import { trainingLoss } from '../train/loss.ts';
 import { describeMemory, estimateMemory } from '../train/memory.ts';
 import { type Plan, planRun, positionOf } from '../train/schedule.ts';
 import type { Trainee } from '../train/step.ts';
 import { chooseTrained, openForTraining } from './open-model.ts';
+import { inTurn } from './processes.ts';
 import { latentStepsAfter, settingsFor } from './settings.ts';
 import { badRowNotes, openSource, pretrainingTexts } from './training-data.ts';
 import { heldOutValidation } from './validation.ts';
@@ -39,6 +43,9 @@ export interface RunContext {
   /** Hears of what is fetched from the hub. */
   hub: HubReport;
   stopRequested(): string | null;
+  /** The processes of the run; default: this one alone. */
+  ranks?: Ranks;
+  group?: ProcessGroup | null;
 }
 
 /** Builds the run; `dispose` frees the model. @throws UserError for anything the recipe asks for that cannot be had */
@@ -50,7 +57,7 @@ export async function assembleRun(recipe: Recipe, context: RunContext): Promise<
   if (recipe.data.source === 'fresh' && !task.generator) {
     throw new UserError(`task ${task.name} has no generator, so data.source cannot be fresh`);
   }
-  const opened = await openForTraining(recipe, task, context);
+  const opened = await openForTraining(recipe, task, { ranks: ALONE, ...context });
   try {
     return await assembleWith(opened, recipe, task, texts, context);
   } catch (error) {
@@ -67,9 +74,11 @@ async function assembleWith(
   context: RunContext,
 ): Promise<AssembledRun> {
   // A hub name is looked up once.
-  const folder = recipe.data.folder === null ? null : await dataFolder(recipe.data.folder, context.hub);
+  const { ranks = ALONE, group = null } = context;
+  const named = recipe.data.folder;
+  const folder = named === null ? null : await inTurn(ranks, () => dataFolder(named, context.hub));
   const onBad = badRowNotes(recipe, context.reporter);
-  const source = await openSource(recipe, task, folder, opened, onBad);
+  const source = await openSource(recipe, task, folder, opened, ranks, onBad);
   const plan = planOf(recipe, source.samplesPerEpoch);
   manualSeed(recipe.seed);
   chooseTrained(recipe.lora, opened);
@@ -83,15 +92,21 @@ async function assembleWith(
     pretrain: recipe.pretrain,
     render: { ...opened.renderOptions(task.name), maxSteps: recipe.maxSteps },
     padId: opened.tokenizer.eosId,
+    rank: ranks.rank,
+    processes: ranks.size,
   });
   const trainee = traineeOf(recipe, task, opened);
+  const { model } = opened;
+  const byDepth = recipe.latent.latentGradient === 'detached';
+  const sharded = group && new ShardedParameters(group, model.module, model.parts(), recipe.parallel.zero, { byDepth });
   return {
     ...context,
     recipe,
     plan,
     trainee,
+    ...(sharded && { update: new ShardedUpdate(sharded, adamWOptions(recipe.optimizer)) }),
     batches: (position) => maker.at(position),
-    validation: heldOutValidation(recipe, task, opened, folder, onBad),
+    validation: heldOutValidation(recipe, task, opened, folder, ranks, onBad),
     async describeMemory() {
       const micros = await maker.at(positionOf(plan, context.resume?.state.step ?? 0));
       const { inputIds } = micros[0]!.batch;
@@ -102,6 +117,8 @@ async function assembleWith(
         columns: inputIds[0]!.length + latentSteps * (patches + 1),
         vocabularySize: opened.model.vocabularySize,
         activationCheckpointing: recipe.activationCheckpointing,
+        processes: ranks.size,
+        zero: recipe.parallel.zero,
       };
       disposeBatches(micros);
       return describeMemory(estimateMemory(opened.model.module, trainee.parameters, needs), needs);
@@ -130,8 +147,9 @@ function traineeOf(recipe: Recipe, task: Task, opened: LoadedModel): Trainee {
   const parameters = [...opened.model.module.namedParameters()].filter(([, parameter]) => parameter.requiresGrad);
   return {
     parameters: new Map(parameters),
-    loss: ({ batch }) =>
+    loss: ({ batch }, observer = null) =>
       trainingLoss(opened.model, batch, {
+        observer,
         ...latentOptions(settings),
         latentGradient,
         pickSupervision,

@@ -7,15 +7,17 @@ import { UserError } from '../errors.ts';
 import type { HubReport } from '../hub/resolve.ts';
 import { injectLora, loraLayers, mergeLora, removeLora } from '../lora/inject.ts';
 import { createModel, saveModel } from '../models/registry.ts';
+import type { Ranks } from '../parallel/ranks.ts';
 import { writeFreshFolder } from '../tasks/dominoes/fresh-folder.ts';
 import type { Task } from '../tasks/task.ts';
 import type { Checkpoint } from '../train/checkpoint.ts';
+import { inTurn } from './processes.ts';
 
 /** Opens the checkpoint's model, or that of the recipe. */
 export async function openForTraining(
   recipe: Recipe,
   task: Task,
-  { device, resume, hub }: { device: string; resume: Checkpoint | null; hub: HubReport },
+  { device, resume, hub, ranks }: { device: string; resume: Checkpoint | null; hub: HubReport; ranks: Ranks },
 ): Promise<LoadedModel> {
   const { dtype } = recipe;
   const { profile, resize } = recipe;
@@ -23,17 +25,19 @@ export async function openForTraining(
   const settings = { profile, ...(resize && { resize }) };
   const folder = resume?.folder ?? recipe.model.folder;
   if (folder !== undefined)
-    return openModelFolder(await modelFolder(folder, hub), { dtype, device, settings, mergeAdapters: false });
+    return openModelFolder(await inTurn(ranks, () => modelFolder(folder, hub)), {
+      ...{ dtype, device, settings, mergeAdapters: false },
+    });
   if (task.name !== 'dominoes') {
     throw new UserError(
       `fresh weights need a vocabulary, which only task dominoes brings along; give model.folder for task ${task.name}`,
     );
   }
   const fresh = join(recipe.out, 'init');
-  const config = writeFreshFolder(fresh, recipe.model.config!);
+  const config = await inTurn(ranks, () => writeFreshFolder(fresh, recipe.model.config!));
   const model = createModel(config, recipe.model.initSeed ?? 0, { dtype, device });
   // Adapters alone are stored later on, so what they adapt must be on disk.
-  if (recipe.lora) saveModel(model, config, fresh);
+  if (recipe.lora && ranks.rank === 0) saveModel(model, config, fresh);
   return withModel(fresh, config, model, settings);
 }
 

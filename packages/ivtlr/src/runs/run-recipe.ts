@@ -7,6 +7,7 @@ import type { HubReport } from '../hub/resolve.ts';
 import { checkpointRoot, readLatestCheckpoint, requireEmptyRun } from '../train/checkpoint.ts';
 import { runTraining, type TrainEnd, type TrainReporter } from '../train/loop.ts';
 import { assembleRun } from './assemble-run.ts';
+import { inTurn, joinProcesses, launched, requireSameRun, together } from './processes.ts';
 import { RunLock } from './run-lock.ts';
 import { requireSamePlan, requireSameRecipe } from './same-recipe.ts';
 
@@ -36,18 +37,36 @@ export async function runRecipe(
   { resume = false, reporter = SILENT, hub = {}, stopRequested = () => null }: RunRecipeOptions = {},
 ): Promise<RunResult> {
   const { out } = recipe;
-  using _lock = new RunLock(out);
-  for (const folder of [out, checkpointRoot(out), join(out, 'models')]) clearLeftovers(folder);
-  const checkpoint = resume ? readLatestCheckpoint(out) : null;
-  if (checkpoint) requireSameRecipe(recipe, checkpoint);
-  else requireEmptyRun(out);
-  const device = await resolveDevice(recipe.device, 'device', (line) => reporter.note(line));
-  using run = await assembleRun(recipe, { device, resume: checkpoint, reporter, hub, stopRequested });
+  const device = await deviceOf(recipe, reporter);
+  using processes = joinProcesses(recipe, device);
+  const { ranks, group } = processes;
+  // The first process has the folder; the others only read there until it is theirs to write.
+  using _lock = await inTurn(ranks, () => (ranks.rank === 0 ? new RunLock(out) : null));
+  await together(ranks, () => requireSameRun(ranks, recipe));
+  const checkpoint = await inTurn(ranks, () => {
+    if (ranks.rank === 0) for (const folder of [out, checkpointRoot(out), join(out, 'models')]) clearLeftovers(folder);
+    const latest = resume ? readLatestCheckpoint(out) : null;
+    if (latest) requireSameRecipe(recipe, latest);
+    else requireEmptyRun(out);
+    return latest;
+  });
+  using run = await together(ranks, () =>
+    assembleRun(recipe, { device, resume: checkpoint, reporter, hub, stopRequested, ranks, group }),
+  );
   const { totalSteps } = run.plan;
-  if (checkpoint) requireSamePlan(checkpoint, totalSteps);
-  if (checkpoint?.state.step !== totalSteps) reporter.note(await run.describeMemory());
+  await together(ranks, async () => {
+    if (checkpoint) requireSamePlan(checkpoint, totalSteps);
+    if (ranks.rank === 0 && checkpoint?.state.step !== totalSteps) reporter.note(await run.describeMemory());
+  });
   if (checkpoint) reporter.note(`going on after step ${checkpoint.state.step} of ${totalSteps}`);
   const end = await runTraining(run);
   const model = end.stopped === null ? join(out, 'model') : null;
   return { ...end, totalSteps, model, metrics: join(out, 'metrics.jsonl') };
+}
+
+/** With several processes on a machine, each has a GPU of its own. */
+async function deviceOf({ device }: Recipe, reporter: TrainReporter): Promise<string> {
+  const environment = launched();
+  const found = await resolveDevice(device, 'device', (line) => reporter.note(line));
+  return environment && found === 'cuda' ? `cuda:${environment.localRank}` : found;
 }

@@ -3,8 +3,8 @@ import type { Recipe } from '../config/schema.ts';
 import { UserError } from '../errors.ts';
 import type { Checkpoint } from '../train/checkpoint.ts';
 
-/** Settings that may differ when a run is resumed: they say where it runs and what is kept, not what is computed. */
-const FREE = ['checkpoint', 'data.threads', 'device', 'out', 'threads'];
+/** Settings that may differ when a run is resumed: they say where and on how many processes it runs and what is kept, not what is computed. */
+const FREE = ['checkpoint', 'data.threads', 'device', 'out', 'parallel', 'threads'];
 
 /** @throws UserError naming every setting that differs from the run's own */
 export function requireSameRecipe(recipe: Recipe, { recipe: stored, folder }: Checkpoint): void {

@@ -6,9 +6,10 @@ import type { RawImage, Sample, SampleSource } from '../data/sample.ts';
 import type { LoadedModel } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
 import type { ImageInputs, ProcessedImage } from '../models/types.ts';
+import type { Ranks } from '../parallel/ranks.ts';
 import { readSamples } from '../tasks/read-samples.ts';
 import type { SampleGenerator, Split, Task } from '../tasks/task.ts';
-import { epochOrder } from '../train/batches.ts';
+import { epochOrder, isOwnChunk } from '../train/batches.ts';
 import type { TrainReporter } from '../train/loop.ts';
 import { ImagePool } from '../vision/image-pool.ts';
 
@@ -25,6 +26,8 @@ export interface TrainingDataOptions {
   threads: number;
   /** Samples prepared beyond the one asked for. About two global batches. */
   ahead: number;
+  /** Whether the sample at a place of an epoch is asked for by this process; default: all are. */
+  isOwn?: ((place: number) => boolean) | undefined;
   /** Called with rows that are left out; without it they are errors. */
   onBad?: ((bad: BadRows) => void) | undefined;
 }
@@ -45,7 +48,7 @@ export async function openTrainingData(
   inputs: ImageInputs,
   options: TrainingDataOptions,
 ): Promise<OpenSampleSource> {
-  const { seed, split = 'train', columnNames, epochs, threads, ahead, onBad } = options;
+  const { seed, split = 'train', columnNames, epochs, threads, ahead, isOwn, onBad } = options;
   const stored = await readSamples(folder, task, { split, columnNames, onBad, purpose: 'train' });
   let shuffled: { epoch: number; order: number[] } | null = null;
   const source = {
@@ -59,7 +62,7 @@ export async function openTrainingData(
     return { ...source, processImage: (image) => inputs.processImage(image), close: async () => {} };
   }
   const pool = new ImagePool(inputs.preparation, threads);
-  const prefetch = new Prefetch(source, pool, inputs, { ahead, epochs });
+  const prefetch = new Prefetch(source, pool, inputs, { ahead, epochs, ...(isOwn && { isOwn }) });
   return {
     samplesPerEpoch: source.samplesPerEpoch,
     sample: (epoch, place) => prefetch.sample(epoch, place),
@@ -80,6 +83,7 @@ export async function openSource(
   task: Task,
   folder: string | null,
   { inputs, processImage }: LoadedModel,
+  ranks: Ranks,
   onBad: ((bad: BadRows) => void) | undefined,
 ): Promise<OpenSampleSource> {
   const { samplesPerEpoch, threads, columns } = recipe.data;
@@ -99,7 +103,11 @@ export async function openSource(
     samplesPerEpoch: samplesPerEpoch ?? undefined,
     epochs: recipe.numEpochs,
     threads,
-    ahead: 2 * recipe.globalBatch,
+    ahead: Math.ceil((2 * recipe.globalBatch) / ranks.size),
+    isOwn: (place) => {
+      const chunk = Math.floor((place % recipe.globalBatch) / recipe.microBatch);
+      return isOwnChunk(chunk, { rank: ranks.rank, processes: ranks.size });
+    },
     onBad,
   });
 }

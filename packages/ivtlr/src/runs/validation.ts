@@ -1,11 +1,15 @@
 /** Held-out accuracy while a run trains: on samples that are never drawn from the training stream or split. */
 import type { Recipe } from '../config/schema.ts';
 import type { BadRows } from '../data/row.ts';
+import type { Sample } from '../data/sample.ts';
 import type { LoadedModel } from '../engine/loaded-model.ts';
+import { UserError } from '../errors.ts';
 import { evaluate, generatedSamples } from '../eval/runner.ts';
+import type { Ranks } from '../parallel/ranks.ts';
 import { streamSamples } from '../tasks/read-samples.ts';
 import type { Task } from '../tasks/task.ts';
 import type { Validation } from '../train/loop.ts';
+import { together } from './processes.ts';
 import { latentStepsAfter, settingsFor } from './settings.ts';
 
 /**
@@ -17,6 +21,7 @@ export function heldOutValidation(
   task: Task,
   opened: LoadedModel,
   folder: string | null,
+  ranks: Ranks,
   onBad: ((bad: BadRows) => void) | undefined,
 ): Validation {
   const { samples, everyEpochs, batch, maxNewTokens } = recipe.data.validation;
@@ -30,16 +35,38 @@ export function heldOutValidation(
     measure: async ({ phase }) => {
       opened.model.module.eval();
       const settings = settingsFor(recipe, task, opened, latentStepsAfter(recipe, phase));
-      const result = await evaluate({ ...opened, settings }, task, heldOut(), {
-        ...{ name: 'validation', batch, maxNewTokens },
-        imageThreads: folder === null ? 0 : recipe.data.threads,
-      });
-      opened.model.module.train();
-      return {
-        accuracy: result.correctStrict / result.samples,
-        samples: result.samples,
-        autoregressiveSteps: result.autoregressiveSteps,
-      };
+      const own = await together(ranks, async () => {
+        const share = await started(everyNth(heldOut(), ranks));
+        if (share === null && ranks.size > 1) return null;
+        return evaluate({ ...opened, settings }, task, share ?? [], {
+          ...{ name: 'validation', batch, maxNewTokens },
+          imageThreads: folder === null ? 0 : recipe.data.threads,
+        });
+      }).finally(() => opened.model.module.train());
+      const { correctStrict = 0, samples: answered = 0, autoregressiveSteps = 0 } = own ?? {};
+      const sums = ranks.sum([correctStrict, answered, autoregressiveSteps * answered], 'held-out answers');
+      const [correct, all, steps] = sums as [number, number, number];
+      if (all === 0) throw new UserError('there are no held-out samples to answer');
+      return { accuracy: correct / all, samples: all, autoregressiveSteps: steps / all };
     },
   };
+}
+
+/** The samples of one process: they are dealt out in turn. */
+async function* everyNth(
+  samples: AsyncIterable<Sample> | Iterable<Sample>,
+  { rank, size }: Ranks,
+): AsyncGenerator<Sample> {
+  let place = 0;
+  for await (const sample of samples) if (place++ % size === rank) yield sample;
+}
+
+/** The same samples, or null when there are none. */
+async function started(samples: AsyncGenerator<Sample>): Promise<AsyncGenerator<Sample> | null> {
+  const first = await samples.next();
+  if (first.done) return null;
+  return (async function* () {
+    yield first.value;
+    yield* samples;
+  })();
 }

@@ -11,7 +11,7 @@ import type { LatentTrainingOptions, PretrainPhaseOptions, RampOptions } from '.
 import type { Position } from './schedule.ts';
 
 /** First words of random streams, so that shuffling, replay and ramp share no numbers. */
-const STREAM = { shuffle: 101, replay: 102, ramp: 103 };
+const STREAM = { shuffle: 101, replay: 102, ramp: 103, dropout: 104 };
 
 /** Rows that go through the model together. */
 export interface MicroBatch {
@@ -20,6 +20,8 @@ export interface MicroBatch {
   ids: string[];
   /** Factor of this micro-batch's mean loss in the step's loss. */
   weight: number;
+  /** Of the random numbers drawn while it runs; without it they go on from those before. */
+  seed?: number;
 }
 
 /** A mode as the data see it: which stage an epoch trains is in the plan, what is written out is decided here. */
@@ -33,6 +35,20 @@ export interface BatchOptions {
   pretrain: readonly PretrainPhaseOptions[];
   render: RenderOptions;
   padId: number;
+  /** Which process this is, of how many: it makes only its own micro-batches. Default: it is alone. */
+  rank?: number;
+  processes?: number;
+}
+
+/**
+ * Whether a micro-batch is this process's. A step is cut into chunks of `microBatch` rows in the same way whatever the number of processes, and
+ * they take the chunks in turn.
+ */
+export function isOwnChunk(
+  chunk: number,
+  { rank = 0, processes = 1 }: Pick<BatchOptions, 'rank' | 'processes'>,
+): boolean {
+  return chunk % processes === rank;
 }
 
 export class BatchMaker {
@@ -77,12 +93,14 @@ export class BatchMaker {
     const count = Math.min(globalBatch, this.#source.samplesPerEpoch - first);
     const micros: MicroBatch[] = [];
     for (let start = 0; start < count; start += microBatch) {
+      const chunk = start / microBatch;
+      if (!isOwnChunk(chunk, this.#o)) continue;
       const stage = this.#stageFor(phase.index, phase.start + phaseStep, start);
       const rows: Row[] = [];
       for (let i = start; i < Math.min(start + microBatch, count); i++) {
         rows.push(await this.#trainingRow(await this.#source.sample(epoch, first + i), stage, process));
       }
-      micros.push(...this.#collate(rows, 1 / count));
+      micros.push(...this.#collate(rows, 1 / count, phase.start + phaseStep, chunk));
     }
     return micros;
   }
@@ -112,29 +130,31 @@ export class BatchMaker {
     const { mix, ramp, name } = this.#o.pretrain[phase.index]!;
     const difficulty = ramp && rampedDifficulty(ramp, phaseStep, new Random(STREAM.ramp, seed, phase.index, phaseStep));
     const micros: MicroBatch[] = [];
+    let chunk = 0;
     for (const { task, weight, batch } of mix) {
-      const rows: Row[] = [];
-      for (let i = 0; i < batch; i++) {
-        const index = phaseStep * batch + i;
-        const drawn = this.#pretraining[task]!(seed, 'train', phase.index * 2 ** 32 + index, difficulty);
-        const image = drawn.image ? await process(drawn.image) : null;
-        rows.push({
-          id: `${name}/${task} ${index}`,
-          rendered: await renderSupervised(drawn, image?.tokens ?? 0, render),
-          image,
-        });
-      }
-      for (let start = 0; start < batch; start += microBatch) {
-        micros.push(...this.#collate(rows.slice(start, start + microBatch), weight / batch));
+      for (let start = 0; start < batch; start += microBatch, chunk++) {
+        if (!isOwnChunk(chunk, this.#o)) continue;
+        const rows: Row[] = [];
+        for (let i = start; i < Math.min(start + microBatch, batch); i++) {
+          const index = phaseStep * batch + i;
+          const drawn = this.#pretraining[task]!(seed, 'train', phase.index * 2 ** 32 + index, difficulty);
+          const image = drawn.image ? await process(drawn.image) : null;
+          rows.push({
+            id: `${name}/${task} ${index}`,
+            rendered: await renderSupervised(drawn, image?.tokens ?? 0, render),
+            image,
+          });
+        }
+        micros.push(...this.#collate(rows, weight / batch, phase.start + phaseStep, chunk));
       }
     }
     return micros;
   }
 
   /** Rows with different numbers of latent slots cannot share a batch, so each number gets its own. */
-  #collate(rows: readonly Row[], weightPerRow: number): MicroBatch[] {
+  #collate(rows: readonly Row[], weightPerRow: number, step: number, chunk: number): MicroBatch[] {
     const byRendered = new Map(rows.map((row) => [row.rendered, row]));
-    return groupByLatentSteps(rows.map((row) => row.rendered)).map((group) => {
+    return groupByLatentSteps(rows.map((row) => row.rendered)).map((group, i) => {
       const members = group.map((rendered) => byRendered.get(rendered)!);
       return {
         batch: collate(
@@ -144,6 +164,7 @@ export class BatchMaker {
         ),
         ids: members.map((row) => row.id),
         weight: weightPerRow * group.length,
+        seed: new Random(STREAM.dropout, this.#o.seed, step, chunk, i).below(2 ** 31),
       };
     });
   }

@@ -7,11 +7,11 @@
  */
 import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Optimizer } from '@ivtlr/torch';
 import { getRngState, openSafetensors, saveSafetensors, scope, setRngState, tensor } from '@ivtlr/torch';
 import { z } from 'zod';
 import { UserError } from '../errors.ts';
 import { readJson, readText, writeFileAtomic, writeFolderAtomic } from '../files.ts';
+import type { OptimizerShard, Update } from '../parallel/update.ts';
 
 const version = 1;
 
@@ -44,7 +44,7 @@ export interface Checkpoint {
 /** What goes into a checkpoint besides the state. */
 export interface CheckpointParts {
   recipe: unknown;
-  optimizer: Optimizer;
+  optimizer: OptimizerShard;
   /** Writes the model's files into an existing folder. */
   saveModel(folder: string): void;
 }
@@ -123,9 +123,9 @@ function latestName(root: string): string | null {
  * `folder` by the caller.
  * @throws UserError when a part is missing, cut or of another model
  */
-export function restoreCheckpoint(checkpoint: Checkpoint, optimizer: Optimizer, device: string): void {
+export function restoreCheckpoint(checkpoint: Checkpoint, update: Update, device: string): void {
   const { folder, state } = checkpoint;
-  readPart(join(folder, 'optimizer.safetensors'), (path) => loadOptimizer(path, optimizer));
+  readPart(join(folder, 'optimizer.safetensors'), (path) => loadOptimizer(path, update));
   readPart(join(folder, 'state.json'), () => {
     for (const name of generators(device)) {
       const text = state.rng[name];
@@ -163,21 +163,17 @@ export function captureState(fields: Omit<TrainState, 'version' | 'rng'>, device
   return { version, ...fields, rng };
 }
 
-function saveOptimizer(path: string, optimizer: Optimizer): void {
-  const { step, tensors } = optimizer.stateDict();
+function saveOptimizer(path: string, { step, tensors }: OptimizerShard): void {
   saveSafetensors(path, tensors, { step: String(step) });
 }
 
-function loadOptimizer(path: string, optimizer: Optimizer): void {
+function loadOptimizer(path: string, update: Update): void {
   const file = openSafetensors(path);
   try {
     const step = Number(file.metadata.step);
     if (!Number.isInteger(step))
       throw new UserError(`${path}: the metadata has no step count; the file is not an optimiser state`);
-    scope(() => {
-      const tensors = new Map(file.names().map((name) => [name, file.read(name)]));
-      optimizer.loadStateDict({ step, tensors });
-    });
+    scope(() => update.load({ step, read: (name, quantity) => file.read(`${name}.${quantity}`) }));
   } finally {
     file.close();
   }

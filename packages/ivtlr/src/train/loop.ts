@@ -1,16 +1,19 @@
 /** The training loop: walks through the plan, writes metrics and checkpoints, validates, and stops cleanly when asked. */
 import { join } from 'node:path';
-import type { Optimizer } from '@ivtlr/torch';
+import type { AdamWOptions } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
 import { writeFileAtomic, writeFolderAtomic } from '../files.ts';
+import { ALONE, type Ranks } from '../parallel/ranks.ts';
+import { type Update, WholeUpdate } from '../parallel/update.ts';
+import { agree, type Failure } from './agreement.ts';
 import { disposeBatches, type MicroBatch } from './batches.ts';
 import { BatchesAhead } from './batches-ahead.ts';
 import { type Checkpoint, captureState, restoreCheckpoint, writeCheckpoint } from './checkpoint.ts';
 import { MetricsLog, readMetrics, type StepMetrics } from './metrics.ts';
-import type { CheckpointOptions, LoopOptions } from './options.ts';
+import type { CheckpointOptions, LoopOptions, OptimizerOptions } from './options.ts';
 import { learningRate, type Phase, type Plan, type Position, positionOf } from './schedule.ts';
 import { SpikeGuard } from './spike-guard.ts';
-import { createOptimizer, type Trainee, trainStep, type Verdict } from './step.ts';
+import { type Trainee, trainStep, type Verdict } from './step.ts';
 import { EventWriter } from './tensorboard.ts';
 
 /** Where a run tells how it is getting on; the terminal's part is the caller's. */
@@ -39,7 +42,11 @@ export interface TrainRun {
   recipe: LoopOptions;
   plan: Plan;
   trainee: Trainee;
-  /** The micro-batches of one step; must depend on the position alone. */
+  /** The processes of the run; default: this one alone. */
+  ranks?: Ranks;
+  /** What moves the trainee's parameters; default: for one process. The loop disposes of it. */
+  update?: Update;
+  /** This process's micro-batches of one step; must depend on the position alone. */
   batches(position: Position): Promise<MicroBatch[]>;
   validation: Validation;
   device: string;
@@ -66,40 +73,69 @@ function startsFresh(run: TrainRun, phase: Phase): boolean {
 }
 
 /**
- * Trains until the plan is done or `stopRequested` says so; either way the last thing written is a checkpoint.
+ * Trains until the plan is done or `stopRequested` says so; either way the last thing written is a checkpoint. With several processes all of
+ * them call this; the first one writes.
  * @throws UserError when the loss stops being a number; the checkpoints written so far stay valid
  */
 export async function runTraining(run: TrainRun): Promise<TrainEnd> {
-  const { recipe, plan, trainee, reporter, validation } = run;
+  const { recipe, plan, trainee, reporter, validation, ranks = ALONE } = run;
   const { out } = recipe;
   const first = run.resume?.state.step ?? 0;
   const before = run.resume?.state.seconds ?? 0;
   const started = performance.now();
   const seconds = () => before + (performance.now() - started) / 1000;
-  const metrics = new MetricsLog(join(out, 'metrics.jsonl'), first);
-  const events = recipe.tensorboard
-    ? new EventWriter(join(out, 'tensorboard'), run.resume ? { purgeFrom: first + 1 } : {})
-    : null;
-  const earlier = readMetrics(metrics.path);
+  const isFirst = ranks.rank === 0;
+  const metricsFile = join(out, 'metrics.jsonl');
+  const earlier = readMetrics(metricsFile).filter(({ step }) => step <= first);
   let best = earlier.reduce((most, entry) => (entry.kind === 'validation' ? Math.max(most, entry.accuracy) : most), -1);
-  let optimizer = firstOptimizer(run);
   let saved = run.resume?.folder ?? '';
   let savedStep = run.resume ? first : -1;
 
-  const save = (step: number, { phase, epoch }: Position) => {
+  let failure = null as Failure | null;
+  /** What the first process does for all; what goes wrong there is told to the others when they next agree. */
+  const byFirst = <T>(work: () => T): T | null => {
+    if (!isFirst) return null;
+    try {
+      return work();
+    } catch (error) {
+      if (ranks.size === 1) throw error;
+      failure ??= { failed: error };
+      return null;
+    }
+  };
+  const metrics = byFirst(() => new MetricsLog(metricsFile, first));
+  const events = recipe.tensorboard
+    ? byFirst(() => new EventWriter(join(out, 'tensorboard'), run.resume ? { purgeFrom: first + 1 } : {}))
+    : null;
+  const update = preparedUpdate(run);
+
+  const save = async (step: number, { phase, epoch }: Position) => {
     if (step === savedStep) return;
     const stage = phase.kind === 'stage' ? phase.index : 0;
     const fields = { step, totalSteps: plan.totalSteps, phase: phase.name, epoch, stage, seconds: seconds() };
-    const parts = { recipe, optimizer, saveModel: (folder: string) => trainee.save(folder, phase) };
-    saved = writeCheckpoint(out, captureState(fields, run.device), parts, recipe.checkpoint.keep);
+    await update.whole(() =>
+      byFirst(() => {
+        const parts = { recipe, optimizer: update.state(), saveModel: (folder: string) => trainee.save(folder, phase) };
+        saved = writeCheckpoint(out, captureState(fields, run.device), parts, recipe.checkpoint.keep);
+      }),
+    );
     savedStep = step;
   };
+  const saveModel = (folder: string, phase: Phase, more: (folder: string) => void = () => {}) =>
+    update.whole(() =>
+      byFirst(() =>
+        writeFolderAtomic(folder, (temporary) => {
+          trainee.save(temporary, phase);
+          more(temporary);
+        }),
+      ),
+    );
 
   const guard = new SpikeGuard(recipe.guard);
-  const judge = (loss: number, samples: string, step: number): Verdict => {
+  const judge = (loss: number, samples: () => string, step: number): Verdict => {
     const usual = guard.look(loss);
     if (usual === null) return 'step';
-    const what = `the loss ${loss.toFixed(3)} is far above the usual ${usual.toFixed(3)} on the samples ${samples}`;
+    const what = `the loss ${loss.toFixed(3)} is far above the usual ${usual.toFixed(3)} on the samples ${samples()}`;
     if (recipe.guard.onSpike === 'stop') throw new UserError(`${what} (guard.onSpike is stop)`);
     reporter.note(`step ${step}: ${what}${recipe.guard.onSpike === 'skip' ? '; they are left out' : ''}`);
     return recipe.guard.onSpike === 'skip' ? 'skip' : 'step';
@@ -108,20 +144,21 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
   /** After `step` finished steps. */
   const validate = async (step: number, position: Position) => {
     const { phase, epoch } = position;
-    const held = await validation.measure(position);
+    const held = await update.whole(() => validation.measure(position));
     if (recipe.checkpoint.best && held.accuracy > best) {
-      writeFolderAtomic(join(out, 'best'), (folder) => {
-        trainee.save(folder, phase);
-        writeFileAtomic(join(folder, 'validation.json'), `${JSON.stringify({ step, epoch, ...held }, null, 2)}\n`);
-      });
+      await saveModel(join(out, 'best'), phase, (folder) =>
+        writeFileAtomic(join(folder, 'validation.json'), `${JSON.stringify({ step, epoch, ...held }, null, 2)}\n`),
+      );
     }
     best = Math.max(best, held.accuracy);
     const stage = phase.kind === 'stage' ? phase.index : 0;
-    // Last: a run killed before this line validates again when it is resumed.
-    metrics.append({ kind: 'validation', step, phase: phase.name, epoch, stage, ...held });
-    events?.scalars(step, {
-      'validation/accuracy': held.accuracy,
-      'validation/autoregressive_steps': held.autoregressiveSteps,
+    byFirst(() => {
+      // Last: a run killed before this line validates again when it is resumed.
+      metrics?.append({ kind: 'validation', step, phase: phase.name, epoch, stage, ...held });
+      events?.scalars(step, {
+        'validation/accuracy': held.accuracy,
+        'validation/autoregressive_steps': held.autoregressiveSteps,
+      });
     });
     reporter.note(
       `epoch ${epoch} (${phase.name}): accuracy ${held.accuracy.toFixed(3)} on ${held.samples} held-out samples, ` +
@@ -144,25 +181,25 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
       const { phase, phaseStep } = position;
       const fresh = startsFresh(run, phase);
       if (phaseStep === 0) guard.reset();
-      if (phaseStep === 0 && fresh && step > 0) {
-        optimizer.dispose();
-        optimizer = createOptimizer(trainee.parameters, recipe.optimizer);
-      }
+      if (phaseStep === 0 && fresh && step > 0) update.reset();
       const [base, schedule] =
         phase.kind === 'pretrain'
           ? [recipe.pretrain[phase.index]!.lr, recipe.pretrain[phase.index]!.schedule]
           : [recipe.optimizer.lr, recipe.schedule];
       const lr = learningRate(base, schedule, phaseStep, phase.steps, fresh);
       const stepStarted = performance.now();
-      const micros = await batches.take(step);
+      const taken = failure ?? (await batches.take(step).catch((error: unknown) => ({ failed: error })));
+      // Rows that cannot be used are an error of their own, not of the step.
+      if ('failed' in taken && ranks.size === 1) throw taken.failed;
       const result = stepOrExplain(
         () => {
           try {
-            return trainStep(trainee, optimizer, micros, lr, recipe.optimizer.clip, (loss, samples) =>
-              judge(loss, samples, step + 1),
-            );
+            return trainStep(trainee, taken, {
+              ...{ ranks, update, lr, clip: recipe.optimizer.clip },
+              judge: (loss, samples) => judge(loss, samples, step + 1),
+            });
           } finally {
-            disposeBatches(micros);
+            if (!('failed' in taken)) disposeBatches(taken);
           }
         },
         step,
@@ -181,42 +218,50 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
         lr,
         samplesPerSecond: samples / ((performance.now() - stepStarted) / 1000),
       };
-      metrics.append(entry);
-      events?.scalars(step + 1, scalarsOf(entry));
+      byFirst(() => {
+        metrics?.append(entry);
+        events?.scalars(step + 1, scalarsOf(entry));
+      });
       reporter.step(entry, plan.totalSteps);
       const last = step + 1 === plan.totalSteps;
-      const reason = run.stopRequested();
+      const stop = agree(ranks, failure, run.stopRequested());
       // The stage's model comes before the checkpoint: a kill between the two repeats the step, the other order would lose the model.
-      if (position.phaseEnd && recipe.checkpoint.stageModels) {
-        writeFolderAtomic(join(out, 'models', phase.name), (folder) => trainee.save(folder, phase));
-      }
+      if (position.phaseEnd && recipe.checkpoint.stageModels) await saveModel(join(out, 'models', phase.name), phase);
       const validates = validation.isDue(position);
       // Before validation: what happens there must not cost the work so far.
-      if (last || reason || validates || isDue(recipe.checkpoint, step + 1, position)) save(step + 1, position);
-      if (validates && !reason) await validate(step + 1, position);
-      if (reason && !last) return { step: step + 1, stopped: reason, checkpoint: saved, seconds: seconds() };
+      if (last || stop || validates || isDue(recipe.checkpoint, step + 1, position)) await save(step + 1, position);
+      if (validates && !stop) await validate(step + 1, position);
+      if (stop && !last) {
+        agree(ranks, failure);
+        return { step: step + 1, stopped: stop, checkpoint: saved, seconds: seconds() };
+      }
       // Signals and timers are handled here; the step itself never lets go of the thread.
       await new Promise((resolve) => setImmediate(resolve));
     }
-    const lastPhase = plan.phases.at(-1)!;
-    writeFolderAtomic(join(out, 'model'), (folder) => trainee.save(folder, lastPhase));
+    await saveModel(join(out, 'model'), plan.phases.at(-1)!);
+    agree(ranks, failure);
     return { step: plan.totalSteps, stopped: null, checkpoint: saved, seconds: seconds() };
   } finally {
     await batches.close();
-    optimizer.dispose();
+    update.dispose();
   }
 }
 
 /** Fresh, or as the checkpoint has it. */
-function firstOptimizer({ trainee, recipe, resume, device }: TrainRun): Optimizer {
-  const optimizer = createOptimizer(trainee.parameters, recipe.optimizer);
+function preparedUpdate({ trainee, recipe, resume, device, update: given }: TrainRun): Update {
+  const update = given ?? new WholeUpdate(trainee.parameters, adamWOptions(recipe.optimizer));
   try {
-    if (resume) restoreCheckpoint(resume, optimizer, device);
-    return optimizer;
+    if (resume) restoreCheckpoint(resume, update, device);
+    return update;
   } catch (error) {
-    optimizer.dispose();
+    update.dispose();
     throw error;
   }
+}
+
+export function adamWOptions({ lr, betas, eps, weightDecay }: OptimizerOptions): AdamWOptions {
+  // Steps on 16-bit weights alone are lost in rounding; the official code keeps float32 copies too.
+  return { lr, betas, eps, weightDecay, masterWeights: true };
 }
 
 function scalarsOf(entry: StepMetrics): Record<string, number> {

@@ -7,6 +7,9 @@ export interface MemoryNeeds {
   columns: number;
   vocabularySize: number;
   activationCheckpointing: boolean;
+  /** Among which the ZeRO stage shards optimiser state (1), gradients too (2), parameters too (3). Default 1, alone. */
+  processes?: number;
+  zero?: number;
 }
 
 /** Bytes. */
@@ -27,12 +30,15 @@ export function estimateMemory(
   trained: ReadonlyMap<string, Tensor>,
   needs: MemoryNeeds,
 ): MemoryEstimate {
-  const weights = sum([...new Set(module.parameters())].map(bytesOf));
-  const gradients = sum([...trained.values()].map(bytesOf));
+  const { processes = 1, zero = 0 } = needs;
+  const share = (stage: number) => (zero >= stage ? processes : 1);
+  const weights = sum([...new Set(module.parameters())].map(bytesOf)) / share(3);
+  const gradients = sum([...trained.values()].map(bytesOf)) / share(2);
   // Two float32 means, and a float32 copy of 16-bit weights.
-  const optimizer = sum(
-    [...trained.values()].map((p) => p.numel * (elementSize(p.dtype) === 2 ? 12 : 2 * elementSize(p.dtype))),
+  const states = [...trained.values()].map(
+    (p) => p.numel * (elementSize(p.dtype) === 2 ? 12 : 2 * elementSize(p.dtype)),
   );
+  const optimizer = sum(states) / share(1);
   const activations = activationBytes(module, needs);
   // The optimizer's step makes float32 copies of gradients, but only after the activations are freed.
   const narrow = [...trained.values()].filter((p) => elementSize(p.dtype) === 2).map(({ numel }) => numel);

@@ -120,6 +120,15 @@ export const guardSchema = z.strictObject({
   onSpike: z.enum(['warn', 'skip', 'stop']).default('warn'),
 });
 
+/**
+ * How several processes share a run. `zero` is the ZeRO stage: 0 every process holds everything, 1 the optimiser's states are sharded, 2 gradients
+ * too, 3 parameters too. It has no effect on one process. `timeout`: seconds that a process waits for the others before the run ends with an error.
+ */
+export const parallelSchema = z.strictObject({
+  zero: z.literal([0, 1, 2, 3], 'must be 0, 1, 2 or 3').default(2),
+  timeout: z.number().positive().max(86_400).default(600),
+});
+
 /** What the loop reads of a recipe. */
 export const loopSchema = z.strictObject({
   optimizer: optimizerSchema,
@@ -132,6 +141,7 @@ export const loopSchema = z.strictObject({
     .default([]),
   checkpoint: checkpointSchema.prefault({}),
   guard: guardSchema.prefault({}),
+  parallel: parallelSchema.prefault({}),
   /** Also write TensorBoard event files, into the folder tensorboard of the run. */
   tensorboard: z.boolean().default(false),
   /** Folder of the run. */
@@ -145,4 +155,5 @@ export type LatentTrainingOptions = z.output<typeof latentTrainingSchema>;
 export type RampOptions = z.output<typeof rampSchema>;
 export type PretrainPhaseOptions = z.output<typeof pretrainPhaseSchema>;
 export type GuardOptions = z.output<typeof guardSchema>;
+export type ParallelOptions = z.output<typeof parallelSchema>;
 export type CheckpointOptions = z.output<typeof checkpointSchema>;

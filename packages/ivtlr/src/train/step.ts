@@ -1,8 +1,14 @@
-/** One optimiser step: micro-batches forward and backward, gradients clipped, parameters moved. */
-import { AdamW, clipGradNorm, type Optimizer, scope, type Tensor } from '@ivtlr/torch';
+/**
+ * One optimiser step: micro-batches forward and backward, gradients clipped, parameters moved. With several processes each has micro-batches of
+ * its own; whatever happens in one of them, all go through the same collectives and come to the same end.
+ */
+import { DistributedError, manualSeed, type SegmentObserver, scope, type Tensor } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
+import type { Round } from '../parallel/collective-order.ts';
+import type { Ranks } from '../parallel/ranks.ts';
+import { clipFactor, type Update } from '../parallel/update.ts';
+import { type Failure, raiseTogether } from './agreement.ts';
 import type { MicroBatch } from './batches.ts';
-import type { OptimizerOptions } from './options.ts';
 import type { Phase } from './schedule.ts';
 
 /** What a forward pass gives; tensors are scalars. */
@@ -21,8 +27,8 @@ export interface LossResult {
 /** The model as the trainer sees it. */
 export interface Trainee {
   parameters: ReadonlyMap<string, Tensor>;
-  /** Forward pass with graph; runs inside a scope. */
-  loss(micro: MicroBatch): LossResult;
+  /** Forward pass with graph; runs inside a scope. The observer hears which parameters are needed and whose gradients are complete. */
+  loss(micro: MicroBatch, observer?: SegmentObserver | null): LossResult;
   /** Writes the model as it is after this phase into an existing folder, loadable for inference. */
   save(folder: string, phase: Phase): void;
 }
@@ -38,72 +44,128 @@ export interface StepResult {
 /** What to do after a step's loss is known: update the parameters, or leave them as they are. */
 export type Verdict = 'step' | 'skip';
 
+export interface StepParts {
+  ranks: Ranks;
+  update: Update;
+  lr: number;
+  /** The largest norm of the gradients; null leaves them alone. */
+  clip: number | null;
+  /** Sees the step's loss over all processes, and the names of its samples; may throw. The same everywhere. */
+  judge?(loss: number, samples: () => string): Verdict;
+}
+
+/** Sums of a step; of one process, then of all. */
+const SUMS = ['loss', 'crossEntropy', 'correct', 'tokens', 'samples'] as const;
+
 /**
  * Runs one step.
- * @param judge sees the step's loss and the names of its samples; may throw
- * @throws UserError when loss or gradient stop being numbers; parameters are then as they were before the step
+ * @param micros of this process; what could not be prepared is a failure that all processes end with
+ * @throws UserError when loss or gradient stop being numbers in any process; parameters are then as they were before the step
  */
-export function trainStep(
-  trainee: Trainee,
-  optimizer: Optimizer,
-  micros: readonly MicroBatch[],
-  lr: number,
-  clip: number | null,
-  judge: (loss: number, samples: string) => Verdict = () => 'step',
-): StepResult {
-  const sums = { loss: 0, crossEntropy: 0, correct: 0, tokens: 0, samples: 0 };
-  for (const micro of micros) {
-    scope(() => {
-      const result = trainee.loss(micro);
-      const loss = result.loss.item();
-      if (!Number.isFinite(loss)) throw notANumber(`the loss is ${loss}`, [micro]);
-      result.backward(micro.weight);
-      sums.loss += loss * micro.weight;
-      sums.crossEntropy += result.crossEntropy.item() * micro.weight;
-      sums.correct += result.correct;
-      sums.tokens += result.tokens;
-      sums.samples += micro.ids.length;
-    });
+export function trainStep(trainee: Trainee, micros: readonly MicroBatch[] | Failure, parts: StepParts): StepResult {
+  const { ranks, update, lr, clip, judge = () => 'step' } = parts;
+  const own = 'failed' in micros ? [] : micros;
+  const rounds = agreeOnRounds(ranks, micros);
+  const sums: Record<(typeof SUMS)[number], number> = { loss: 0, crossEntropy: 0, correct: 0, tokens: 0, samples: 0 };
+  let failure = null as Failure | null;
+  update.startStep();
+  rounds.forEach((round, i) => {
+    update.startRound(round, update.reducesEveryRound || i === Math.max(0, own.length - 1));
+    const micro = failure ? undefined : own[i];
+    if (micro) failure = attempt(() => addMicroBatch(trainee, micro, update.observer, sums));
+    update.finishRound();
+  });
+  update.finishRounds();
+
+  const touched = update.touched();
+  const numbers = [failure ? 1 : 0, update.squares(), ...SUMS.map((name) => sums[name])];
+  const [failures, squares, ...rest] = ranks.sum([...numbers, ...touched.map(Number)], 'results of the step');
+  if (failures! > 0) {
+    update.discard();
+    raiseTogether(ranks, failure);
   }
-  const gradNorm = scope(() => clipGradNorm([...trainee.parameters.values()], clip ?? Number.POSITIVE_INFINITY));
-  if (!Number.isFinite(gradNorm)) throw notANumber(`the gradient norm is ${gradNorm}`, micros);
+  const [loss, crossEntropy, correct, tokens, samples] = rest as [number, number, number, number, number];
+  const gradNorm = update.norm(squares!);
+  const describe = () => describeSamples(ranks.size === 1 ? own.flatMap(({ ids }) => ids) : allIds(ranks, own));
   let verdict: Verdict = 'skip';
   try {
-    verdict = judge(sums.loss, describeSamples(micros));
+    if (!Number.isFinite(gradNorm)) throw notANumber(`the gradient norm is ${gradNorm}`, describe());
+    verdict = judge(loss, describe);
   } finally {
-    if (verdict === 'skip') optimizer.zeroGrad();
+    if (verdict === 'skip') update.discard();
   }
-  optimizer.lr = lr;
-  if (verdict === 'step') {
-    scope(() => {
-      optimizer.step();
-      optimizer.zeroGrad();
-    });
-  }
+  if (verdict === 'step')
+    update.step(
+      lr,
+      clipFactor(gradNorm, clip),
+      rest.slice(SUMS.length).map((count) => count > 0),
+    );
   return {
-    loss: sums.loss,
-    crossEntropy: sums.crossEntropy,
-    tokenAccuracy: sums.tokens === 0 ? 0 : sums.correct / sums.tokens,
+    loss,
+    crossEntropy,
+    tokenAccuracy: tokens === 0 ? 0 : correct / tokens,
     gradNorm,
-    samples: sums.samples,
+    samples,
   };
 }
 
-/** A fresh optimiser over the model's parameters. */
-export function createOptimizer(parameters: ReadonlyMap<string, Tensor>, options: OptimizerOptions): Optimizer {
-  const { lr, betas, eps, weightDecay } = options;
-  // Steps on 16-bit weights alone are lost in rounding; the official code keeps float32 copies too.
-  return new AdamW(parameters, { lr, betas, eps, weightDecay, masterWeights: true });
+/** How many rounds all processes go through, and what the largest micro-batches of each need. */
+function agreeOnRounds(ranks: Ranks, micros: readonly MicroBatch[] | Failure): Round[] {
+  const failure = 'failed' in micros ? micros : null;
+  const own = 'failed' in micros ? [] : micros;
+  const [failures, count] = ranks.max([failure ? 1 : 0, own.length], 'the step begins');
+  if (failures! > 0) raiseTogether(ranks, failure);
+  const needs = Array.from({ length: count! }, (_, i) => {
+    const batch = own[i]?.batch;
+    return [batch?.latentSteps ?? 0, batch?.images.some((image) => image !== null) ? 1 : 0];
+  });
+  const all = ranks.size === 1 ? needs.flat() : ranks.max(needs.flat(), 'the rounds of the step');
+  return needs.map((_, i) => ({ latentSteps: all[2 * i]!, images: all[2 * i + 1]! > 0 }));
 }
 
-function notANumber(what: string, micros: readonly MicroBatch[]): UserError {
-  const samples = describeSamples(micros);
+function addMicroBatch(
+  trainee: Trainee,
+  micro: MicroBatch,
+  observer: SegmentObserver | null,
+  sums: Record<(typeof SUMS)[number], number>,
+): void {
+  scope(() => {
+    // Dropout draws the same numbers in whichever process, and after whichever others, the micro-batch is run.
+    if (micro.seed !== undefined) manualSeed(micro.seed);
+    const result = trainee.loss(micro, observer);
+    const loss = result.loss.item();
+    if (!Number.isFinite(loss)) throw notANumber(`the loss is ${loss}`, describeSamples(micro.ids));
+    result.backward(micro.weight);
+    sums.loss += loss * micro.weight;
+    sums.crossEntropy += result.crossEntropy.item() * micro.weight;
+    sums.correct += result.correct;
+    sums.tokens += result.tokens;
+    sums.samples += micro.ids.length;
+  });
+}
+
+/** Runs `body`; what goes wrong is this process's failure, except for what is wrong with the group itself. */
+function attempt(body: () => void): Failure | null {
+  try {
+    body();
+    return null;
+  } catch (error) {
+    if (error instanceof DistributedError) throw error;
+    return { failed: error };
+  }
+}
+
+function notANumber(what: string, samples: string): UserError {
   return new UserError(
     `${what} on the batch of samples ${samples}; a lower optimizer.lr or a smaller optimizer.clip may help`,
   );
 }
 
-function describeSamples(micros: readonly MicroBatch[]): string {
-  const ids = micros.flatMap((micro) => micro.ids);
+function allIds(ranks: Ranks, own: readonly MicroBatch[]): string[] {
+  const texts = ranks.texts(JSON.stringify(own.flatMap(({ ids }) => ids)), 'the names of the samples');
+  return texts.flatMap((text) => JSON.parse(text) as string[]);
+}
+
+function describeSamples(ids: readonly string[]): string {
   return ids.length > 16 ? `${ids.slice(0, 16).join(', ')} and ${ids.length - 16} more` : ids.join(', ');
 }

@@ -101,13 +101,13 @@ export class Tensor {
   set requiresGrad(value: boolean) {
     native.setRequiresGrad(this, value);
   }
-  /** The accumulated gradient of a leaf, or null. Each read is a new handle to the same memory. */
-  /** Whether there is a `.grad`, without a handle to it. */
+  /** Whether there is a `.grad`. */
   get hasGrad(): boolean {
     const { grad } = this;
     grad?.dispose();
     return grad !== null;
   }
+  /** The accumulated gradient of a leaf, or null. Each read is a new handle to the same memory. */
   get grad(): Tensor | null {
     const id = native.getGrad(this);
     return id === 0 ? null : wrap(id);

@@ -1,0 +1,115 @@
+/** Parameters side by side in one flat buffer, which is cut into equal shards, one a process. */
+import { call, type Device, type DType, elementSize, empty, keep, noGrad, scope, type Tensor } from '@ivtlr/torch';
+
+/** A parameter's place in the buffer, in elements. */
+export interface FlatParameter {
+  name: string;
+  tensor: Tensor;
+  offset: number;
+}
+
+/** A stretch of a parameter's flattened elements, and where it is in a shard. */
+export interface Piece {
+  name: string;
+  tensor: Tensor;
+  start: number;
+  end: number;
+  shardOffset: number;
+}
+
+/** Parameters begin at multiples of so many bytes, as kernels like it. */
+const ALIGNMENT = 64;
+
+export class Flat {
+  /** The part of the model that the parameters belong to. */
+  readonly part: string;
+  /** Whether they are trained. */
+  readonly trained: boolean;
+  readonly dtype: DType;
+  readonly device: Device;
+  readonly parameters: readonly FlatParameter[];
+  /** Elements of the whole buffer and of one shard. */
+  readonly size: number;
+  readonly shardSize: number;
+
+  /** @param parameters at least one; of one dtype, on one device */
+  constructor(part: string, trained: boolean, parameters: readonly (readonly [string, Tensor])[], processes: number) {
+    const [, first] = parameters[0]!;
+    this.part = part;
+    this.trained = trained;
+    this.dtype = first.dtype;
+    this.device = first.device;
+    const unit = ALIGNMENT / elementSize(first.dtype);
+    const roundedUp = (count: number, to: number) => Math.ceil(count / to) * to;
+    let end = 0;
+    this.parameters = parameters.map(([name, tensor]) => {
+      const offset = end;
+      end = roundedUp(end + tensor.numel, unit);
+      return { name, tensor, offset };
+    });
+    this.size = roundedUp(end, processes * unit);
+    this.shardSize = this.size / processes;
+  }
+
+  /** The parts of parameters that the shard of `rank` holds. */
+  pieces(rank: number): Piece[] {
+    const first = rank * this.shardSize;
+    return this.parameters.flatMap(({ name, tensor, offset }) => {
+      const start = Math.max(0, first - offset);
+      const end = Math.min(tensor.numel, first + this.shardSize - offset);
+      return start < end ? [{ name, tensor, start, end, shardOffset: offset + start - first }] : [];
+    });
+  }
+
+  /** An uninitialised buffer of the whole size; the caller's. */
+  newBuffer(): Tensor {
+    return empty([this.size], { dtype: this.dtype, device: this.device });
+  }
+
+  /** The parameter's part of a buffer, in its shape. */
+  viewOf({ tensor, offset }: FlatParameter, buffer: Tensor): Tensor {
+    return buffer.narrow(0, offset, tensor.numel).view(tensor.shape);
+  }
+
+  /** Copies the parameters into a buffer and makes them views of it; their old memory is freed. The buffer lives until disposed. */
+  moveInto(buffer: Tensor): void {
+    noGrad(() =>
+      scope(() => {
+        buffer.zero_();
+        for (const parameter of this.parameters) {
+          const view = this.viewOf(parameter, buffer);
+          view.copy_(parameter.tensor);
+          call('aten::set_data', '', parameter.tensor, view);
+        }
+      }),
+    );
+    keep(buffer);
+  }
+
+  /**
+   * The gradients side by side; zeros where a parameter has none. They are taken from the parameters.
+   * @returns a new buffer, the caller's
+   */
+  takeGradients(): Tensor {
+    return noGrad(() =>
+      scope(() => {
+        const buffer = this.newBuffer();
+        let filled = 0;
+        const clear = (end: number) => {
+          if (end > filled) buffer.narrow(0, filled, end - filled).zero_();
+        };
+        for (const parameter of this.parameters) {
+          const { tensor, offset } = parameter;
+          const { grad } = tensor;
+          if (!grad) continue;
+          clear(offset);
+          this.viewOf(parameter, buffer).copy_(grad);
+          filled = offset + tensor.numel;
+          tensor.grad = null;
+        }
+        clear(this.size);
+        return buffer;
+      }),
+    );
+  }
+}

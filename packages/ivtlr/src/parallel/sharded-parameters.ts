@@ -1,0 +1,310 @@
+/**
+ * A model's parameters over the processes of a group, by the stages of ZeRO: 0 keeps everything everywhere, 1 shards the optimiser's state, 2
+ * gradients too, 3 parameters too. It follows the passes of a step (see SegmentedPass), gathers parameters before they are read, and sends
+ * gradients as soon as they are complete, while the pass goes on.
+ */
+import {
+  empty,
+  keep,
+  type Module,
+  noGrad,
+  type ProcessGroup,
+  type SegmentObserver,
+  scope,
+  setStorageBytes,
+  type Tensor,
+  type Work,
+} from '@ivtlr/torch';
+import type { ModelParts } from '../models/types.ts';
+import { type Collective, type PassShape, type Round, reductionOrder, roundOrder } from './collective-order.ts';
+import { Flat } from './flat.ts';
+
+export type ZeroStage = 0 | 1 | 2 | 3;
+
+/** A flat buffer with what this process holds of it. */
+export interface Shard {
+  flat: Flat;
+  /** (shardSize) this process's part of the parameters; null with stage 0, which has no buffer of parameters. */
+  parameters: Tensor | null;
+  /** Summed over all processes: (shardSize), or the whole buffer (size) with stage 0. Null before the first reduction of a step. */
+  gradients: Tensor | null;
+}
+
+interface Held extends Shard {
+  /** (size) the parameters of all processes; its memory is there only while the part is gathered. Null with stage 0 and for frozen ones below 3. */
+  whole: Tensor | null;
+}
+
+interface Pending {
+  held: Held;
+  work: Work;
+  /** What is sent; freed when the work is done. */
+  sent: Tensor;
+  into: Tensor;
+}
+
+/** Reductions under way at one time with stages 2 and 3, which are there to save the memory of gradients. */
+const REDUCTIONS_AT_ONCE = 2;
+
+export class ShardedParameters implements SegmentObserver, Disposable {
+  readonly stage: ZeroStage;
+  readonly #group: ProcessGroup;
+  readonly #parts = new Map<string, Held[]>();
+  readonly #shape: PassShape;
+  /** Names of the parameters that had a gradient since `startStep`. */
+  readonly touched = new Set<string>();
+  #order: Collective[] = [];
+  readonly #complete = new Set<string>();
+  readonly #resident = new Set<string>();
+  #ahead: { part: string; works: Work[] } | null = null;
+  #pending: Pending[] = [];
+
+  /** Takes the parameters over; with stages 1 to 3 they move into flat buffers. `requiresGrad` says which are trained. */
+  constructor(
+    group: ProcessGroup,
+    module: Module,
+    parts: ModelParts,
+    stage: ZeroStage,
+    { byDepth }: { byDepth: boolean },
+  ) {
+    this.#group = group;
+    this.stage = stage;
+    const owner = new Map<Tensor, string>();
+    const names = new Map([...module.namedParameters()].map(([name, tensor]) => [tensor, name]));
+    const aliases = new Map<string, Set<string>>();
+    for (const [part, modules] of namedParts(parts)) {
+      const own: [string, Tensor][] = [];
+      for (const tensor of new Set(modules.flatMap((m) => m.parameters()))) {
+        const first = owner.get(tensor) ?? part;
+        aliases.set(part, (aliases.get(part) ?? new Set()).add(first));
+        if (first !== part || owner.has(tensor)) continue;
+        owner.set(tensor, part);
+        own.push([names.get(tensor)!, tensor]);
+      }
+      const flats = flatsOf(part, own, group.size).filter(({ trained }) => trained || stage === 3);
+      this.#parts.set(
+        part,
+        flats.map((flat) => this.#hold(flat)),
+      );
+    }
+    const trained = new Set(
+      [...this.#parts].filter(([, held]) => held.some(({ flat }) => flat.trained)).map(([part]) => part),
+    );
+    this.#shape = {
+      layers: parts.layers.length,
+      trained,
+      owners: (part) => [...(aliases.get(part) ?? [])].filter((name) => this.#parts.get(name)!.length > 0),
+      byDepth,
+    };
+  }
+
+  /** What this process holds of the trained parameters, in the same order everywhere. */
+  get trained(): readonly Shard[] {
+    return [...this.#parts.values()].flat().filter(({ flat }) => flat.trained);
+  }
+
+  get rank(): number {
+    return this.#group.rank;
+  }
+
+  #hold(flat: Flat): Held {
+    const held: Held = { flat, parameters: null, gradients: null, whole: null };
+    if (this.stage === 0) return held;
+    const whole = keep(flat.newBuffer());
+    flat.moveInto(whole);
+    const own = () => whole.narrow(0, this.rank * flat.shardSize, flat.shardSize);
+    if (this.stage < 3) return { ...held, whole, parameters: keep(noGrad(own)) };
+    const parameters = keep(noGrad(() => scope(() => own().clone())));
+    setStorageBytes(whole, 0);
+    return { ...held, whole, parameters };
+  }
+
+  /** Before the first round of a step. */
+  startStep(): void {
+    this.touched.clear();
+    this.#free();
+  }
+
+  /** Before a round; `reduces` is false where gradients stay here until a later round. */
+  startRound(round: Round, reduces: boolean): void {
+    const order = this.stage === 3 ? roundOrder(round, this.#shape) : reductionOrder(this.#shape).map(reduction);
+    this.#order = order.filter(({ kind }) => kind === 'gather' || reduces);
+    this.#complete.clear();
+  }
+
+  /** Everything of the round that this process had no use for. After it the next round may start, or the step end. */
+  finishRound(): void {
+    this.require([]);
+    while (this.#order.length > 0) this.#next();
+  }
+
+  /** Waits for all reductions of the step. */
+  finishReductions(): void {
+    while (this.#pending.length > 0) this.#settle();
+  }
+
+  require(parts: readonly string[]): void {
+    if (this.stage < 3) return;
+    const wanted = [...new Set(parts.flatMap((part) => this.#shape.owners(part)))];
+    for (const part of [...this.#resident]) if (!wanted.includes(part)) this.#putAway(part);
+    for (const part of wanted) while (!this.#resident.has(part)) this.#next(part);
+    this.#lookAhead();
+  }
+
+  gradientsComplete(part: string): void {
+    this.#complete.add(part);
+    this.#lookAhead();
+  }
+
+  /** Sends what is complete, and starts gathering the part that comes next. */
+  #lookAhead(): void {
+    for (let next = this.#order[0]; next; next = this.#order[0]) {
+      if (next.kind === 'reduce') {
+        if (!this.#complete.has(next.part)) return;
+        this.#order.shift();
+        this.#reduce(next.part);
+      } else {
+        if (this.#ahead || this.#resident.has(next.part)) return;
+        this.#order.shift();
+        this.#ahead = { part: next.part, works: this.#gather(next.part) };
+      }
+    }
+  }
+
+  /** The next collective of the round; a gathered part stays if it is the wanted one. */
+  #next(wanted?: string): void {
+    const ahead = this.#ahead;
+    if (ahead) {
+      this.#ahead = null;
+      this.#arrive(ahead.part, ahead.works, wanted);
+      return;
+    }
+    const next = this.#order.shift();
+    if (!next) throw new Error(`the part ${wanted} is read more often than the round's plan says`);
+    if (next.kind === 'reduce') this.#reduce(next.part);
+    else this.#arrive(next.part, this.#gather(next.part), wanted);
+  }
+
+  #gather(part: string): Work[] {
+    return this.#parts.get(part)!.map(({ flat, whole, parameters }) => {
+      setStorageBytes(whole!, whole!.numel * (whole!.nbytes / whole!.numel));
+      return this.#group.allGatherIntoAsync(whole!, parameters!, { purpose: `parameters of ${flat.part}` });
+    });
+  }
+
+  #arrive(part: string, works: readonly Work[], wanted: string | undefined): void {
+    for (const work of works) work.wait();
+    if (part === wanted) this.#resident.add(part);
+    else if (!this.#resident.has(part)) this.#putAway(part);
+  }
+
+  #putAway(part: string): void {
+    this.#resident.delete(part);
+    for (const { whole } of this.#parts.get(part)!) setStorageBytes(whole!, 0);
+  }
+
+  #reduce(part: string): void {
+    for (const held of this.#parts.get(part)!) {
+      const { flat } = held;
+      if (!flat.trained) continue;
+      for (const { name, tensor } of flat.parameters) if (tensor.hasGrad) this.touched.add(name);
+      const sent = keep(flat.takeGradients());
+      const purpose = `gradients of ${part}`;
+      if (this.stage === 0) {
+        const work = this.#group.allReduceInPlaceAsync(sent, { purpose });
+        this.#pending.push({ held, work, sent, into: sent });
+        continue;
+      }
+      while (this.stage > 1 && this.#pending.length >= REDUCTIONS_AT_ONCE) this.#settle();
+      const into = keep(empty([flat.shardSize], { dtype: flat.dtype, device: flat.device }));
+      const work = this.#group.reduceScatterIntoAsync(into, sent, { purpose });
+      this.#pending.push({ held, work, sent, into });
+    }
+  }
+
+  /** Waits for the oldest reduction and adds what it gave to the step's gradients. */
+  #settle(): void {
+    const { held, work, sent, into } = this.#pending.shift()!;
+    work.wait();
+    if (sent !== into) sent.dispose();
+    if (!held.gradients) held.gradients = into;
+    else {
+      noGrad(() => held.gradients!.add_(into));
+      into.dispose();
+    }
+  }
+
+  /** After the shards have been changed: the whole parameters follow, where they are kept. */
+  shareParameters(): void {
+    if (this.stage !== 1 && this.stage !== 2) return;
+    const works = this.trained.map((shard) => {
+      const { flat, whole, parameters } = shard as Held;
+      return this.#group.allGatherIntoAsync(whole!, parameters!, { purpose: `parameters of ${flat.part}` });
+    });
+    for (const work of works) work.wait();
+  }
+
+  /** Runs `body` with all parameters of one part after the other in place, for what looks at the whole model once. All processes call it. */
+  eachPart(body: (part: string) => void): void {
+    for (const part of this.#parts.keys()) {
+      if (this.stage === 3) this.#arrive(part, this.#gather(part), part);
+      body(part);
+      if (this.stage === 3) this.#putAway(part);
+    }
+  }
+
+  /** Runs `body` with all parameters in place. All processes call it; each holds the whole model meanwhile. */
+  async whole<T>(body: () => T | Promise<T>): Promise<T> {
+    const parts = this.stage === 3 ? [...this.#parts.keys()] : [];
+    for (const part of parts) this.#arrive(part, this.#gather(part), part);
+    try {
+      return await body();
+    } finally {
+      for (const part of parts) this.#putAway(part);
+    }
+  }
+
+  /** Drops the step's gradients. */
+  #free(): void {
+    for (const held of [...this.#parts.values()].flat()) {
+      held.gradients?.dispose();
+      held.gradients = null;
+      for (const { tensor } of held.flat.trained ? held.flat.parameters : []) tensor.grad = null;
+    }
+  }
+
+  dispose(): void {
+    this.#free();
+    for (const { whole, parameters } of [...this.#parts.values()].flat()) {
+      parameters?.dispose();
+      whole?.dispose();
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+function reduction(part: string): Collective {
+  return { kind: 'reduce', part };
+}
+
+function namedParts({ vision, embedding, layers, head }: ModelParts): [string, Module[]][] {
+  return [
+    ['embedding', embedding],
+    ['vision', vision],
+    ...layers.map((modules, i): [string, Module[]] => [`layers.${i}`, modules]),
+    ['head', head],
+  ];
+}
+
+function flatsOf(part: string, parameters: readonly [string, Tensor][], processes: number): Flat[] {
+  const groups = new Map<string, [string, Tensor][]>();
+  for (const entry of parameters) {
+    const { dtype, device, requiresGrad } = entry[1];
+    const key = `${dtype} ${device} ${requiresGrad}`;
+    groups.set(key, [...(groups.get(key) ?? []), entry]);
+  }
+  return [...groups.values()].map((group) => new Flat(part, group[0]![1].requiresGrad, group, processes));
+}

@@ -1,0 +1,190 @@
+/** Gradients and optimiser state over the processes of a group; see ShardedParameters for the stages. */
+import { AdamW, type AdamWOptions, keep, noGrad, scope, stack, type Tensor } from '@ivtlr/torch';
+import * as ops from '@ivtlr/torch/ops';
+import type { Round } from './collective-order.ts';
+import type { Piece } from './flat.ts';
+import type { ShardedParameters } from './sharded-parameters.ts';
+import { loadState, type OptimizerShard, type OptimizerSource, type Update } from './update.ts';
+
+/** What the optimiser moves: a whole parameter with stage 0, else the stretch of it that this process has. */
+interface Moved {
+  piece: Piece;
+  parameter: Tensor;
+  /** Its gradient within a shard's gradients. */
+  gradient(gradients: Tensor): Tensor;
+}
+
+export class ShardedUpdate implements Update {
+  readonly names: readonly string[];
+  readonly #sharded: ShardedParameters;
+  readonly #options: AdamWOptions;
+  /** Per shard, in its order. */
+  readonly #moved: Moved[][];
+  #optimizer: AdamW | null;
+
+  /** @param sharded becomes this object's */
+  constructor(sharded: ShardedParameters, options: AdamWOptions) {
+    this.#sharded = sharded;
+    this.#options = options;
+    this.names = sharded.trained.flatMap(({ flat }) => flat.parameters.map(({ name }) => name));
+    this.#moved = sharded.trained.map(({ flat, parameters }) =>
+      parameters === null
+        ? flat.parameters.map((place) => ({
+            piece: {
+              name: place.name,
+              tensor: place.tensor,
+              start: 0,
+              end: place.tensor.numel,
+              shardOffset: place.offset,
+            },
+            parameter: place.tensor,
+            gradient: (gradients) => flat.viewOf(place, gradients),
+          }))
+        : flat.pieces(sharded.rank).map((piece) => {
+            const length = piece.end - piece.start;
+            return {
+              piece,
+              parameter: keep(noGrad(() => parameters.narrow(0, piece.shardOffset, length))),
+              gradient: (gradients) => gradients.narrow(0, piece.shardOffset, length),
+            };
+          }),
+    );
+    this.#optimizer = this.#newOptimizer();
+  }
+
+  get observer(): ShardedParameters {
+    return this.#sharded;
+  }
+
+  get reducesEveryRound(): boolean {
+    return this.#sharded.stage >= 2;
+  }
+
+  startStep(): void {
+    this.#sharded.startStep();
+  }
+
+  startRound(round: Round, reduces: boolean): void {
+    this.#sharded.startRound(round, reduces);
+  }
+
+  finishRound(): void {
+    this.#sharded.finishRound();
+  }
+
+  finishRounds(): void {
+    this.#sharded.finishReductions();
+  }
+
+  touched(): boolean[] {
+    return this.names.map((name) => this.#sharded.touched.has(name));
+  }
+
+  squares(): number {
+    return scope(() =>
+      noGrad(() => {
+        const norms = this.#sharded.trained.flatMap(({ gradients }) =>
+          gradients ? [ops.linalg_vector_norm(gradients, 2, null, false, wide(gradients))] : [],
+        );
+        if (norms.length === 0) return 0;
+        return stack(norms.map((norm) => norm.to('float64')))
+          .pow(2)
+          .sum()
+          .item();
+      }),
+    );
+  }
+
+  norm(squares: number): number {
+    // With stage 0 every process has all gradients.
+    return Math.sqrt(this.#sharded.stage === 0 ? this.squares() : squares);
+  }
+
+  step(lr: number, factor: number, touched: readonly boolean[]): void {
+    const chosen = new Set(this.names.filter((_, i) => touched[i]));
+    scope(() =>
+      noGrad(() => {
+        this.#sharded.trained.forEach(({ gradients }, i) => {
+          if (!gradients) return;
+          if (factor !== 1) gradients.mul_(factor);
+          for (const { piece, parameter, gradient } of this.#moved[i]!) {
+            if (chosen.has(piece.name)) parameter.grad = gradient(gradients);
+          }
+        });
+      }),
+    );
+    if (this.#optimizer) {
+      this.#optimizer.lr = lr;
+      this.#optimizer.step();
+      this.#optimizer.zeroGrad();
+    }
+    this.#sharded.shareParameters();
+    this.discard();
+  }
+
+  discard(): void {
+    this.#sharded.startStep();
+  }
+
+  whole<T>(body: () => T | Promise<T>): Promise<T> {
+    return this.#sharded.whole(body);
+  }
+
+  reset(): void {
+    this.#optimizer?.dispose();
+    this.#optimizer = this.#newOptimizer();
+  }
+
+  /** Every process gives its own shard, with stage 0 too. */
+  state(): OptimizerShard {
+    const { step, tensors } = this.#optimizer?.stateDict() ?? { step: 0, tensors: new Map<string, Tensor>() };
+    if (this.#sharded.stage > 0) {
+      const ranges = new Map(
+        this.#moved.flat().map(({ piece: { name, start, end } }) => [name, [start, end] as const]),
+      );
+      return { step, tensors, ranges };
+    }
+    const own = new Map<string, Tensor>();
+    const ranges = new Map<string, readonly [number, number]>();
+    for (const { flat } of this.#sharded.trained) {
+      for (const { name, start, end } of flat.pieces(this.#sharded.rank)) {
+        ranges.set(name, [start, end]);
+        for (const quantity of ['exp_avg', 'exp_avg_sq', 'step', 'master']) {
+          const whole = tensors.get(`${name}.${quantity}`);
+          if (!whole) continue;
+          own.set(`${name}.${quantity}`, quantity === 'step' ? whole : whole.flatten().narrow(0, start, end - start));
+        }
+      }
+    }
+    return { step, tensors: own, ranges };
+  }
+
+  load(source: OptimizerSource): void {
+    if (!this.#optimizer) return;
+    const pieces = new Map(this.#moved.flat().map(({ piece }) => [piece.name, piece]));
+    loadState(this.#optimizer, source, (name) => {
+      const { start, end } = pieces.get(name)!;
+      return [start, end];
+    });
+  }
+
+  dispose(): void {
+    this.#optimizer?.dispose();
+    for (const { parameter, piece } of this.#moved.flat()) if (parameter !== piece.tensor) parameter.dispose();
+    this.#sharded.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /** Null where this process has nothing to move, as with very small models. */
+  #newOptimizer(): AdamW | null {
+    const parameters = new Map(this.#moved.flat().map(({ piece, parameter }) => [piece.name, parameter]));
+    return parameters.size === 0 ? null : new AdamW(parameters, this.#options);
+  }
+}
+
+function wide({ dtype }: Tensor): 'float64' | 'float32' {
+  return dtype === 'float64' ? 'float64' : 'float32';
+}

@@ -1,0 +1,157 @@
+/** What becomes of a step's gradients: they are collected over micro-batches and processes, clipped, and move the parameters. */
+import { AdamW, type AdamWOptions, clipGradNorm, type SegmentObserver, scope, type Tensor } from '@ivtlr/torch';
+import type { Round } from './collective-order.ts';
+
+/** State of the optimiser that this process holds. */
+export interface OptimizerShard {
+  /** Updates so far. */
+  step: number;
+  /** By parameter and quantity, such as `NAME.exp_avg`: one-dimensional, the stretch that `ranges` names. `NAME.step` is a scalar. Live tensors. */
+  tensors: Map<string, Tensor>;
+  /** Per parameter: first and one-past-last of its flattened elements. */
+  ranges: Map<string, readonly [start: number, end: number]>;
+}
+
+/** Where optimiser state comes from when a run goes on. */
+export interface OptimizerSource {
+  step: number;
+  /** The flattened elements from `start` to `end` of one quantity (`exp_avg`, `exp_avg_sq`, `master`) of a parameter; `step` is a scalar. The caller's. */
+  read(name: string, quantity: string, start: number, end: number): Tensor;
+}
+
+/** Calls of one step: `startStep`, then `startRound` and `finishRound` for each round, `norm`, then `step` or `discard`. */
+export interface Update extends Disposable {
+  dispose(): void;
+  /** To be told of the passes of a round; null where nothing depends on them. */
+  readonly observer: SegmentObserver | null;
+  /** Whether each round's gradients are sent, or only those of this process's last one. */
+  readonly reducesEveryRound: boolean;
+  startStep(): void;
+  startRound(round: Round, reduces: boolean): void;
+  /** Takes part in what other processes need of the round. */
+  finishRound(): void;
+  /** Waits for the gradients of all processes. */
+  finishRounds(): void;
+  /** Names of the trained parameters, the same everywhere; flags of those that got a gradient here. */
+  readonly names: readonly string[];
+  touched(): boolean[];
+  /** Sum of the squares of the gradients that this process holds. */
+  squares(): number;
+  /** Norm of all gradients. @param squares summed over all processes */
+  norm(squares: number): number;
+  /** Moves the parameters that got a gradient anywhere, after scaling the gradients by `factor`. */
+  step(lr: number, factor: number, touched: readonly boolean[]): void;
+  discard(): void;
+  /** Runs `body` with all parameters in place. All processes call it. */
+  whole<T>(body: () => T | Promise<T>): Promise<T>;
+  /** The optimiser starts anew. */
+  reset(): void;
+  state(): OptimizerShard;
+  /** @throws RangeError when the state is of other parameters */
+  load(source: OptimizerSource): void;
+}
+
+/** Everything in one process. */
+export class WholeUpdate implements Update {
+  readonly observer = null;
+  readonly reducesEveryRound = false;
+  readonly names: readonly string[];
+  readonly #parameters: ReadonlyMap<string, Tensor>;
+  readonly #options: AdamWOptions;
+  #optimizer: AdamW;
+
+  constructor(parameters: ReadonlyMap<string, Tensor>, options: AdamWOptions) {
+    this.names = [...parameters.keys()];
+    this.#parameters = parameters;
+    this.#options = options;
+    this.#optimizer = new AdamW(parameters, options);
+  }
+
+  startStep(): void {}
+  startRound(): void {}
+  finishRound(): void {}
+  finishRounds(): void {}
+
+  touched(): boolean[] {
+    return [];
+  }
+
+  squares(): number {
+    return 0;
+  }
+
+  norm(): number {
+    return clipGradNorm(this.#parameters, Number.POSITIVE_INFINITY);
+  }
+
+  step(lr: number, factor: number): void {
+    if (factor !== 1) scaleGradients(this.#parameters.values(), factor);
+    this.#optimizer.lr = lr;
+    scope(() => this.#optimizer.step());
+    this.discard();
+  }
+
+  discard(): void {
+    this.#optimizer.zeroGrad();
+  }
+
+  async whole<T>(body: () => T | Promise<T>): Promise<T> {
+    return await body();
+  }
+
+  reset(): void {
+    this.#optimizer.dispose();
+    this.#optimizer = new AdamW(this.#parameters, this.#options);
+  }
+
+  state(): OptimizerShard {
+    const { step, tensors } = this.#optimizer.stateDict();
+    return { step, tensors, ranges: new Map([...this.#parameters].map(([name, { numel }]) => [name, [0, numel]])) };
+  }
+
+  load(source: OptimizerSource): void {
+    loadWhole(this.#optimizer, this.#parameters, source);
+  }
+
+  dispose(): void {
+    this.#optimizer.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** The factor that brings gradients of this norm to at most `max`, as clipGradNorm has it. */
+export function clipFactor(norm: number, max: number | null): number {
+  return max === null || norm + 1e-6 <= max ? 1 : max / (norm + 1e-6);
+}
+
+function scaleGradients(parameters: Iterable<Tensor>, factor: number): void {
+  scope(() => {
+    for (const { grad } of parameters) grad?.mul_(factor);
+  });
+}
+
+/** Loads the state of whole parameters. */
+export function loadWhole(optimizer: AdamW, parameters: ReadonlyMap<string, Tensor>, source: OptimizerSource): void {
+  loadState(optimizer, source, (name) => [0, parameters.get(name)!.numel]);
+}
+
+/** Loads the state of stretches of parameters. */
+export function loadState(
+  optimizer: AdamW,
+  source: OptimizerSource,
+  rangeOf: (name: string) => readonly [start: number, end: number],
+): void {
+  scope(() => {
+    const tensors = new Map<string, Tensor>();
+    for (const [key, { shape }] of optimizer.stateDict().tensors) {
+      const dot = key.lastIndexOf('.');
+      const name = key.slice(0, dot);
+      const read = source.read(name, key.slice(dot + 1), ...rangeOf(name));
+      tensors.set(key, read.shape.length === shape.length ? read : read.view(shape));
+    }
+    optimizer.loadStateDict({ step: source.step, tensors });
+  });
+}
