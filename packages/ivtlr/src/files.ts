@@ -37,9 +37,18 @@ export function makeFolder(path: string): void {
   const missing: string[] = [];
   try {
     for (let at = resolve(path); !isFolder(at); at = dirname(at)) missing.unshift(at);
-    for (const folder of missing) if (!isFolder(folder)) mkdirSync(folder);
+    for (const folder of missing) makeOne(folder);
   } catch (error) {
     throw new UserError(`cannot make the folder ${path}: ${reason(error)}`);
+  }
+}
+
+/** Another process may make it at the same moment. */
+function makeOne(folder: string): void {
+  try {
+    if (!isFolder(folder)) mkdirSync(folder);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST' || !isFolder(folder)) throw error;
   }
 }
 
@@ -111,6 +120,11 @@ export function wholeFolder(folder: string): string {
   return !existsSync(folder) && existsSync(displaced(folder)) ? displaced(folder) : folder;
 }
 
+/** Where the next content of a folder is gathered; `clearLeftovers` removes it after a kill. */
+export function partialFolder(folder: string): string {
+  return `${folder}.partial`;
+}
+
 /**
  * Fills a folder under a temporary name, then gives it its final name in the place of an older one. A kill at any moment leaves the old folder
  * or the new one whole, and all that is in it on the disk: under its name, or for the moment between two renames the old one under another,
@@ -118,22 +132,29 @@ export function wholeFolder(folder: string): string {
  * @throws UserError naming the folder when it cannot be written; nothing of the new one is then left
  */
 export function writeFolderAtomic(folder: string, fill: (temporary: string) => void): void {
-  const temporary = `${folder}.partial`;
+  const temporary = partialFolder(folder);
   restoreFolder(folder);
   try {
     rmSync(temporary, { recursive: true, force: true });
     makeFolder(temporary);
     fill(temporary);
     syncFolder(temporary);
-    if (existsSync(folder)) renameSync(folder, displaced(folder));
-    renameSync(temporary, folder);
-    syncPath(dirname(folder));
+    putInPlace(folder);
   } catch (error) {
     restoreFolder(folder);
     rmSync(temporary, { recursive: true, force: true });
     if (error instanceof UserError || (error as NodeJS.ErrnoException).code === undefined) throw error;
     throw new UserError(`cannot write the folder ${folder}: ${reason(error)}`);
   }
+}
+
+/** Gives the partial folder, whose files are on the disk already, its final name, as writeFolderAtomic does. */
+export function putInPlace(folder: string): void {
+  restoreFolder(folder);
+  syncPath(partialFolder(folder));
+  if (existsSync(folder)) renameSync(folder, displaced(folder));
+  renameSync(partialFolder(folder), folder);
+  syncPath(dirname(folder));
   rmSync(displaced(folder), { recursive: true, force: true });
 }
 

@@ -82,6 +82,10 @@ export function report(error: unknown, debug: boolean): number {
     if (debug) process.stderr.write(`${error.stack}\n`);
     return EXIT.usage;
   }
+  if (error instanceof Error && error.name === 'DistributedError') {
+    process.stderr.write(`error: ${printable(error.message)}\n`);
+    return EXIT.failure;
+  }
   const message = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
   process.stderr.write(`unexpected error: ${printable(message)}\n`);
   process.stderr.write(

@@ -1,4 +1,5 @@
 /** How far long work is: one redrawn line on a terminal, a plain line now and then in a log. */
+import { launcherTerminal } from '../launch/worker-environment.ts';
 
 export interface ProgressOptions {
   /** What is being done, such as `answering`. */
@@ -13,6 +14,12 @@ export interface ProgressOptions {
   stream?: ProgressStream;
   /** Clock in milliseconds, replaceable in tests. */
   now?: () => number;
+}
+
+/** Where a process that `--processes` has started draws: the launcher hands its stderr on to a terminal. */
+function terminal(): ProgressStream {
+  const shown = launcherTerminal();
+  return shown ? { ...shown, write: (text) => process.stderr.write(text) } : process.stderr;
 }
 
 /** The part of a terminal stream used here. */
@@ -41,7 +48,7 @@ export class Progress {
 
   constructor(options: ProgressOptions) {
     this.#options = options;
-    this.#stream = options.stream ?? process.stderr;
+    this.#stream = options.stream ?? terminal();
     this.#now = options.now ?? (() => performance.now());
     this.#started = this.#now();
     this.#initial = options.initial ?? 0;

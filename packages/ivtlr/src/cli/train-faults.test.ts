@@ -47,8 +47,9 @@ beforeAll(() => {
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 function start(out: string, more: readonly string[] = [], faults: Record<string, string> = {}) {
-  const args = ['--import', hook, program, 'train', recipe, '--set', `out=${join(folder, out)}`, ...more];
-  const env = { ...process.env, ...faults };
+  const args = [program, 'train', recipe, '--set', `out=${join(folder, out)}`, ...more];
+  // An option of the environment reaches the threads too.
+  const env = { ...process.env, NODE_OPTIONS: `--import ${hook}`, ...faults };
   const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'], env });
   const text = { stdout: '', stderr: '' };
   for (const name of ['stdout', 'stderr'] as const)

@@ -1,10 +1,20 @@
-/** Reads a recipe: YAML text, then `--set` overrides, then the schema. Every error names file, line and column (or the override). */
+/**
+ * Reads a recipe: YAML text, then a DeepSpeed config, then `--set` overrides, then the schema. Every error names file, line and column (or the
+ * override).
+ */
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { type Document, isMap, isNode, isScalar, isSeq, LineCounter, parse, parseDocument } from 'yaml';
 import type { z } from 'zod';
 import { UserError } from '../errors.ts';
 import { readText } from '../files.ts';
+import {
+  applyDeepSpeed,
+  type DeepSpeedConfig,
+  type DeepSpeedSetting,
+  parseDeepSpeedConfig,
+  requireGradientTypes,
+} from './deepspeed.ts';
 import { closestName, keysAt, schemaAt, wantsText } from './introspect.ts';
 import { OFFICIAL_KEYS, OFFICIAL_TEXTS, OfficialSettings } from './official-keys.ts';
 import { type Recipe, recipeSchema } from './schema.ts';
@@ -14,20 +24,34 @@ const bundledRecipes = fileURLToPath(new URL('../../recipes/', import.meta.url))
 /** Recipes are short; a longer text is some other file. */
 const MAX_CHARACTERS = 1_000_000;
 
+/** What a recipe is read for. */
+export interface RecipeContext {
+  /** Path of a DeepSpeed config file, whose values count as if the recipe had them. */
+  deepspeedConfig?: string | undefined;
+  /** Processes that will share the run; default 1. */
+  processes?: number;
+  /** The global batch of the run in a folder, where that run is to go on with one; null for a run that begins. */
+  globalBatchOf?(out: string): number | null;
+}
+
 /**
  * Loads and checks a recipe.
  * @param name a YAML file, or the bare name of a bundled recipe such as `dominoes`
  * @param overrides `path=value` texts, later ones win
- * @param note called with the defaults that a recipe with the official code's keys gets
+ * @param note called with what a user may want to know: defaults that a recipe with the official code's keys gets, idle processes
  * @throws UserError listing every mistake with its place
  */
 export function loadRecipe(
   name: string,
   overrides: readonly string[] = [],
   note: (line: string) => void = () => {},
+  context: RecipeContext = {},
 ): Recipe {
   const path = findRecipe(name);
-  return parseRecipe(readText(path, 'recipe'), path, overrides, note);
+  const text = readText(path, 'recipe');
+  const file = context.deepspeedConfig;
+  const deepspeed = file === undefined ? null : parseDeepSpeedConfig(readText(file, 'DeepSpeed config'), file);
+  return parseRecipe(text, path, overrides, note, context, deepspeed);
 }
 
 function findRecipe(name: string): string {
@@ -51,6 +75,8 @@ export function parseRecipe(
   source: string,
   overrides: readonly string[] = [],
   note: (line: string) => void = () => {},
+  { processes = 1, globalBatchOf = () => null }: RecipeContext = {},
+  deepspeed: DeepSpeedConfig | null = null,
 ): Recipe {
   if (text.length > MAX_CHARACTERS)
     throw new UserError(`${source} has ${text.length} characters; a recipe has at most ${MAX_CHARACTERS}`);
@@ -75,13 +101,36 @@ export function parseRecipe(
   const official = new OfficialSettings(document, (offset, message) => {
     throw new UserError(`${place(offset)}: ${message}`);
   });
+  const placeOf = (path: readonly string[]) => place(official.offsetOf(path[0]!) ?? offsetOf(document, path));
+  const given = deepspeed && applyDeepSpeed(deepspeed, document, official, placeOf);
   const overridden = overrides.map((override) => applyOverride(document, official, override));
-  const notes = official.finish();
+  for (const { path, raise } of given?.disagreements ?? [])
+    if (!overridden.some((override) => path.every((key, i) => override.path.length <= i || override.path[i] === key)))
+      raise();
+  const origins = [...(given?.taken ?? []), ...overridden];
+  const batchOrigin = origins.findLast(({ path }) => path[0] === 'globalBatch');
+  const trainBatch = deepspeed?.settings.includes(batchOrigin as DeepSpeedSetting)
+    ? (message: string): never => {
+        throw new UserError(`${batchOrigin!.name}: ${message}`);
+      }
+    : null;
+  const notes = official.finish({ processes, globalBatchOf, trainBatch });
   const result = recipeSchema.safeParse(plainValue(document, source));
   if (!result.success)
-    throw mistakes(result.error.issues.flatMap((issue) => describeIssue(issue, document, place, overridden)));
+    throw mistakes(result.error.issues.flatMap((issue) => describeIssue(issue, document, place, origins)));
+  const recipe = result.data;
+  if (deepspeed) requireGradientTypes(deepspeed, recipe.lora ? 'float32' : recipe.dtype);
   for (const line of notes) note(`${source}: ${line}`);
-  return result.data;
+  if (deepspeed && deepspeed.withoutEffect.length > 0)
+    note(
+      `${deepspeed.source}: these concern DeepSpeed itself and change nothing here: ${deepspeed.withoutEffect.join(', ')}`,
+    );
+  const chunks = recipe.globalBatch / recipe.microBatch;
+  if (chunks < processes)
+    note(
+      `${source}: a step has ${chunks} micro-batches (globalBatch ${recipe.globalBatch}, microBatch ${recipe.microBatch}), so ${processes - chunks} of ${processes} processes compute nothing; a smaller microBatch gives each one`,
+    );
+  return recipe;
 }
 
 /** One wrong bracket can make hundreds of mistakes, of which the first ones tell the most. */
@@ -106,13 +155,15 @@ function orExplain<T>(source: string, read: () => T): T {
   }
 }
 
-interface Override {
-  path: (string | number)[];
-  text: string;
+/** A value that the recipe's text does not have itself. */
+interface Origin {
+  path: readonly (string | number)[];
+  /** As errors show it. */
+  name: string;
 }
 
 /** Writes one `a.b=c` into the document; the value is read as YAML unless the schema wants text. */
-function applyOverride(document: Document, official: OfficialSettings, text: string): Override {
+function applyOverride(document: Document, official: OfficialSettings, text: string): Origin {
   const equals = text.indexOf('=');
   if (equals < 1) throw new UserError(`--set ${text}: write path=value, such as optimizer.lr=1e-4`);
   const name = text.slice(0, equals);
@@ -122,7 +173,7 @@ function applyOverride(document: Document, official: OfficialSettings, text: str
   };
   if (OFFICIAL_KEYS.includes(name)) {
     const path = official.override(name, OFFICIAL_TEXTS.includes(name) ? raw : parseValue(raw, fail), fail);
-    return { path: [...(path ?? [name])], text };
+    return { path: path ?? [name], name: `--set ${text}` };
   }
   const path = name.split('.').map((key) => (/^\d+$/.test(key) ? Number(key) : key));
   for (let depth = 1; depth <= path.length; depth++) {
@@ -142,7 +193,7 @@ function applyOverride(document: Document, official: OfficialSettings, text: str
   } catch {
     fail(`${path.slice(0, -1).join('.')} holds a plain value in the recipe; set it as a whole`);
   }
-  return { path, text };
+  return { path, name: `--set ${text}` };
 }
 
 function parseValue(raw: string, fail: (message: string) => never): unknown {
@@ -166,11 +217,11 @@ function describeIssue(
   issue: z.core.$ZodIssue,
   document: Document,
   place: (offset?: number) => string,
-  overridden: readonly Override[],
+  origins: readonly Origin[],
 ): string[] {
   const where = (path: readonly PropertyKey[], offset?: number) => {
-    const override = overridden.findLast((o) => o.path.every((key, i) => String(path[i]) === String(key)));
-    const prefix = override ? `--set ${override.text}` : place(offset ?? offsetOf(document, path));
+    const origin = origins.findLast((o) => o.path.every((key, i) => String(path[i]) === String(key)));
+    const prefix = origin?.name ?? place(offset ?? offsetOf(document, path));
     return path.length > 0 ? `${prefix}: ${path.join('.')}` : prefix;
   };
   if (issue.code === 'unrecognized_keys') {

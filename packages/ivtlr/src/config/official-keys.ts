@@ -46,10 +46,22 @@ const DEFAULTS: readonly (readonly [path: readonly string[], value: unknown, sai
 
 type Fail = (message: string) => never;
 
+/** What decides the global batch besides the settings. */
+export interface BatchContext {
+  /** Processes that share the run, where it is known that there are several; else 1. */
+  processes: number;
+  /** The global batch of the run in a folder that is to go on; null for a run that begins. */
+  globalBatchOf(out: string): number | null;
+  /** Raises an error about the train_batch_size of a DeepSpeed config; null where globalBatch has another origin. */
+  trainBatch: Fail | null;
+}
+
 interface OfficialKey {
   /** As it goes into the document. */
   value: unknown;
   fail: Fail;
+  /** Where it stands in the text. */
+  offset?: number | undefined;
 }
 
 /** The official names used by one recipe and by `--set`, in the order they appear. */
@@ -70,7 +82,7 @@ export class OfficialSettings {
       const key = isScalar(pair.key) ? String(pair.key.value) : '';
       if (!OFFICIAL_KEYS.includes(key)) continue;
       const offset = isNode(pair.key) ? pair.key.range?.[0] : undefined;
-      this.#keys.set(key, { value: pair.value, fail: (message) => fail(offset, `${key}: ${message}`) });
+      this.#keys.set(key, { value: pair.value, fail: (message) => fail(offset, `${key}: ${message}`), offset });
       top.delete(key);
     }
     this.#inText = this.#keys.size > 0;
@@ -95,9 +107,22 @@ export class OfficialSettings {
     return setting?.path ?? null;
   }
 
+  /** Where an official name stands in the text. */
+  offsetOf(key: string): number | undefined {
+    return this.#keys.get(key)?.offset;
+  }
+
+  /** Takes gradient_accumulation_steps from a DeepSpeed config where the text has none. Returns the text's, else undefined. */
+  accumulation(value: unknown, fail: Fail): unknown {
+    const key = 'gradient_accumulation_steps';
+    if (this.#keys.has(key)) return this.#plain(key);
+    this.#keys.set(key, { value, fail });
+    return undefined;
+  }
+
   /** After the last override: works out the global batch and fills in official defaults for what is not set. Returns a line about each. */
-  finish(): string[] {
-    const notes = this.#finishGlobalBatch();
+  finish(context: BatchContext): string[] {
+    const notes = this.#finishGlobalBatch(context);
     const said = this.#inText ? DEFAULTS.filter(([path, value]) => this.#default(path, value)) : [];
     if (said.length === 0) return notes;
     const list = said.map(([, , text]) => text).join('; ');
@@ -162,7 +187,7 @@ export class OfficialSettings {
   }
 
   /** The official global batch follows from the number of processes; here it is written down and the accumulation follows from it. */
-  #finishGlobalBatch(): string[] {
+  #finishGlobalBatch({ processes, globalBatchOf, trainBatch }: BatchContext): string[] {
     const accumulationKey = this.#keys.get('gradient_accumulation_steps');
     if (!accumulationKey) return [];
     const accumulation = this.#plain('gradient_accumulation_steps');
@@ -172,14 +197,34 @@ export class OfficialSettings {
       accumulationKey.fail('expected a whole number of at least 1');
     if (typeof microBatch !== 'number') return []; // the schema says what is wrong
     const own = microBatch * (accumulation as number);
+    const rows = `${accumulation} x ${microBatch} rows`;
+    const out = this.#document.getIn(['out']);
+    // A run that goes on must not change its global batch, however many processes there are now.
+    const begun = typeof out === 'string' ? globalBatchOf(out) : null;
     if (globalBatch === undefined) {
-      this.#document.setIn(['globalBatch'], PROCESSES * own);
+      const assumed = processes > 1 ? processes : PROCESSES;
+      const derived = assumed * own;
+      this.#document.setIn(['globalBatch'], begun ?? derived);
+      if (begun !== null && begun !== derived)
+        return [
+          `globalBatch stays ${begun}, as the run began; ${rows} in each of ${assumed} processes would be ${derived}`,
+        ];
+      const said = `globalBatch is ${derived}: ${rows} in each of ${assumed} processes`;
       return [
-        `globalBatch is ${PROCESSES * own}: ${accumulation} x ${microBatch} rows in each of ${PROCESSES} processes, as the official code is run; set globalBatch=${own} for one process alone`,
+        processes > 1 ? said : `${said}, as the official code is run; set globalBatch=${own} for one process alone`,
       ];
     }
-    if (typeof globalBatch === 'number' && globalBatch % own !== 0)
-      accumulationKey.fail(`${accumulation} x ${microBatch} rows do not divide globalBatch ${globalBatch}`);
+    if (typeof globalBatch !== 'number' || globalBatch === begun) return [];
+    if (trainBatch && processes > 1 && globalBatch !== processes * own) {
+      const product = processes * own;
+      trainBatch(
+        `${globalBatch} is not ${rows} in each of ${processes} processes, which are ${product}; write ${product}, or keep it with --set globalBatch=${globalBatch}`,
+      );
+    }
+    if (globalBatch % own !== 0) {
+      if (trainBatch) trainBatch(`${globalBatch} is not a multiple of ${rows}, which one process takes in one step`);
+      accumulationKey.fail(`${rows} do not divide globalBatch ${globalBatch}`);
+    }
     return [];
   }
 }

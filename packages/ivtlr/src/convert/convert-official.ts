@@ -18,8 +18,9 @@ import {
 } from '@ivtlr/torch';
 import { readAuxiliaryFiles, reasoningSettingsSchema } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
+import { writeFiles } from '../file-contents.ts';
 import { makeFolder, readJson, writeFileAtomic } from '../files.ts';
-import { writeAdapterFolder } from '../lora/adapter-folder.ts';
+import { factorFiles } from '../lora/adapter-folder.ts';
 import { familyOf, weightNames } from '../models/registry.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
 import {
@@ -249,7 +250,7 @@ function writeAdapter(
   scope(() => {
     const factors = [...adapters].map(([path, { a, b }]) => ({ path, a: file.read(a), b: file.read(b) }));
     for (const { path, a, b } of factors) for (const factor of [a, b]) requireSoundWeight(path, factor, checkpoint);
-    writeAdapterFolder(folder, factors, { rank, alpha, dropout, targets }, { baseModel, style });
+    writeFiles(folder, factorFiles(factors, { rank, alpha, dropout, targets }, { baseModel, style }));
   });
 }
 

@@ -4,27 +4,28 @@
  */
 import { existsSync, readdirSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import type { Device, DType } from '@ivtlr/torch';
+import type { Device, DType, StoredTensor } from '@ivtlr/torch';
 import { z } from 'zod';
 import type { RenderOptions } from '../data/render.ts';
 import type { RawImage } from '../data/sample.ts';
 import { schemaMistakes, UserError } from '../errors.ts';
-import { isListed, readBytes, readJson, wholeFolder, writeFileAtomic } from '../files.ts';
+import { type FileContent, jsonFile, writeFiles } from '../file-contents.ts';
+import { isListed, readBytes, readJson, wholeFolder } from '../files.ts';
 import { cachedSnapshot, isHubName } from '../hub/cache.ts';
 import { hubSettings } from '../hub/settings.ts';
 import { type LatentOptions, latentOptionsSchema, latentStepsSchema } from '../latent/options.ts';
 import {
   type AdapterConfig,
   adapterConfigFile,
+  adapterFiles,
   isAdapterFolder,
   loadAdapter,
   readAdapterConfig,
-  saveAdapter,
 } from '../lora/adapter-folder.ts';
 import { mergeLora, removeLora } from '../lora/inject.ts';
 import type { LoraOptions } from '../lora/options.ts';
 import { type Family, IMAGE_SIZE } from '../models/family.ts';
-import { familyOf, loadModel, saveModel } from '../models/registry.ts';
+import { familyOf, loadModel, modelFiles } from '../models/registry.ts';
 import type { ImageInputs, ProcessedImage, VisionLanguageModel } from '../models/types.ts';
 import { PROFILES, type ProfileName } from '../text/prompt.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
@@ -215,24 +216,50 @@ export function readAuxiliaryFiles(folder: string): Map<string, Uint8Array> {
   return new Map(names.map((name) => [name, readBytes(join(folder, name), name)]));
 }
 
-/** Writes a folder that openModelFolder, and any Hugging Face program, can load. `target` exists. */
+/**
+ * The files of a folder that openModelFolder, and any Hugging Face program, can load.
+ * @param weights in place of the model's own: all of its parameters by name
+ */
+export function modelFolderFiles(
+  opened: Pick<LoadedModel, 'model' | 'config' | 'settings'>,
+  auxiliaryFiles: ReadonlyMap<string, Uint8Array>,
+  weights?: ReadonlyMap<string, StoredTensor>,
+): FileContent[] {
+  return [
+    ...[...auxiliaryFiles].map(([name, content]) => ({ name, content })),
+    jsonFile(settingsFile, opened.settings),
+    ...modelFiles(opened.model, opened.config, weights),
+  ];
+}
+
+/** Writes them; `target` exists. */
 export function saveModelFolder(
   opened: Pick<LoadedModel, 'model' | 'config' | 'settings'>,
   auxiliaryFiles: ReadonlyMap<string, Uint8Array>,
   target: string,
 ): void {
-  for (const [name, bytes] of auxiliaryFiles) writeFileAtomic(join(target, name), bytes);
-  writeFileAtomic(join(target, settingsFile), `${JSON.stringify(opened.settings, null, 2)}\n`);
-  saveModel(opened.model, opened.config, target);
+  writeFiles(target, modelFolderFiles(opened, auxiliaryFiles));
 }
 
-/** Writes the model's adapters as a folder that openModelFolder and PEFT can load; the base stays where it is. `target` exists. */
+/**
+ * The model's adapters as files of a folder that openModelFolder and PEFT can load; the base stays where it is.
+ * @param weights in place of the model's own: its parameters by name, of which the adapters' are taken
+ */
+export function adapterFolderFiles(
+  opened: Pick<LoadedModel, 'model' | 'settings' | 'folder'>,
+  options: LoraOptions,
+  weights?: ReadonlyMap<string, StoredTensor>,
+): FileContent[] {
+  const { module, pathStyle: style } = opened.model;
+  const place = { baseModel: resolve(opened.folder), style };
+  return [jsonFile(settingsFile, opened.settings), ...adapterFiles(module, options, place, weights)];
+}
+
+/** Writes them; `target` exists. */
 export function saveAdapterFolder(
   opened: Pick<LoadedModel, 'model' | 'settings' | 'folder'>,
   options: LoraOptions,
   target: string,
 ): void {
-  writeFileAtomic(join(target, settingsFile), `${JSON.stringify(opened.settings, null, 2)}\n`);
-  const { module, pathStyle: style } = opened.model;
-  saveAdapter(module, target, options, { baseModel: resolve(opened.folder), style });
+  writeFiles(target, adapterFolderFiles(opened, options));
 }

@@ -3,10 +3,11 @@
  * `base_model.model.<module path in transformers>.lora_A.weight`. Read by PEFT 0.21 and by this project alike.
  */
 import { join } from 'node:path';
-import { CheckpointError, Linear, type Module, openSafetensors, saveSafetensors, type Tensor } from '@ivtlr/torch';
+import { CheckpointError, Linear, type Module, openSafetensors, type StoredTensor, type Tensor } from '@ivtlr/torch';
 import { z } from 'zod';
 import { schemaMistakes, UserError } from '../errors.ts';
-import { isListed, readJson, writeFileAtomic } from '../files.ts';
+import { type FileContent, jsonFile, writeFiles } from '../file-contents.ts';
+import { isListed, readJson } from '../files.ts';
 import type { PathStyle } from '../models/types.ts';
 import { loraLayers, wrapLayers } from './inject.ts';
 import type { LoraLinear } from './linear.ts';
@@ -84,39 +85,58 @@ export function isAdapterFolder(folder: string): boolean {
   return isListed(join(folder, adapterConfigFile));
 }
 
-/**
- * Writes the model's adapters into an existing folder. Either style is read here; PEFT wants that of the transformers it runs on.
- * @param baseModel folder or hub id that PEFT and openModelFolder find the base under
- */
-export function saveAdapter(
-  module: Module,
-  folder: string,
-  options: LoraOptions,
-  place: { baseModel?: string | null; style: PathStyle },
-): void {
-  const layers = [...loraLayers(module)];
-  if (layers.length === 0) throw new RangeError('saveAdapter: the model has no adapters');
-  const factors = layers.map(([path, { lora_A, lora_B }]) => ({ path, a: lora_A.weight, b: lora_B.weight }));
-  writeAdapterFolder(folder, factors, options, place);
+interface AdapterPlace {
+  /** Folder or hub id that PEFT and openModelFolder find the base under. */
+  baseModel?: string | null;
+  /** Either style is read here; PEFT wants that of the transformers it runs on. */
+  style: PathStyle;
 }
 
 /**
- * The two files as PEFT reads them, into an existing folder.
+ * The files of the model's adapters.
+ * @param weights in place of the module's own: its parameters by name, of which the adapters' are taken
+ */
+export function adapterFiles(
+  module: Module,
+  options: LoraOptions,
+  place: AdapterPlace,
+  weights?: ReadonlyMap<string, StoredTensor>,
+): FileContent[] {
+  const layers = [...loraLayers(module)];
+  if (layers.length === 0) throw new RangeError('adapterFiles: the model has no adapters');
+  const given = (name: string, own: Tensor) => {
+    const weight = weights ? weights.get(name) : own;
+    if (!weight) throw new RangeError(`adapterFiles: the weights lack ${name}`);
+    return weight;
+  };
+  const factors = layers.map(([path, { lora_A, lora_B }]) => ({
+    path,
+    a: given(`${path}.lora_A.weight`, lora_A.weight),
+    b: given(`${path}.lora_B.weight`, lora_B.weight),
+  }));
+  return factorFiles(factors, options, place);
+}
+
+/** Writes the model's adapters into an existing folder. */
+export function saveAdapter(module: Module, folder: string, options: LoraOptions, place: AdapterPlace): void {
+  writeFiles(folder, adapterFiles(module, options, place));
+}
+
+/**
+ * The two files as PEFT reads them.
  * @param factors a (R, inputs) and b (outputs, R) of each layer, by this project's module path
  */
-export function writeAdapterFolder(
-  folder: string,
-  factors: readonly { path: string; a: Tensor; b: Tensor }[],
+export function factorFiles(
+  factors: readonly { path: string; a: StoredTensor; b: StoredTensor }[],
   options: LoraOptions,
-  { baseModel = null, style }: { baseModel?: string | null; style: PathStyle },
-): void {
-  const tensors = new Map<string, Tensor>();
+  { baseModel = null, style }: AdapterPlace,
+): FileContent[] {
+  const tensors = new Map<string, StoredTensor>();
   for (const { path, a, b } of factors) {
     const name = `base_model.model.${transformersPath(path, style)}`;
     tensors.set(`${name}.lora_A.weight`, a);
     tensors.set(`${name}.lora_B.weight`, b);
   }
-  saveSafetensors(join(folder, weightsFile), tensors, { format: 'pt' });
   const config = {
     peft_type: 'LORA',
     task_type: 'CAUSAL_LM',
@@ -133,7 +153,7 @@ export function writeAdapterFolder(
     use_rslora: false,
     modules_to_save: null,
   };
-  writeFileAtomic(join(folder, adapterConfigFile), `${JSON.stringify(config, null, 2)}\n`);
+  return [{ name: weightsFile, content: { tensors, metadata: { format: 'pt' } } }, jsonFile(adapterConfigFile, config)];
 }
 
 /**

@@ -2,12 +2,13 @@
 import fs from 'node:fs';
 import { totalmem } from 'node:os';
 import { join } from 'node:path';
-import { elementSize, manualSeed, skipInit } from '@ivtlr/torch';
+import { elementSize, manualSeed, type StoredTensor, skipInit } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
-import { readJson, writeFileAtomic } from '../files.ts';
+import { type FileContent, jsonFile, writeFiles } from '../file-contents.ts';
+import { readJson } from '../files.ts';
 import { chameleon } from './chameleon/family.ts';
 import { refuseQuantized } from './common/config-schema.ts';
-import { loadWeights, saveWeights } from './common/weights.ts';
+import { loadWeights, weightsFile } from './common/weights.ts';
 import type { Backbone, Family, LoadModelOptions } from './family.ts';
 import { qwen2Vl } from './qwen2-vl/family.ts';
 import type { PathStyle, VisionLanguageModel } from './types.ts';
@@ -76,10 +77,21 @@ function checkMemory(make: Backbone['make'], { dtype = 'float32' }: LoadModelOpt
     );
 }
 
-/** Writes config.json and the weights into an existing folder, loadable by loadModel and by Hugging Face. */
+/**
+ * config.json and the weights, loadable by loadModel and by Hugging Face once they are in a folder.
+ * @param weights in place of the model's own: all of its parameters by name
+ */
+export function modelFiles(
+  model: VisionLanguageModel,
+  configJson: unknown,
+  weights?: ReadonlyMap<string, StoredTensor>,
+): FileContent[] {
+  return [weightsFile(model.module, weights), jsonFile('config.json', configJson)];
+}
+
+/** Writes them into an existing folder. */
 export function saveModel(model: VisionLanguageModel, configJson: unknown, folder: string): void {
-  saveWeights(model.module, folder);
-  writeFileAtomic(join(folder, 'config.json'), `${JSON.stringify(configJson, null, 2)}\n`);
+  writeFiles(folder, modelFiles(model, configJson));
 }
 
 /** What a folder with this config.json must hold. */

@@ -186,10 +186,12 @@ export class ShardedParameters implements SegmentObserver, Disposable {
   }
 
   #gather(part: string): Work[] {
-    return this.#parts.get(part)!.map(({ flat, whole, parameters }) => {
-      setStorageBytes(whole!, whole!.numel * (whole!.nbytes / whole!.numel));
-      return this.#group.allGatherIntoAsync(whole!, parameters!, { purpose: `parameters of ${flat.part}` });
-    });
+    return this.#parts.get(part)!.map((held) => this.#gatherFlat(held));
+  }
+
+  #gatherFlat({ flat, whole, parameters }: Held): Work {
+    setStorageBytes(whole!, whole!.nbytes);
+    return this.#group.allGatherIntoAsync(whole!, parameters!, { purpose: `parameters of ${flat.part}` });
   }
 
   #arrive(part: string, works: readonly Work[], wanted: string | undefined): void {
@@ -244,12 +246,13 @@ export class ShardedParameters implements SegmentObserver, Disposable {
     for (const work of works) work.wait();
   }
 
-  /** Runs `body` with all parameters of one part after the other in place, for what looks at the whole model once. All processes call it. */
-  eachPart(body: (part: string) => void): void {
-    for (const part of this.#parts.keys()) {
-      if (this.stage === 3) this.#arrive(part, this.#gather(part), part);
-      body(part);
-      if (this.stage === 3) this.#putAway(part);
+  /** With stage 3: runs `body` with the parameters of one flat buffer after the other in place. All processes call it. */
+  eachFlat(trainedOnly: boolean, body: (flat: Flat) => void): void {
+    for (const held of [...this.#parts.values()].flat()) {
+      if (trainedOnly && !held.flat.trained) continue;
+      this.#gatherFlat(held).wait();
+      body(held.flat);
+      setStorageBytes(held.whole!, 0);
     }
   }
 

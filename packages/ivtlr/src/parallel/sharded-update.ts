@@ -1,5 +1,15 @@
 /** Gradients and optimiser state over the processes of a group; see ShardedParameters for the stages. */
-import { AdamW, type AdamWOptions, keep, noGrad, scope, stack, type Tensor } from '@ivtlr/torch';
+import {
+  AdamW,
+  type AdamWOptions,
+  type HostMemory,
+  type HostTensor,
+  keep,
+  noGrad,
+  scope,
+  stack,
+  type Tensor,
+} from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import type { Round } from './collective-order.ts';
 import type { Piece } from './flat.ts';
@@ -15,7 +25,7 @@ interface Moved {
 }
 
 export class ShardedUpdate implements Update {
-  readonly names: readonly string[];
+  readonly sizes: ReadonlyMap<string, number>;
   readonly #sharded: ShardedParameters;
   readonly #options: AdamWOptions;
   /** Per shard, in its order. */
@@ -26,7 +36,9 @@ export class ShardedUpdate implements Update {
   constructor(sharded: ShardedParameters, options: AdamWOptions) {
     this.#sharded = sharded;
     this.#options = options;
-    this.names = sharded.trained.flatMap(({ flat }) => flat.parameters.map(({ name }) => name));
+    this.sizes = new Map(
+      sharded.trained.flatMap(({ flat }) => flat.parameters.map(({ name, tensor }) => [name, tensor.numel] as const)),
+    );
     this.#moved = sharded.trained.map(({ flat, parameters }) =>
       parameters === null
         ? flat.parameters.map((place) => ({
@@ -77,7 +89,7 @@ export class ShardedUpdate implements Update {
   }
 
   touched(): boolean[] {
-    return this.names.map((name) => this.#sharded.touched.has(name));
+    return [...this.sizes.keys()].map((name) => this.#sharded.touched.has(name));
   }
 
   squares(): number {
@@ -101,7 +113,7 @@ export class ShardedUpdate implements Update {
   }
 
   step(lr: number, factor: number, touched: readonly boolean[]): void {
-    const chosen = new Set(this.names.filter((_, i) => touched[i]));
+    const chosen = new Set([...this.sizes.keys()].filter((_, i) => touched[i]));
     scope(() =>
       noGrad(() => {
         this.#sharded.trained.forEach(({ gradients }, i) => {
@@ -130,6 +142,15 @@ export class ShardedUpdate implements Update {
     return this.#sharded.whole(body);
   }
 
+  copyParameters(memory: HostMemory, trainedOnly: boolean): Map<string, HostTensor> | null {
+    if (this.#sharded.stage < 3) return null;
+    const copies = new Map<string, HostTensor>();
+    this.#sharded.eachFlat(trainedOnly, ({ parameters }) => {
+      if (this.#sharded.rank === 0) for (const { name, tensor } of parameters) copies.set(name, memory.copy(tensor));
+    });
+    return copies;
+  }
+
   reset(): void {
     this.#optimizer?.dispose();
     this.#optimizer = this.#newOptimizer();
@@ -139,24 +160,25 @@ export class ShardedUpdate implements Update {
   state(): OptimizerShard {
     const { step, tensors } = this.#optimizer?.stateDict() ?? { step: 0, tensors: new Map<string, Tensor>() };
     if (this.#sharded.stage > 0) {
-      const ranges = new Map(
-        this.#moved.flat().map(({ piece: { name, start, end } }) => [name, [start, end] as const]),
-      );
-      return { step, tensors, ranges };
+      const pieces = this.#moved
+        .flat()
+        .map(({ piece: { name, start, end, tensor } }) => ({ name, start, end, numel: tensor.numel }));
+      return { step, tensors, pieces };
     }
     const own = new Map<string, Tensor>();
-    const ranges = new Map<string, readonly [number, number]>();
-    for (const { flat } of this.#sharded.trained) {
-      for (const { name, start, end } of flat.pieces(this.#sharded.rank)) {
-        ranges.set(name, [start, end]);
-        for (const quantity of ['exp_avg', 'exp_avg_sq', 'step', 'master']) {
-          const whole = tensors.get(`${name}.${quantity}`);
-          if (!whole) continue;
+    const pieces = this.#sharded.trained.flatMap(({ flat }) => flat.pieces(this.#sharded.rank));
+    for (const { name, start, end } of pieces) {
+      for (const quantity of ['exp_avg', 'exp_avg_sq', 'step', 'master']) {
+        const whole = tensors.get(`${name}.${quantity}`);
+        if (whole)
           own.set(`${name}.${quantity}`, quantity === 'step' ? whole : whole.flatten().narrow(0, start, end - start));
-        }
       }
     }
-    return { step, tensors: own, ranges };
+    return {
+      step,
+      tensors: own,
+      pieces: pieces.map(({ name, start, end, tensor }) => ({ name, start, end, numel: tensor.numel })),
+    };
   }
 
   load(source: OptimizerSource): void {

@@ -1,15 +1,24 @@
 /** What becomes of a step's gradients: they are collected over micro-batches and processes, clipped, and move the parameters. */
-import { AdamW, type AdamWOptions, clipGradNorm, type SegmentObserver, scope, type Tensor } from '@ivtlr/torch';
+import {
+  AdamW,
+  type AdamWOptions,
+  clipGradNorm,
+  type HostMemory,
+  type HostTensor,
+  type SegmentObserver,
+  scope,
+  type Tensor,
+} from '@ivtlr/torch';
 import type { Round } from './collective-order.ts';
 
 /** State of the optimiser that this process holds. */
 export interface OptimizerShard {
   /** Updates so far. */
   step: number;
-  /** By parameter and quantity, such as `NAME.exp_avg`: one-dimensional, the stretch that `ranges` names. `NAME.step` is a scalar. Live tensors. */
+  /** By parameter and quantity, such as `NAME.exp_avg`: one-dimensional, the stretch that `pieces` names. `NAME.step` is a scalar. Live tensors. */
   tensors: Map<string, Tensor>;
-  /** Per parameter: first and one-past-last of its flattened elements. */
-  ranges: Map<string, readonly [start: number, end: number]>;
+  /** Elements `start` to `end` (exclusive) of each flattened parameter, of which it has `numel`. */
+  pieces: { name: string; start: number; end: number; numel: number }[];
 }
 
 /** Where optimiser state comes from when a run goes on. */
@@ -32,8 +41,9 @@ export interface Update extends Disposable {
   finishRound(): void;
   /** Waits for the gradients of all processes. */
   finishRounds(): void;
-  /** Names of the trained parameters, the same everywhere; flags of those that got a gradient here. */
-  readonly names: readonly string[];
+  /** Elements of the trained parameters by name, in the same order everywhere. */
+  readonly sizes: ReadonlyMap<string, number>;
+  /** In this order, which of them got a gradient here. */
   touched(): boolean[];
   /** Sum of the squares of the gradients that this process holds. */
   squares(): number;
@@ -44,6 +54,11 @@ export interface Update extends Disposable {
   discard(): void;
   /** Runs `body` with all parameters in place. All processes call it. */
   whole<T>(body: () => T | Promise<T>): Promise<T>;
+  /**
+   * Copies of the parameters by name, where they are not in place; null where they are. All processes call it; the first one gets them.
+   * @param trainedOnly leaves out those that are not trained
+   */
+  copyParameters(memory: HostMemory, trainedOnly: boolean): Map<string, HostTensor> | null;
   /** The optimiser starts anew. */
   reset(): void;
   state(): OptimizerShard;
@@ -55,13 +70,13 @@ export interface Update extends Disposable {
 export class WholeUpdate implements Update {
   readonly observer = null;
   readonly reducesEveryRound = false;
-  readonly names: readonly string[];
+  readonly sizes: ReadonlyMap<string, number>;
   readonly #parameters: ReadonlyMap<string, Tensor>;
   readonly #options: AdamWOptions;
   #optimizer: AdamW;
 
   constructor(parameters: ReadonlyMap<string, Tensor>, options: AdamWOptions) {
-    this.names = [...parameters.keys()];
+    this.sizes = new Map([...parameters].map(([name, { numel }]) => [name, numel]));
     this.#parameters = parameters;
     this.#options = options;
     this.#optimizer = new AdamW(parameters, options);
@@ -99,6 +114,10 @@ export class WholeUpdate implements Update {
     return await body();
   }
 
+  copyParameters(): null {
+    return null;
+  }
+
   reset(): void {
     this.#optimizer.dispose();
     this.#optimizer = new AdamW(this.#parameters, this.#options);
@@ -106,11 +125,12 @@ export class WholeUpdate implements Update {
 
   state(): OptimizerShard {
     const { step, tensors } = this.#optimizer.stateDict();
-    return { step, tensors, ranges: new Map([...this.#parameters].map(([name, { numel }]) => [name, [0, numel]])) };
+    const pieces = [...this.sizes].map(([name, numel]) => ({ name, start: 0, end: numel, numel }));
+    return { step, tensors, pieces };
   }
 
   load(source: OptimizerSource): void {
-    loadWhole(this.#optimizer, this.#parameters, source);
+    loadState(this.#optimizer, source, (name) => [0, this.sizes.get(name)!]);
   }
 
   dispose(): void {
@@ -131,11 +151,6 @@ function scaleGradients(parameters: Iterable<Tensor>, factor: number): void {
   scope(() => {
     for (const { grad } of parameters) grad?.mul_(factor);
   });
-}
-
-/** Loads the state of whole parameters. */
-export function loadWhole(optimizer: AdamW, parameters: ReadonlyMap<string, Tensor>, source: OptimizerSource): void {
-  loadState(optimizer, source, (name) => [0, parameters.get(name)!.numel]);
 }
 
 /** Loads the state of stretches of parameters. */

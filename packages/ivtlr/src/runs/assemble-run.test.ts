@@ -5,6 +5,7 @@ import { liveTensorCount, scope } from '@ivtlr/torch';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { loadRecipe } from '../config/load.ts';
 import { openModelFolder, readReasoningSettings } from '../engine/loaded-model.ts';
+import { writeFiles } from '../file-contents.ts';
 import { dominoesSample } from '../tasks/dominoes/generator.ts';
 import { encodePng } from '../tasks/dominoes/make.ts';
 import { disposeBatches } from '../train/batches.ts';
@@ -56,7 +57,7 @@ describe('assembleRun', () => {
   it('saves a folder that knows how many latent steps its stage has', async () => {
     using run = await build('latent.latentVision=zero');
     const [pretrain, , stage1] = run.plan.phases;
-    run.trainee.save(out, stage1!);
+    writeFiles(out, run.trainee.files(stage1!));
     const opened = openModelFolder(out);
     expect(opened.settings).toMatchObject({
       task: 'dominoes',
@@ -68,7 +69,7 @@ describe('assembleRun', () => {
     });
     expect(opened.renderOptions('dominoes').profile.name).toBe('consistent');
     opened.model.module.dispose();
-    run.trainee.save(out, pretrain!);
+    writeFiles(out, run.trainee.files(pretrain!));
     const bare = openModelFolder(out);
     expect(bare.settings.latents).toBe(0);
     bare.model.module.dispose();
@@ -80,7 +81,7 @@ describe('assembleRun', () => {
       ['resize=pillow-11', 'pillow-11'],
     ] as const) {
       using run = await build(setting);
-      run.trainee.save(out, run.plan.phases.at(-1)!);
+      writeFiles(out, run.trainee.files(run.plan.phases.at(-1)!));
       for (const settings of [{}, { profile: 'consistent' }] as const) {
         const opened = openModelFolder(out, { settings });
         expect(opened.inputs.resize).toBe(rule);
@@ -91,7 +92,7 @@ describe('assembleRun', () => {
 
   it('leaves patches out in Coconut mode', async () => {
     using run = await build('mode=coconut', 'latent.pickSupervision=0');
-    run.trainee.save(out, run.plan.phases.at(-1)!);
+    writeFiles(out, run.trainee.files(run.plan.phases.at(-1)!));
     const opened = openModelFolder(out);
     expect(opened.settings).toMatchObject({ latents: 3, latentVision: 'off' });
     opened.model.module.dispose();
@@ -151,7 +152,7 @@ describe('assembleRun', () => {
     using run = await build(...set, 'data.columns={question: prompt, rationale: why}');
     expect((await run.validation.measure(positionOf(run.plan, 0))).samples).toBe(1);
     const saved = join(folder, 'saved');
-    run.trainee.save(saved, run.plan.phases.at(-1)!);
+    writeFiles(saved, run.trainee.files(run.plan.phases.at(-1)!));
     expect(readReasoningSettings(saved, { patches: 1, positions: 'mrope' }).task).toBe('mine');
   });
 

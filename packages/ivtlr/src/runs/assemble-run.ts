@@ -2,11 +2,11 @@
 import { manualSeed, type ProcessGroup, setFlushDenormal, setNumThreads } from '@ivtlr/torch';
 import type { Recipe } from '../config/schema.ts';
 import {
+  adapterFolderFiles,
   type LoadedModel,
   latentOptions,
+  modelFolderFiles,
   readAuxiliaryFiles,
-  saveAdapterFolder,
-  saveModelFolder,
 } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
 import { dataFolder, type HubReport } from '../hub/resolve.ts';
@@ -24,7 +24,7 @@ import { describeMemory, estimateMemory } from '../train/memory.ts';
 import { type Plan, planRun, positionOf } from '../train/schedule.ts';
 import type { Trainee } from '../train/step.ts';
 import { chooseTrained, openForTraining } from './open-model.ts';
-import { inTurn } from './processes.ts';
+import { inTurn, StorePeers } from './processes.ts';
 import { latentStepsAfter, settingsFor } from './settings.ts';
 import { badRowNotes, openSource, pretrainingTexts } from './training-data.ts';
 import { heldOutValidation } from './validation.ts';
@@ -104,6 +104,7 @@ async function assembleWith(
     recipe,
     plan,
     trainee,
+    peers: group ? new StorePeers(group) : undefined,
     ...(sharded && { update: new ShardedUpdate(sharded, adamWOptions(recipe.optimizer)) }),
     batches: (position) => maker.at(position),
     validation: heldOutValidation(recipe, task, opened, folder, ranks, onBad),
@@ -147,6 +148,7 @@ function traineeOf(recipe: Recipe, task: Task, opened: LoadedModel): Trainee {
   const parameters = [...opened.model.module.namedParameters()].filter(([, parameter]) => parameter.requiresGrad);
   return {
     parameters: new Map(parameters),
+    savesTrainedOnly: recipe.lora !== null,
     loss: ({ batch }, observer = null) =>
       trainingLoss(opened.model, batch, {
         observer,
@@ -155,11 +157,11 @@ function traineeOf(recipe: Recipe, task: Task, opened: LoadedModel): Trainee {
         pickSupervision,
         activationCheckpointing: recipe.activationCheckpointing,
       }),
-    save: (target, phase) => {
+    files: (phase, weights) => {
       const { model, config, folder } = opened;
       const settings = settingsFor(recipe, task, opened, latentStepsAfter(recipe, phase));
-      if (recipe.lora) saveAdapterFolder({ model, settings, folder }, recipe.lora, target);
-      else saveModelFolder({ model, config, settings }, auxiliaryFiles, target);
+      if (recipe.lora) return adapterFolderFiles({ model, settings, folder }, recipe.lora, weights);
+      return modelFolderFiles({ model, config, settings }, auxiliaryFiles, weights);
     },
   };
 }

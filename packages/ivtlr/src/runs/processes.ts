@@ -2,11 +2,18 @@
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { type DistributedEnvironment, distributedEnvironment, initProcessGroup, type ProcessGroup } from '@ivtlr/torch';
+import {
+  cudaAvailable,
+  type DistributedEnvironment,
+  distributedEnvironment,
+  initProcessGroup,
+  type ProcessGroup,
+} from '@ivtlr/torch';
 import type { Recipe } from '../config/schema.ts';
 import { UserError } from '../errors.ts';
 import { ALONE, GroupRanks, type Ranks } from '../parallel/ranks.ts';
 import { agree, type Failure } from '../train/agreement.ts';
+import type { CheckpointPeers } from '../train/checkpoint-writer.ts';
 
 /** Which process this is, by the launcher's variables; null when it is alone. @throws UserError for variables that are wrong */
 export function launched(): DistributedEnvironment | null {
@@ -24,10 +31,10 @@ export interface Processes extends Disposable {
   group: ProcessGroup | null;
 }
 
-/** Joins the others. @param device what this process computes on */
-export function joinProcesses({ parallel: { timeout } }: Recipe, device: string): Processes {
+/** Joins the others. */
+export function joinProcesses({ parallel: { timeout }, device }: Recipe): Processes {
   if (launched() === null) return { ranks: ALONE, group: null, [Symbol.dispose]() {} };
-  const group = initProcessGroup({ timeout, backend: device === 'cpu' ? 'gloo' : 'nccl' });
+  const group = initProcessGroup({ timeout, backend: device === 'cpu' || !cudaAvailable() ? 'gloo' : 'nccl' });
   return { ranks: new GroupRanks(group), group, [Symbol.dispose]: () => group.destroy() };
 }
 
@@ -81,5 +88,51 @@ function readOr(path: string): string {
     return readFileSync(path, 'utf8');
   } catch {
     return '';
+  }
+}
+
+/** Tells through the group's store. */
+export class StorePeers implements CheckpointPeers {
+  readonly #group: ProcessGroup;
+  #waitingSince: { step: number; time: number } | null = null;
+
+  constructor(group: ProcessGroup) {
+    this.#group = group;
+  }
+
+  get rank(): number {
+    return this.#group.rank;
+  }
+  get world(): number {
+    return this.#group.size;
+  }
+
+  written(step: number): void {
+    this.#group.store.set(this.#key(step, this.rank), '');
+  }
+
+  failed(step: number, message: string): void {
+    this.#group.store.set(this.#key(step, this.rank), message);
+  }
+
+  allWritten(step: number): boolean {
+    const { store, timeout } = this.#group;
+    if (this.#waitingSince?.step !== step) this.#waitingSince = { step, time: performance.now() };
+    for (let rank = 1; rank < this.world; rank++) {
+      const key = this.#key(step, rank);
+      if (!store.check([key])) {
+        if (performance.now() - this.#waitingSince.time < timeout * 1000) return false;
+        throw new UserError(
+          `process ${rank} of ${this.world} has not written its part of the checkpoint in ${timeout} s`,
+        );
+      }
+      const message = store.getText(key);
+      if (message !== '') throw new UserError(`process ${rank} of ${this.world}: ${message}`);
+    }
+    return true;
+  }
+
+  #key(step: number, rank: number): string {
+    return `checkpoint/${this.#group.name}/${step}/${rank}`;
   }
 }

@@ -37,8 +37,7 @@ export async function runRecipe(
   { resume = false, reporter = SILENT, hub = {}, stopRequested = () => null }: RunRecipeOptions = {},
 ): Promise<RunResult> {
   const { out } = recipe;
-  const device = await deviceOf(recipe, reporter);
-  using processes = joinProcesses(recipe, device);
+  using processes = joinProcesses(recipe);
   const { ranks, group } = processes;
   // The first process has the folder; the others only read there until it is theirs to write.
   using _lock = await inTurn(ranks, () => (ranks.rank === 0 ? new RunLock(out) : null));
@@ -50,6 +49,7 @@ export async function runRecipe(
     else requireEmptyRun(out);
     return latest;
   });
+  const device = await together(ranks, () => deviceOf(recipe, reporter));
   using run = await together(ranks, () =>
     assembleRun(recipe, { device, resume: checkpoint, reporter, hub, stopRequested, ranks, group }),
   );

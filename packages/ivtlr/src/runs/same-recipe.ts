@@ -1,7 +1,7 @@
 /** Comparing a recipe with the one a run was started with. */
 import type { Recipe } from '../config/schema.ts';
 import { UserError } from '../errors.ts';
-import type { Checkpoint } from '../train/checkpoint.ts';
+import { type Checkpoint, readLatestCheckpoint } from '../train/checkpoint.ts';
 
 /** Settings that may differ when a run is resumed: they say where and on how many processes it runs and what is kept, not what is computed. */
 const FREE = ['checkpoint', 'data.threads', 'device', 'out', 'parallel', 'threads'];
@@ -21,6 +21,12 @@ export function requireSameRecipe(recipe: Recipe, { recipe: stored, folder }: Ch
     `a resumed run must keep its recipe, but ${folder} was made with another ${list.join(', ')}; ` +
       'undo the change, or start anew with --set out=FOLDER',
   );
+}
+
+/** The global batch of the run in this folder, which it keeps on any number of processes; null where there is no checkpoint. */
+export function globalBatchOf(out: string): number | null {
+  const stored = readLatestCheckpoint(out)?.recipe as { globalBatch?: unknown } | null | undefined;
+  return typeof stored?.globalBatch === 'number' ? stored.globalBatch : null;
 }
 
 /** @throws UserError when the data of a resumed run have become more or fewer, or its state was written by hand */

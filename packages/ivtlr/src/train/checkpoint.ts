@@ -1,17 +1,22 @@
 /**
  * Checkpoints on disk. One folder holds everything a run needs to go on, bit for bit, and is itself a Hugging Face model folder:
- *   out/checkpoints/step-00000120/  model files, optimizer.safetensors, state.json, recipe.json
+ *   out/checkpoints/step-00000120/  model files, optimizer.safetensors (or a shard for each process), state.json, recipe.json
  *   out/checkpoints/latest          name of the newest complete folder
- * A folder is written under a temporary name and renamed, and `latest` is switched only after that: a kill at any moment leaves the previous
- * checkpoint in force, and one before the first `latest` leaves the first whole folder, or nothing.
+ * A folder is written under a temporary name and renamed (checkpoint-writer.ts), and `latest` is switched only after that: a kill at any moment
+ * leaves the previous checkpoint in force, and one before the first `latest` leaves the first whole folder, or nothing.
  */
-import { existsSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { getRngState, openSafetensors, saveSafetensors, scope, setRngState, tensor } from '@ivtlr/torch';
+import { getRngState, scope, setRngState, tensor } from '@ivtlr/torch';
 import { z } from 'zod';
 import { UserError } from '../errors.ts';
-import { readJson, readText, writeFileAtomic, writeFolderAtomic } from '../files.ts';
-import type { OptimizerShard, Update } from '../parallel/update.ts';
+import { type FileContent, jsonFile } from '../file-contents.ts';
+import { readJson, readText } from '../files.ts';
+import type { Update } from '../parallel/update.ts';
+import { checkpointName, checkpointRoot, latestFile } from './checkpoint-names.ts';
+import { openOptimizerFiles } from './optimizer-files.ts';
+
+export { checkpointRoot };
 
 const version = 1;
 
@@ -28,8 +33,8 @@ const stateSchema = z.object({
   stage: whole,
   /** Seconds spent training so far, over all parts of the run. */
   seconds: z.number().min(0),
-  /** Generator states by device, base64. */
-  rng: z.record(z.string(), z.base64()),
+  /** Generator states by device, base64; those that are not there stay as they are. */
+  rng: z.record(z.string(), z.base64()).default({}),
 });
 
 export type TrainState = z.output<typeof stateSchema>;
@@ -41,36 +46,9 @@ export interface Checkpoint {
   recipe: unknown;
 }
 
-/** What goes into a checkpoint besides the state. */
-export interface CheckpointParts {
-  recipe: unknown;
-  optimizer: OptimizerShard;
-  /** Writes the model's files into an existing folder. */
-  saveModel(folder: string): void;
-}
-
-export function checkpointRoot(out: string): string {
-  return join(out, 'checkpoints');
-}
-
-/** Writes a checkpoint, makes it the latest and removes all but the newest `keep`. Returns its folder. */
-export function writeCheckpoint(out: string, state: TrainState, parts: CheckpointParts, keep: number): string {
-  const root = checkpointRoot(out);
-  const name = `step-${String(state.step).padStart(8, '0')}`;
-  const folder = join(root, name);
-  writeFolderAtomic(folder, (temporary) => {
-    parts.saveModel(temporary);
-    saveOptimizer(join(temporary, 'optimizer.safetensors'), parts.optimizer);
-    writeFileAtomic(join(temporary, 'recipe.json'), `${JSON.stringify(parts.recipe, null, 2)}\n`);
-    writeFileAtomic(join(temporary, 'state.json'), `${JSON.stringify(state, null, 2)}\n`);
-  });
-  writeFileAtomic(join(root, 'latest'), `${name}\n`);
-  const names = readdirSync(root).filter((entry) => checkpointName.test(entry));
-  names.sort();
-  for (const old of names.filter((entry) => entry !== name).slice(0, Math.max(0, names.length - keep))) {
-    rmSync(join(root, old), { recursive: true });
-  }
-  return folder;
+/** What the first process writes besides the model and its part of the optimiser. */
+export function runFiles(recipe: unknown, state: TrainState): FileContent[] {
+  return [jsonFile('recipe.json', recipe), jsonFile('state.json', state)];
 }
 
 /**
@@ -107,12 +85,10 @@ export function requireEmptyRun(out: string): void {
   }
 }
 
-const checkpointName = /^step-\d+$/;
-
 function latestName(root: string): string | null {
   if (!existsSync(root)) return null;
   const isWhole = (name: string) => checkpointName.test(name) && existsSync(join(root, name, 'state.json'));
-  const pointer = join(root, 'latest');
+  const pointer = join(root, latestFile);
   const named = existsSync(pointer) ? readText(pointer, 'checkpoint pointer').trim() : '';
   if (isWhole(named)) return named;
   return readdirSync(root).filter(isWhole).sort().at(-1) ?? null;
@@ -125,7 +101,7 @@ function latestName(root: string): string | null {
  */
 export function restoreCheckpoint(checkpoint: Checkpoint, update: Update, device: string): void {
   const { folder, state } = checkpoint;
-  readPart(join(folder, 'optimizer.safetensors'), (path) => loadOptimizer(path, update));
+  readPart(folder, () => loadOptimizer(folder, update));
   readPart(join(folder, 'state.json'), () => {
     for (const name of generators(device)) {
       const text = state.rng[name];
@@ -163,18 +139,17 @@ export function captureState(fields: Omit<TrainState, 'version' | 'rng'>, device
   return { version, ...fields, rng };
 }
 
-function saveOptimizer(path: string, { step, tensors }: OptimizerShard): void {
-  saveSafetensors(path, tensors, { step: String(step) });
-}
-
-function loadOptimizer(path: string, update: Update): void {
-  const file = openSafetensors(path);
-  try {
-    const step = Number(file.metadata.step);
-    if (!Number.isInteger(step))
-      throw new UserError(`${path}: the metadata has no step count; the file is not an optimiser state`);
-    scope(() => update.load({ step, read: (name, quantity) => file.read(`${name}.${quantity}`) }));
-  } finally {
-    file.close();
+/** Fills the optimiser from whatever number of processes wrote the folder. */
+function loadOptimizer(folder: string, update: Update): void {
+  using files = openOptimizerFiles(folder);
+  const unknown = [...files.parameters.keys()].find((name) => !update.sizes.has(name));
+  if (unknown !== undefined) throw new Error(`the state has ${unknown}, which belongs to no parameter here`);
+  for (const [name, size] of update.sizes) {
+    const stored = files.parameters.get(name);
+    if (stored === undefined) throw new Error(`the state lacks ${name}`);
+    if (stored !== size) throw new Error(`${name} has ${stored} elements in the state, ${size} here`);
   }
+  const read = (name: string, quantity: string, start: number, end: number) =>
+    quantity === 'step' ? files.readStep(name) : files.read(name, quantity, start, end);
+  scope(() => update.load({ step: files.step, read }));
 }

@@ -1,17 +1,7 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import {
-  keep,
-  liveTensorCount,
-  manualSeed,
-  ones,
-  openSafetensors,
-  randn,
-  saveSafetensors,
-  scope,
-  type Tensor,
-} from '@ivtlr/torch';
+import { keep, liveTensorCount, manualSeed, ones, openSafetensors, randn, scope, type Tensor } from '@ivtlr/torch';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { UserError } from '../errors.ts';
 import type { MicroBatch } from './batches.ts';
@@ -58,7 +48,7 @@ function regression(checkpoint: Checkpoint | null, poison = -1, spike = -1): Tra
       if (micro.ids[0] === `row ${spike}`) loss = loss.mul(100);
       return { loss, backward: (factor) => loss.mul(factor).backward(), crossEntropy: loss, tokens: 2, correct: 1 };
     },
-    save: (folder) => saveSafetensors(join(folder, 'model.safetensors'), new Map([['weight', weight]])),
+    files: () => [{ name: 'model.safetensors', content: { tensors: new Map([['weight', weight]]), metadata: {} } }],
     free: () => weight.dispose(),
   };
 }

@@ -1,15 +1,18 @@
 /** The training loop: walks through the plan, writes metrics and checkpoints, validates, and stops cleanly when asked. */
 import { join } from 'node:path';
-import type { AdamWOptions } from '@ivtlr/torch';
+import { type AdamWOptions, HostMemory } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
-import { writeFileAtomic, writeFolderAtomic } from '../files.ts';
+import { type FileContent, jsonFile, writeFiles } from '../file-contents.ts';
+import { writeFolderAtomic } from '../files.ts';
 import { ALONE, type Ranks } from '../parallel/ranks.ts';
 import { type Update, WholeUpdate } from '../parallel/update.ts';
 import { agree, type Failure } from './agreement.ts';
 import { disposeBatches, type MicroBatch } from './batches.ts';
 import { BatchesAhead } from './batches-ahead.ts';
-import { type Checkpoint, captureState, restoreCheckpoint, writeCheckpoint } from './checkpoint.ts';
+import { type Checkpoint, captureState, restoreCheckpoint, runFiles } from './checkpoint.ts';
+import { type CheckpointPeers, CheckpointWriter } from './checkpoint-writer.ts';
 import { MetricsLog, readMetrics, type StepMetrics } from './metrics.ts';
+import { optimizerFile } from './optimizer-files.ts';
 import type { CheckpointOptions, LoopOptions, OptimizerOptions } from './options.ts';
 import { learningRate, type Phase, type Plan, type Position, positionOf } from './schedule.ts';
 import { SpikeGuard } from './spike-guard.ts';
@@ -44,6 +47,8 @@ export interface TrainRun {
   trainee: Trainee;
   /** The processes of the run; default: this one alone. */
   ranks?: Ranks;
+  /** How they tell each other how far a checkpoint is. */
+  peers?: CheckpointPeers | undefined;
   /** What moves the trainee's parameters; default: for one process. The loop disposes of it. */
   update?: Update;
   /** This process's micro-batches of one step; must depend on the position alone. */
@@ -88,48 +93,58 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
   const metricsFile = join(out, 'metrics.jsonl');
   const earlier = readMetrics(metricsFile).filter(({ step }) => step <= first);
   let best = earlier.reduce((most, entry) => (entry.kind === 'validation' ? Math.max(most, entry.accuracy) : most), -1);
-  let saved = run.resume?.folder ?? '';
+  const checkpoints = new CheckpointWriter(out, recipe.checkpoint.keep, run.resume?.folder, run.peers);
   let savedStep = run.resume ? first : -1;
 
   let failure = null as Failure | null;
-  /** What the first process does for all; what goes wrong there is told to the others when they next agree. */
-  const byFirst = <T>(work: () => T): T | null => {
-    if (!isFirst) return null;
+  /** Work that needs no other process; what goes wrong is told to the others when they next agree. */
+  const byItself = async <T>(work: () => T | Promise<T>): Promise<T | null> => {
     try {
-      return work();
+      return await work();
     } catch (error) {
       if (ranks.size === 1) throw error;
       failure ??= { failed: error };
       return null;
     }
   };
-  const metrics = byFirst(() => new MetricsLog(metricsFile, first));
+  /** What the first process does for all. */
+  const byFirst = <T>(work: () => T | Promise<T>): Promise<T | null> =>
+    isFirst ? byItself(work) : Promise.resolve(null);
+  const metrics = await byFirst(() => new MetricsLog(metricsFile, first));
   const events = recipe.tensorboard
-    ? byFirst(() => new EventWriter(join(out, 'tensorboard'), run.resume ? { purgeFrom: first + 1 } : {}))
+    ? await byFirst(() => new EventWriter(join(out, 'tensorboard'), run.resume ? { purgeFrom: first + 1 } : {}))
     : null;
   const update = preparedUpdate(run);
 
+  /** Copies the checkpoint; it is written while training goes on. */
   const save = async (step: number, { phase, epoch }: Position) => {
     if (step === savedStep) return;
-    const stage = phase.kind === 'stage' ? phase.index : 0;
-    const fields = { step, totalSteps: plan.totalSteps, phase: phase.name, epoch, stage, seconds: seconds() };
-    await update.whole(() =>
-      byFirst(() => {
-        const parts = { recipe, optimizer: update.state(), saveModel: (folder: string) => trainee.save(folder, phase) };
-        saved = writeCheckpoint(out, captureState(fields, run.device), parts, recipe.checkpoint.keep);
-      }),
-    );
+    const memory = await byItself(() => checkpoints.begin());
+    agree(ranks, failure);
+    const weights = update.copyParameters(memory!, trainee.savesTrainedOnly ?? false);
+    await byItself(() => {
+      const { step: steps, tensors, pieces } = update.state();
+      const files: FileContent[] = [optimizerFile(ranks.rank, ranks.size, steps, tensors, pieces)];
+      if (isFirst) {
+        const stage = phase.kind === 'stage' ? phase.index : 0;
+        const fields = { step, totalSteps: plan.totalSteps, phase: phase.name, epoch, stage, seconds: seconds() };
+        const state = captureState(fields, run.device);
+        files.unshift(...trainee.files(phase, weights ?? undefined), ...runFiles(recipe, state));
+      }
+      checkpoints.start(step, files);
+    });
     savedStep = step;
   };
-  const saveModel = (folder: string, phase: Phase, more: (folder: string) => void = () => {}) =>
-    update.whole(() =>
-      byFirst(() =>
-        writeFolderAtomic(folder, (temporary) => {
-          trainee.save(temporary, phase);
-          more(temporary);
-        }),
-      ),
+  const finishCheckpoint = async () => {
+    await byItself(() => checkpoints.finish());
+    agree(ranks, failure);
+  };
+  const saveModel = async (folder: string, phase: Phase, more: readonly FileContent[] = []) => {
+    const weights = update.copyParameters(new HostMemory(), trainee.savesTrainedOnly ?? false) ?? undefined;
+    await byFirst(() =>
+      writeFolderAtomic(folder, (temporary) => writeFiles(temporary, [...trainee.files(phase, weights), ...more])),
     );
+  };
 
   const guard = new SpikeGuard(recipe.guard);
   const judge = (loss: number, samples: () => string, step: number): Verdict => {
@@ -145,14 +160,14 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
   const validate = async (step: number, position: Position) => {
     const { phase, epoch } = position;
     const held = await update.whole(() => validation.measure(position));
+    // What is told of a step, and the best model, must not be ahead of the checkpoint that a killed run goes on from.
+    await finishCheckpoint();
     if (recipe.checkpoint.best && held.accuracy > best) {
-      await saveModel(join(out, 'best'), phase, (folder) =>
-        writeFileAtomic(join(folder, 'validation.json'), `${JSON.stringify({ step, epoch, ...held }, null, 2)}\n`),
-      );
+      await saveModel(join(out, 'best'), phase, [jsonFile('validation.json', { step, epoch, ...held })]);
     }
     best = Math.max(best, held.accuracy);
     const stage = phase.kind === 'stage' ? phase.index : 0;
-    byFirst(() => {
+    await byFirst(() => {
       // Last: a run killed before this line validates again when it is resumed.
       metrics?.append({ kind: 'validation', step, phase: phase.name, epoch, stage, ...held });
       events?.scalars(step, {
@@ -191,7 +206,7 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
       const taken = failure ?? (await batches.take(step).catch((error: unknown) => ({ failed: error })));
       // Rows that cannot be used are an error of their own, not of the step.
       if ('failed' in taken && ranks.size === 1) throw taken.failed;
-      const result = stepOrExplain(
+      const result = await stepOrExplain(
         () => {
           try {
             return trainStep(trainee, taken, {
@@ -204,7 +219,8 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
         },
         step,
         phase,
-        saved,
+        ranks,
+        checkpoints,
       );
       const stage = phase.kind === 'stage' ? phase.index : 0;
       const { samples, ...numbers } = result;
@@ -218,7 +234,7 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
         lr,
         samplesPerSecond: samples / ((performance.now() - stepStarted) / 1000),
       };
-      byFirst(() => {
+      await byFirst(() => {
         metrics?.append(entry);
         events?.scalars(step + 1, scalarsOf(entry));
       });
@@ -232,16 +248,19 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
       if (last || stop || validates || isDue(recipe.checkpoint, step + 1, position)) await save(step + 1, position);
       if (validates && !stop) await validate(step + 1, position);
       if (stop && !last) {
-        agree(ranks, failure);
-        return { step: step + 1, stopped: stop, checkpoint: saved, seconds: seconds() };
+        await finishCheckpoint();
+        return { step: step + 1, stopped: stop, checkpoint: checkpoints.latest!, seconds: seconds() };
       }
       // Signals and timers are handled here; the step itself never lets go of the thread.
       await new Promise((resolve) => setImmediate(resolve));
+      await byItself(() => checkpoints.poll());
     }
+    await finishCheckpoint();
     await saveModel(join(out, 'model'), plan.phases.at(-1)!);
     agree(ranks, failure);
-    return { step: plan.totalSteps, stopped: null, checkpoint: saved, seconds: seconds() };
+    return { step: plan.totalSteps, stopped: null, checkpoint: checkpoints.latest!, seconds: seconds() };
   } finally {
+    await checkpoints.close();
     await batches.close();
     update.dispose();
   }
@@ -281,12 +300,21 @@ function isDue(options: CheckpointOptions, step: number, position: Position): bo
   return options.everyEpochs !== null && position.epochEnd && (position.epoch + 1) % options.everyEpochs === 0;
 }
 
-function stepOrExplain<T>(run: () => T, step: number, phase: Phase, checkpoint: string): T {
+async function stepOrExplain<T>(
+  run: () => T,
+  step: number,
+  phase: Phase,
+  ranks: Ranks,
+  checkpoints: CheckpointWriter,
+): Promise<T> {
   try {
     return run();
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
-    const rest = checkpoint === '' ? 'no checkpoint was written yet' : `the last checkpoint is ${checkpoint}`;
+    await checkpoints.close();
+    // All processes come here with the same error.
+    const latest = ranks.texts(checkpoints.latest ?? '', 'the last checkpoint')[0]!;
+    const rest = latest === '' ? 'no checkpoint was written yet' : `the last checkpoint is ${latest}`;
     throw new UserError(`training stopped at step ${step + 1} (${phase.name}): ${error.message}; ${rest}`);
   }
 }

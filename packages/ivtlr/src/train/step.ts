@@ -2,8 +2,16 @@
  * One optimiser step: micro-batches forward and backward, gradients clipped, parameters moved. With several processes each has micro-batches of
  * its own; whatever happens in one of them, all go through the same collectives and come to the same end.
  */
-import { DistributedError, manualSeed, type SegmentObserver, scope, type Tensor } from '@ivtlr/torch';
+import {
+  DistributedError,
+  manualSeed,
+  type SegmentObserver,
+  type StoredTensor,
+  scope,
+  type Tensor,
+} from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
+import type { FileContent } from '../file-contents.ts';
 import type { Round } from '../parallel/collective-order.ts';
 import type { Ranks } from '../parallel/ranks.ts';
 import { clipFactor, type Update } from '../parallel/update.ts';
@@ -27,10 +35,15 @@ export interface LossResult {
 /** The model as the trainer sees it. */
 export interface Trainee {
   parameters: ReadonlyMap<string, Tensor>;
+  /** Whether `files` hold trained parameters only. Default false. */
+  savesTrainedOnly?: boolean;
   /** Forward pass with graph; runs inside a scope. The observer hears which parameters are needed and whose gradients are complete. */
   loss(micro: MicroBatch, observer?: SegmentObserver | null): LossResult;
-  /** Writes the model as it is after this phase into an existing folder, loadable for inference. */
-  save(folder: string, phase: Phase): void;
+  /**
+   * The files of the model as it is after this phase, loadable for inference.
+   * @param weights in place of the model's own: all of its parameters by name
+   */
+  files(phase: Phase, weights?: ReadonlyMap<string, StoredTensor>): FileContent[];
 }
 
 export interface StepResult {

@@ -4,9 +4,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { compiledModule } from '../compiled-module.ts';
 import { UserError } from '../errors.ts';
 import type { RawImage } from './image.ts';
-import { compiledModule, ImagePool } from './image-pool.ts';
+import { ImagePool } from './image-pool.ts';
 
 /** Prepares nothing: the first byte says what happens. */
 const family = `

@@ -3,6 +3,7 @@
  * a copy and a thread costs a few megabytes. libtorch is not loaded there; tensors are made where they are used.
  */
 import { Worker } from 'node:worker_threads';
+import { compiledModule } from '../compiled-module.ts';
 import { UserError } from '../errors.ts';
 import type { ImageSource, RawImage, RgbImage } from './image.ts';
 import { tellNote } from './notes.ts';
@@ -39,18 +40,6 @@ interface Pending {
   image: RawImage;
   resolve(prepared: PreparedImage): void;
   reject(error: unknown): void;
-}
-
-/**
- * Where a module beside the caller lies in compiled form, whichever form the caller runs in: threads of this Node cannot load TypeScript.
- * @param name without extension, such as './prepare'.
- */
-export function compiledModule(name: string, callerUrl: string): URL {
-  const source = callerUrl.lastIndexOf('/src/');
-  const base = callerUrl.endsWith('.ts')
-    ? `${callerUrl.slice(0, source)}/dist/${callerUrl.slice(source + 5)}`
-    : callerUrl;
-  return new URL(`${name}.js`, base);
 }
 
 export class ImagePool {

@@ -8,6 +8,7 @@ import { type DType, elementSize } from '../core/dtype.ts';
 import { scope } from '../core/scope.ts';
 import type { Tensor } from '../core/tensor.ts';
 import { CheckpointError } from './errors.ts';
+import { type HostTensor, isHostTensor } from './host-tensor.ts';
 import { FORMAT_NAMES, quote } from './safetensors-header.ts';
 
 /** Small enough to stay in a cache between the copy out of libtorch and the write. */
@@ -26,6 +27,9 @@ const ORDER: readonly DType[] = [
   'bool',
 ];
 
+/** What a file takes: a tensor of libtorch, or its copy in host memory. */
+export type StoredTensor = Tensor | HostTensor;
+
 /**
  * Writes tensors (any dtype, shape, device; views are made contiguous) so that Python's safetensors reads them.
  *
@@ -35,12 +39,10 @@ const ORDER: readonly DType[] = [
  */
 export function saveSafetensors(
   path: string,
-  tensors: ReadonlyMap<string, Tensor>,
+  tensors: ReadonlyMap<string, StoredTensor>,
   metadata?: Readonly<Record<string, string>>,
 ): void {
-  const ordered = [...tensors].sort(
-    ([a, x], [b, y]) => ORDER.indexOf(x.dtype) - ORDER.indexOf(y.dtype) || (a < b ? -1 : 1),
-  );
+  const ordered = inOrder(tensors);
   const header = encodeHeader(path, ordered, metadata);
   const temporary = `${path}.${process.pid}.${randomBytes(4).toString('hex')}.tmp`;
   const fd = fs.openSync(temporary, 'wx');
@@ -61,18 +63,35 @@ export function saveSafetensors(
   syncFolder(dirname(path));
 }
 
+/**
+ * The bytes of the file that saveSafetensors would write, one part after the other: the header, then each tensor's own bytes, not copied.
+ * @param path for error messages
+ */
+export function safetensorsParts(
+  path: string,
+  tensors: ReadonlyMap<string, HostTensor>,
+  metadata?: Readonly<Record<string, string>>,
+): Uint8Array[] {
+  const ordered = inOrder(tensors);
+  return [encodeHeader(path, ordered, metadata), ...ordered.map(([, { bytes }]) => bytes)];
+}
+
+function inOrder<T extends StoredTensor>(tensors: ReadonlyMap<string, T>): [string, T][] {
+  return [...tensors].sort(([a, x], [b, y]) => ORDER.indexOf(x.dtype) - ORDER.indexOf(y.dtype) || (a < b ? -1 : 1));
+}
+
 function encodeHeader(
   path: string,
-  ordered: [string, Tensor][],
+  ordered: [string, StoredTensor][],
   metadata?: Readonly<Record<string, string>>,
 ): Uint8Array {
   const entries: [string, unknown][] = metadata && Object.keys(metadata).length > 0 ? [['__metadata__', metadata]] : [];
   let position = 0;
-  for (const [name, { dtype, shape, numel }] of ordered) {
+  for (const [name, { dtype, shape }] of ordered) {
     if (name === '__metadata__') throw new CheckpointError(`${path}: a tensor cannot be named "__metadata__"`);
     if (!(dtype in FORMAT_NAMES))
       throw new CheckpointError(`${path}: tensor ${quote(name)} has dtype ${dtype}, which safetensors cannot hold`);
-    const end = position + numel * elementSize(dtype);
+    const end = position + shape.reduce((product, size) => product * size, elementSize(dtype));
     entries.push([name, { dtype: FORMAT_NAMES[dtype], shape, data_offsets: [position, end] }]);
     position = end;
   }
@@ -86,7 +105,11 @@ function encodeHeader(
   return header;
 }
 
-function writeTensor(fd: number, tensor: Tensor, piece: Uint8Array): void {
+function writeTensor(fd: number, tensor: StoredTensor, piece: Uint8Array): void {
+  if (isHostTensor(tensor)) {
+    writeAll(fd, tensor.bytes);
+    return;
+  }
   const { dtype, numel } = tensor;
   const size = elementSize(dtype);
   scope(() =>
@@ -103,7 +126,9 @@ function writeTensor(fd: number, tensor: Tensor, piece: Uint8Array): void {
 }
 
 function writeAll(fd: number, bytes: Uint8Array): void {
-  for (let done = 0; done < bytes.length; ) done += fs.writeSync(fd, bytes, done, bytes.length - done);
+  for (let done = 0; done < bytes.length; ) {
+    done += fs.writeSync(fd, bytes, done, Math.min(bytes.length - done, 2 ** 30));
+  }
 }
 
 /** The rename itself is durable only once its folder is synced; some file systems refuse, which loses nothing but that guarantee. */

@@ -38,15 +38,21 @@ export interface TensorFile {
   [Symbol.dispose](): void;
 }
 
+/** One safetensors file, of which parts of tensors can be read too. */
+export interface SafetensorsFile extends TensorFile {
+  /** Elements start to end (exclusive) of a tensor in row-major order, of shape [end - start]; the rest is not read. @throws RangeError outside it */
+  readElements(name: string, start: number, end: number, options?: ReadOptions): Tensor;
+}
+
 /** Opens a safetensors file and validates its whole header. Throws CheckpointError naming the file and, where there is one, the tensor. */
-export function openSafetensors(path: string): TensorFile {
-  return new SafetensorsFile(path);
+export function openSafetensors(path: string): SafetensorsFile {
+  return new OpenFile(path);
 }
 
 /** Small enough to stay in a cache between the read and the conversion. */
 const PIECE_BYTES = 2 ** 20;
 
-class SafetensorsFile implements TensorFile {
+class OpenFile implements SafetensorsFile {
   readonly metadata: Readonly<Record<string, string>>;
   readonly #path: string;
   readonly #entries: ReadonlyMap<string, HeaderEntry>;
@@ -80,25 +86,34 @@ class SafetensorsFile implements TensorFile {
     return { dtype, shape };
   }
 
-  read(name: string, { dtype, device = 'cpu' }: ReadOptions = {}): Tensor {
+  read(name: string, options: ReadOptions = {}): Tensor {
+    const { begin, end, dtype, shape } = this.#entry(name);
+    return scope(() => this.readElements(name, 0, (end - begin) / elementSize(dtype), options).view(shape));
+  }
+
+  readElements(name: string, start: number, end: number, { dtype, device = 'cpu' }: ReadOptions = {}): Tensor {
     const entry = this.#entry(name);
-    const { begin, end, shape } = entry;
     const size = elementSize(entry.dtype);
+    const numel = (entry.end - entry.begin) / size;
+    if (!(start >= 0 && start <= end && end <= numel))
+      throw new RangeError(
+        `${this.#path}: tensor ${quote(name)} has ${numel} elements, not those from ${start} to ${end}`,
+      );
+    const [first, last] = [entry.begin + start * size, entry.begin + end * size];
     return scope(() =>
       noGrad(() => {
-        const result = empty(shape, { dtype: dtype ?? entry.dtype, device });
-        const flat = result.view([-1]);
-        for (let at = begin; at < end; at += PIECE_BYTES) {
-          const piece = this.#readBytes(at, this.#piece.subarray(0, Math.min(PIECE_BYTES, end - at)));
+        const flat = empty([end - start], { dtype: dtype ?? entry.dtype, device });
+        for (let at = first; at < last; at += PIECE_BYTES) {
+          const piece = this.#readBytes(at, this.#piece.subarray(0, Math.min(PIECE_BYTES, last - at)));
           scope(() => {
             const values = shareBytes(piece, entry.dtype === 'bool' ? 'uint8' : entry.dtype, [piece.length / size]);
             // A bool tensor whose bytes are neither 0 nor 1 is undefined behaviour in libtorch's kernels.
             flat
-              .narrow(0, (at - begin) / size, piece.length / size)
+              .narrow(0, (at - first) / size, piece.length / size)
               .copy_(entry.dtype === 'bool' ? values.ne(0) : values);
           });
         }
-        return result;
+        return flat;
       }),
     );
   }

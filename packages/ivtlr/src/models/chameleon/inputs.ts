@@ -5,10 +5,11 @@
 import { join } from 'node:path';
 import type { Tensor } from '@ivtlr/torch';
 import { z } from 'zod';
+import { compiledModule } from '../../compiled-module.ts';
 import { UserError } from '../../errors.ts';
 import { readJson } from '../../files.ts';
 import type { DecodeOptions } from '../../vision/decode.ts';
-import { compiledModule, type PreparedImage } from '../../vision/image-pool.ts';
+import type { PreparedImage } from '../../vision/image-pool.ts';
 import { type Normalization, normalize } from '../../vision/normalize.ts';
 import type { ResizeRule } from '../../vision/resize.ts';
 import { PreparedInputs } from '../common/prepared-inputs.ts';

@@ -1,5 +1,4 @@
 /** The weights of a Hugging Face folder into a model's modules and back. */
-import { join } from 'node:path';
 import {
   CheckpointError,
   type DType,
@@ -8,12 +7,12 @@ import {
   type Module,
   openCheckpoint,
   StateDictError,
-  saveSafetensors,
+  type StoredTensor,
   skipInit,
-  type Tensor,
   type TensorFile,
 } from '@ivtlr/torch';
 import { UserError } from '../../errors.ts';
+import type { FileContent } from '../../file-contents.ts';
 import type { LoadModelOptions } from '../family.ts';
 
 /**
@@ -80,8 +79,13 @@ function checkWeights<M extends { readonly module: Module }>(
   return file.info(first).dtype;
 }
 
-/** Writes model.safetensors under the module's names; a tied parameter once. */
-export function saveWeights(module: Module, folder: string): void {
-  const tensors = new Map<string, Tensor>(module.namedParameters());
-  saveSafetensors(join(folder, 'model.safetensors'), tensors, { format: 'pt' });
+/**
+ * model.safetensors under the module's names; a tied parameter once.
+ * @param weights in place of the module's own: all of its parameters by name
+ */
+export function weightsFile(
+  module: Module,
+  weights: ReadonlyMap<string, StoredTensor> = module.namedParameters(),
+): FileContent {
+  return { name: 'model.safetensors', content: { tensors: weights, metadata: { format: 'pt' } } };
 }

@@ -6,11 +6,12 @@
 import { join } from 'node:path';
 import { shareBytes, type Tensor } from '@ivtlr/torch';
 import { z } from 'zod';
+import { compiledModule } from '../../compiled-module.ts';
 import { UserError } from '../../errors.ts';
 import { isListed, readJson } from '../../files.ts';
 import type { DecodeOptions } from '../../vision/decode.ts';
 import type { RgbImage } from '../../vision/image.ts';
-import { compiledModule, type PreparedImage } from '../../vision/image-pool.ts';
+import type { PreparedImage } from '../../vision/image-pool.ts';
 import { normalizedLevels } from '../../vision/normalize.ts';
 import type { ResizeFilter, ResizeRule } from '../../vision/resize.ts';
 import { PreparedInputs } from '../common/prepared-inputs.ts';
