@@ -273,7 +273,7 @@ export class ProcessGroup implements Disposable {
       const reason = whoIsMissing(this, this.#servesStore);
       throw new DistributedError(
         `_c10d_functional::${collective}`,
-        `${start}: ${reason} (${(error as Error).message})`,
+        `${start}: ${reason} (${firstSentence((error as Error).message)})`,
       );
     }
   }
@@ -334,4 +334,9 @@ export function dieWithParent(): boolean {
  */
 export function setStorageBytes(tensor: Tensor, bytes: number): void {
   native.setStorageBytes(tensor, bytes);
+}
+
+/** c10d's errors go on with advice and traces. */
+function firstSentence(message: string): string {
+  return message.split(/\. |\n/)[0]!;
 }
