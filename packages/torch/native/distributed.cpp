@@ -1,7 +1,9 @@
 #include "distributed.h"
 
 #include <ATen/ATen.h>
-#include <ATen/native/Resize.h>
+#include <c10/util/Logging.h>
+#include <ifaddrs.h>
+#include <net/if.h>
 #include <netdb.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -9,7 +11,9 @@
 
 #include <csignal>
 #include <cstdlib>
+#include <future>
 #include <map>
+#include <thread>
 #include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
@@ -26,16 +30,53 @@ namespace {
 
 using Milliseconds = std::chrono::milliseconds;
 
-std::map<int32_t, c10::intrusive_ptr<c10d::Store>>& stores = *new std::map<int32_t, c10::intrusive_ptr<c10d::Store>>();
+struct OpenStore {
+  c10::intrusive_ptr<c10d::Store> store;
+  Milliseconds timeout;
+  bool lost = false;  // its server did not answer: a thread may hold its lock for ever
+};
+
+// Never destroyed: connections close with the process, and a thread that was left behind may still use them.
+std::map<int32_t, OpenStore>& stores = *new std::map<int32_t, OpenStore>();
 std::map<std::string, c10::intrusive_ptr<c10d::ProcessGroup>>& groups =
     *new std::map<std::string, c10::intrusive_ptr<c10d::ProcessGroup>>();
 int32_t next_store = 1;
 
-const c10::intrusive_ptr<c10d::Store>& store_of(napi_env env, napi_value id) {
+OpenStore& store_of(napi_env env, napi_value id) {
   const auto found = stores.find(static_cast<int32_t>(to_int(env, id)));
   if (found == stores.end()) throw std::runtime_error("the store is closed");
   return found->second;
 }
+
+struct NoAnswer : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// c10d waits without limit for the answer of a server that is there but does not run (a stopped process, a cut line). So what talks to the
+// store does it on a thread of its own, which is left behind when the time is over.
+template <typename Body>
+auto within(Milliseconds limit, Body body) {
+  auto task = std::make_shared<std::packaged_task<decltype(body())()>>(std::move(body));
+  auto result = task->get_future();
+  std::thread([task] { (*task)(); }).detach();
+  if (result.wait_for(limit) != std::future_status::ready)
+    throw NoAnswer("no answer within " + std::to_string((limit.count() + 500) / 1000) + " s");
+  return result.get();
+}
+
+template <typename Body>
+auto ask(OpenStore& open, Milliseconds limit, Body body) {
+  if (open.lost) throw std::runtime_error("the store's server does not answer");
+  try {
+    return within(limit, [store = open.store, body] { return body(*store); });
+  } catch (const NoAnswer&) {
+    open.lost = true;
+    throw;
+  }
+}
+
+// How much longer than its own timeout a wait of c10d may take before it counts as one without an end.
+constexpr Milliseconds grace(2000);
 
 std::vector<std::string> texts(napi_env env, napi_value value) {
   std::vector<std::string> result;
@@ -44,8 +85,23 @@ std::vector<std::string> texts(napi_env env, napi_value value) {
   return result;
 }
 
-// The address of this machine as the others reach it: that of the interface which leads to `master`.
-std::string own_address(const std::string& master) {
+// The first address of this machine that is not for itself alone; empty when there is none.
+std::string outside_address() {
+  ifaddrs* all = nullptr;
+  if (getifaddrs(&all) != 0) return "";
+  std::string result;
+  for (const ifaddrs* at = all; at && result.empty(); at = at->ifa_next) {
+    if (!at->ifa_addr || at->ifa_addr->sa_family != AF_INET || !(at->ifa_flags & IFF_UP) || (at->ifa_flags & IFF_LOOPBACK)) continue;
+    char text[NI_MAXHOST];
+    if (getnameinfo(at->ifa_addr, sizeof(sockaddr_in), text, sizeof text, nullptr, 0, NI_NUMERICHOST) == 0) result = text;
+  }
+  freeifaddrs(all);
+  return result;
+}
+
+// The address of this machine as the others reach it: that of the interface which leads to `master`. On the master's own machine its name may
+// stand for a loopback address, which other machines cannot reach.
+std::string own_address(const std::string& master, bool several_machines) {
   addrinfo hints{};
   hints.ai_socktype = SOCK_DGRAM;
   addrinfo* found = nullptr;
@@ -66,11 +122,14 @@ std::string own_address(const std::string& master) {
     break;
   }
   freeaddrinfo(found);
-  return result;
+  if (!several_machines || !(result.starts_with("127.") || result == "::1")) return result;
+  const std::string outside = outside_address();
+  if (outside.empty()) throw std::runtime_error("this machine has no address that others reach: set GLOO_SOCKET_IFNAME to the interface to use");
+  return outside;
 }
 
 c10::intrusive_ptr<c10d::Backend> gloo(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size, Milliseconds timeout,
-                                       const std::string& master) {
+                                       const std::string& master, bool several_machines) {
   auto options = c10d::ProcessGroupGloo::Options::create(timeout);
   if (const char* names = std::getenv("GLOO_SOCKET_IFNAME")) {
     std::string rest = names;
@@ -80,7 +139,7 @@ c10::intrusive_ptr<c10d::Backend> gloo(const c10::intrusive_ptr<c10d::Store>& st
       rest = comma == std::string::npos ? "" : rest.substr(comma + 1);
     }
   } else {
-    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(own_address(master)));
+    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(own_address(master, several_machines)));
   }
   options->threads = 2;
   return c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, size, options);
@@ -111,13 +170,15 @@ napi_value open_store(napi_env env, napi_callback_info info) {
     options.waitWorkers = false;
     options.multiTenant = true;
     options.timeout = Milliseconds(to_int(env, args[4]));
-    auto tcp = c10::make_intrusive<c10d::TCPStore>(to_string(env, args[0]), options);
+    // c10d logs what it throws once more, with a stack trace.
+    if (!std::getenv("TORCH_CPP_LOG_LEVEL")) FLAGS_caffe2_log_level = c10::GLOG_FATAL + 1;
+    auto tcp = within(options.timeout + grace, [host = to_string(env, args[0]), options] { return c10::make_intrusive<c10d::TCPStore>(host, options); });
     const int port = tcp->getPort();
     const std::string prefix = to_string(env, args[5]);
     c10::intrusive_ptr<c10d::Store> store = tcp;
     if (!prefix.empty()) store = c10::make_intrusive<c10d::PrefixStore>(prefix, store);
     const int32_t id = next_store++;
-    stores[id] = store;
+    stores[id] = {store, options.timeout};
     napi_value result;
     NAPI_OK(napi_create_array_with_length(env, 2, &result));
     NAPI_OK(napi_set_element(env, result, 0, number(env, id)));
@@ -134,16 +195,17 @@ napi_value close_store(napi_env env, napi_callback_info info) {
   }, [] { return std::string("Store"); });
 }
 
-// storeSet(id, key, bytes as a Uint8Array)
+// storeSet(id, key, bytes as a Uint8Array, timeout ms)
 napi_value store_set(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
-    const auto args = arguments(env, info, 3);
+    const auto args = arguments(env, info, 4);
     void* data = nullptr;
     size_t length = 0;
     napi_typedarray_type type;
     NAPI_OK(napi_get_typedarray_info(env, args[2], &type, &length, &data, nullptr, nullptr));
     const auto* bytes = static_cast<const uint8_t*>(data);
-    store_of(env, args[0])->set(to_string(env, args[1]), std::vector<uint8_t>(bytes, bytes + length));
+    ask(store_of(env, args[0]), Milliseconds(to_int(env, args[3])),
+        [key = to_string(env, args[1]), value = std::vector<uint8_t>(bytes, bytes + length)](c10d::Store& store) { store.set(key, value); });
     return undefined(env);
   }, [] { return std::string("Store.set"); });
 }
@@ -152,10 +214,11 @@ napi_value store_set(napi_env env, napi_callback_info info) {
 napi_value store_get(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     const auto args = arguments(env, info, 3);
-    const auto& store = store_of(env, args[0]);
-    const std::string key = to_string(env, args[1]);
-    store->wait({key}, Milliseconds(to_int(env, args[2])));
-    const std::vector<uint8_t> value = store->get(key);
+    const Milliseconds timeout(to_int(env, args[2]));
+    const auto value = ask(store_of(env, args[0]), timeout + grace, [key = to_string(env, args[1]), timeout](c10d::Store& store) {
+      store.wait({key}, timeout);
+      return store.get(key);
+    });
     void* data = nullptr;
     napi_value buffer, result;
     NAPI_OK(napi_create_arraybuffer(env, value.size(), &data, &buffer));
@@ -169,7 +232,9 @@ napi_value store_get(napi_env env, napi_callback_info info) {
 napi_value store_add(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     const auto args = arguments(env, info, 3);
-    return number(env, static_cast<double>(store_of(env, args[0])->add(to_string(env, args[1]), to_int(env, args[2]))));
+    auto& open = store_of(env, args[0]);
+    const auto add = [key = to_string(env, args[1]), amount = to_int(env, args[2])](c10d::Store& store) { return store.add(key, amount); };
+    return number(env, static_cast<double>(ask(open, open.timeout, add)));
   }, [] { return std::string("Store.add"); });
 }
 
@@ -177,17 +242,19 @@ napi_value store_add(napi_env env, napi_callback_info info) {
 napi_value store_wait(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     const auto args = arguments(env, info, 3);
-    store_of(env, args[0])->wait(texts(env, args[1]), Milliseconds(to_int(env, args[2])));
+    const Milliseconds timeout(to_int(env, args[2]));
+    ask(store_of(env, args[0]), timeout + grace, [keys = texts(env, args[1]), timeout](c10d::Store& store) { store.wait(keys, timeout); });
     return undefined(env);
   }, [] { return std::string("Store.wait"); });
 }
 
-// storeCheck(id, keys) -> whether all are there
+// storeCheck(id, keys, timeout ms) -> whether all are there
 napi_value store_check(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
-    const auto args = arguments(env, info, 2);
+    const auto args = arguments(env, info, 3);
+    const auto check = [keys = texts(env, args[1])](c10d::Store& store) { return store.check(keys); };
     napi_value result;
-    NAPI_OK(napi_get_boolean(env, store_of(env, args[0])->check(texts(env, args[1])), &result));
+    NAPI_OK(napi_get_boolean(env, ask(store_of(env, args[0]), Milliseconds(to_int(env, args[2])), check), &result));
     return result;
   }, [] { return std::string("Store.check"); });
 }
@@ -195,49 +262,59 @@ napi_value store_check(napi_env env, napi_callback_info info) {
 napi_value store_delete(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     const auto args = arguments(env, info, 2);
+    auto& open = store_of(env, args[0]);
+    const auto remove = [key = to_string(env, args[1])](c10d::Store& store) { return store.deleteKey(key); };
     napi_value result;
-    NAPI_OK(napi_get_boolean(env, store_of(env, args[0])->deleteKey(to_string(env, args[1])), &result));
+    NAPI_OK(napi_get_boolean(env, ask(open, open.timeout, remove), &result));
     return result;
   }, [] { return std::string("Store.delete"); });
 }
 
-// openGroup(store id, name, rank, size, backend, timeout ms, master address)
+// openGroup(store id, name, rank, size, backend, timeout ms, master address, whether there are several machines)
 napi_value open_group(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
-    const auto args = arguments(env, info, 7);
+    const auto args = arguments(env, info, 8);
     const std::string name = to_string(env, args[1]);
     if (groups.count(name)) throw std::runtime_error("there is a group \"" + name + "\" already");
     const int rank = static_cast<int>(to_int(env, args[2]));
     const int size = static_cast<int>(to_int(env, args[3]));
-    const std::string kind = to_string(env, args[4]);
+    const bool on_gpus = to_string(env, args[4]) == "nccl";
     const Milliseconds timeout(to_int(env, args[5]));
-    const auto store = c10::make_intrusive<c10d::PrefixStore>(name, store_of(env, args[0]));
-    auto group = c10::make_intrusive<c10d::ProcessGroup>(store, rank, size);
-    if (kind == "nccl") {
-      group->setBackend(c10::DeviceType::CUDA, c10d::ProcessGroup::BackendType::NCCL, nccl(store, rank, size, timeout));
-      group->setDefaultBackend(c10d::ProcessGroup::BackendType::NCCL);
-    } else {
-      group->setDefaultBackend(c10d::ProcessGroup::BackendType::GLOO);
-    }
-    // Numbers that processes agree on are on the CPU whatever the model is on.
-    group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::GLOO, gloo(store, rank, size, timeout, to_string(env, args[6])));
-    group->setGroupName(name);
+    const auto make = [=, master = to_string(env, args[6]), several_machines = to_bool(env, args[7])](c10d::Store& shared) {
+      const auto store = c10::make_intrusive<c10d::PrefixStore>(name, c10::intrusive_ptr<c10d::Store>::reclaim_copy(&shared));
+      // Gloo waits for the others' addresses as long as the store says.
+      store->setTimeout(timeout);
+      auto group = c10::make_intrusive<c10d::ProcessGroup>(store, rank, size);
+      if (on_gpus) group->setBackend(c10::DeviceType::CUDA, c10d::ProcessGroup::BackendType::NCCL, nccl(store, rank, size, timeout));
+      // Numbers that processes agree on are on the CPU whatever the model is on.
+      group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::GLOO, gloo(store, rank, size, timeout, master, several_machines));
+      group->setDefaultBackend(on_gpus ? c10d::ProcessGroup::BackendType::NCCL : c10d::ProcessGroup::BackendType::GLOO);
+      group->setGroupName(name);
+      return group;
+    };
+    const auto group = ask(store_of(env, args[0]), timeout + grace, make);
     c10d::register_process_group(name, group);
     groups[name] = group;
     return undefined(env);
   }, [] { return std::string("initProcessGroup"); });
 }
 
+// closeGroup(name, timeout ms): Gloo first ends the collectives under way, which may last until their timeouts; after `timeout` that goes on without us.
 napi_value close_group(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
-    const auto args = arguments(env, info, 1);
+    const auto args = arguments(env, info, 2);
     const std::string name = to_string(env, args[0]);
-    const auto found = groups.find(name);
-    if (found == groups.end()) return undefined(env);
-    const auto group = found->second;
-    groups.erase(found);
+    auto found = groups.extract(name);
+    if (found.empty()) return undefined(env);
     c10d::unregister_process_group(name);
-    group->shutdown();
+    auto group = std::make_shared<c10::intrusive_ptr<c10d::ProcessGroup>>(std::move(found.mapped()));
+    try {
+      within(Milliseconds(to_int(env, args[1])), [group = std::move(group)] {
+        (*group)->shutdown();
+        group->reset();
+      });
+    } catch (const std::exception&) {  // it closes later, at the latest with the process
+    }
     return undefined(env);
   }, [] { return std::string("ProcessGroup.destroy"); });
 }

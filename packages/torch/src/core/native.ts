@@ -51,11 +51,11 @@ interface Native {
     prefix: string,
   ): [id: number, port: number];
   closeStore(id: number): void;
-  storeSet(id: number, key: string, value: Uint8Array): void;
+  storeSet(id: number, key: string, value: Uint8Array, timeout: number): void;
   storeGet(id: number, key: string, timeout: number): Uint8Array;
   storeAdd(id: number, key: string, amount: number): number;
   storeWait(id: number, keys: readonly string[], timeout: number): void;
-  storeCheck(id: number, keys: readonly string[]): boolean;
+  storeCheck(id: number, keys: readonly string[], timeout: number): boolean;
   storeDelete(id: number, key: string): boolean;
   openGroup(
     store: number,
@@ -65,8 +65,9 @@ interface Native {
     backend: string,
     timeout: number,
     masterAddress: string,
+    severalMachines: boolean,
   ): void;
-  closeGroup(name: string): void;
+  closeGroup(name: string, timeout: number): void;
   dieWithParent(parent: number): boolean;
   setStorageBytes(tensor: Handle, bytes: number): void;
   buildInfo(): [version: string, cpuCapability: string, cuda: boolean, parallel: string];

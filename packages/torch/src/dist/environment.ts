@@ -26,8 +26,8 @@ export function distributedEnvironment(env: Variables = process.env): Distribute
     if (!isSet(name) && otherwise !== undefined) return otherwise;
     if (!isSet(name))
       throw new RangeError(`the environment variable ${name} is missing: the launcher of several processes sets it`);
-    const value = Number(env[name]);
-    if (!Number.isInteger(value) || value < from || value > to)
+    const value = /^\d+$/.test(env[name]!) ? Number(env[name]) : Number.NaN;
+    if (Number.isNaN(value) || value < from || value > to)
       throw new RangeError(
         `the environment variable ${name} is "${env[name]}", but should be a whole number from ${from} to ${to}`,
       );
@@ -49,6 +49,6 @@ export function distributedEnvironment(env: Variables = process.env): Distribute
     localRank,
     localWorldSize,
     masterAddress,
-    masterPort: whole('MASTER_PORT', 0, 65_535, alone ? 0 : undefined),
+    masterPort: whole('MASTER_PORT', alone ? 0 : 1, 65_535, alone ? 0 : undefined),
   };
 }

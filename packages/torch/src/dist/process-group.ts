@@ -2,14 +2,17 @@
  * Processes that compute together: c10d's process groups with Gloo (CPU) and NCCL (GPUs). The collectives are the dispatcher's own operators
  * (`_c10d_functional::..`), which take a group's name. Every process of a group calls the same collectives in the same order.
  */
+import { noGrad } from '../core/autograd.ts';
 import { cat, fromBytes, zeros } from '../core/creation.ts';
+import { TorchError } from '../core/errors.ts';
 import { native } from '../core/native.ts';
 import { op } from '../core/op.ts';
 import { scope } from '../core/scope.ts';
 import type { Tensor } from '../core/tensor.ts';
 import { type DistributedEnvironment, distributedEnvironment } from './environment.ts';
 import { DistributedError } from './errors.ts';
-import { Store } from './store.ts';
+import { FAILED, failureKey, LOOK_AROUND, whoIsMissing } from './failure.ts';
+import { Store, type StoreOptions } from './store.ts';
 
 export type ReduceOp = 'sum' | 'avg' | 'min' | 'max' | 'product';
 
@@ -30,16 +33,29 @@ export interface ProcessGroupOptions extends Partial<DistributedEnvironment> {
   backend?: 'gloo' | 'nccl';
 }
 
+interface GroupSetup {
+  timeout: number;
+  backend: 'gloo' | 'nccl';
+  masterAddress: string;
+  severalMachines: boolean;
+  /** Whether the store's server is this process. */
+  servesStore: boolean;
+  /** Disposed of with the group. */
+  owned?: Disposable[];
+}
+
 /** A collective under way. */
 export interface Work {
   /** Waits for the end; its tensor. @throws DistributedError when it failed or took longer than the group's timeout */
   wait(): Tensor;
 }
 
-/** How long a process looks who else has noticed a failure, seconds. */
-const LOOK_AROUND = 3;
+/** dtypes of which Gloo's sum is divided for an average. */
+const FLOATS: ReadonlySet<string> = new Set(['float32', 'float64', 'float16', 'bfloat16']);
 
 let groupsMade = 0;
+/** Stores that this process serves, by port: open as long as it lives, so that whoever is early for the next group of all finds it there. */
+const served = new Map<number, Store>();
 
 export class ProcessGroup implements Disposable {
   readonly name: string;
@@ -52,18 +68,13 @@ export class ProcessGroup implements Disposable {
   /** Seconds. */
   readonly timeout: number;
   readonly #backend: 'gloo' | 'nccl';
-  readonly #masterAddress: string;
-  readonly #owned: Disposable[] = [];
+  readonly #setup: GroupSetup;
+  readonly #servesStore: boolean;
+  readonly #owned: Disposable[];
   #subgroups = 0;
 
   /** For initProcessGroup and `subgroup`. */
-  constructor(
-    name: string,
-    ranks: readonly number[],
-    rank: number,
-    store: Store,
-    options: { timeout: number; backend: 'gloo' | 'nccl'; masterAddress: string; owned?: Disposable[] },
-  ) {
+  constructor(name: string, ranks: readonly number[], rank: number, store: Store, options: GroupSetup) {
     this.name = name;
     this.ranks = ranks;
     this.rank = rank;
@@ -71,11 +82,21 @@ export class ProcessGroup implements Disposable {
     this.store = store;
     this.timeout = options.timeout;
     this.#backend = options.backend;
-    this.#masterAddress = options.masterAddress;
+    this.#setup = options;
+    this.#servesStore = options.servesStore;
     this.#owned = options.owned ?? [];
-    const { timeout, backend, masterAddress } = options;
+    const { timeout, backend, masterAddress, severalMachines } = options;
     this.#explained('initProcessGroup', '', () =>
-      native.openGroup(store.id, name, rank, this.size, backend, timeout * 1000, masterAddress),
+      native.openGroup(
+        store.id,
+        name,
+        rank,
+        this.size,
+        backend,
+        Math.ceil(timeout * 1000),
+        masterAddress,
+        severalMachines,
+      ),
     );
   }
 
@@ -183,23 +204,13 @@ export class ProcessGroup implements Disposable {
     const name = `${this.name}/${this.#subgroups++}`;
     const rank = ranks.indexOf(this.rank);
     if (rank < 0) return null;
-    const { timeout } = this;
-    return new ProcessGroup(
-      name,
-      ranks.map((member) => this.ranks[member]!),
-      rank,
-      this.store,
-      {
-        timeout,
-        backend: this.#backend,
-        masterAddress: this.#masterAddress,
-      },
-    );
+    const members = ranks.map((member) => this.ranks[member]!);
+    return new ProcessGroup(name, members, rank, this.store, { ...this.#setup, owned: [] });
   }
 
-  /** Closes the connections. Collectives of others that still wait for this process fail soon. */
+  /** Closes the connections, after the collectives under way. Those of others that still wait for this process fail soon. */
   destroy(): void {
-    native.closeGroup(this.name);
+    native.closeGroup(this.name, Math.ceil(this.timeout * 1000));
     for (const owned of this.#owned.splice(0)) owned[Symbol.dispose]();
   }
 
@@ -207,10 +218,48 @@ export class ProcessGroup implements Disposable {
     this.destroy();
   }
 
+  /**
+   * Tells the others, as far as the store can be reached, that this process cannot go on, and closes the connections, so that collectives which
+   * wait for it end soon and say the reason. The process should end after it.
+   */
+  abort(reason: string): void {
+    try {
+      this.store.set(failureKey(this.name, this.rank), `${FAILED}${reason}`, { timeout: LOOK_AROUND });
+    } catch {} // the others see the connections close
+    native.closeGroup(this.name, 1000);
+    for (const owned of this.#owned.splice(0)) owned[Symbol.dispose]();
+  }
+
   #start(name: string, purpose: string | undefined, args: unknown[], into?: Tensor): Work {
-    const made = this.#explained(name, purpose, () => op(`_c10d_functional::${name}`)(...args) as Tensor);
+    const tensor = args[0] as Tensor;
+    const { dtype } = tensor;
+    const onGpu = tensor.device !== 'cpu';
+    const refuse = (reason: string) =>
+      new TorchError(`_c10d_functional::${name}`, `${purpose ? `${purpose}: ` : ''}${reason}`);
+    if (dtype === 'int16' || (dtype === 'bool' && !onGpu))
+      throw refuse(`tensors of ${dtype} cannot be sent between processes; convert it, for example to int32 or uint8`);
+    if (onGpu && this.#backend !== 'nccl')
+      throw refuse(`a tensor on ${tensor.device} needs a group with the backend nccl`);
+    const [rows = 0] = tensor.shape;
+    if (name.startsWith('reduce_scatter') && rows % this.size !== 0)
+      throw refuse(`${rows} rows cannot be shared equally among ${this.size} ranks`);
+    // Gloo has no average.
+    const average = !onGpu && args[1] === 'avg';
+    if (average && !FLOATS.has(dtype)) throw refuse(`an average of ${dtype} is not defined; use sum`);
+    const run = () => op(`_c10d_functional::${name}`)(...(average ? args.with(1, 'sum') : args)) as Tensor;
+    // On the CPU starting only checks arguments: what it throws is this process's own mistake.
+    const made = onGpu ? this.#explained(name, purpose, run) : run();
     const result = into ?? made;
-    return { wait: () => this.#explained(name, purpose, () => op('_c10d_functional::wait_tensor')(result) as Tensor) };
+    let over = false;
+    const wait = (): Tensor => {
+      if (over) return result;
+      over = true;
+      const waited = this.#explained(name, purpose, () => op('_c10d_functional::wait_tensor')(result) as Tensor);
+      if (waited !== result) waited.dispose();
+      if (average) scope(() => noGrad(() => result.detach().mul_(1 / this.size)));
+      return result;
+    };
+    return { wait };
   }
 
   #explained<T>(collective: string, purpose: string | undefined, run: () => T): T {
@@ -218,36 +267,14 @@ export class ProcessGroup implements Disposable {
     try {
       return run();
     } catch (error) {
-      throw this.#failure(collective, purpose, (performance.now() - started) / 1000, error as Error);
-    }
-  }
-
-  /** Looks around who else has noticed: who has not is the one that is missing. */
-  #failure(collective: string, purpose: string | undefined, seconds: number, error: Error): DistributedError {
-    const what = purpose ? `${collective} (${purpose})` : collective;
-    const start = `process ${this.rank} of ${this.size}: ${what} failed after ${seconds.toFixed(1)} s`;
-    return new DistributedError(
-      `_c10d_functional::${collective}`,
-      `${start}: ${this.#whoIsMissing()} (${firstSentence(error.message)})`,
-    );
-  }
-
-  #whoIsMissing(): string {
-    const keyOf = (rank: number) => `failed/${this.name}/${rank}`;
-    try {
-      this.store.set(keyOf(this.rank), '1');
-      const others = Array.from({ length: this.size }, (_, rank) => rank).filter((rank) => rank !== this.rank);
-      const until = performance.now() + LOOK_AROUND * 1000;
-      let missing = others;
-      while (missing.length > 0 && performance.now() < until) {
-        missing = missing.filter((rank) => !this.store.check([keyOf(rank)]));
-        if (missing.length > 0) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 50);
-      }
-      if (missing.length === 0) return 'all processes have noticed it';
-      const names = missing.map((rank) => this.ranks[rank]).join(', ');
-      return missing.length === 1 ? `process ${names} does not answer` : `processes ${names} do not answer`;
-    } catch {
-      return 'the process that serves the store, rank 0 or the launcher, is gone';
+      const seconds = (performance.now() - started) / 1000;
+      const what = purpose ? `${collective} (${purpose})` : collective;
+      const start = `rank ${this.ranks[this.rank]}: ${what} failed after ${seconds.toFixed(1)} s`;
+      const reason = whoIsMissing(this, this.#servesStore);
+      throw new DistributedError(
+        `_c10d_functional::${collective}`,
+        `${start}: ${reason} (${firstSentence((error as Error).message)})`,
+      );
     }
   }
 }
@@ -263,26 +290,25 @@ export function initProcessGroup(options: ProcessGroupOptions = {}): ProcessGrou
   const environment = options.worldSize === undefined ? distributedEnvironment() : null;
   const { timeout = 600, backend = 'gloo', ...given } = options;
   const { rank, worldSize, masterAddress, masterPort } = { ...alone, ...environment, ...given };
+  if (!(Number.isInteger(worldSize) && worldSize >= 1 && Number.isInteger(rank) && rank >= 0 && rank < worldSize))
+    throw new RangeError(`rank ${rank} of worldSize ${worldSize}: the rank should be a whole number below the size`);
+  if (!(timeout > 0)) throw new RangeError(`timeout is ${timeout}, but should be a number of seconds above 0`);
   // torchrun serves the store itself, for all attempts.
   const { TORCHELASTIC_USE_AGENT_STORE, TORCHELASTIC_RESTART_COUNT = '0' } = process.env;
   const ofLauncher = environment !== null && TORCHELASTIC_USE_AGENT_STORE === 'True';
-  const store = openStore(
-    {
-      host: masterAddress,
-      port: masterPort,
-      isServer: rank === 0 && !ofLauncher,
-      timeout,
-      prefix: ofLauncher ? `/worker/attempt_${TORCHELASTIC_RESTART_COUNT}` : '',
-    },
-    rank,
-    worldSize,
-  );
+  const servesStore = rank === 0 && !ofLauncher;
+  const prefix = ofLauncher ? `/worker/attempt_${TORCHELASTIC_RESTART_COUNT}` : '';
+  const place = { host: masterAddress, port: masterPort, timeout };
+  if (servesStore && masterPort !== 0 && !served.has(masterPort))
+    served.set(masterPort, openStore({ ...place, isServer: true }, rank));
+  const store = openStore({ ...place, isServer: servesStore, prefix }, rank);
   const ranks = Array.from({ length: worldSize }, (_, member) => member);
-  const name = `world-${groupsMade++}`;
-  return new ProcessGroup(name, ranks, rank, store, { timeout, backend, masterAddress, owned: [store] });
+  const severalMachines = worldSize > (given.localWorldSize ?? environment?.localWorldSize ?? worldSize);
+  const setup = { timeout, backend, masterAddress, severalMachines, servesStore, owned: [store] };
+  return new ProcessGroup(`world-${groupsMade++}`, ranks, rank, store, setup);
 }
 
-function openStore(options: ConstructorParameters<typeof Store>[0], rank: number, worldSize: number): Store {
+function openStore(options: StoreOptions, rank: number): Store {
   try {
     return new Store(options);
   } catch (error) {
@@ -290,10 +316,7 @@ function openStore(options: ConstructorParameters<typeof Store>[0], rank: number
     const what = options.isServer
       ? `cannot serve the store at ${place}; is the port (MASTER_PORT) taken?`
       : `the store at ${place} (MASTER_ADDR, MASTER_PORT) was not reached within ${options.timeout} s; is rank 0 running?`;
-    throw new DistributedError(
-      'initProcessGroup',
-      `process ${rank} of ${worldSize}: ${what} (${(error as Error).message})`,
-    );
+    throw new DistributedError('initProcessGroup', `rank ${rank}: ${what} (${(error as Error).message})`);
   }
 }
 

@@ -26,7 +26,7 @@ export class Store implements Disposable {
 
   /** @throws TorchError when the server is not reached within the timeout, or its port is taken */
   constructor({ host, port, isServer, timeout, prefix = '' }: StoreOptions) {
-    const [id, found] = native.openStore(host, port, isServer, 0, timeout * 1000, prefix);
+    const [id, found] = native.openStore(host, port, isServer, 0, Math.ceil(timeout * 1000), prefix);
     this.#id = id;
     this.host = host;
     this.port = found;
@@ -38,13 +38,15 @@ export class Store implements Disposable {
     return this.#id;
   }
 
-  set(key: string, value: string | Uint8Array): void {
-    native.storeSet(this.#id, key, typeof value === 'string' ? new TextEncoder().encode(value) : value);
+  /** @throws TorchError when the server does not take it within the timeout */
+  set(key: string, value: string | Uint8Array, { timeout = this.timeout }: WaitOptions = {}): void {
+    const bytes = typeof value === 'string' ? new TextEncoder().encode(value) : value;
+    native.storeSet(this.#id, key, bytes, Math.ceil(timeout * 1000));
   }
 
   /** Waits until the key is there. @throws TorchError after the timeout */
   get(key: string, { timeout = this.timeout }: WaitOptions = {}): Uint8Array {
-    return native.storeGet(this.#id, key, timeout * 1000);
+    return native.storeGet(this.#id, key, Math.ceil(timeout * 1000));
   }
 
   /** As `get`, decoded as UTF-8. */
@@ -59,12 +61,12 @@ export class Store implements Disposable {
 
   /** @throws TorchError when a key is not there after the timeout */
   wait(keys: readonly string[], { timeout = this.timeout }: WaitOptions = {}): void {
-    native.storeWait(this.#id, keys, timeout * 1000);
+    native.storeWait(this.#id, keys, Math.ceil(timeout * 1000));
   }
 
   /** Whether all keys are there now. */
-  check(keys: readonly string[]): boolean {
-    return native.storeCheck(this.#id, keys);
+  check(keys: readonly string[], { timeout = this.timeout }: WaitOptions = {}): boolean {
+    return native.storeCheck(this.#id, keys, Math.ceil(timeout * 1000));
   }
 
   /** Whether there was such a key. */

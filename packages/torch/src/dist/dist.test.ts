@@ -1,0 +1,209 @@
+import { fileURLToPath } from 'node:url';
+import { describe, expect, test } from 'vitest';
+import { type RankOptions, runRanks, startRanks } from '../../../../test/ranks.ts';
+import { distributedEnvironment } from './index.ts';
+
+const script = fileURLToPath(new URL('./ranks.mjs', import.meta.url));
+const last = (stdout: string) => JSON.parse(stdout.trim().split('\n').at(-1)!);
+
+/** What each rank printed; none of them may fail or write to stderr. */
+async function results(world: number, name: string, payload: object = {}, options: RankOptions = {}) {
+  const outcomes = await runRanks(world, script, { name, ...payload }, options);
+  for (const { code, stderr } of outcomes) expect([code, stderr]).toEqual([0, '']);
+  return outcomes.map(({ stdout }) => last(stdout));
+}
+const range = (count: number) => Array.from({ length: count }, (_, i) => i);
+const sum = (values: number[]) => values.reduce((a, b) => a + b, 0);
+
+describe('collectives', () => {
+  const dtypes = ['float32', 'float64', 'float16', 'bfloat16', 'int64', 'int32', 'int8', 'uint8'];
+  test.for([2, 3, 4])('give what arithmetic gives with %i ranks, in every dtype', async (n) => {
+    const all = await results(n, 'values', { dtypes });
+    const ranks = range(n);
+    const mine = (r: number) => [r + 1, 2 * r, 3];
+    const columns = (combine: (values: number[]) => number) =>
+      range(3).map((i) => combine(ranks.map((r) => mine(r)[i]!)));
+    const part = (r: number) => [2 * r, 2 * r + 1].map((i) => sum(ranks.map((q) => (q + 1) * (i % 5))));
+    for (const [r, result] of all.entries())
+      for (const dtype of dtypes) {
+        expect(result[dtype], dtype).toMatchObject({
+          sum: columns(sum),
+          same: columns(sum),
+          max: columns((values) => Math.max(...values)),
+          min: columns((values) => Math.min(...values)),
+          product: columns((values) => values.reduce((a, b) => a * b)),
+          gathered: ranks.flatMap(mine),
+          gatheredInto: ranks.flatMap(mine),
+          scattered: part(r),
+          scatteredInto: part(r),
+          sent: mine(n - 1),
+          exchanged: ranks.map((q) => 10 * q + r),
+          kept: mine(r),
+        });
+        if (result[dtype].average)
+          for (const [i, value] of columns(sum).entries())
+            expect(Math.abs(result[dtype].average[i] - value / n)).toBeLessThan(dtype === 'bfloat16' ? 0.02 : 2e-3);
+      }
+  });
+
+  test('take lengths that differ, nothing at all, and a scalar', async () => {
+    const all = await results(3, 'uneven');
+    for (const [rank, { gathered, exchanged, empty, scalar }] of all.entries()) {
+      expect(gathered).toEqual(range(3).map((r) => [[2 * r, 3], new Array(6 * r).fill(r + 1)]));
+      expect(exchanged).toEqual(range(3).flatMap((r) => new Array(rank + 1).fill(r)));
+      expect([empty, scalar]).toEqual([[0], 6]);
+    }
+  });
+
+  test('refuse at once what Gloo cannot do, and go on', async () => {
+    for (const refusals of await results(2, 'refusals')) {
+      expect(refusals.map(({ message }: { message: string }) => message)).toEqual([
+        expect.stringMatching(/^TorchError: .*all_reduce: counts: tensors of int16 cannot be sent .* int32/),
+        expect.stringMatching(/^TorchError: .*tensors of bool cannot be sent .* uint8/),
+        expect.stringMatching(/^TorchError: .*an average of int64 is not defined/),
+        expect.stringMatching(/^TorchError: .*reduce_scatter_tensor: 3 rows cannot be shared equally among 2 ranks/),
+      ]);
+      for (const { seconds } of refusals) expect(seconds).toBeLessThan(2);
+    }
+  });
+
+  test('run at once, and can be waited for twice', async () => {
+    for (const values of await results(3, 'asynchronous'))
+      expect(values).toEqual([...range(20).map((i) => 3 + 3 * i), 3]);
+  });
+
+  test('work among some of the ranks', async () => {
+    const all = await results(4, 'subgroups');
+    for (const [rank, result] of all.entries()) {
+      const ranks = rank % 2 === 0 ? [0, 2] : [1, 3];
+      expect(result).toEqual({ none: true, ranks, rank: Math.floor(rank / 2), sum: sum(ranks), sent: ranks[1] });
+    }
+  });
+
+  test('20,000 of them leave no handle and no memory', async () => {
+    for (const { handles, bytes } of await results(2, 'growth')) {
+      expect(handles).toBe(0);
+      expect(bytes).toBeLessThan(20e6);
+    }
+  });
+
+  test('a wait takes no time of the processor', async () => {
+    const [, waiting] = await results(2, 'idle');
+    expect(waiting).toBeLessThan(0.5);
+  });
+});
+
+test('the store is shared', async () => {
+  const all = await results(3, 'store');
+  for (const [rank, result] of all.entries())
+    expect(result).toEqual({
+      text: `value ${(rank + 1) % 3}`,
+      bytes: [0, 255, rank],
+      count: 6,
+      check: [true, false],
+      removed: [true, false],
+      late: { message: expect.stringMatching(/^TorchError: Store.get: /), seconds: expect.any(Number) },
+    });
+});
+
+test('a process leaves the group and joins the next one on the same port', async () => {
+  expect(await results(3, 'again')).toEqual(new Array(3).fill(range(5).map((i) => 3 + 3 * i)));
+});
+
+describe('failures', () => {
+  test.for([
+    ['SIGKILL', 1],
+    ['SIGKILL', 0],
+    ['SIGSTOP', 1],
+    ['SIGSTOP', 0],
+  ] as const)('%s of rank %i ends the others within the timeout', async ([signal, victim]) => {
+    await using group = await startRanks(3, script, { name: 'lost', timeout: 6 }, { timeout: 40 });
+    await Promise.all(group.ranks.map((rank) => rank.printed('running')));
+    const started = performance.now();
+    group.ranks[victim]!.process.kill(signal);
+    for (const { rank, outcome } of group.ranks) {
+      if (rank === victim) continue;
+      const { stdout, stderr, code } = await outcome;
+      expect([code, stderr]).toEqual([0, '']);
+      const { message } = last(stdout);
+      expect(message).toMatch(
+        new RegExp(`^DistributedError: .*rank ${rank}: all_reduce \\(gradients of layer 3\\) failed after [\\d.]+ s: `),
+      );
+      expect(message).toMatch(
+        victim === 0
+          ? /serves the store \(rank 0, or the launcher\) is gone/
+          : /ranks? ([0-9], )*1(, [0-9])* do(es)? not answer/,
+      );
+    }
+    expect(performance.now() - started).toBeLessThan(signal === 'SIGKILL' ? 12_000 : 22_000);
+  });
+
+  test('a rank that aborts tells the others why', async () => {
+    const [first, second, third] = await results(3, 'aborts', { timeout: 60 }, { timeout: 40 });
+    expect(second).toBe('aborted');
+    for (const { message, seconds } of [first, third]) {
+      expect(message).toMatch(/end of step 7.*: rank 1 failed: disk full/);
+      expect(seconds).toBeLessThan(15);
+    }
+  });
+
+  test('rank 0 that leaves early is missed at once', async () => {
+    const [, ...others] = await results(3, 'leaves', { timeout: 60 }, { timeout: 40 });
+    for (const { message } of others) expect(message).toMatch(/serves the store .* is gone/);
+  });
+
+  test('a rank that never comes is named', async () => {
+    const options = { timeout: 3 };
+    const env = (rank: number) => (rank === 2 ? { MASTER_ADDR: '' } : {});
+    const outcomes = await runRanks(3, script, { name: 'join', options }, { env, timeout: 40 });
+    expect(last(outcomes[2]!.stdout).message).toMatch(/^RangeError: the environment variable MASTER_ADDR is missing/);
+    for (const { stdout, stderr } of outcomes.slice(0, 2)) {
+      expect(last(stdout).message).toMatch(
+        /^DistributedError: .*initProcessGroup failed after .*: rank 2 does not answer/,
+      );
+      expect(stderr).toBe('');
+    }
+  });
+
+  test('no store, or its port taken', async () => {
+    const { createServer } = await import('node:net');
+    const server = createServer().listen(0, '127.0.0.1');
+    await new Promise((resolve) => server.once('listening', resolve));
+    const { port } = server.address() as { port: number };
+    const env = { MASTER_PORT: String(port) };
+    const [taken] = await runRanks(1, script, { name: 'join', options: { timeout: 3 } }, { env });
+    server.close();
+    expect(last(taken!.stdout).message).toMatch(
+      /rank 0: cannot serve the store at .*is the port \(MASTER_PORT\) taken/,
+    );
+    const alone = { RANK: '1', WORLD_SIZE: '2', MASTER_PORT: String(port) };
+    const [lonely] = await runRanks(1, script, { name: 'join', options: { timeout: 2 } }, { env: alone });
+    expect(last(lonely!.stdout).message).toMatch(
+      /rank 1: the store at .* was not reached within 2 s; is rank 0 running\?/,
+    );
+    expect(taken!.stderr + lonely!.stderr).toBe('');
+  });
+});
+
+test('the environment is read, and nonsense refused by name', () => {
+  const good = { RANK: '1', WORLD_SIZE: '4', MASTER_ADDR: 'host', MASTER_PORT: '29500' };
+  expect(distributedEnvironment({})).toBe(null);
+  expect(distributedEnvironment(good)).toEqual({
+    ...{ rank: 1, worldSize: 4, localRank: 1, localWorldSize: 4, masterAddress: 'host', masterPort: 29500 },
+  });
+  for (const [name, value] of [
+    ['RANK', '4'],
+    ['RANK', '-1'],
+    ['RANK', 'one'],
+    ['RANK', ''],
+    ['WORLD_SIZE', '0'],
+    ['WORLD_SIZE', undefined],
+    ['LOCAL_RANK', '1.5'],
+    ['LOCAL_WORLD_SIZE', '5'],
+    ['MASTER_ADDR', undefined],
+    ['MASTER_PORT', '0'],
+    ['MASTER_PORT', '70000'],
+    ['MASTER_PORT', undefined],
+  ] as const)
+    expect(() => distributedEnvironment({ ...good, [name]: value }), `${name}=${value}`).toThrow(name);
+});

@@ -1,0 +1,178 @@
+// One rank of the tests: runs the named case and prints its result as a line of JSON.
+import * as torch from '@ivtlr/torch';
+
+const { name, ...given } = JSON.parse(process.argv[2]);
+const { initProcessGroup, tensor, scope } = torch;
+const print = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
+const pause = (seconds) => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, seconds * 1000);
+
+/** The message of what `run` throws, with the error's class before it. */
+function failure(run) {
+  const started = performance.now();
+  try {
+    run();
+    return { message: 'nothing was thrown' };
+  } catch (error) {
+    return { message: `${error.name}: ${error.message}`, seconds: (performance.now() - started) / 1000 };
+  }
+}
+
+const cases = {
+  values(group) {
+    const { rank, size } = group;
+    const results = {};
+    for (const dtype of given.dtypes) {
+      const of = (values) => tensor(values, { dtype });
+      const mine = of([rank + 1, 2 * rank, 3]);
+      const all = of(Array.from({ length: size * 2 }, (_, i) => (rank + 1) * (i % 5)));
+      const out = torch.zeros([size * 3], { dtype });
+      const part = torch.zeros([2], { dtype });
+      const inPlace = mine.clone();
+      results[dtype] = {
+        sum: group.allReduce(mine).toNumbers(),
+        max: group.allReduce(mine, { op: 'max' }).toNumbers(),
+        min: group.allReduce(mine, { op: 'min' }).toNumbers(),
+        product: group.allReduce(mine, { op: 'product' }).toNumbers(),
+        same: group.allReduceInPlace(inPlace) === inPlace && inPlace.toNumbers(),
+        gathered: group.allGather(mine).toNumbers(),
+        gatheredInto: group.allGatherInto(out, mine) === out && out.toNumbers(),
+        scattered: group.reduceScatter(all).toNumbers(),
+        scatteredInto: group.reduceScatterInto(part, all) === part && part.toNumbers(),
+        sent: group.broadcast(mine, size - 1).toNumbers(),
+        exchanged: group.allToAll(of(Array.from({ length: size }, (_, i) => 10 * rank + i))).toNumbers(),
+        kept: mine.toNumbers(),
+      };
+      if (/float/.test(dtype)) results[dtype].average = group.allReduce(mine, { op: 'avg' }).toNumbers();
+    }
+    group.barrier();
+    return results;
+  },
+  uneven(group) {
+    const { rank, size } = group;
+    const rows = torch.full([rank * 2, 3], rank + 1);
+    const send = Array.from({ length: size }, (_, to) => to + 1);
+    const exchanged = group.allToAll(torch.full([send.reduce((a, b) => a + b)], rank), {
+      send,
+      expect: new Array(size).fill(rank + 1),
+    });
+    return {
+      gathered: group.allGatherUneven(rows).map((part) => [part.shape, part.toNumbers()]),
+      exchanged: exchanged.toNumbers(),
+      empty: group.allReduce(torch.zeros([0])).shape,
+      scalar: group.allReduce(tensor(rank + 1)).item(),
+    };
+  },
+  refusals(group) {
+    const waits = [
+      () => group.allReduce(tensor([1], { dtype: 'int16' }), { purpose: 'counts' }),
+      () => group.allGather(tensor([1], { dtype: 'bool' })),
+      () => group.allReduce(tensor([1], { dtype: 'int64' }), { op: 'avg' }),
+      () => group.reduceScatter(torch.zeros([group.size + 1])),
+    ].map(failure);
+    group.barrier();
+    return waits;
+  },
+  subgroups(group) {
+    const { rank } = group;
+    const even = group.subgroup([0, 2]);
+    const odd = group.subgroup([1, 3]);
+    const mine = even ?? odd;
+    const sum = mine.allReduce(tensor([rank])).item();
+    const sent = mine.broadcast(tensor([rank]), 1).item();
+    const result = { none: (even === null) !== (odd === null), ranks: mine.ranks, rank: mine.rank, sum, sent };
+    mine.destroy();
+    group.barrier();
+    return result;
+  },
+  store(group) {
+    const { store, rank, size } = group;
+    store.set(`key ${rank}`, `value ${rank}`);
+    store.wait(Array.from({ length: size }, (_, i) => `key ${i}`));
+    const bytes = Uint8Array.of(0, 255, rank);
+    store.set(`bytes ${rank}`, bytes);
+    store.add('count', rank + 1);
+    store.add('arrived', 1);
+    while (store.add('arrived', 0) < size) pause(0.01);
+    const result = {
+      text: store.getText(`key ${(rank + 1) % size}`),
+      bytes: [...store.get(`bytes ${rank}`)],
+      count: store.add('count', 0),
+      check: [store.check(['key 0', 'key 1']), store.check(['key 0', 'nothing'])],
+      late: failure(() => store.get('nothing', { timeout: 0.5 })),
+    };
+    group.barrier(); // all have read
+    const removed = [store.delete(`key ${rank}`), store.delete(`key ${rank}`)];
+    group.barrier(); // rank 0 serves the store until here
+    return { ...result, removed };
+  },
+  asynchronous(group) {
+    const works = Array.from({ length: 20 }, (_, i) => group.allReduceAsync(torch.full([1000], group.rank + i)));
+    return works.map((work) => work.wait().toNumbers()[999]).concat(works[0].wait().toNumbers()[0]);
+  },
+  growth(group) {
+    const value = torch.ones([64]);
+    const round = () =>
+      scope(() => {
+        group.allReduceInPlace(value, { op: 'avg' });
+        group.allGather(value);
+      });
+    for (let i = 0; i < 1000; i++) round();
+    const before = [torch.liveTensorCount(), process.memoryUsage().rss];
+    for (let i = 0; i < 10_000; i++) round();
+    return { handles: torch.liveTensorCount() - before[0], bytes: process.memoryUsage().rss - before[1] };
+  },
+  again(first) {
+    const sums = [];
+    let group = first;
+    for (let i = 0; i < 5; i++) {
+      sums.push(group.allReduce(tensor([group.rank + i])).item());
+      if (group.rank === i % group.size) pause(0.2);
+      group.destroy();
+      group = initProcessGroup({ timeout: 20 });
+    }
+    group.barrier();
+    group.destroy();
+    return sums;
+  },
+  /** Endless collectives: somebody is killed or stopped. */
+  lost(group) {
+    group.barrier();
+    process.stdout.write('running\n');
+    for (;;) {
+      const result = failure(() =>
+        scope(() => group.allReduce(torch.ones([1000]), { purpose: 'gradients of layer 3' })),
+      );
+      if (result.seconds !== undefined) return { ...result, cpu: process.cpuUsage() };
+    }
+  },
+  aborts(group) {
+    group.barrier();
+    if (group.rank === 1) {
+      pause(0.3);
+      group.abort('disk full');
+      return 'aborted';
+    }
+    return failure(() => group.barrier({ purpose: 'end of step 7' }));
+  },
+  leaves(group) {
+    group.barrier();
+    if (group.rank === 0) return 'left';
+    pause(0.5);
+    return failure(() => group.barrier());
+  },
+  idle(group) {
+    group.barrier();
+    const before = process.cpuUsage();
+    if (group.rank === 0) pause(2);
+    group.barrier();
+    const { user, system } = process.cpuUsage(before);
+    return (user + system) / 1e6;
+  },
+};
+
+if (name === 'join') print(failure(() => initProcessGroup(given.options)));
+else {
+  const group = initProcessGroup({ timeout: given.timeout ?? 30 });
+  print(await cases[name](group));
+  group.destroy();
+}
