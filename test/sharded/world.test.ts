@@ -161,7 +161,7 @@ test.each(['SIGKILL', 'SIGSTOP'] as const)('%s to a process', { timeout: 180_000
     for (const rank of [0, 2]) {
       const { code, stdout, stderr } = await group.ranks[rank]!.outcome;
       expect(`${code} ${stdout}${stderr}`).toMatch(
-        /process(es)? [0-9, ]*1 do(es)? not answer|Connection closed|is gone/,
+        /(rank|process)(e?s)? [0-9, ]*1[0-9, ]* do(es)? not answer|Connection closed|is gone|have noticed/,
       );
     }
   }
