@@ -29,6 +29,33 @@ export async function resolveDevice(
   throw new UserError(`${setting} ${name}: ${reason} (\`ivtlr doctor\` says more); use ${setting} auto or cpu`);
 }
 
+/**
+ * As `resolveDevice`, for one of several processes of this machine: `auto` and `cuda` stand for the GPU of the process's place, counted round where there are
+ * fewer GPUs than processes.
+ * @param place from 0
+ */
+export async function deviceOfWorker(
+  name: string,
+  setting: string,
+  place: number,
+  note: (line: string) => void,
+  countGpus: () => Promise<number> = gpuCount,
+  tryDevice: (device: string) => Promise<string | null> = whyUnusable,
+): Promise<string> {
+  const gpus = name === 'auto' || name === 'cuda' ? await countGpus() : 0;
+  if (gpus === 0) return resolveDevice(name, setting, note, tryDevice);
+  const own = `cuda:${place % gpus}`;
+  // A GPU is tried only by those it belongs to: trying takes some of its memory.
+  if (name === 'cuda') return resolveDevice(own, setting, note, tryDevice);
+  const found = await resolveDevice(name, setting, note, () => tryDevice(own));
+  return found === 'cpu' ? found : own;
+}
+
+async function gpuCount(): Promise<number> {
+  const { cudaDeviceCount } = await import('@ivtlr/torch');
+  return cudaDeviceCount();
+}
+
 /** Null for a device that computes, else why not. */
 async function whyUnusable(device: string): Promise<string | null> {
   const { cudaAvailable, full, scope } = await import('@ivtlr/torch');
