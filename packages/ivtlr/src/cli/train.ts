@@ -6,7 +6,7 @@ import { UserError } from '../errors.ts';
 import { launcherPid } from '../launch/worker-environment.ts';
 import type { StepMetrics } from '../train/metrics.ts';
 import { hubProgress } from './hub-progress.ts';
-import { wholeNumberWithin } from './number-flags.ts';
+import { MAX, wholeNumberWithin } from './number-flags.ts';
 import { formatDuration, Progress } from './progress.ts';
 
 interface TrainOptions {
@@ -33,7 +33,7 @@ export function registerTrain(program: Command): void {
     .option(
       '--processes <n>',
       'train on so many processes of this machine, each with its GPU or its share of the threads',
-      wholeNumberWithin(1, 1024),
+      wholeNumberWithin(1, MAX.processes),
     )
     .option(
       '--max-restarts <n>',

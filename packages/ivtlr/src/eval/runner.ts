@@ -3,12 +3,12 @@
 import { ImagesAhead } from '../data/images-ahead.ts';
 import { pickTargetTokens } from '../data/pick-targets.ts';
 import type { Sample } from '../data/sample.ts';
-import { AnswerPool } from '../engine/answer-pool.ts';
 import { type AskEvent, type AskOptions, ask } from '../engine/ask.ts';
 import type { LoadedModel } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
 import type { Ablation } from '../latent/options.ts';
 import type { StepTrace } from '../latent/trace.ts';
+import { AnswerPool } from '../pool/answer-pool.ts';
 import type { IndexedSample } from '../tasks/read-samples.ts';
 import type { Answered, Score, Split, Task } from '../tasks/task.ts';
 import { ImagePool } from '../vision/image-pool.ts';
@@ -72,7 +72,8 @@ export interface AnsweredSample extends StoredAnswer {
 type Placed = Sample & { sample: Sample; index: number };
 
 /**
- * Answers all samples greedily, with the same result in this process and in any number of others. Between passes the event loop runs. @throws UserError when there are no samples
+ * Answers all samples greedily, with the same result in this process and in any number of others. Between passes the event loop runs.
+ * @throws UserError when there are no samples
  */
 export async function evaluate(
   opened: AskedModel,

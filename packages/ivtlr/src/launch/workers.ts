@@ -63,7 +63,9 @@ export async function runWorkers(options: WorkersOptions): Promise<number> {
 async function runOnce(options: WorkersOptions, restart: number): Promise<{ cause: Ending | null; asked: boolean }> {
   const port = await freePort();
   const workers = Array.from({ length: options.processes }, (_, rank) => start(rank, port, restart, options));
+  let endedByUs = Number.POSITIVE_INFINITY;
   const endAll = () => {
+    endedByUs = performance.now();
     for (const { child } of workers) child.kill('SIGKILL');
   };
   let asked = false;
@@ -91,7 +93,7 @@ async function runOnce(options: WorkersOptions, restart: number): Promise<{ caus
     for (const name of SIGNALS) process.off(name, pass);
   }
   const first = bad[0];
-  const killed = bad.find(({ signal, time }) => signal !== null && time - first!.time < AT_ONCE);
+  const killed = bad.find(({ signal, time }) => signal !== null && time < Math.min(endedByUs, first!.time + AT_ONCE));
   return { cause: killed ?? first ?? null, asked };
 }
 

@@ -1,8 +1,8 @@
 /** One worker process as its parent sees it. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { createInterface } from 'node:readline';
+import { compiledModule } from '../compiled-module.ts';
 import { UserError } from '../errors.ts';
-import { compiledModule } from '../vision/image-pool.ts';
 import type { FromWorker, OpenedInWorker, SentError, ToWorker, WorkerModel } from './worker-messages.ts';
 
 export interface WorkerEvents {
@@ -27,15 +27,13 @@ process.on('exit', () => {
 
 export class WorkerProcess {
   readonly #child: ChildProcess;
-  readonly #events: WorkerEvents;
   readonly #gone: Promise<void>;
   #closed = false;
   /** Once the model is open. Rejects when it cannot be opened: with the worker's error, or an EndedError when the process ended before. */
   readonly opened: Promise<OpenedInWorker>;
 
   constructor(model: WorkerModel, index: number, threads: number, events: WorkerEvents) {
-    this.#events = events;
-    const child = fork(compiledModule('./answer-worker', import.meta.url), [], {
+    const child = fork(compiledModule('./answer-worker', import.meta.url), [String(process.pid)], {
       serialization: 'advanced',
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
       execArgv: [],

@@ -1,7 +1,8 @@
 /** What an answer pool and its worker processes say to each other. Everything is plain data, sent with Node's `advanced` serialization. */
-import type { Answer, AskEvent, AskOptions, Question } from './ask.ts';
-import type { AnswerNeeds } from './answer-memory.ts';
-import type { OpenModelOptions, ReasoningSettings } from './loaded-model.ts';
+
+import type { AnswerNeeds } from '../engine/answer-memory.ts';
+import type { Answer, AskEvent, AskOptions, Question } from '../engine/ask.ts';
+import type { OpenModelOptions, ReasoningSettings } from '../engine/loaded-model.ts';
 
 /** The model that every worker opens. */
 export interface WorkerModel {
@@ -19,6 +20,9 @@ export type WorkerAskOptions = Omit<AskOptions, 'seed' | 'processImage' | 'textD
   /** Threads that prepare the images of files ahead. */
   imageThreads: number;
 };
+
+/** As its parent is told. */
+export type PoolAskOptions<Q extends Question> = WorkerAskOptions & { seed?: AskOptions<Q>['seed'] };
 
 /** `index` is the worker's place among all, from 0. */
 export type OpenWorker = { type: 'open'; model: WorkerModel; index: number; threads: number };

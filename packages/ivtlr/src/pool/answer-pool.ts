@@ -4,16 +4,16 @@
  * Processes and not threads: each has its own libtorch with its own threads and device, and none can take the others down.
  */
 import { availableParallelism } from 'node:os';
+import type { AnswerNeeds } from '../engine/answer-memory.ts';
+import type { Question } from '../engine/ask.ts';
+import { openWithoutWeights } from '../engine/folder-rendering.ts';
+import type { ReasoningSettings } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
 import type { ImageInputs } from '../models/types.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
-import type { AnswerNeeds } from './answer-memory.ts';
-import type { AskOptions, Question } from './ask.ts';
-import { openWithoutWeights } from './folder-rendering.ts';
-import type { ReasoningSettings } from './loaded-model.ts';
 import { PoolRun } from './pool-run.ts';
 import { PoolWorker } from './pool-worker.ts';
-import type { PoolEvent, WorkerAskOptions, WorkerModel } from './worker-messages.ts';
+import type { PoolAskOptions, PoolEvent, WorkerModel } from './worker-messages.ts';
 
 export interface AnswerPoolOptions {
   /** Processes; each holds the whole model. */
@@ -26,9 +26,6 @@ export interface AnswerPoolOptions {
   /** Told in one line what a device `auto` has become. */
   deviceNote?(line: string): void;
 }
-
-/** How the questions of a run are asked. */
-export type PoolAskOptions<Q extends Question> = WorkerAskOptions & { seed?: AskOptions<Q>['seed'] };
 
 /** What a LoadedModel says without its weights, and `ask`. */
 export class AnswerPool {

@@ -1,5 +1,5 @@
 /** A place in an answer pool: a worker process, and a new one when it dies. */
-import type { AnswerNeeds } from './answer-memory.ts';
+import type { AnswerNeeds } from '../engine/answer-memory.ts';
 import type { PoolGroup, PoolRun } from './pool-run.ts';
 import type { FromWorker, OpenedInWorker, WorkerModel } from './worker-messages.ts';
 import { EndedError, receivedError, WorkerProcess } from './worker-process.ts';

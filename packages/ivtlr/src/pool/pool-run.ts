@@ -1,9 +1,9 @@
 /** One stream of questions, on its way through the workers of an answer pool. */
+
+import type { Question } from '../engine/ask.ts';
 import { UserError } from '../errors.ts';
-import type { Question } from './ask.ts';
 import type { PoolWorker } from './pool-worker.ts';
-import type { FromWorker, PoolEvent, WorkerAskOptions } from './worker-messages.ts';
-import type { PoolAskOptions } from './answer-pool.ts';
+import type { FromWorker, PoolAskOptions, PoolEvent, WorkerAskOptions } from './worker-messages.ts';
 import { receivedError } from './worker-process.ts';
 
 /** Questions that begin together. */
@@ -67,7 +67,8 @@ export class PoolRun<Q extends Question> {
             })
             .catch((error: unknown) => this.fail(error));
         }
-        const open = this.#next !== null || this.#again.length > 0 || this.#workers.some(({ groups }) => groups.size > 0);
+        const open =
+          this.#next !== null || this.#again.length > 0 || this.#workers.some(({ groups }) => groups.size > 0);
         if (this.#ended && !open) return;
         if (this.#workers.every(({ givenUp }) => givenUp))
           throw new UserError(

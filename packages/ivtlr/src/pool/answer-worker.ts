@@ -4,12 +4,12 @@
  */
 import { dieWithParent, setNumThreads } from '@ivtlr/torch';
 import { ImagesAhead } from '../data/images-ahead.ts';
+import { requireRoomForAnswers } from '../engine/answer-memory.ts';
+import { type AskEvent, Asker, type Question } from '../engine/ask.ts';
+import { deviceOfWorker } from '../engine/device.ts';
+import { type LoadedModel, openModelFolder } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
 import { ImagePool } from '../vision/image-pool.ts';
-import { requireRoomForAnswers } from './answer-memory.ts';
-import { Asker, type AskEvent, type Question } from './ask.ts';
-import { deviceOfWorker } from './device.ts';
-import { type LoadedModel, openModelFolder } from './loaded-model.ts';
 import type { FromWorker, OpenWorker, SentError, ToWorker, WorkerRun } from './worker-messages.ts';
 
 /** A question and where it stands among those that were sent. */
@@ -19,7 +19,7 @@ type Sent = Question & { seed?: number; group: number; at: number };
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {});
 process.on('disconnect', () => process.exit());
 process.stderr.on('error', () => {});
-if (!dieWithParent()) process.exit();
+if (!dieWithParent(Number(process.argv[2]))) process.exit();
 
 /** Answers the questions of one run. */
 class RunningAsker {
@@ -88,7 +88,7 @@ process.on('message', (message: ToWorker) => {
 });
 
 let opened: LoadedModel | null = null;
-let asker: RunningAsker | null = null;
+let asker = null as RunningAsker | null;
 
 async function take(message: ToWorker): Promise<void> {
   switch (message.type) {
