@@ -43,7 +43,7 @@ export interface AskOptions<Q extends Question = Question> {
   /** The same for every written token. */
   traceText?: boolean | undefined;
   /** Seed of a question's random patches; default: torch's own generator. */
-  seed?: ((question: Q) => number) | undefined;
+  seed?: ((question: Q) => number | undefined) | undefined;
   /** Default: decoded here, when the question's turn comes. */
   processImage?: ((image: RawImage) => Promise<ProcessedImage>) | undefined;
   /** Give `text-delta` events; default true. */
@@ -90,13 +90,12 @@ export async function* ask<Q extends Question>(
   groups: AsyncIterable<readonly Q[]> | Iterable<readonly Q[]>,
   options: AskOptions<Q> = {},
 ): AsyncGenerator<AskEvent<Q>, void> {
-  const { rows = 1 } = options;
   const asker = await Asker.open(opened, options);
   const stream = iterate(groups);
   try {
     let next = await stream.next();
     for (;;) {
-      while (!next.done && (asker.size === 0 || asker.size + next.value.length <= rows)) {
+      while (!next.done && asker.hasRoomFor(next.value.length)) {
         yield* await asker.begin(next.value);
         next = await stream.next();
       }
@@ -131,7 +130,8 @@ interface Open<Q> {
   stream: { push(id: number): string; end(): string } | null;
 }
 
-class Asker<Q extends Question> {
+/** Questions under way: what takes them in and makes the passes. `ask` is a loop around it, and so is a worker process. */
+export class Asker<Q extends Question> {
   readonly #opened: LoadedModel;
   readonly #options: AskOptions<Q>;
   readonly #batch: RowBatch;
@@ -158,6 +158,11 @@ class Asker<Q extends Question> {
 
   get size(): number {
     return this.#open.size;
+  }
+
+  /** Whether so many questions may begin now. A group larger than the batch begins alone. */
+  hasRoomFor(questions: number): boolean {
+    return this.size === 0 || this.size + questions <= (this.#options.rows ?? 1);
   }
 
   /** Takes questions in, all or none. */

@@ -70,7 +70,7 @@ interface Native {
   closeGroup(name: string, timeout: number): void;
   dieWithParent(parent: number): boolean;
   setStorageBytes(tensor: Handle, bytes: number): void;
-  buildInfo(): [version: string, cpuCapability: string, cuda: boolean, parallel: string];
+  buildInfo(): [version: string, cpuCapability: string, cuda: boolean, parallel: string, cudaDevices: number];
 }
 
 /**

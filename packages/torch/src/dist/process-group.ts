@@ -322,10 +322,11 @@ function openStore(options: StoreOptions, rank: number): Store {
 
 /**
  * From now on this process ends when its parent has ended, however that was and whatever it is doing. Linux only.
+ * @param parent its process id, as the parent has told it: one that ended before this process asked is then noticed too
  * @returns false when the parent is gone already
  */
-export function dieWithParent(): boolean {
-  return native.dieWithParent(process.ppid);
+export function dieWithParent(parent = process.ppid): boolean {
+  return native.dieWithParent(parent);
 }
 
 /**
