@@ -1,7 +1,15 @@
 // This project's side of bench/distributed.mjs: one rank. Arguments: the case's file, and {train, micros, zero} as JSON. Prints one JSON object.
 import fs from 'node:fs';
 import path from 'node:path';
-import { initProcessGroup, manualSeed, openSafetensors, setFlushDenormal, setNumThreads } from '@ivtlr/torch';
+import {
+  empty,
+  initProcessGroup,
+  manualSeed,
+  openSafetensors,
+  scope,
+  setFlushDenormal,
+  setNumThreads,
+} from '@ivtlr/torch';
 import { LATENT_DEFAULTS } from '../packages/ivtlr/dist/latent/options.js';
 import { injectLora, loraParameters } from '../packages/ivtlr/dist/lora/inject.js';
 import { loadModel } from '../packages/ivtlr/dist/models/registry.js';
@@ -13,13 +21,35 @@ import { trainingLoss } from '../packages/ivtlr/dist/train/loss.js';
 import { trainStep } from '../packages/ivtlr/dist/train/step.js';
 
 const testCase = JSON.parse(fs.readFileSync(process.argv[2], 'utf8'));
-const { train, micros, zero } = JSON.parse(process.argv[3]);
+const { train, micros, zero, calibrate } = JSON.parse(process.argv[3]);
 const { ids, grid, inputIds, attentionMask, labels } = testCase;
 setNumThreads(1);
 setFlushDenormal(true);
 manualSeed(0);
 const world = Number(process.env.WORLD_SIZE);
 const group = world === 1 ? null : initProcessGroup({ timeout: 120 });
+if (calibrate) {
+  // As large as what is sent for one of the model's parts; enough of them that the seconds are no accident.
+  const whole = empty([4_000_000]).fill_(1);
+  const part = empty([2_000_000]).fill_(1);
+  const rate = (bytes, body) => {
+    const seconds = Array.from({ length: 15 }, () => {
+      group.barrier();
+      const started = performance.now();
+      scope(body);
+      return (performance.now() - started) / 1000;
+    });
+    return bytes / seconds.sort((a, b) => a - b)[7];
+  };
+  const rates = {
+    allReduce: rate(whole.nbytes, () => group.allReduceInPlace(whole)),
+    reduceScatter: rate(part.nbytes, () => group.reduceScatterInto(part, whole)),
+    gather: rate(part.nbytes, () => group.allGatherInto(whole, part)),
+  };
+  console.log(JSON.stringify({ rates }));
+  group.destroy();
+  process.exit();
+}
 
 const model = loadModel(testCase.folder);
 if (train === 'lora') injectLora(model.module, testCase.lora);

@@ -7,7 +7,8 @@
 //   zero 1  fully_shard that keeps gathered parameters and reduces gradients once a step
 //   zero 2  fully_shard that keeps gathered parameters and reduces gradients with every micro-batch
 //   zero 3  fully_shard that gathers parameters for every pass
-// Seconds are the median step's. `apart` is two processes that know nothing of each other: what the machine itself loses by having both cores busy.
+// Seconds are the median step's. `predicted` is the cost model of docs/scaling.md: the time apart, and the bytes of each collective at the rates
+// that it reaches by itself. `apart` is two processes that know nothing of each other: what the machine itself loses by having both cores busy.
 // Bytes are those that the loopback device counts, a step and process, beside the formula of the stage. PYTHON needs
 // test/parity/python/requirements.txt. --save writes bench/results/distributed.json.
 import { spawn } from 'node:child_process';
@@ -18,6 +19,7 @@ import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { makeCase } from './inference-shapes.mjs';
 import { circumstances, fail, here, round, runJson, save } from './run.mjs';
+import { volumes } from './zero-volumes.mjs';
 
 const WANTED = { efficiency: 0.85, bytes: 0.05 };
 const PROJECTIONS = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'];
@@ -117,6 +119,8 @@ runJson(
   'the official code, to make the weights',
 );
 const before = circumstances(1);
+const calibration = await sideOf.ivtlr({ calibrate: true, train: 'all', micros: 1, zero: 0 }, 2);
+const { rates } = calibration[0];
 const rows = [];
 for (const train of values.train.split(',')) {
   for (const micros of values.micros.split(',').map(Number)) {
@@ -135,35 +139,24 @@ for (const train of values.train.split(',')) {
       for (const [zero, ranks] of found) {
         const seconds = secondsOf(ranks);
         const { bytesPerStep, parameters, losses } = ranks[0];
+        const sent = volumes(zero, micros, parameters, { latents: testCase.latents, processes: 2 });
+        const both = Math.max(...apart.map(secondsOf));
+        // Each process has one core, which computes or sends: nothing can overlap here.
+        const predicted = Object.keys(sent).reduce((sum, kind) => sum + sent[kind] / rates[kind], both);
         rows.push({
           ...{ side, train, micros, zero },
           alone: round(one),
           two: round(seconds),
           efficiency: round(one / seconds),
-          apart: round(one / Math.max(...apart.map(secondsOf))),
+          apart: round(one / both),
+          ...(side === 'ivtlr' && { predicted: round(predicted) }),
           megabytesSent: round(bytesPerStep / 2 ** 20),
-          formula: round(bytesOf(zero, micros, parameters) / 2 ** 20),
+          formula: round(Object.values(sent).reduce((a, b) => a + b) / 2 ** 20),
           losses: losses.map((loss) => Number(loss.toPrecision(7))),
         });
       }
     }
   }
-}
-
-/**
- * Bytes that one of two processes sends in a step. A ring over N processes sends (N - 1) / N of a buffer to gather or to reduce and scatter it, and
- * twice that to reduce it for all.
- */
-function bytesOf(zero, micros, { trained, all, gathered }) {
-  const half = 4 / 2;
-  if (zero === 0) return 2 * half * trained;
-  if (zero === 1) return half * (trained + trained);
-  if (zero === 2) return half * (micros * trained + trained);
-  const { latents } = testCase;
-  const { layers, embedding, vision, head } = gathered;
-  // Layers: for each latent step, for the written text, and backwards. The embedding: prompt, text, backwards; the head stays from one to the other.
-  const back = trained === all ? 1 : 0;
-  return half * micros * (trained + (latents + 2) * layers + (2 + back) * embedding + (1 + back) * vision + head);
 }
 
 const ours = rows.filter(({ side }) => side === 'ivtlr');
@@ -186,6 +179,7 @@ const checks = {
 const result = {
   command: `node bench/distributed.mjs --official DIR --steps ${values.steps} --micros ${values.micros} --train ${values.train}`,
   ...before,
+  megabytesPerSecond: Object.fromEntries(Object.entries(rates).map(([kind, rate]) => [kind, round(rate / 2 ** 20)])),
   rows,
   ...checks,
 };
