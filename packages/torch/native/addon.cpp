@@ -3,6 +3,7 @@
 #include "autograd.h"
 #include "dispatch.h"
 #include "distributed.h"
+#include "exchange.h"
 #include "tensor.h"
 
 namespace ivtlr {
@@ -103,6 +104,9 @@ NAPI_MODULE_INIT() {
         {"storeDelete", store_delete},
         {"openGroup", open_group},
         {"closeGroup", close_group},
+        {"startGather", start_gather},
+        {"startReduceScatter", start_reduce_scatter},
+        {"finishExchange", finish_exchange},
         {"dieWithParent", die_with_parent},
         {"setStorageBytes", set_storage_bytes},
     };

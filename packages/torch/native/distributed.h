@@ -1,5 +1,5 @@
 // Processes that compute together: c10d's store and process groups. The collectives themselves are operators of the dispatcher
-// (`_c10d_functional::..`), called by the group's name.
+// (`_c10d_functional::..`), called by the group's name, except for those of exchange.h.
 #pragma once
 #include <node_api.h>
 

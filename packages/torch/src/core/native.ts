@@ -68,6 +68,9 @@ interface Native {
     severalMachines: boolean,
   ): void;
   closeGroup(name: string, timeout: number): void;
+  startGather(group: string, out: Handle, tensor: Handle, tag: number): number;
+  startReduceScatter(group: string, out: Handle, tensor: Handle, tag: number): number;
+  finishExchange(id: number): void;
   dieWithParent(parent: number): boolean;
   setStorageBytes(tensor: Handle, bytes: number): void;
   buildInfo(): [version: string, cpuCapability: string, cuda: boolean, parallel: string, cudaDevices: number];

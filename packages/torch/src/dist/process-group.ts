@@ -1,9 +1,10 @@
 /**
  * Processes that compute together: c10d's process groups with Gloo (CPU) and NCCL (GPUs). The collectives are the dispatcher's own operators
- * (`_c10d_functional::..`), which take a group's name. Every process of a group calls the same collectives in the same order.
+ * (`_c10d_functional::..`), which take a group's name; gathering into a tensor and reduce-scatter on the CPU are messages between each two
+ * processes (native/exchange.h). Every process of a group calls the same collectives in the same order.
  */
 import { noGrad } from '../core/autograd.ts';
-import { cat, fromBytes, zeros } from '../core/creation.ts';
+import { cat, empty, fromBytes, zeros } from '../core/creation.ts';
 import { TorchError } from '../core/errors.ts';
 import { native } from '../core/native.ts';
 import { op } from '../core/op.ts';
@@ -72,6 +73,8 @@ export class ProcessGroup implements Disposable {
   readonly #servesStore: boolean;
   readonly #owned: Disposable[];
   #subgroups = 0;
+  /** Exchanges so far, the same number in every process; their messages are told apart by it. */
+  #messages = 0;
 
   /** For initProcessGroup and `subgroup`. */
   constructor(name: string, ranks: readonly number[], rank: number, store: Store, options: GroupSetup) {
@@ -129,6 +132,7 @@ export class ProcessGroup implements Disposable {
     return this.allGatherIntoAsync(out, tensor, options).wait();
   }
   allGatherIntoAsync(out: Tensor, tensor: Tensor, { purpose }: CollectiveOptions = {}): Work {
+    if (tensor.device === 'cpu' && this.size > 1) return this.#exchange('all_gather', purpose, out, tensor, 'sum');
     return this.#start('all_gather_into_tensor_out', purpose, [tensor, this.size, this.name, out], out);
   }
 
@@ -154,7 +158,13 @@ export class ProcessGroup implements Disposable {
     return this.reduceScatterAsync(tensor, options).wait();
   }
   reduceScatterAsync(tensor: Tensor, { op = 'sum', purpose }: ReduceOptions = {}): Work {
-    return this.#start('reduce_scatter_tensor', purpose, [tensor, op, this.size, this.name]);
+    const [rows = 0, ...rest] = tensor.shape;
+    if (!this.#exchanges(tensor, op) || rows % this.size !== 0)
+      return this.#start('reduce_scatter_tensor', purpose, [tensor, op, this.size, this.name]);
+    const { dtype, device } = tensor;
+    const out = empty([rows / this.size, ...rest], { dtype, device });
+    const contiguous = tensor.contiguous();
+    return this.#exchange('reduce_scatter', purpose, out, contiguous, op);
   }
 
   /** As reduceScatter, into an existing contiguous tensor. */
@@ -162,6 +172,7 @@ export class ProcessGroup implements Disposable {
     return this.reduceScatterIntoAsync(out, tensor, options).wait();
   }
   reduceScatterIntoAsync(out: Tensor, tensor: Tensor, { op = 'sum', purpose }: ReduceOptions = {}): Work {
+    if (this.#exchanges(tensor, op)) return this.#exchange('reduce_scatter', purpose, out, tensor, op);
     return this.#start('reduce_scatter_tensor_out', purpose, [tensor, op, this.size, this.name, out], out);
   }
 
@@ -228,6 +239,38 @@ export class ProcessGroup implements Disposable {
     } catch {} // the others see the connections close
     native.closeGroup(this.name, 1000);
     for (const owned of this.#owned.splice(0)) owned[Symbol.dispose]();
+  }
+
+  /** Whether the sums of this tensor over processes go by direct messages (native/exchange.h). */
+  #exchanges({ device, dtype, numel }: Tensor, op: string): boolean {
+    return (
+      device === 'cpu' &&
+      this.size > 1 &&
+      numel > 0 &&
+      dtype !== 'bool' &&
+      (op === 'sum' || (op === 'avg' && FLOATS.has(dtype)))
+    );
+  }
+
+  #exchange(
+    name: 'all_gather' | 'reduce_scatter',
+    purpose: string | undefined,
+    out: Tensor,
+    tensor: Tensor,
+    op: string,
+  ): Work {
+    const tag = this.#messages++ % 2 ** 30;
+    const start = name === 'all_gather' ? native.startGather : native.startReduceScatter;
+    const id = this.#explained(name, purpose, () => start(this.name, out, tensor, tag));
+    let over = false;
+    const wait = (): Tensor => {
+      if (over) return out;
+      over = true;
+      this.#explained(name, purpose, () => native.finishExchange(id));
+      if (op === 'avg') scope(() => noGrad(() => out.detach().mul_(1 / this.size)));
+      return out;
+    };
+    return { wait };
   }
 
   #start(name: string, purpose: string | undefined, args: unknown[], into?: Tensor): Work {

@@ -111,10 +111,14 @@ const cases = {
   },
   growth(group) {
     const value = torch.ones([64]);
+    const part = torch.zeros([64]);
+    const all = torch.zeros([64 * group.size]);
     const round = () =>
       scope(() => {
         group.allReduceInPlace(value, { op: 'avg' });
         group.allGather(value);
+        group.reduceScatterInto(part, torch.cat(Array(group.size).fill(value), 0), { op: 'avg' });
+        group.allGatherInto(all, value);
       });
     for (let i = 0; i < 1000; i++) round();
     const before = [torch.liveTensorCount(), process.memoryUsage().rss];
