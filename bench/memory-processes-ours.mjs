@@ -71,16 +71,14 @@ const update = new ShardedUpdate(sharded, {});
 const optimiser = liveTensorBytes() - base - weights;
 const peakOfMaking = peak();
 
-/** Before the optimiser's step, and at most between the passes of a step, with what is on its way to other processes. */
+/** Before the optimiser's step, and at most after a pass, with what is on its way to other processes. */
 let gradients = 0;
 let gradientsAtMost = 0;
-const held = () => liveTensorBytes() - base - weights - optimiser;
-for (const name of ['startRound', 'finishRound', 'finishRounds']) {
+for (const name of ['finishRound', 'finishRounds']) {
   const own = update[name].bind(update);
-  update[name] = (...given) => {
-    gradientsAtMost = Math.max(gradientsAtMost, held());
-    own(...given);
-    gradients = held();
+  update[name] = () => {
+    own();
+    gradients = liveTensorBytes() - base - weights - optimiser;
     gradientsAtMost = Math.max(gradientsAtMost, gradients);
   };
 }
