@@ -33,6 +33,7 @@ const RULES = {
     tasks: ['errors', 'files', 'random', 'text', 'vision', 'data'],
     parallel: ['models/types'],
     launch: ['errors', 'files'],
+    server: [],
     train: [
       'errors',
       'files',
