@@ -33,7 +33,6 @@ const RULES = {
     tasks: ['errors', 'files', 'random', 'text', 'vision', 'data'],
     parallel: ['models/types'],
     launch: ['errors', 'files'],
-    server: [],
     train: [
       'errors',
       'files',

@@ -98,7 +98,7 @@ async function serveModel(flags: ServeFlags): Promise<void> {
   const { serve } = await import('../server/serve.ts');
   const { exitCodeOf, StopSignals } = await import('../runs/stop-signals.ts');
   let stopping: (signal: NodeJS.Signals) => void = (signal) => process.exit(exitCodeOf(signal));
-  using signals = new StopSignals((signal) => stopping(signal));
+  const signals = new StopSignals((signal) => stopping(signal));
   const serving = await serve({
     version: version(),
     modelId: flags.name ?? nameOf(model),

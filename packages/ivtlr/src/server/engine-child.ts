@@ -36,7 +36,6 @@ liveAsWorker();
 
 class Serving {
   readonly #opened: LoadedModel;
-  readonly #limits: EngineLimits;
   readonly #asker: Asker<Served>;
   readonly #budget: CacheBudget;
   readonly #served = new Map<number, Served>();
@@ -71,7 +70,6 @@ class Serving {
 
   private constructor(opened: LoadedModel, limits: EngineLimits, asker: Asker<Served>, wake: () => void) {
     this.#opened = opened;
-    this.#limits = limits;
     this.#asker = asker;
     this.#wake = wake;
     const free = opened.model.device === 'cpu' ? Math.floor(process.availableMemory() / 2) : DEFAULT_CACHE_BYTES;

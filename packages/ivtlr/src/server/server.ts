@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import fastifyStatic from '@fastify/static';
-import fastify, { type FastifyError, type FastifyInstance } from 'fastify';
+import fastify, { type FastifyError, type FastifyInstance, LogController } from 'fastify';
 import type { Logger } from 'pino';
 import { addChatRoute } from './chat-route.ts';
 import { HttpError } from './http-error.ts';
@@ -57,7 +57,7 @@ export class Server {
     this.#door = new Doorkeeper(options.keys);
     this.#app = fastify({
       loggerInstance: options.logger,
-      disableRequestLogging: true,
+      logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'id' }),
       bodyLimit: options.maxBody,
       requestTimeout: options.receiveTimeoutMs,
       forceCloseConnections: true,
@@ -106,13 +106,12 @@ export class Server {
       const gone = !reply.raw.writableFinished;
       const status = gone ? 499 : reply.raw.statusCode;
       metrics.requests.inc({ route, status: String(status) });
-      const { method, id, ip } = request;
-      request.log.info({ id, method, route, status, ip, ms: Math.round(reply.elapsedTime * 10) / 10 }, 'request');
+      const { method, ip } = request;
+      request.log.info({ method, route, status, ip, ms: Math.round(reply.elapsedTime * 10) / 10 }, 'request');
     });
     app.setErrorHandler<FastifyError>((error, request, reply) => {
       const known = httpErrorOf(error);
-      if (!known)
-        request.log.error({ id: request.id, err: { name: error.name, message: error.message, stack: error.stack } });
+      if (!known) request.log.error({ err: { name: error.name, message: error.message, stack: error.stack } });
       const answer =
         known ??
         new HttpError(500, 'something went wrong in the server; its log says what', { code: 'internal_error' });
