@@ -331,11 +331,7 @@ napi_value die_with_parent(napi_env env, napi_callback_info info) {
   }, [] { return std::string("dieWithParent"); });
 }
 
-namespace {
-
-// Memory of the CPU straight from the system. The heap would not find the gap of a freed buffer large enough for the next one of the same size,
-// since aligned requests ask for more than they keep, and would grow with every layer that is gathered.
-c10::DataPtr mapped(size_t bytes, c10::Device device) {
+c10::DataPtr mapped(size_t bytes) {
   struct Mapping {
     void* start;
     size_t bytes;
@@ -348,10 +344,8 @@ c10::DataPtr mapped(size_t bytes, c10::Device device) {
     munmap(mapping->start, mapping->bytes);
     delete mapping;
   };
-  return {start, new Mapping{start, bytes}, free, device};
+  return {start, new Mapping{start, bytes}, free, c10::Device(c10::kCPU)};
 }
-
-}  // namespace
 
 // setStorageBytes(tensor, bytes): gives the tensor's storage so much new memory, or none; views see it too, and no version is counted.
 napi_value set_storage_bytes(napi_env env, napi_callback_info info) {
@@ -364,7 +358,7 @@ napi_value set_storage_bytes(napi_env env, napi_callback_info info) {
     if (bytes == 0) changed->set_data_ptr_noswap(c10::DataPtr(nullptr, changed->device()));
     else if (changed->nbytes() != bytes) {
       const bool maps = changed->device().is_cpu() && bytes >= (1 << 20);
-      changed->set_data_ptr_noswap(maps ? mapped(bytes, changed->device()) : changed->allocator()->allocate(bytes));
+      changed->set_data_ptr_noswap(maps ? mapped(bytes) : changed->allocator()->allocate(bytes));
     }
     changed->set_nbytes(bytes);
     return undefined(env);

@@ -3,10 +3,12 @@
 #include <ATen/ATen.h>
 
 #include <map>
+#include <memory>
 #include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include "addon.h"
+#include "distributed.h"
 
 namespace ivtlr {
 namespace {
@@ -40,6 +42,15 @@ void receive(Exchange& exchange, c10d::ProcessGroup& group, const at::Tensor& te
 at::Tensor flat(const at::Tensor& tensor) {
   if (!tensor.is_contiguous()) throw std::runtime_error("the tensor is not contiguous");
   return tensor.view({-1});
+}
+
+// Uninitialised elements side by side; many of them outside the heap.
+at::Tensor buffer(int64_t count, const at::TensorOptions& options) {
+  const auto bytes = static_cast<size_t>(count) * options.dtype().itemsize();
+  if (bytes < (1 << 20)) return at::empty({count}, options);
+  auto memory = mapped(bytes);
+  void* start = memory.get();
+  return at::from_blob(start, {count}, [held = std::make_shared<c10::DataPtr>(std::move(memory))](void*) {}, options);
 }
 
 napi_value keep_exchange(napi_env env, Exchange exchange) {
@@ -100,8 +111,9 @@ napi_value start_reduce_scatter(napi_env env, napi_callback_info info) {
       throw std::runtime_error("the result is not a rank's part of the tensor");
     Exchange exchange;
     exchange.sum = out;
-    for (int other = 0; other < size; other++) {
-      exchange.pieces.push_back(other == rank ? own.narrow(0, rank * length, length) : at::empty({length}, own.options()));
+    const at::Tensor received = buffer((size - 1) * length, own.options());
+    for (int other = 0, place = 0; other < size; other++) {
+      exchange.pieces.push_back(other == rank ? own.narrow(0, rank * length, length) : received.narrow(0, place++ * length, length));
       if (other != rank) receive(exchange, *group, exchange.pieces.back(), other, tag);
     }
     for (int i = 1; i < size; i++) {

@@ -72,9 +72,19 @@ export class Flat {
     });
   }
 
-  /** An uninitialised buffer of the whole size, whose memory goes back to the system when it is freed; the caller's. */
+  /** An uninitialised buffer of the whole size; the caller's. */
   newBuffer(): Tensor {
-    const buffer = empty([this.size], { dtype: this.dtype, device: this.device });
+    return this.#empty(this.size);
+  }
+
+  /** An uninitialised buffer of a shard's size; the caller's. */
+  newShard(): Tensor {
+    return this.#empty(this.shardSize);
+  }
+
+  /** Given memory by setStorageBytes, since the heap would grow with buffers that come and go between others. */
+  #empty(count: number): Tensor {
+    const buffer = empty([count], { dtype: this.dtype, device: this.device });
     setStorageBytes(buffer, 0);
     setStorageBytes(buffer, buffer.nbytes);
     return buffer;

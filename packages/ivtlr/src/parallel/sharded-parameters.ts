@@ -4,7 +4,6 @@
  * gradients as soon as they are complete, while the pass goes on.
  */
 import {
-  empty,
   keep,
   type Module,
   noGrad,
@@ -218,7 +217,7 @@ export class ShardedParameters implements SegmentObserver, Disposable {
         continue;
       }
       while (this.stage > 1 && this.#pending.length >= REDUCTIONS_AT_ONCE) this.#settle();
-      const into = keep(empty([flat.shardSize], { dtype: flat.dtype, device: flat.device }));
+      const into = keep(flat.newShard());
       const work = this.#group.reduceScatterIntoAsync(into, sent, { purpose });
       this.#pending.push({ held, work, sent, into });
     }
