@@ -13,6 +13,7 @@ import type { Tensor } from '../core/tensor.ts';
 import { type DistributedEnvironment, distributedEnvironment } from './environment.ts';
 import { DistributedError } from './errors.ts';
 import { FAILED, failureKey, LOOK_AROUND, whoIsMissing } from './failure.ts';
+import { findMemoryPeers } from './memory-peers.ts';
 import { Store, type StoreOptions } from './store.ts';
 
 export type ReduceOp = 'sum' | 'avg' | 'min' | 'max' | 'product';
@@ -259,7 +260,8 @@ export class ProcessGroup implements Disposable {
     tensor: Tensor,
     op: string,
   ): Work {
-    const tag = this.#messages++ % 2 ** 30;
+    if (this.#messages === 0) findMemoryPeers(this.name, this.rank, (text) => this.#texts(text));
+    const tag = this.#messages++ % 2 ** 29;
     const start = name === 'all_gather' ? native.startGather : native.startReduceScatter;
     const id = this.#explained(name, purpose, () => start(this.name, out, tensor, tag));
     let over = false;
@@ -271,6 +273,16 @@ export class ProcessGroup implements Disposable {
       return out;
     };
     return { wait };
+  }
+
+  /** Every process's text, in the order of ranks. */
+  #texts(text: string): string[] {
+    return scope(() => {
+      // One byte more, since a tensor without elements cannot be gathered.
+      const bytes = Uint8Array.from([0, ...new TextEncoder().encode(text)]);
+      const all = this.allGatherUneven(fromBytes(bytes, 'uint8', [bytes.length]), { purpose: 'who shares a machine' });
+      return all.map((part) => new TextDecoder().decode(part.bytes().subarray(1)));
+    });
   }
 
   #start(name: string, purpose: string | undefined, args: unknown[], into?: Tensor): Work {
