@@ -7,8 +7,9 @@ const SWITCH = 'IVTLR_READ_PEERS';
 /**
  * Finds out, once a group. All its processes call it at the same time.
  * @param texts gives every process's text, in the order of ranks
+ * @returns whether all may read each other's
  */
-export function findMemoryPeers(group: string, rank: number, texts: (own: string) => string[]): void {
+export function findMemoryPeers(group: string, rank: number, texts: (own: string) => string[]): boolean {
   const described = texts(process.env[SWITCH] === '0' ? '' : native.describeMemory()).map((text) => text.split(' '));
   const [machine, space] = described[rank]!;
   const reads = described.map(([otherMachine, otherSpace, pid, address, number], other) => {
@@ -20,6 +21,7 @@ export function findMemoryPeers(group: string, rank: number, texts: (own: string
     group,
     described.map(([, , pid], other) => [Number(pid ?? 0), reads[other]!, all[other]![rank]!] as const),
   );
+  return all.every((line, reader) => line.every((may, other) => may || reader === other));
 }
 
 /** Bytes that this process has read from the memory of others so far. */
