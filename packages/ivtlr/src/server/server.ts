@@ -69,6 +69,8 @@ export class Server {
       },
       clientErrorHandler: brokenRequest,
     }) as unknown as FastifyInstance;
+    // JSON alone is read. A page of another site can send plain text here without asking, JSON it cannot.
+    this.#app.removeContentTypeParser('text/plain');
     this.#hooks();
     this.#routes();
   }
