@@ -119,7 +119,7 @@ test('a client that goes away frees its row within one step', async () => {
 describe('the engine dies or hangs', () => {
   for (const [signal, hangMs] of [
     ['SIGKILL', 30_000],
-    ['SIGSTOP', 1000],
+    ['SIGSTOP', 3000],
   ] as const) {
     test(`${signal} under load: what it had is answered with 503 or an error event, the rest goes on`, async () => {
       served = await serveDominoes({ engine: { hangMs }, limits: { rows: 4 } });

@@ -5,6 +5,7 @@ import type { AddressInfo } from 'node:net';
 import fastifyStatic from '@fastify/static';
 import fastify, { type FastifyError, type FastifyInstance, LogController } from 'fastify';
 import type { Logger } from 'pino';
+import { UserError } from '../errors.ts';
 import { addChatRoute } from './chat-route.ts';
 import { HttpError } from './http-error.ts';
 import { addModelRoutes } from './model-routes.ts';
@@ -45,10 +46,16 @@ export class Server {
   readonly #door: Doorkeeper;
   readonly #options: ServerOptions;
 
-  /** Listens. @throws Error when the port is taken */
+  /** Listens. @throws UserError when the address is not of this machine, or the port is taken */
   static async listen(options: ServerOptions): Promise<Server> {
     const server = new Server(options);
-    await server.#app.listen({ host: options.host, port: options.port });
+    const { host, port } = options;
+    try {
+      await server.#app.listen({ host, port });
+    } catch (error) {
+      await server.#app.close();
+      throw new UserError(`cannot listen on ${host}, port ${port}: ${whyNot(error as NodeJS.ErrnoException)}`);
+    }
     return server;
   }
 
@@ -60,6 +67,10 @@ export class Server {
       logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'id' }),
       bodyLimit: options.maxBody,
       requestTimeout: options.receiveTimeoutMs,
+      http: {
+        headersTimeout: options.receiveTimeoutMs,
+        connectionsCheckingInterval: Math.min(5000, options.receiveTimeoutMs / 2),
+      },
       forceCloseConnections: true,
       return503OnClosing: true,
       requestIdHeader: false,
@@ -143,6 +154,13 @@ export class Server {
         reply.type('text/plain').send('ivtlr serve: POST /v1/chat/completions; /openapi.json lists the rest\n'),
       );
   }
+}
+
+function whyNot({ code, message }: NodeJS.ErrnoException): string {
+  if (code === 'EADDRINUSE') return 'another program does; choose another --port, or 0 for any that is free';
+  if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND') return 'this machine has no such address';
+  if (code === 'EACCES') return 'this user may not; choose a --port above 1023';
+  return message;
 }
 
 /** Errors of ours, and those of fastify that a request causes. */
