@@ -1,5 +1,7 @@
 #include "storage.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <unordered_map>
 #include <vector>
@@ -14,15 +16,34 @@ struct Block {
   size_t bytes;
 };
 
+// Smaller requests are the heap's.
+constexpr size_t least = 1 << 20;
 // As many as are in use at one time: parts of a model that are there, one that is being fetched, and gradients on their way.
 constexpr size_t spares_kept = 6;
 std::vector<Block>& spares = *new std::vector<Block>();
 // How much a block in use really has, by its address: it may be lent to a buffer that needs less.
 std::unordered_map<void*, size_t>& sizes = *new std::unordered_map<void*, size_t>();
 
+// Straight from the system, which gets it back when it is freed.
+c10::DataPtr mapped(size_t bytes) {
+  struct Mapping {
+    void* start;
+    size_t bytes;
+  };
+  void* start = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (start == MAP_FAILED) throw std::runtime_error("there is no memory for " + std::to_string(bytes) + " bytes");
+  madvise(start, bytes, MADV_HUGEPAGE);
+  const auto free = [](void* context) {
+    const auto* mapping = static_cast<Mapping*>(context);
+    munmap(mapping->start, mapping->bytes);
+    delete mapping;
+  };
+  return {start, new Mapping{start, bytes}, free, c10::Device(c10::kCPU)};
+}
+
 bool smaller(const Block& a, const Block& b) { return a.bytes < b.bytes; }
 
-c10::DataPtr take(c10::Allocator* allocator, size_t bytes) {
+c10::DataPtr take(size_t bytes) {
   auto best = spares.end();
   for (auto at = spares.begin(); at != spares.end(); ++at) {
     if (at->bytes >= bytes && (best == spares.end() || smaller(*at, *best))) best = at;
@@ -33,7 +54,7 @@ c10::DataPtr take(c10::Allocator* allocator, size_t bytes) {
   Block block{{}, bytes};
   if (found) block = std::move(*best);
   if (best != spares.end()) spares.erase(best);
-  if (!found) block.memory = allocator->allocate(bytes);
+  if (!found) block.memory = mapped(bytes);
   sizes[block.memory.get()] = block.bytes;
   return std::move(block.memory);
 }
@@ -60,7 +81,7 @@ void set_bytes(const at::Tensor& tensor, size_t bytes) {
   } else if (storage->nbytes() != bytes) {
     auto before = storage->set_data_ptr(c10::DataPtr(nullptr, device));
     if (before.get() != nullptr) give_back(std::move(before));
-    if (bytes > 0) storage->set_data_ptr_noswap(take(storage->allocator(), bytes));
+    if (bytes > 0) storage->set_data_ptr_noswap(bytes < least ? storage->allocator()->allocate(bytes) : take(bytes));
   }
   storage->set_nbytes(bytes);
 }

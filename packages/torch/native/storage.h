@@ -1,4 +1,5 @@
-// Memory that large buffers take and give back again and again: fresh memory of the system costs as much to clear as to fill.
+// Memory that large buffers take and give back again and again. Fresh memory of the system costs as much to clear as to fill; and the heap would not
+// find the gap of a freed buffer large enough for the next one of the same size, since aligned requests ask for more than they keep, and would grow.
 #pragma once
 #include <ATen/ATen.h>
 #include <node_api.h>

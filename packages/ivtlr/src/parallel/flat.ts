@@ -74,10 +74,10 @@ export class Flat {
 
   /** An uninitialised buffer of the whole size; the caller's. */
   newBuffer(): Tensor {
-    return empty([this.size], { dtype: this.dtype, device: this.device });
+    return this.borrow(this.size);
   }
 
-  /** A buffer of so many elements in memory that was given back before, if there is some; the caller gives it back with `giveBack`. */
+  /** An uninitialised buffer of so many elements, in memory that was given back before if there is some; see `giveBack`. */
   borrow(elements: number): Tensor {
     const buffer = empty([elements], { dtype: this.dtype, device: this.device });
     const { nbytes } = buffer;
