@@ -301,7 +301,9 @@ describe('what cannot be answered is a 4xx that names the field', () => {
   test('no JSON by its header, another method, another path', async () => {
     const plain = await post(served.url, 'x', { headers: { 'content-type': 'text/plain' } });
     expect([plain.status, (await errorOf(plain)).code]).toEqual([415, 'unsupported_media_type']);
-    expect((await get('/v1/chat/completions')).status).toBe(404);
+    const read = await get('/v1/chat/completions');
+    expect([read.status, read.headers.get('allow')]).toEqual([405, 'POST']);
+    expect((await get('/health', { method: 'DELETE' })).status).toBe(405);
     const nowhere = await get('/v2/models');
     expect([nowhere.status, (await errorOf(nowhere)).message]).toEqual([
       404,

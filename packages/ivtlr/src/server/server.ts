@@ -3,7 +3,14 @@ import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import fastifyStatic from '@fastify/static';
-import fastify, { type FastifyError, type FastifyInstance, LogController } from 'fastify';
+import fastify, {
+  type FastifyError,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+  type HTTPMethods,
+  LogController,
+} from 'fastify';
 import type { Logger } from 'pino';
 import { UserError } from '../errors.ts';
 import { addChatRoute } from './chat-route.ts';
@@ -141,12 +148,22 @@ export class Server {
 
   #routes(): void {
     const app = this.#app;
+    const taken = new Map<string, Set<string>>();
+    app.addHook('onRoute', ({ url, method }) => {
+      const methods = taken.get(url) ?? new Set();
+      for (const each of [method].flat()) methods.add(each);
+      taken.set(url, methods);
+    });
     const service: Service = { ...this.#options, enter: (request) => this.#door.enter(request) };
     addModelRoutes(app, service, this.#door);
     addChatRoute(app, service);
     addPuzzleRoute(app, service);
     addRunRoutes(app, service);
     app.get('/openapi.json', () => openApi(this.#options.version));
+    for (const [url, methods] of [...taken]) {
+      const others = METHODS.filter((method) => !methods.has(method));
+      app.route({ url, method: others, handler: (request, reply) => otherMethod(request, reply, [...methods]) });
+    }
     const { app: files } = this.#options;
     if (files !== null && existsSync(files)) app.register(fastifyStatic, { root: files, index: 'index.html' });
     else
@@ -154,6 +171,16 @@ export class Server {
         reply.type('text/plain').send('ivtlr serve: POST /v1/chat/completions; /openapi.json lists the rest\n'),
       );
   }
+}
+
+const METHODS: HTTPMethods[] = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'TRACE'];
+
+function otherMethod(request: FastifyRequest, reply: FastifyReply, methods: readonly string[]): never {
+  reply.header('allow', methods.join(', '));
+  const path = request.url.split('?')[0]!;
+  throw new HttpError(405, `${path.slice(0, 200)} takes ${methods.join(' and ')}, not ${request.method}`, {
+    code: 'method_not_allowed',
+  });
 }
 
 function whyNot({ code, message }: NodeJS.ErrnoException): string {
