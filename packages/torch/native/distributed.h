@@ -1,14 +1,9 @@
 // Processes that compute together: c10d's store and process groups. The collectives themselves are operators of the dispatcher
 // (`_c10d_functional::..`), called by the group's name, except for those of exchange.h.
 #pragma once
-#include <c10/core/Allocator.h>
 #include <node_api.h>
 
 namespace ivtlr {
-
-// Memory of the CPU straight from the system, which gets it back when it is freed. The heap would not find the gap of a freed buffer large enough
-// for the next one of the same size, since aligned requests ask for more than they keep, and would grow with every buffer.
-c10::DataPtr mapped(size_t bytes);
 
 napi_value open_store(napi_env env, napi_callback_info info);
 napi_value close_store(napi_env env, napi_callback_info info);
@@ -21,6 +16,5 @@ napi_value store_delete(napi_env env, napi_callback_info info);
 napi_value open_group(napi_env env, napi_callback_info info);
 napi_value close_group(napi_env env, napi_callback_info info);
 napi_value die_with_parent(napi_env env, napi_callback_info info);
-napi_value set_storage_bytes(napi_env env, napi_callback_info info);
 
 }  // namespace ivtlr
