@@ -2,6 +2,7 @@
  * The inside of the process that owns the model (see engine.ts). Questions join the batch as soon as there is room for their keys and values, each
  * with options of its own; what happens in a pass is sent to the server at once. It holds nothing that the server could not do without.
  */
+import { liveTensorCount } from '@ivtlr/torch';
 import { answerBytes } from '../engine/answer-memory.ts';
 import { type AskEvent, Asker, type PreparedQuestion, type Question } from '../engine/ask.ts';
 import type { LoadedModel } from '../engine/loaded-model.ts';
@@ -94,6 +95,7 @@ class Serving {
       cacheBytes: this.#asker.cacheBytes,
       cacheUsedBytes: this.#budget.used(running),
       residentBytes: process.memoryUsage.rss(),
+      liveTensors: liveTensorCount(),
       passes: this.#passes,
     };
   }
