@@ -63,6 +63,13 @@ export class RowBatch {
     return this.#cache?.bytes ?? 0;
   }
 
+  /** Makes the cache anew with room for so many rows and positions. Only while no row is on its way. */
+  reserve(slots: number, positions: number): void {
+    if (this.#rows.size > 0) throw new RangeError('the cache cannot be made anew while rows are in it');
+    this.#cache?.dispose();
+    this.#cache = this.#newCache(slots, positions);
+  }
+
   /**
    * Takes rows in; their images are read here and may be freed afterwards. Rows whose latent steps are swapped take them from the row before
    * them in this list (the first from the last), so they are added together.
@@ -74,7 +81,7 @@ export class RowBatch {
     try {
       inferenceMode(() => scope(() => embedRows(this.#model, rows)));
       for (const row of rows) {
-        this.#cache ??= this.#newCache(rows.length, row.positions);
+        this.#cache ??= this.#newCache(Math.max(this.#options.slots ?? 1, rows.length), row.positions);
         row.slot = this.#cache.take(row.positions);
         this.#rows.add(row);
       }
@@ -114,8 +121,8 @@ export class RowBatch {
   }
 
   #newCache(slots: number, positions: number): SlotCache {
-    const { slots: least = 1, capacity = 1, fixed = false } = this.#options;
-    return this.#model.newSlotCache(Math.max(least, slots), Math.max(capacity, positions), { fixed });
+    const { capacity = 1, fixed = false } = this.#options;
+    return this.#model.newSlotCache(slots, Math.max(capacity, positions), { fixed });
   }
 
   #pass(rows: readonly Row[]): void {

@@ -37,6 +37,11 @@ export interface RowRequest {
   options: RowOptions;
 }
 
+/** Positions that a row fills at most. */
+export function positionsOf({ promptIds, latentSteps, afterLatentIds, options }: RowRequest): number {
+  return promptIds.length + latentSteps * (options.patches + 1) + afterLatentIds.length + options.maxNewTokens;
+}
+
 /** `prefill` until the prompt has run, `latent` while latent steps follow, `text` while tokens do. */
 export type Phase = 'prefill' | 'latent' | 'text' | 'ended';
 
@@ -116,8 +121,7 @@ export class Row {
 
   /** Positions the row fills at most. */
   get positions(): number {
-    const { promptIds, latentSteps, afterLatentIds, options } = this.request;
-    return promptIds.length + latentSteps * (options.patches + 1) + afterLatentIds.length + options.maxNewTokens;
+    return positionsOf(this.request);
   }
 
   /** Frees what the row holds. */
