@@ -23,6 +23,12 @@ for (const input of INPUTS)
 const state = hash.digest('hex');
 
 if (!fs.existsSync(stamp) || fs.readFileSync(stamp, 'utf8') !== state) {
+  try {
+    for (const needed of ['vite', 'preact', 'uplot']) import.meta.resolve(needed);
+  } catch (error) {
+    console.error(`apps/web: ${error.message}: run \`npm ci\` first`);
+    process.exit(1);
+  }
   const { build } = await import('vite');
   await build({ root, logLevel: 'warn' });
   fs.writeFileSync(stamp, state);

@@ -31,11 +31,29 @@ const ERRORS = {
 /**
  * @param {{ port?: number, key?: string, pause?: number }} options pause in ms between the parts of a stream
  * @returns a promise of `{ url, close, requests, fail }`: `requests` has the bodies of all questions; `fail.next` is what the next
- *   question is refused with, `{ status, message, param, retryAfter }`, or `{ midway: message }` or `{ cut: true }` inside the stream
+ *   question is refused with, `{ status, message, param, retryAfter }`, or `{ midway: message }` or `{ cut: true }`  inside the stream;
+ *   `hold(n)` stops the next answer after n steps until its result is called; `abandoned` has the answers that the reader left early
  */
 export async function startFakeServer({ port = 0, key = '', pause = 30 } = {}) {
   const requests = [];
+  /** @type {{ next: { status?: number, message?: string, param?: string, retryAfter?: number, midway?: string, cut?: boolean } | null }} */
   const fail = { next: null };
+  /** @type {{ after: number, released: Promise<void> } | null} */
+  let held = null;
+  /** @type {http.ServerResponse[]} */
+  const abandoned = [];
+  /** The next answer stops after so many steps until the returned function is called. @param {number} after */
+  const hold = (after) => {
+    /** @type {() => void} */
+    let release = () => {};
+    held = {
+      after,
+      released: new Promise((resolve) => {
+        release = () => resolve(undefined);
+      }),
+    };
+    return release;
+  };
   const runs = fakeRuns();
   const server = http.createServer(async (request, response) => {
     const url = new URL(request.url, 'http://fake');
@@ -66,7 +84,16 @@ export async function startFakeServer({ port = 0, key = '', pause = 30 } = {}) {
       const failure = fail.next;
       fail.next = null;
       if (failure?.status) return refuse(response, failure);
-      return answer(body, response, pause, failure).catch(() => response.destroy());
+      const holding = held;
+      held = null;
+      response.on('close', () => {
+        if (!response.writableEnded) abandoned.push(response);
+      });
+      const next = async (/** @type {number} */ index) => {
+        await wait(pause);
+        if (index === holding?.after) await holding.released;
+      };
+      return answer(body, response, next, failure).catch(() => response.destroy());
     }
     refuse(response, { status: 404, message: `there is no ${url.pathname}` });
   });
@@ -76,7 +103,7 @@ export async function startFakeServer({ port = 0, key = '', pause = 30 } = {}) {
       server.close(resolve);
       server.closeAllConnections();
     });
-  return { url: `http://127.0.0.1:${server.address().port}`, close, requests, fail };
+  return { url: `http://127.0.0.1:${server.address().port}`, close, requests, fail, hold, abandoned };
 }
 
 function models() {
@@ -106,7 +133,10 @@ function send(response, value) {
 }
 
 function refuse(response, { status, message, param = null, code = null, retryAfter }) {
-  response.writeHead(status, { 'content-type': 'application/json', ...(retryAfter && { 'retry-after': retryAfter }) });
+  response.writeHead(status, {
+    'content-type': 'application/json',
+    ...(retryAfter && { 'retry-after': String(retryAfter) }),
+  });
   response.end(JSON.stringify({ error: { message, type: ERRORS[status] ?? 'engine_error', param, code } }));
 }
 
@@ -116,7 +146,7 @@ async function text(request) {
   return all;
 }
 
-async function answer(body, response, pause, failure) {
+async function answer(body, response, next, failure) {
   const { ivtlr = {}, model } = body;
   const parts = body.messages.at(-1).content;
   const url = parts.find(({ type }) => type === 'image_url').image_url.url;
@@ -129,13 +159,13 @@ async function answer(body, response, pause, failure) {
   };
   response.writeHead(200, { 'content-type': 'text/event-stream' });
   write({ delta: { role: 'assistant', content: '' }, ivtlr: { image: thought.image } });
-  for (const step of thought.latents) {
-    await wait(pause);
+  for (const [index, step] of thought.latents.entries()) {
+    await next(index);
     if (response.destroyed) return;
     write({ ivtlr: { steps: [step] } });
   }
   for (const [index, { content, step }] of thought.written.entries()) {
-    await wait(pause);
+    await next(thought.latents.length + index);
     if (response.destroyed) return;
     if (failure && index === 2) {
       if (failure.midway)

@@ -115,7 +115,7 @@ function RunTable({ list, names, colourOf, onToggle }: TableProps) {
     <section class="scroll" aria-label="Runs" tabIndex={0}>
       <table class="run-table">
         <thead>
-          <tr>
+          <tr class="head">
             <th scope="col">Run</th>
             <th scope="col">Task</th>
             <th scope="col" class="number">

@@ -20,7 +20,7 @@ export function AnswerCard({ title, answer, base, onRetry }: Props) {
   if (!answer) {
     return (
       <article class="card" aria-label={title}>
-        <h3>{title}</h3>
+        <h2>{title}</h2>
         <p class="quiet">Not asked yet.</p>
       </article>
     );
@@ -32,14 +32,13 @@ export function AnswerCard({ title, answer, base, onRetry }: Props) {
   const otherWords = comparable && answer.text.trim() !== base.text.trim();
   return (
     <article class="card" aria-label={title}>
-      <h3>
+      <h2>
         {title} <Verdict answer={answer} />
         {comparable && (
           <span class={`badge ${otherWords ? 'other' : ''}`}>{otherWords ? '≠ other answer' : '= same answer'}</span>
         )}
-      </h3>
+      </h2>
       <p class="words" aria-busy={isRunning(answer)}>
-        {/* biome-ignore lint/suspicious/noArrayIndexKey: words have no other name */}
         {words.map(({ text, changed }, index) => (changed ? <mark key={index}>{text}</mark> : text))}
         {isRunning(answer) && <span class="caret" aria-hidden="true" />}
       </p>
@@ -60,7 +59,7 @@ function CardFilm({ answer, base }: { answer: Answer; base: Answer | null }) {
   const steps = latentSteps(answer);
   if (!image || steps.length === 0) return null;
   const { element } = asked.question.picture;
-  const width = Math.min(92, Math.round((92 * element.naturalWidth) / element.naturalHeight));
+  const width = Math.min(80, Math.round((80 * element.naturalWidth) / element.naturalHeight));
   const others = base ? latentSteps(base) : [];
   const different = steps.map((step, index) => (base ? onlyIn(step.picked, others[index]?.picked ?? []) : []));
   const step = shown === null ? undefined : steps[shown];

@@ -48,15 +48,6 @@ export function PatchPicker({ base, force, forbid, onChange }: Props) {
   };
   return (
     <div class="picker">
-      <fieldset class="segments">
-        <legend class="hidden">Latent step whose patches are chosen</legend>
-        {steps.map((step, index) => (
-          <label key={step.step}>
-            <input type="radio" name="picker-step" checked={index === at} onChange={() => setChosen(index)} />
-            <span>Step {index + 1}</span>
-          </label>
-        ))}
-      </fieldset>
       <div class="picker-stage" style={{ width: `${width}px` }}>
         <StepCanvas {...{ element, image, width }} step={steps[at]!} earlier={pickedBefore(steps, at)} heat />
         {/* biome-ignore lint/a11y/useSemanticElements: cells of a picture, no table */}
@@ -77,7 +68,6 @@ export function PatchPicker({ base, force, forbid, onChange }: Props) {
           {Array.from({ length: rows }, (_, row) => (
             // biome-ignore lint/a11y/useSemanticElements: as above
             // biome-ignore lint/a11y/useFocusableInteractive: its cells take the focus
-            // biome-ignore lint/suspicious/noArrayIndexKey: a row is its number
             <div role="row" key={row}>
               {Array.from({ length: columns }, (_, column) => {
                 const token = row * columns + column;
@@ -106,14 +96,25 @@ export function PatchPicker({ base, force, forbid, onChange }: Props) {
           ))}
         </div>
       </div>
-      <p class="quiet">
-        Click once to force a patch <span class="sample forced">✓</span>, again to forbid it{' '}
-        <span class="sample forbidden">✕</span>, and again to leave it free.
-      </p>
-      <div class="buttons">
-        <button type="button" onClick={() => onChange([], [])} disabled={force.length + forbid.length === 0}>
-          Leave all free
-        </button>
+      <div class="picker-side">
+        <fieldset class="segments">
+          <legend class="hidden">Latent step whose patches are chosen</legend>
+          {steps.map((step, index) => (
+            <label key={step.step}>
+              <input type="radio" name="picker-step" checked={index === at} onChange={() => setChosen(index)} />
+              <span>Step {index + 1}</span>
+            </label>
+          ))}
+        </fieldset>
+        <p class="quiet">
+          Click once to force a patch <span class="sample forced">✓</span>, again to forbid it{' '}
+          <span class="sample forbidden">✕</span>, and again to leave it free.
+        </p>
+        <div class="buttons">
+          <button type="button" onClick={() => onChange([], [])} disabled={force.length + forbid.length === 0}>
+            Leave all free
+          </button>
+        </div>
       </div>
     </div>
   );

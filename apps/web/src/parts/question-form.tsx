@@ -29,7 +29,7 @@ export function QuestionForm(props: Props) {
     if (ready) onAsk();
   };
   return (
-    <form class="question panel" onSubmit={submit} aria-label="Question">
+    <form class="question panel" onSubmit={submit} aria-label="What to ask">
       <PictureInput question={question} />
       <label class="field">
         Question
@@ -80,7 +80,6 @@ function Choices({
     <fieldset class="choices">
       <legend>Choices</legend>
       {fields.map((choice, index) => (
-        // biome-ignore lint/suspicious/noArrayIndexKey: a field is its letter
         <label key={index}>
           <span aria-hidden="true">{letterOf(index)}</span>
           <input

@@ -1,4 +1,4 @@
-import { useMemo } from 'preact/hooks';
+import { useMemo, useRef } from 'preact/hooks';
 import type uPlot from 'uplot';
 import { shortNumber } from '../state/numbers.ts';
 import { align, type Curve, smooth, stageMarks, thin } from '../state/run-series.ts';
@@ -28,6 +28,9 @@ export function RunPlot({ title, runs, curve, smoothing = 0, log = false, share 
   );
   const data = useMemo(() => align(curves) as uPlot.AlignedData, [curves]);
   const marks = runs.map(({ lines }) => stageMarks(lines));
+  // Charts of the same runs share their x axis, also those whose numbers begin late.
+  const lastStep = useRef(0);
+  lastStep.current = Math.max(0, ...runs.map(({ lines }) => Number(lines.at(-1)?.step) || 0));
   const ends = runs.map(({ name }, index) => `${name} ${shortNumber(curves[index]!.y.at(-1))}`);
   const few = curves.every(({ x }) => x.length < 40);
   const version = [runs.map(({ name }) => name), log, marks.map((list) => list.length), few].join();
@@ -45,7 +48,7 @@ export function RunPlot({ title, runs, curve, smoothing = 0, log = false, share 
       <Plot
         {...{ data, theme, version, height: 190 }}
         label={`${title} over steps. Latest: ${ends.join(', ')}.`}
-        options={(colours) => plotOptions(colours, runs, marks, { log, share, few })}
+        options={(colours) => plotOptions(colours, runs, marks, { log, share, few, last: () => lastStep.current })}
       />
     </figure>
   );
@@ -55,13 +58,13 @@ function plotOptions(
   colours: PlotColours,
   runs: readonly RunData[],
   marks: readonly ReturnType<typeof stageMarks>[],
-  { log, share, few }: { log: boolean; share: boolean; few: boolean },
+  { log, share, few, last }: { log: boolean; share: boolean; few: boolean; last: () => number },
 ): Omit<uPlot.Options, 'width' | 'height'> {
   return {
     legend: { show: false },
     cursor: { sync: { key: 'runs' }, points: { size: 6 } },
     scales: {
-      x: { time: false },
+      x: { time: false, range: () => [0, Math.max(last(), 1)] },
       y: log
         ? { distr: 3 }
         : share

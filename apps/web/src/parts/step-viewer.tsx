@@ -26,7 +26,7 @@ export function StepViewer({ answer, selected, onSelect, theme }: Props) {
   const earlier = useMemo(() => pickedBefore(steps, index), [steps, index]);
   const { element } = answer.asked.question.picture;
   // Tall pictures are bounded by their height.
-  const canvasWidth = Math.min(width, 460, Math.round((460 * element.naturalWidth) / element.naturalHeight));
+  const canvasWidth = Math.min(width, 420, Math.round((420 * element.naturalWidth) / element.naturalHeight));
   const name = step ? stepName(step, index, latents) : '';
   return (
     <section class="viewer" aria-label="Steps">
@@ -59,6 +59,7 @@ export function StepViewer({ answer, selected, onSelect, theme }: Props) {
                 <input type="checkbox" checked={heat} onChange={(event) => setHeat(event.currentTarget.checked)} />{' '}
                 attention over the picture
               </label>
+              <Film {...{ answer, index, onSelect }} />
             </>
           ) : (
             <p class="quiet">{status === 'waiting' ? 'Waiting for the first step …' : 'No steps.'}</p>
@@ -67,7 +68,6 @@ export function StepViewer({ answer, selected, onSelect, theme }: Props) {
       </div>
       {steps.length > 0 && (
         <>
-          <Film {...{ answer, index, onSelect }} />
           {steps.length > 1 && (
             <input
               class="scrubber"
@@ -137,7 +137,7 @@ function Scores({ step, grid, pointed, onPoint }: ScoresProps) {
               {picked.includes(token) && <span title="picked"> ▣</span>}
             </th>
             <td class="bar">
-              <span style={{ width: `${peak > 0 ? Math.round((100 * score) / peak) : 0}%` }} />
+              <span class="fill" style={{ width: `${peak > 0 ? Math.round((100 * score) / peak) : 0}%` }} />
             </td>
             <td class="number">{shortNumber(score)}</td>
           </tr>
@@ -157,7 +157,7 @@ interface RowProps {
 function Film({ answer, index, onSelect }: { answer: Answer } & Omit<RowProps, 'steps'>) {
   const { steps, image, asked } = answer;
   const { element } = asked.question.picture;
-  const width = Math.min(84, Math.round((84 * element.naturalWidth) / element.naturalHeight));
+  const width = Math.min(80, Math.round((80 * element.naturalWidth) / element.naturalHeight));
   const latents = steps.filter(({ kind }) => kind === 'latent').length;
   return (
     <div class="film">

@@ -79,19 +79,25 @@ export function takeChunk(answer: Answer, chunk: ChatChunk, now: number): Answer
   if (!choice) return next;
   const text = choice.delta.content ?? '';
   const { image, steps = [], settings, seconds } = choice.ivtlr ?? {};
-  // The text of a chunk belongs to its last written token.
-  const writer = steps.findLastIndex(({ kind }) => kind === 'token');
-  const added = steps.map((step, index) => ({ ...step, text: index === writer ? text : '' }));
   return {
     ...next,
     text: answer.text + text,
     firstText: answer.firstText ?? (text === '' ? null : now),
     image: image ?? answer.image,
-    steps: added.length ? [...answer.steps, ...added] : answer.steps,
+    steps: joinSteps(answer.steps, steps, text),
     finish: choice.finish_reason ?? answer.finish,
     settings: settings ?? answer.settings,
     seconds: seconds ?? answer.seconds,
   };
+}
+
+/** Text comes with its token's step, or in a chunk after it: it belongs to the last written token there is. */
+function joinSteps(known: readonly Step[], added: readonly SeenStep[], text: string): readonly Step[] {
+  if (added.length === 0 && text === '') return known;
+  const steps = [...known, ...added.map((step) => ({ ...step, text: '' }))];
+  const writer = steps.findLastIndex(({ kind }) => kind === 'token');
+  if (writer >= 0) steps[writer] = { ...steps[writer]!, text: steps[writer]!.text + text };
+  return steps;
 }
 
 export function endAnswer(answer: Answer, status: 'done' | 'failed' | 'stopped', failure: Failure | null, now: number) {

@@ -51,11 +51,11 @@ export function useRunData(names: readonly string[], key: string): RunData[] {
           const got = await getJson<RunMetrics>(path, key, signal);
           next.set(name, got.next);
           setData((all) => {
-            const known = after === 0 ? [] : (all[name]?.lines ?? []);
             const { summary, checkpoints } = got;
-            // A run that went back to a checkpoint has fewer lines than were read: it is read again from its start.
-            if (got.next < after) next.set(name, 0);
-            const lines = got.lines.length ? [...known, ...got.lines] : known;
+            // The server begins anew after a run has gone back to a checkpoint and lost lines.
+            const known = all[name]?.lines ?? [];
+            const from = got.next - got.lines.length;
+            const lines = got.lines.length || from < known.length ? [...known.slice(0, from), ...got.lines] : known;
             return { ...all, [name]: { name, summary, checkpoints, lines } };
           });
         } catch {
