@@ -1,5 +1,16 @@
 /** Parameters side by side in one flat buffer, which is cut into equal shards, one a process. */
-import { call, type Device, type DType, elementSize, empty, keep, noGrad, scope, type Tensor } from '@ivtlr/torch';
+import {
+  call,
+  type Device,
+  type DType,
+  elementSize,
+  empty,
+  keep,
+  noGrad,
+  scope,
+  setStorageBytes,
+  type Tensor,
+} from '@ivtlr/torch';
 
 /** A parameter's place in the buffer, in elements. */
 export interface FlatParameter {
@@ -61,9 +72,12 @@ export class Flat {
     });
   }
 
-  /** An uninitialised buffer of the whole size; the caller's. */
+  /** An uninitialised buffer of the whole size, whose memory goes back to the system when it is freed; the caller's. */
   newBuffer(): Tensor {
-    return empty([this.size], { dtype: this.dtype, device: this.device });
+    const buffer = empty([this.size], { dtype: this.dtype, device: this.device });
+    setStorageBytes(buffer, 0);
+    setStorageBytes(buffer, buffer.nbytes);
+    return buffer;
   }
 
   /** The parameter's part of a buffer, in its shape. */

@@ -86,6 +86,12 @@ const MISSING: Record<string, (value: unknown) => boolean> = {
   presence_penalty: (value) => value === 0,
   logit_bias: (value) => typeof value === 'object' && Object.keys(value as object).length === 0,
   audio: () => false,
+  // Answers are the most likely tokens; what would make them others is refused instead of left out.
+  temperature: (value) => value === 0,
+  repetition_penalty: (value) => value === 1,
+  stop: (value) => Array.isArray(value) && value.length === 0,
+  logprobs: (value) => value === false,
+  top_logprobs: (value) => value === 0,
 };
 
 /** @throws HttpError 400 that names the first field which is wrong */
@@ -102,6 +108,9 @@ export function parseChat(body: unknown): ParsedChat {
     if (value !== undefined && value !== null && !asksNothing(value))
       throw badRequest(`${name} is not supported here; leave it out`, name, 'unsupported_parameter');
   }
+  for (const name of ['force', 'forbid'] as const)
+    if (result.data.ivtlr?.[name]?.length)
+      throw badRequest(`ivtlr.${name} is not supported here; leave it out`, `ivtlr.${name}`, 'unsupported_parameter');
   return result.data;
 }
 

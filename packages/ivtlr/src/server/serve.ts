@@ -56,7 +56,7 @@ export async function serve(options: ServeOptions): Promise<Serving> {
     note: (line) => logger.warn({ line }, 'engine'),
   });
   const { device, deviceNote, cacheBytes } = engine.info;
-  logger.info({ device, deviceNote, cacheBytes, model: options.modelId }, 'model opened');
+  logger.info({ device, deviceNote, cacheBytes, model: options.modelId, engine: engine.pid }, 'model opened');
   const probe = await startProbes(engine);
   try {
     const { task } = engine.info;

@@ -3,8 +3,16 @@ import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import fastifyStatic from '@fastify/static';
-import fastify, { type FastifyError, type FastifyInstance, LogController } from 'fastify';
+import fastify, {
+  type FastifyError,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+  type HTTPMethods,
+  LogController,
+} from 'fastify';
 import type { Logger } from 'pino';
+import { UserError } from '../errors.ts';
 import { addChatRoute } from './chat-route.ts';
 import { HttpError } from './http-error.ts';
 import { addModelRoutes } from './model-routes.ts';
@@ -45,10 +53,16 @@ export class Server {
   readonly #door: Doorkeeper;
   readonly #options: ServerOptions;
 
-  /** Listens. @throws Error when the port is taken */
+  /** Listens. @throws UserError when the address is not of this machine, or the port is taken */
   static async listen(options: ServerOptions): Promise<Server> {
     const server = new Server(options);
-    await server.#app.listen({ host: options.host, port: options.port });
+    const { host, port } = options;
+    try {
+      await server.#app.listen({ host, port });
+    } catch (error) {
+      await server.#app.close();
+      throw new UserError(`cannot listen on ${host}, port ${port}: ${whyNot(error as NodeJS.ErrnoException)}`);
+    }
     return server;
   }
 
@@ -60,6 +74,10 @@ export class Server {
       logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'id' }),
       bodyLimit: options.maxBody,
       requestTimeout: options.receiveTimeoutMs,
+      http: {
+        headersTimeout: options.receiveTimeoutMs,
+        connectionsCheckingInterval: Math.min(5000, options.receiveTimeoutMs / 2),
+      },
       forceCloseConnections: true,
       return503OnClosing: true,
       requestIdHeader: false,
@@ -69,6 +87,8 @@ export class Server {
       },
       clientErrorHandler: brokenRequest,
     }) as unknown as FastifyInstance;
+    // JSON alone is read. A page of another site can send plain text here without asking, JSON it cannot.
+    this.#app.removeContentTypeParser('text/plain');
     this.#hooks();
     this.#routes();
   }
@@ -128,12 +148,22 @@ export class Server {
 
   #routes(): void {
     const app = this.#app;
+    const taken = new Map<string, Set<string>>();
+    app.addHook('onRoute', ({ url, method }) => {
+      const methods = taken.get(url) ?? new Set();
+      for (const each of [method].flat()) methods.add(each);
+      taken.set(url, methods);
+    });
     const service: Service = { ...this.#options, enter: (request) => this.#door.enter(request) };
     addModelRoutes(app, service, this.#door);
     addChatRoute(app, service);
     addPuzzleRoute(app, service);
     addRunRoutes(app, service);
     app.get('/openapi.json', () => openApi(this.#options.version));
+    for (const [url, methods] of [...taken]) {
+      const others = METHODS.filter((method) => !methods.has(method));
+      app.route({ url, method: others, handler: (request, reply) => otherMethod(request, reply, [...methods]) });
+    }
     const { app: files } = this.#options;
     if (files !== null && existsSync(files)) app.register(fastifyStatic, { root: files, index: 'index.html' });
     else
@@ -141,6 +171,23 @@ export class Server {
         reply.type('text/plain').send('ivtlr serve: POST /v1/chat/completions; /openapi.json lists the rest\n'),
       );
   }
+}
+
+const METHODS: HTTPMethods[] = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'TRACE'];
+
+function otherMethod(request: FastifyRequest, reply: FastifyReply, methods: readonly string[]): never {
+  reply.header('allow', methods.join(', '));
+  const path = request.url.split('?')[0]!;
+  throw new HttpError(405, `${path.slice(0, 200)} takes ${methods.join(' and ')}, not ${request.method}`, {
+    code: 'method_not_allowed',
+  });
+}
+
+function whyNot({ code, message }: NodeJS.ErrnoException): string {
+  if (code === 'EADDRINUSE') return 'another program does; choose another --port, or 0 for any that is free';
+  if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND') return 'this machine has no such address';
+  if (code === 'EACCES') return 'this user may not; choose a --port above 1023';
+  return message;
 }
 
 /** Errors of ours, and those of fastify that a request causes. */

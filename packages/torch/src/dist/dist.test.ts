@@ -1,7 +1,8 @@
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { type RankOptions, runRanks, startRanks } from '../../../../test/ranks.ts';
-import { distributedEnvironment } from './index.ts';
+import { empty, scope, type Tensor, zeros } from '../core/index.ts';
+import { distributedEnvironment, setStorageBytes } from './index.ts';
 
 const script = fileURLToPath(new URL('./ranks.mjs', import.meta.url));
 const last = (stdout: string) => JSON.parse(stdout.trim().split('\n').at(-1)!);
@@ -206,4 +207,26 @@ test('the environment is read, and nonsense refused by name', () => {
     ['MASTER_PORT', undefined],
   ] as const)
     expect(() => distributedEnvironment({ ...good, [name]: value }), `${name}=${value}`).toThrow(name);
+});
+
+test('memory that buffers are given one after the other goes back to the system', () => {
+  scope(() => {
+    const bytes = 20 * 2 ** 20;
+    // A freed block of this size makes the heap serve such requests itself from then on.
+    empty([31 * 2 ** 18]).dispose();
+    const buffers = range(40).map(() => empty([bytes / 4]));
+    for (const buffer of buffers) setStorageBytes(buffer, 0);
+    const before = process.memoryUsage.rss();
+    const small: Tensor[] = [];
+    let most = 0;
+    for (const buffer of buffers) {
+      setStorageBytes(buffer, bytes);
+      buffer.fill_(1);
+      small.push(zeros([16]), zeros([64]));
+      most = Math.max(most, process.memoryUsage.rss() - before);
+      setStorageBytes(buffer, 0);
+    }
+    expect(most).toBeLessThan(3 * bytes);
+    expect(small.length).toBe(80);
+  });
 });
