@@ -229,11 +229,13 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
     await page.getByText('Force or forbid patches').click();
     const grid = page.getByRole('grid', { name: 'Patches of latent step 1' });
     await grid.getByRole('gridcell', { name: 'row 1, column 1, free' }).click();
-    await page.keyboard.press('ArrowRight');
+    await page.getByRole('radio', { name: 'Forbid' }).check();
+    await grid.getByRole('gridcell', { name: 'row 1, column 2, free' }).click();
     await page.keyboard.press('ArrowDown');
     await page.keyboard.press('Enter');
-    await page.keyboard.press('Enter');
     expect(await grid.getByRole('gridcell', { name: 'row 2, column 2, forbidden' }).count()).toBe(1);
+    await grid.getByRole('gridcell', { name: 'row 1, column 2, forbidden' }).click();
+    await page.getByRole('radio', { name: 'Force' }).check();
     await page.getByRole('radio', { name: 'Step 2' }).check();
     await page.getByRole('gridcell', { name: 'row 4, column 4, free' }).click();
     expect([paramsOf(page).get('force'), paramsOf(page).get('forbid')]).toEqual(['0:0;1:15', '0:5']);

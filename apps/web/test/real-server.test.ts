@@ -52,16 +52,14 @@ describe.skipIf(CHROMIUM === null)('the app and the real server', () => {
     await close();
   });
 
-  it('shows that the answer falls without latent steps, and with a forced patch', async () => {
-    const { page, close } = await openPage(
-      browser,
-      `${url}/#/what-if?seed=7&vary=zero-latents,patches-zeroed&force=0:0`,
-    );
+  it('shows what becomes of the answer without latent steps and without patches', async () => {
+    const { page, close } = await openPage(browser, `${url}/#/what-if?seed=7&vary=zero-latents,patches-zeroed`);
     await page.locator('.picture-box img').waitFor();
     await page.locator('button.main').click();
     const card = (name: string) => page.getByRole('article', { name });
     await card('zero latent steps').getByText('0 latent steps').waitFor();
-    await card('patches of your choice').getByText('Other patches picked in').waitFor();
+    await card('patches zeroed').getByText('3 latent steps').waitFor();
+    await card('zero latent steps').getByText('≠ other answer').waitFor();
     expect(await card('as trained').innerText()).toContain('✓ right');
     expect(await page.getByRole('alert').count()).toBe(0);
     await close();

@@ -67,7 +67,7 @@ function describe(status: number, said: Said | null, retryAfter: number | null):
   if (status === 401 || status === 403)
     return make('key', 'The server wants an API key', message, 'Enter it under “Key”, at the top of the page.');
   if (status === 429) {
-    const title = /queue|full/i.test(message) ? 'The queue is full' : 'Too many requests at once';
+    const title = /queue/i.test(`${said?.code} ${message}`) ? 'The queue is full' : 'Too many requests at once';
     return make('busy', title, message, again);
   }
   if (status === 503) return make('restarting', 'The engine is starting or restarting', message, again);
@@ -82,7 +82,9 @@ function describe(status: number, said: Said | null, retryAfter: number | null):
   if (status === 404) return make('missing', 'The server does not have this', message);
   if (status >= 500) return make('server', 'The server failed', message, again);
   const words = `${said?.param ?? ''} ${said?.code ?? ''} ${message}`;
-  return /image|picture/i.test(words)
+  // Image tokens that are forced or forbidden are no trouble with the picture.
+  const aboutPicture = !said?.param?.startsWith('ivtlr') && /image|picture/i.test(words);
+  return aboutPicture
     ? make('picture', 'The picture was refused', message)
     : make('request', 'The server refused the question', message || `It answered with status ${status}.`);
 }

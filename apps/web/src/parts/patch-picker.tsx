@@ -1,6 +1,7 @@
 import { useRef, useState } from 'preact/hooks';
 import { cellName } from '../draw/cells.ts';
 import { type Answer, latentSteps } from '../state/answer.ts';
+import { count } from '../state/numbers.ts';
 import { type TokensPerStep, withToken } from '../state/tokens-per-step.ts';
 import { StepCanvas } from './step-canvas.tsx';
 import { pickedBefore } from './step-viewer.tsx';
@@ -15,11 +16,12 @@ interface Props {
 
 const WIDTH = 300;
 
-/** Clicking on a patch forces it into the chosen latent step, forbids it there, and leaves it free again. */
+/** Clicking on a patch forces it into the chosen latent step, or forbids it there; clicking again leaves it free. */
 export function PatchPicker({ base, force, forbid, onChange }: Props) {
   const [chosen, setChosen] = useState(0);
   /** The one patch that the Tab key reaches; arrow keys move it. */
   const [current, setCurrent] = useState(0);
+  const [forcing, setForcing] = useState(true);
   const grid = useRef<HTMLDivElement>(null);
   const steps = latentSteps(base);
   const { image } = base;
@@ -27,14 +29,23 @@ export function PatchPicker({ base, force, forbid, onChange }: Props) {
     return <p class="quiet">This answer has no latent steps whose patches could be chosen.</p>;
   }
   const at = Math.min(chosen, steps.length - 1);
+  const most = base.settings?.patches ?? 1;
   const [rows, columns] = image.tokenGrid;
   const { element } = base.asked.question.picture;
   const width = Math.min(WIDTH, Math.round((WIDTH * element.naturalWidth) / element.naturalHeight));
   const percent = (part: number, whole: number) => `${(100 * part) / whole}%`;
   const toggle = (token: number) => {
-    const forced = force[at]?.includes(token) ?? false;
-    const forbidden = forbid[at]?.includes(token) ?? false;
-    onChange(withToken(force, at, token, !forced && !forbidden), withToken(forbid, at, token, forced));
+    const [mine, others] = forcing ? [force, forbid] : [forbid, force];
+    const chosenBefore = mine[at]?.includes(token) ?? false;
+    const next = withToken(mine, at, token, !chosenBefore);
+    const rest = withToken(others, at, token, false);
+    // A step picks no more than K: of more forced ones the latest count.
+    if (forcing)
+      onChange(
+        next.map((tokens) => tokens.slice(-most)),
+        rest,
+      );
+    else onChange(rest, next);
   };
   const move = (event: KeyboardEvent) => {
     const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
@@ -106,9 +117,24 @@ export function PatchPicker({ base, force, forbid, onChange }: Props) {
             </label>
           ))}
         </fieldset>
+        <fieldset class="segments">
+          <legend class="hidden">What a click does</legend>
+          <label>
+            <input type="radio" name="picker-mode" checked={forcing} onChange={() => setForcing(true)} />
+            <span>
+              <i class="sample forced">✓</i> Force
+            </span>
+          </label>
+          <label>
+            <input type="radio" name="picker-mode" checked={!forcing} onChange={() => setForcing(false)} />
+            <span>
+              <i class="sample forbidden">✕</i> Forbid
+            </span>
+          </label>
+        </fieldset>
         <p class="quiet">
-          Click once to force a patch <span class="sample forced">✓</span>, again to forbid it{' '}
-          <span class="sample forbidden">✕</span>, and again to leave it free.
+          Click on patches, or move with the arrow keys and press Enter; once more leaves them free. A step picks{' '}
+          {count(most, 'patch', 'patches')}.
         </p>
         <div class="buttons">
           <button type="button" onClick={() => onChange([], [])} disabled={force.length + forbid.length === 0}>
