@@ -5,7 +5,6 @@
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netdb.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -329,46 +328,6 @@ napi_value die_with_parent(napi_env env, napi_callback_info info) {
     NAPI_OK(napi_get_boolean(env, ok, &result));
     return result;
   }, [] { return std::string("dieWithParent"); });
-}
-
-namespace {
-
-// Memory of the CPU straight from the system. The heap would not find the gap of a freed buffer large enough for the next one of the same size,
-// since aligned requests ask for more than they keep, and would grow with every layer that is gathered.
-c10::DataPtr mapped(size_t bytes, c10::Device device) {
-  struct Mapping {
-    void* start;
-    size_t bytes;
-  };
-  void* start = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (start == MAP_FAILED) throw std::runtime_error("there is no memory for " + std::to_string(bytes) + " bytes");
-  madvise(start, bytes, MADV_HUGEPAGE);
-  const auto free = [](void* context) {
-    const auto* mapping = static_cast<Mapping*>(context);
-    munmap(mapping->start, mapping->bytes);
-    delete mapping;
-  };
-  return {start, new Mapping{start, bytes}, free, device};
-}
-
-}  // namespace
-
-// setStorageBytes(tensor, bytes): gives the tensor's storage so much new memory, or none; views see it too, and no version is counted.
-napi_value set_storage_bytes(napi_env env, napi_callback_info info) {
-  return guarded(env, [&] {
-    const auto args = arguments(env, info, 2);
-    const auto* storage = to_tensor(env, args[0]).storage().unsafeGetStorageImpl();
-    const auto bytes = static_cast<size_t>(to_int(env, args[1]));
-    auto* changed = const_cast<c10::StorageImpl*>(storage);
-    if (!changed->resizable()) throw std::runtime_error("the memory of this tensor belongs to somebody else");
-    if (bytes == 0) changed->set_data_ptr_noswap(c10::DataPtr(nullptr, changed->device()));
-    else if (changed->nbytes() != bytes) {
-      const bool maps = changed->device().is_cpu() && bytes >= (1 << 20);
-      changed->set_data_ptr_noswap(maps ? mapped(bytes, changed->device()) : changed->allocator()->allocate(bytes));
-    }
-    changed->set_nbytes(bytes);
-    return undefined(env);
-  }, [] { return std::string("setStorageBytes"); });
 }
 
 }  // namespace ivtlr

@@ -72,11 +72,17 @@ export class Flat {
     });
   }
 
-  /** An uninitialised buffer of the whole size, whose memory goes back to the system when it is freed; the caller's. */
+  /** An uninitialised buffer of the whole size; the caller's. */
   newBuffer(): Tensor {
-    const buffer = empty([this.size], { dtype: this.dtype, device: this.device });
+    return this.borrow(this.size);
+  }
+
+  /** An uninitialised buffer of so many elements, in memory that was given back before if there is some; see `giveBack`. */
+  borrow(elements: number): Tensor {
+    const buffer = empty([elements], { dtype: this.dtype, device: this.device });
+    const { nbytes } = buffer;
     setStorageBytes(buffer, 0);
-    setStorageBytes(buffer, buffer.nbytes);
+    setStorageBytes(buffer, nbytes);
     return buffer;
   }
 
@@ -102,12 +108,12 @@ export class Flat {
 
   /**
    * The gradients side by side; zeros where a parameter has none. They are taken from the parameters.
-   * @returns a new buffer, the caller's
+   * @returns a borrowed buffer
    */
   takeGradients(): Tensor {
     return noGrad(() =>
       scope(() => {
-        const buffer = this.newBuffer();
+        const buffer = this.borrow(this.size);
         let filled = 0;
         const clear = (end: number) => {
           if (end > filled) buffer.narrow(0, filled, end - filled).zero_();
@@ -126,4 +132,10 @@ export class Flat {
       }),
     );
   }
+}
+
+/** Gives the memory of a borrowed buffer back, and disposes of the buffer. */
+export function giveBack(buffer: Tensor): void {
+  setStorageBytes(buffer, 0);
+  buffer.dispose();
 }
