@@ -5,84 +5,22 @@
 import { join } from 'node:path';
 import { z } from 'zod';
 import { renderInference, tokenizeSample } from '../data/render.ts';
-import type { RawImage, Sample } from '../data/sample.ts';
+import type { Sample } from '../data/sample.ts';
 import { UserError } from '../errors.ts';
 import { isListed, readJson } from '../files.ts';
-import type { LatentOptions } from '../latent/options.ts';
 import type { Row, RowRequest } from '../latent/row.ts';
 import { RowBatch, type RowEvent } from '../latent/row-batch.ts';
-import type { StepTrace } from '../latent/trace.ts';
 import type { ProcessedImage } from '../models/types.ts';
+import { AnswerText } from './answer-text.ts';
 import { type LoadedModel, latentOptions } from './loaded-model.ts';
+import type { Answer, AskEvent, AskOptions, Question, QuestionOptions } from './question.ts';
 
-export interface Question {
-  image: RawImage;
-  question: string;
-  /** Texts of the choices, without letters; empty for an open question. */
-  choices: readonly string[];
-}
-
-export interface AskOptions<Q extends Question = Question> {
-  /** Questions answered together; default 1. Answers do not depend on it (in float32; 16-bit dtypes round differently). */
-  rows?: number | undefined;
-  /** T; default: as the model was trained. */
-  latentSteps?: number | undefined;
-  /** Default 512. */
-  maxNewTokens?: number | undefined;
-  /** Whose prompt wording to use; default: the task the model was trained on, else m3cot. */
-  task?: string | undefined;
-  /** Overrides of how the model was trained to reason, such as `patches` or an ablation's. */
-  latent?: Partial<LatentOptions> | undefined;
-  /**
-   * Text put before the first generated token: part of the answer, no step. The answer then ends with its first line, since a model that learned
-   * to reason would go on reasoning after it. Only without latent steps.
-   */
-  answerStart?: string | undefined;
-  /** Say of every latent step what it looked at. */
-  trace?: boolean | undefined;
-  /** The same for every written token. */
-  traceText?: boolean | undefined;
-  /** Seed of a question's random patches; default: torch's own generator. */
-  seed?: ((question: Q) => number | undefined) | undefined;
-  /** Default: decoded here, when the question's turn comes. */
-  processImage?: ((image: RawImage) => Promise<ProcessedImage>) | undefined;
-  /** Give `text-delta` events; default true. */
-  textDeltas?: boolean | undefined;
-}
-
-export interface Answer {
-  promptIds: readonly number[];
-  /** Without special tokens. */
-  text: string;
-  /** The generated ids, the final EOS included. */
-  tokens: number[];
-  /** Rows and columns of the image tokens that picks count. */
-  tokenGrid: readonly [rows: number, columns: number];
-  /** The image's own size, and the part of it that the tokens cover. */
-  source: ProcessedImage['source'];
-  /** Per latent step: image-token indices in the order they were inserted. */
-  picked: number[][];
-  /** One per latent step, with `trace`. */
-  trace: StepTrace[];
-  /** One per written token, with `traceText`. */
-  textTrace: StepTrace[];
-  /** Latent steps + generated tokens. */
-  autoregressiveSteps: number;
-  /** This question's share, where several were answered together. */
-  seconds: { image: number; prefill: number; latents: number; decode: number };
-}
-
-export type AskEvent<Q extends Question = Question> =
-  | { type: 'latent-step'; question: Q; step: number; picked: number[]; trace: StepTrace | null }
-  | { type: 'text-delta'; question: Q; text: string }
-  | { type: 'end'; question: Q; answer: Answer }
-  /** For an image that cannot be read, a question the tokenizer or the model cannot take, a latent step that cannot be made. */
-  | { type: 'error'; question: Q; error: UserError };
+export type { Answer, AskEvent, AskOptions, Question, QuestionOptions } from './question.ts';
 
 const DEFAULT_TASK = 'm3cot';
 
 /**
- * Answers greedily. Between passes the event loop runs, so that output is flushed and a caller can stop by leaving the loop.
+ * Answers, greedily unless `sampling` says otherwise. Between passes the event loop runs, so that output is flushed and a caller can stop by leaving the loop.
  * @param groups questions that begin together, as swapped latent steps need it; usually one each. A group waits until there is room for all of it
  */
 export async function* ask<Q extends Question>(
@@ -127,7 +65,8 @@ interface Open<Q> {
   tokenGrid: Answer['tokenGrid'];
   source: Answer['source'];
   imageSeconds: number;
-  stream: { push(id: number): string; end(): string } | null;
+  /** Null when nobody asks for the text before its end. */
+  text: AnswerText | null;
 }
 
 /** Questions under way: what takes them in and makes the passes. `ask` is a loop around it, and so is a worker process. */
@@ -175,13 +114,14 @@ export class Asker<Q extends Question> {
         const started = performance.now();
         const image = await this.#image(question);
         images.push(image);
-        requests.push(await this.#request(question, image));
+        const options = this.#optionsOf(question);
+        requests.push(await this.#request(question, image, options));
         open.push({
           question,
           tokenGrid: image.tokenGrid,
           source: image.source,
           imageSeconds: (performance.now() - started) / 1000,
-          stream: (this.#options.textDeltas ?? true) ? this.#opened.tokenizer.stream() : null,
+          text: this.#text(options),
         });
       }
       const started = performance.now();
@@ -213,14 +153,31 @@ export class Asker<Q extends Question> {
     return (this.#options.processImage ?? this.#opened.processImage)(image);
   }
 
-  async #request(question: Q, image: ProcessedImage): Promise<RowRequest> {
+  /** What is set for all questions, and over it what the question sets for itself. */
+  #optionsOf(question: Q): QuestionOptions {
+    const all = this.#options;
+    const { options: own = {} } = question;
+    const set = Object.fromEntries(Object.entries(own).filter(([, value]) => value !== undefined));
+    const seed = own.seed ?? all.seed?.(question);
+    return {
+      ...all,
+      ...set,
+      latent: { ...all.latent, ...own.latent },
+      sampling: { ...all.sampling, ...own.sampling },
+      seed,
+    };
+  }
+
+  async #request(question: Q, image: ProcessedImage, options: QuestionOptions): Promise<RowRequest> {
     const { settings } = this.#opened;
-    const { latentSteps = settings.latents, maxNewTokens = 512, trace = false, traceText = false } = this.#options;
-    const render = this.#opened.renderOptions(this.#options.task ?? settings.task ?? DEFAULT_TASK);
+    const { latentSteps = settings.latents, maxNewTokens = 512, trace = false, traceText = false } = options;
+    const { seed, sampling, logprobs, forcePatches, forbidPatches } = options;
+    if (this.#start.length > 0 && latentSteps > 0)
+      throw new UserError('an answer can be started only without latent steps, but this question takes some');
+    const render = this.#opened.renderOptions(options.task ?? settings.task ?? DEFAULT_TASK);
     const tokenized = await tokenizeSample(toSample(question), image.tokens, 'infer', render);
     const { latentStart, imageStart, ids } = renderInference(tokenized, latentSteps, this.#start);
-    const latent = { ...latentOptions(settings), ...this.#options.latent };
-    const seed = this.#options.seed?.(question);
+    const latent = { ...latentOptions(settings), ...options.latent };
     return {
       promptIds: ids.slice(0, latentStart),
       image,
@@ -230,29 +187,40 @@ export class Asker<Q extends Question> {
       options: {
         ...{ ...latent, maxNewTokens, eosIds: this.#eosIds, trace, traceText },
         ...(seed !== undefined && { seed }),
+        ...(sampling && { sampling }),
+        ...(logprobs !== undefined && { logprobs }),
+        ...(forcePatches && { forcePatches }),
+        ...(forbidPatches && { forbidPatches }),
       },
     };
+  }
+
+  #text({ stop = [] }: QuestionOptions): AnswerText | null {
+    const stops = this.#start.length > 0 ? [...stop, '\n'] : stop;
+    const needed = (this.#options.textDeltas ?? true) || stops.length > 0;
+    return needed ? new AnswerText(this.#opened.tokenizer, this.#start, stops) : null;
   }
 
   #translate(event: RowEvent): AskEvent<Q>[] {
     const { row } = event;
     const open = this.#open.get(row);
-    if (!open) return []; // the answer ended with its first line earlier in this pass
-    const { question, stream } = open;
+    if (!open) return []; // the answer ended at a stop string earlier in this pass
+    const { question, text } = open;
     switch (event.type) {
       case 'latent-step':
         return [{ type: 'latent-step', question, step: event.step, picked: event.picked, trace: event.trace }];
       case 'token': {
-        const text = stream?.push(event.id) ?? '';
-        const events: AskEvent<Q>[] = text === '' ? [] : [{ type: 'text-delta', question, text }];
-        if (this.#start.length === 0 || !this.#decode(row.tokens).includes('\n')) return events;
+        const events: AskEvent<Q>[] = [];
+        if (event.logprobs) events.push({ type: 'token', question, id: event.id, logprobs: event.logprobs });
+        events.push(...this.#delta(question, text?.push(event.id)));
+        if (!text || text.stop === null) return events;
         this.#batch.remove(row);
-        return [...events, this.#end(row, open)];
+        return [...events, this.#end(row, open, 'stop')];
       }
       case 'end': {
-        const text = stream?.end() ?? '';
-        const events: AskEvent<Q>[] = text === '' ? [] : [{ type: 'text-delta', question, text }];
-        return [...events, this.#end(row, open)];
+        const events = this.#delta(question, text?.end());
+        const stopped = event.reason === 'eos' || (text !== null && text.stop !== null);
+        return [...events, this.#end(row, open, stopped ? 'stop' : 'length')];
       }
       case 'error':
         this.#open.delete(row);
@@ -260,17 +228,27 @@ export class Asker<Q extends Question> {
     }
   }
 
-  #end(row: Row, { question, tokenGrid, source, imageSeconds }: Open<Q>): AskEvent<Q> {
+  #delta(question: Q, text = ''): AskEvent<Q>[] {
+    return text === '' || this.#options.textDeltas === false ? [] : [{ type: 'text-delta', question, text }];
+  }
+
+  #end(
+    row: Row,
+    { question, tokenGrid, source, imageSeconds, text }: Open<Q>,
+    finish: Answer['finishReason'],
+  ): AskEvent<Q> {
     this.#open.delete(row);
-    const { tokens, picked, traces, textTraces, seconds, steps, request } = row;
-    const text = this.#decode(tokens);
+    const { tokens, picked, traces, textTraces, logprobs, seconds, steps, request } = row;
     return {
       type: 'end',
       question,
       answer: {
         promptIds: request.promptIds,
-        text: this.#start.length > 0 && text.includes('\n') ? text.slice(0, text.indexOf('\n')) : text,
+        text: text && text.stop !== null ? text.whole : this.#decode(tokens),
+        finishReason: finish,
+        stopString: text?.stop ?? null,
         tokens,
+        logprobs,
         tokenGrid,
         source,
         picked,
