@@ -4,8 +4,9 @@ import { cat } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import { UserError } from '../errors.ts';
 import { indexTensor } from '../models/common/index-tensor.ts';
+import { drawTokens, processLogits } from './logits.ts';
 import type { Row } from './row.ts';
-import { drawTokens, isGreedy, processLogits } from './sampling.ts';
+import { isGreedy } from './sampling.ts';
 
 /**
  * How likely a token was: natural logarithms of the softmax of the model's own logits, before penalty, temperature and filters, as OpenAI's API and
@@ -19,7 +20,7 @@ export interface TokenLogprobs {
 }
 
 /**
- * One token a row: the highest logit, or a draw where the row's options say so (sampling.ts). Call inside a scope and inference mode.
+ * One token a row: the highest logit, or a draw where the row's options say so (logits.ts). Call inside a scope and inference mode.
  * @param logits_nV any float dtype
  * @returns (n) int64 on the device of the logits, each a row of the vocabulary
  */
