@@ -55,9 +55,10 @@ run.update.discard = () => {
 };
 const { loss } = trainee;
 trainee.loss = (micro, observer) => {
-  if (hits('slow')) sleep(500);
   if (hits('crash')) throw new Error('the kernel failed');
+  const started = performance.now();
   const result = loss(micro, observer);
+  if (hits('slow')) sleep(49 * (performance.now() - started));
   const factor = hits('NaN') ? Number.NaN : hits('spike') ? 100 : 1;
   return factor === 1
     ? result

@@ -3,6 +3,8 @@
 #include "autograd.h"
 #include "dispatch.h"
 #include "distributed.h"
+#include "exchange.h"
+#include "storage.h"
 #include "tensor.h"
 
 namespace ivtlr {
@@ -103,6 +105,13 @@ NAPI_MODULE_INIT() {
         {"storeDelete", store_delete},
         {"openGroup", open_group},
         {"closeGroup", close_group},
+        {"startGather", start_gather},
+        {"startReduceScatter", start_reduce_scatter},
+        {"finishExchange", finish_exchange},
+        {"describeMemory", describe_memory},
+        {"canReadMemory", can_read_memory},
+        {"setPeers", set_peers},
+        {"bytesRead", bytes_read_so_far},
         {"dieWithParent", die_with_parent},
         {"setStorageBytes", set_storage_bytes},
     };

@@ -177,15 +177,16 @@ napi_value flush_denormal(napi_env env, napi_callback_info info) {
   });
 }
 
-// buildInfo() -> [libtorch version, CPU capability, CUDA usable, parallel settings]
+// buildInfo() -> [libtorch version, CPU capability, CUDA usable, parallel settings, number of GPUs]
 napi_value build_info(napi_env env, napi_callback_info) {
   return guarded(env, [&] {
     napi_value result;
-    NAPI_OK(napi_create_array_with_length(env, 4, &result));
+    NAPI_OK(napi_create_array_with_length(env, 5, &result));
     NAPI_OK(napi_set_element(env, result, 0, string(env, TORCH_VERSION)));
     NAPI_OK(napi_set_element(env, result, 1, string(env, at::get_cpu_capability())));
     NAPI_OK(napi_set_element(env, result, 2, boolean(env, at::hasCUDA())));
     NAPI_OK(napi_set_element(env, result, 3, string(env, at::get_parallel_info())));
+    NAPI_OK(napi_set_element(env, result, 4, number(env, at::hasCUDA() ? static_cast<double>(at::getNumGPUs()) : 0)));
     return result;
   });
 }

@@ -1,5 +1,5 @@
 // Processes that compute together: c10d's store and process groups. The collectives themselves are operators of the dispatcher
-// (`_c10d_functional::..`), called by the group's name.
+// (`_c10d_functional::..`), called by the group's name, except for those of exchange.h.
 #pragma once
 #include <node_api.h>
 
@@ -16,6 +16,5 @@ napi_value store_delete(napi_env env, napi_callback_info info);
 napi_value open_group(napi_env env, napi_callback_info info);
 napi_value close_group(napi_env env, napi_callback_info info);
 napi_value die_with_parent(napi_env env, napi_callback_info info);
-napi_value set_storage_bytes(napi_env env, napi_callback_info info);
 
 }  // namespace ivtlr

@@ -25,7 +25,7 @@ async function runAblations(flags: AblateFlags): Promise<void> {
   const { ablate, ablationTable } = await import('../eval/ablate.ts');
   const { toReport } = await import('../eval/report.ts');
   const { openEvaluation } = await import('./evaluation.ts');
-  const { opened, task, split, samples, total, skipped, batch, imageThreads } = await openEvaluation(
+  const { opened, task, split, samples, total, skipped, batch, imageThreads, close } = await openEvaluation(
     flags,
     flags.maxLatents,
   );
@@ -45,6 +45,7 @@ async function runAblations(flags: AblateFlags): Promise<void> {
     },
   });
   (current as { progress: Progress } | null)?.progress.finish();
+  await close();
   skipped.report();
   if (flags.json) {
     const results = rows.map((row) => ({ ...row, result: row.result && toReport(row.result) }));

@@ -67,7 +67,7 @@ async function runAnalysis(flags: AnalyzeFlags): Promise<void> {
 async function analyzeModel(flags: EvaluationFlags, model: string, latentSteps?: number) {
   const { analyze } = await import('../eval/analyze.ts');
   const { openEvaluation } = await import('./evaluation.ts');
-  const { opened, task, split, samples, total, skipped, batch, imageThreads } = await openEvaluation(
+  const { opened, task, split, samples, total, skipped, batch, imageThreads, close } = await openEvaluation(
     { ...flags, model },
     latentSteps,
   );
@@ -87,7 +87,7 @@ async function analyzeModel(flags: EvaluationFlags, model: string, latentSteps?:
     return { task: task.name, split, skipped, asked: askedAs(opened, latentSteps), analysis };
   } finally {
     progress.finish();
-    opened.model.module.dispose();
+    await close();
   }
 }
 

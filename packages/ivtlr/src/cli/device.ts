@@ -8,7 +8,10 @@ import { resolveDevice } from '../engine/device.ts';
  * @throws UserError for a GPU that is not there or does not work
  */
 export function deviceOfFlag(name: string): Promise<string> {
-  return resolveDevice(name, '--device', (line) => {
-    if (!line.startsWith('device: cpu') || existsSync('/proc/driver/nvidia/version')) process.stderr.write(`${line}\n`);
-  });
+  return resolveDevice(name, '--device', noteDevice);
+}
+
+/** Says what `auto` has become, where it matters. */
+export function noteDevice(line: string): void {
+  if (!line.startsWith('device: cpu') || existsSync('/proc/driver/nvidia/version')) process.stderr.write(`${line}\n`);
 }

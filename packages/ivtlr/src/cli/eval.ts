@@ -78,7 +78,7 @@ async function evaluateModel(options: EvalOptions): Promise<void> {
   const { PredictionFile } = await import('../eval/predictions.ts');
   const { openEvaluation } = await import('./evaluation.ts');
   const evaluation = await openEvaluation(options, options.latents);
-  const { opened, task, split, samples, total, skipped, batch, imageThreads } = evaluation;
+  const { opened, task, split, samples, total, skipped, batch, imageThreads, close } = evaluation;
   const results = [];
   const answers: AnsweredSample[] = [];
   for (const { name, ablation, answerStart } of runs) {
@@ -112,6 +112,7 @@ async function evaluateModel(options: EvalOptions): Promise<void> {
         },
       });
       results.push(result);
+      file?.sort();
       progress.finish();
     } catch (error) {
       progress.clear();
@@ -121,6 +122,7 @@ async function evaluateModel(options: EvalOptions): Promise<void> {
       file?.close();
     }
   }
+  await close();
   if (options.predictionsOfficial) {
     answers.sort((a, b) => a.index - b.index); // restored answers arrive ahead of new answers to earlier samples
     writeFileAtomic(options.predictionsOfficial, task.officialPredictions(answers));
@@ -167,14 +169,14 @@ function sameFile(one: string, other: string): boolean {
 
 /** Flags that change which samples are answered, how fast, and what is printed, but no answer; and those whose meaning `describeRun` adds itself. */
 const WITHOUT_INFLUENCE = new Set(
-  'model device data task split ablation limit rows batch threads onBadRow predictions predictionsOfficial resume overwrite json'.split(
+  'model device data task split ablation limit rows batch processes threads onBadRow predictions predictionsOfficial resume overwrite json'.split(
     ' ',
   ),
 );
 
 /** What answers depend on: runs with the same parts may share a predictions file. */
 async function describeRun(options: EvalOptions, evaluation: Evaluation, ablation: string): Promise<RunKey> {
-  const { opened, folder, task, split, data, batch } = evaluation;
+  const { opened, device, folder, task, split, data, batch } = evaluation;
   const { fingerprint, modelFingerprint } = await import('../eval/run-key.ts');
   const { findDataFiles } = await import('../data/find-files.ts');
   const { isTaskFile } = await import('../tasks/task-file.ts');
@@ -182,7 +184,7 @@ async function describeRun(options: EvalOptions, evaluation: Evaluation, ablatio
   return {
     program: version(),
     model: `${resolve(folder)} ${modelFingerprint([folder, opened.folder])}`,
-    device: opened.model.device,
+    device,
     settings: JSON.stringify(opened.settings),
     task:
       options.task !== undefined && isTaskFile(options.task)

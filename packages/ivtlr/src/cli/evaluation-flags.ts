@@ -16,6 +16,7 @@ export interface EvaluationFlags extends ReadingFlags, AskingFlags {
   /** Default: test, or the only split the data has. */
   split?: Split;
   batch?: number;
+  processes?: number;
 }
 
 /** Samples of a task that makes its own, when nothing says how many. */
@@ -45,6 +46,11 @@ export function addEvaluationFlags(command: Command): Command {
       '--batch <n>',
       `samples answered together (default: ${DEFAULT_BATCH.generated} fresh ones, ${DEFAULT_BATCH.stored} of --data)`,
       wholeNumberWithin(1, MAX.batch),
+    )
+    .option(
+      '--processes <n>',
+      'answer in so many processes of this machine, each with the whole model and its GPU or its share of the threads; --batch is that of each',
+      wholeNumberWithin(1, MAX.processes),
     );
   return addReadingFlags(addAskingFlags(command));
 }

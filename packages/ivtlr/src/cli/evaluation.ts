@@ -3,17 +3,18 @@ import { statSync } from 'node:fs';
 import { setNumThreads } from '@ivtlr/torch';
 import { defaultSplit } from '../data/find-files.ts';
 import type { Sample } from '../data/sample.ts';
-import { requireRoomForAnswers } from '../engine/answer-memory.ts';
-import { type LoadedModel, openModelFolder } from '../engine/loaded-model.ts';
+import { type AnswerNeeds, requireRoomForAnswers } from '../engine/answer-memory.ts';
+import { openModelFolder } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
-import { generatedSamples } from '../eval/runner.ts';
+import { type AskedModel, generatedSamples } from '../eval/runner.ts';
+import { AnswerPool } from '../pool/answer-pool.ts';
 import { DATASETS } from '../tasks/datasets.ts';
 import { streamSamples } from '../tasks/read-samples.ts';
 import type { Split, Task } from '../tasks/task.ts';
 import { loadTask } from '../tasks/task-file.ts';
 import { noteUntrainedLatentSteps, settingsFromFlags } from './asking-flags.ts';
 import { SkippedRows } from './data-flags.ts';
-import { deviceOfFlag } from './device.ts';
+import { deviceOfFlag, noteDevice } from './device.ts';
 import { DEFAULT_BATCH, type EvaluationFlags, GENERATED_SAMPLES } from './evaluation-flags.ts';
 import { dataFolder, modelFolder } from './hub-folders.ts';
 
@@ -21,8 +22,9 @@ import { dataFolder, modelFolder } from './hub-folders.ts';
 const IMAGE_THREADS = 2;
 
 export interface Evaluation {
-  /** The caller disposes of its module, or leaves it to the end of the process. */
-  opened: LoadedModel;
+  opened: AskedModel;
+  /** `cpu` or a GPU. */
+  device: string;
   /** The folder that was opened: of an adapter its own, not its base's. */
   folder: string;
   task: Task;
@@ -30,7 +32,7 @@ export interface Evaluation {
   split: string;
   /** Where stored samples come from; null for fresh ones. */
   data: string | null;
-  /** Samples to be answered together, and threads for their images. */
+  /** Samples to be answered together in a process, and its threads for their images. */
   batch: number;
   imageThreads: number;
   /** The same samples each time it is called. */
@@ -39,6 +41,8 @@ export interface Evaluation {
   total: number | null;
   /** Rows left out; counted in the first pass alone. */
   skipped: SkippedRows;
+  /** Gives back what the model holds. What is not closed ends with this process. */
+  close(): Promise<void>;
 }
 
 /**
@@ -46,15 +50,11 @@ export interface Evaluation {
  * @throws UserError when model, task or data are unusable, or the memory will not do
  */
 export async function openEvaluation(flags: EvaluationFlags, latentSteps?: number): Promise<Evaluation> {
-  const { seed, dtype, column } = flags;
-  const device = await deviceOfFlag(flags.device);
-  if (flags.threads !== undefined) setNumThreads(flags.threads);
+  const { seed, column, processes = 1 } = flags;
+  refuseLaunchers();
   const folder = await modelFolder(flags.model);
-  const opened = openModelFolder(folder, {
-    ...{ device, settings: settingsFromFlags(flags), mergeAdapters: flags.merge },
-    ...(dtype && { dtype }),
-  });
-  opened.model.module.eval();
+  const { opened, device, requireRoom, close } =
+    processes > 1 ? await openPool(flags, folder) : await openHere(flags, folder);
   noteUntrainedLatentSteps(flags.model, opened, latentSteps);
   const name = flags.task ?? opened.settings.task;
   if (!name) throw new UserError(`${flags.model} does not say which task it was trained on; give --task`);
@@ -67,14 +67,10 @@ export async function openEvaluation(flags: EvaluationFlags, latentSteps?: numbe
   const skipped = new SkippedRows();
   const onBad = skipped.handler(flags);
   const batch = flags.batch ?? DEFAULT_BATCH[data === undefined ? 'generated' : 'stored'];
-  requireRoomForAnswers(opened, {
-    rows: Math.min(batch, limit),
-    latentSteps,
-    maxNewTokens: flags.maxNewTokens,
-  });
+  await requireRoom({ rows: Math.min(batch * processes, limit), latentSteps, maxNewTokens: flags.maxNewTokens });
   let passes = 0;
   return {
-    ...{ opened, folder, task, split, batch, skipped },
+    ...{ opened, device, folder, task, split, batch, skipped, close },
     data: data ?? null,
     imageThreads: data === undefined ? 0 : IMAGE_THREADS,
     samples: () => {
@@ -89,6 +85,57 @@ export async function openEvaluation(flags: EvaluationFlags, latentSteps?: numbe
     },
     total: Number.isFinite(limit) ? limit : null,
   };
+}
+
+interface Opened extends Pick<Evaluation, 'opened' | 'device' | 'close'> {
+  /** @throws UserError when the memory will not do for so many answers at a time */
+  requireRoom(needs: AnswerNeeds): void | Promise<void>;
+}
+
+async function openHere(flags: EvaluationFlags, folder: string): Promise<Opened> {
+  const { dtype, threads, merge } = flags;
+  const device = await deviceOfFlag(flags.device);
+  if (threads !== undefined) setNumThreads(threads);
+  const opened = openModelFolder(folder, {
+    ...{ device, settings: settingsFromFlags(flags), mergeAdapters: merge },
+    ...(dtype && { dtype }),
+  });
+  opened.model.module.eval();
+  return {
+    opened,
+    device: opened.model.device,
+    requireRoom: (needs) => requireRoomForAnswers(opened, needs),
+    close: async () => opened.model.module.dispose(),
+  };
+}
+
+async function openPool(flags: EvaluationFlags, folder: string): Promise<Opened> {
+  const { dtype, threads, device, merge, processes } = flags;
+  const pool = await AnswerPool.open({
+    processes: processes!,
+    model: {
+      ...{ folder, device, deviceSetting: '--device', settings: settingsFromFlags(flags), mergeAdapters: merge },
+      ...(dtype && { dtype }),
+    },
+    threads,
+    note: (line) => void process.stderr.write(`${line}\n`),
+    deviceNote: noteDevice,
+  });
+  return {
+    opened: pool,
+    device: pool.device,
+    requireRoom: (needs) => pool.requireRoom(needs),
+    close: () => pool.close(),
+  };
+}
+
+/** Processes that a launcher has started would all answer the same samples and write the same file. */
+function refuseLaunchers(): void {
+  if (Number(process.env.WORLD_SIZE ?? 1) > 1) {
+    throw new UserError(
+      'this command starts its processes itself: run it once, with --processes, and not by a launcher (WORLD_SIZE is set)',
+    );
+  }
 }
 
 /** The split of a data folder that is meant; says so where it is another than the usual one. */

@@ -18,6 +18,7 @@ export const MAX = {
   rows: 1e9,
   batch: 4096,
   threads: 1024,
+  processes: 1024,
   latents: MAX_LATENT_STEPS,
   patches: MAX_PATCHES,
   newTokens: 131072,

@@ -3,10 +3,10 @@ import { join } from 'node:path';
 import { type Command, Option } from 'commander';
 import { loadRecipe } from '../config/load.ts';
 import { UserError } from '../errors.ts';
-import { launcherTerminal } from '../launch/worker-environment.ts';
+import { launcherPid } from '../launch/worker-environment.ts';
 import type { StepMetrics } from '../train/metrics.ts';
 import { hubProgress } from './hub-progress.ts';
-import { wholeNumberWithin } from './number-flags.ts';
+import { MAX, wholeNumberWithin } from './number-flags.ts';
 import { formatDuration, Progress } from './progress.ts';
 
 interface TrainOptions {
@@ -33,7 +33,7 @@ export function registerTrain(program: Command): void {
     .option(
       '--processes <n>',
       'train on so many processes of this machine, each with its GPU or its share of the threads',
-      wholeNumberWithin(1, 1024),
+      wholeNumberWithin(1, MAX.processes),
     )
     .option(
       '--max-restarts <n>',
@@ -45,11 +45,12 @@ export function registerTrain(program: Command): void {
     .action(train);
 }
 
-async function train(name: string, options: TrainOptions): Promise<void> {
+async function train(name: string, options: TrainOptions, command: Command): Promise<void> {
   const { processes = 1 } = options;
-  if (processes > 1) return trainOnProcesses(name, options, processes);
-  const inLauncher = launcherTerminal() !== null;
-  if (inLauncher && !(await import('@ivtlr/torch')).dieWithParent()) return;
+  if (processes > 1 || options.maxRestarts > 0) return trainOnProcesses(name, options, processes, command);
+  const launcher = launcherPid();
+  const inLauncher = launcher !== null;
+  if (inLauncher && !(await import('@ivtlr/torch')).dieWithParent(launcher)) return;
   // What the first process tells stands for all; the others have something to tell only where it goes to a log of their own.
   const isFirst = (process.env.RANK ?? '0') === '0' || processesAround() === 1;
   const write = (text: string) => void ((isFirst || inLauncher) && process.stderr.write(`${text}\n`));
@@ -62,8 +63,9 @@ async function train(name: string, options: TrainOptions): Promise<void> {
   });
   const { runRecipe } = await import('../runs/run-recipe.ts');
   const { exitCodeOf, StopSignals } = await import('../runs/stop-signals.ts');
-  const signals = new StopSignals((signal) =>
-    write(`\n${signal}: finishing this step and writing a checkpoint (again to stop at once)`),
+  const signals = new StopSignals(
+    (signal) => write(`\n${signal}: finishing this step and writing a checkpoint (again to stop at once)`),
+    { onlyFirst: inLauncher },
   );
   let progress = null as Progress | null;
   const reporter = {
@@ -100,7 +102,12 @@ async function train(name: string, options: TrainOptions): Promise<void> {
 }
 
 /** Starts the same command once a process; see launch/workers.ts. */
-async function trainOnProcesses(name: string, options: TrainOptions, processes: number): Promise<void> {
+async function trainOnProcesses(
+  name: string,
+  options: TrainOptions,
+  processes: number,
+  command: Command,
+): Promise<void> {
   if (processesAround() > 1) {
     throw new UserError(
       '--processes starts processes itself, but a launcher has started this one already; leave it out',
@@ -118,6 +125,7 @@ async function trainOnProcesses(name: string, options: TrainOptions, processes: 
   if (options.deepspeedConfig !== undefined) args.push('--deepspeed-config', options.deepspeedConfig);
   if (options.resume) args.push('--resume');
   if (options.json) args.push('--json');
+  if (command.optsWithGlobals().debug) args.push('--debug');
   process.exitCode = await runWorkers({
     processes,
     command: [process.execPath, ...process.execArgv, process.argv[1]!, ...args],
@@ -150,6 +158,6 @@ function resumeCommand(name: string, { set, deepspeedConfig }: TrainOptions): st
   const quote = (value: string) => (/^[\w.=/+-]+$/.test(value) ? value : `'${value.replaceAll("'", "'\\''")}'`);
   const flags = set.map((value) => ` --set ${quote(value)}`);
   if (deepspeedConfig !== undefined) flags.push(` --deepspeed-config ${quote(deepspeedConfig)}`);
-  if (launcherTerminal() !== null) flags.push(` --processes ${processesAround()}`);
+  if (launcherPid() !== null && processesAround() > 1) flags.push(` --processes ${processesAround()}`);
   return `ivtlr train ${name}${flags.join('')} --resume`;
 }

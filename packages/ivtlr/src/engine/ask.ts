@@ -2,17 +2,17 @@
  * Questions about images, from bytes to answers: the terminal, evaluation, validation and the demo all ask through here. Questions come as a
  * stream; up to `rows` of them are answered together, and one that has ended makes room for the next.
  */
-import { join } from 'node:path';
-import { z } from 'zod';
-import { renderInference, tokenizeSample } from '../data/render.ts';
+import { tokenizeConversation } from '../data/conversation.ts';
+import { tokenizeSample } from '../data/render.ts';
 import type { RawImage, Sample } from '../data/sample.ts';
 import { UserError } from '../errors.ts';
-import { isListed, readJson } from '../files.ts';
 import type { LatentOptions } from '../latent/options.ts';
-import type { Row, RowRequest } from '../latent/row.ts';
+import { positionsOf, type Row, type RowRequest } from '../latent/row.ts';
 import { RowBatch, type RowEvent } from '../latent/row-batch.ts';
 import type { StepTrace } from '../latent/trace.ts';
 import type { ProcessedImage } from '../models/types.ts';
+import type { ChatMessage } from '../text/chat-template.ts';
+import { endOfAnswerIds } from './end-of-answer.ts';
 import { type LoadedModel, latentOptions } from './loaded-model.ts';
 
 export interface Question {
@@ -20,7 +20,15 @@ export interface Question {
   question: string;
   /** Texts of the choices, without letters; empty for an open question. */
   choices: readonly string[];
+  /** A conversation in place of question and choices; the image stands where its content of kind `image` does. */
+  messages?: readonly ChatMessage[] | null | undefined;
 }
+
+/** How one question is asked, where it differs from the others. */
+export type QuestionAskOptions = Pick<
+  AskOptions,
+  'latentSteps' | 'maxNewTokens' | 'task' | 'latent' | 'trace' | 'traceText'
+>;
 
 export interface AskOptions<Q extends Question = Question> {
   /** Questions answered together; default 1. Answers do not depend on it (in float32; 16-bit dtypes round differently). */
@@ -43,11 +51,19 @@ export interface AskOptions<Q extends Question = Question> {
   /** The same for every written token. */
   traceText?: boolean | undefined;
   /** Seed of a question's random patches; default: torch's own generator. */
-  seed?: ((question: Q) => number) | undefined;
+  seed?: ((question: Q) => number | undefined) | undefined;
   /** Default: decoded here, when the question's turn comes. */
   processImage?: ((image: RawImage) => Promise<ProcessedImage>) | undefined;
   /** Give `text-delta` events; default true. */
   textDeltas?: boolean | undefined;
+  /** What one question wants otherwise than these options say. */
+  of?: ((question: Q) => QuestionAskOptions) | undefined;
+  /** Names a question's picture; questions of the same one then share what can be shared, within `keptImageBytes`. */
+  imageKey?: ((question: Q) => string | undefined) | undefined;
+  /** Bytes of picture embeddings that are kept for later questions about the same picture; default 0. */
+  keptImageBytes?: number | undefined;
+  /** Prompts longer than this run in pieces between the steps of the other questions. Default: in one piece. */
+  pieceTokens?: number | undefined;
 }
 
 export interface Answer {
@@ -68,6 +84,8 @@ export interface Answer {
   textTrace: StepTrace[];
   /** Latent steps + generated tokens. */
   autoregressiveSteps: number;
+  /** At an end-of-text token (or the end of the line, with `answerStart`), or at the most tokens there may be. */
+  reason: 'eos' | 'length';
   /** This question's share, where several were answered together. */
   seconds: { image: number; prefill: number; latents: number; decode: number };
 }
@@ -75,6 +93,8 @@ export interface Answer {
 export type AskEvent<Q extends Question = Question> =
   | { type: 'latent-step'; question: Q; step: number; picked: number[]; trace: StepTrace | null }
   | { type: 'text-delta'; question: Q; text: string }
+  /** With `traceText`, of every written token; `step` counts from 0. */
+  | { type: 'token-trace'; question: Q; step: number; trace: StepTrace }
   | { type: 'end'; question: Q; answer: Answer }
   /** For an image that cannot be read, a question the tokenizer or the model cannot take, a latent step that cannot be made. */
   | { type: 'error'; question: Q; error: UserError };
@@ -90,13 +110,12 @@ export async function* ask<Q extends Question>(
   groups: AsyncIterable<readonly Q[]> | Iterable<readonly Q[]>,
   options: AskOptions<Q> = {},
 ): AsyncGenerator<AskEvent<Q>, void> {
-  const { rows = 1 } = options;
   const asker = await Asker.open(opened, options);
   const stream = iterate(groups);
   try {
     let next = await stream.next();
     for (;;) {
-      while (!next.done && (asker.size === 0 || asker.size + next.value.length <= rows)) {
+      while (!next.done && asker.hasRoomFor(next.value.length)) {
         yield* await asker.begin(next.value);
         next = await stream.next();
       }
@@ -131,7 +150,19 @@ interface Open<Q> {
   stream: { push(id: number): string; end(): string } | null;
 }
 
-class Asker<Q extends Question> {
+/** A question whose image is read and whose prompt is tokens. */
+export interface PreparedQuestion<Q extends Question> {
+  readonly question: Q;
+  readonly request: RowRequest;
+  readonly image: ProcessedImage;
+  /** Reading the image and making tokens. */
+  readonly seconds: number;
+  /** Positions that it fills at most. */
+  readonly positions: number;
+}
+
+/** Questions under way: what takes them in and makes the passes. `ask` is a loop around it, and so is a worker process. */
+export class Asker<Q extends Question> {
   readonly #opened: LoadedModel;
   readonly #options: AskOptions<Q>;
   readonly #batch: RowBatch;
@@ -152,7 +183,9 @@ class Asker<Q extends Question> {
     this.#opened = opened;
     this.#options = options;
     this.#start = start;
-    this.#batch = new RowBatch(opened.model, { slots: options.rows ?? 1 });
+    const { rows = 1, pieceTokens, keptImageBytes = 0 } = options;
+    const pieces = pieceTokens !== undefined && { pieceTokens };
+    this.#batch = new RowBatch(opened.model, { slots: rows, keptImageBytes, ...pieces });
     this.#eosIds = endOfAnswerIds(opened);
   }
 
@@ -160,39 +193,88 @@ class Asker<Q extends Question> {
     return this.#open.size;
   }
 
+  /** Whether so many questions may begin now. A group larger than the batch begins alone. */
+  hasRoomFor(questions: number): boolean {
+    return this.size === 0 || this.size + questions <= (this.#options.rows ?? 1);
+  }
+
   /** Takes questions in, all or none. */
   async begin(questions: readonly Q[]): Promise<AskEvent<Q>[]> {
-    const images: ProcessedImage[] = [];
+    const prepared: PreparedQuestion<Q>[] = [];
     try {
-      const requests: RowRequest[] = [];
-      const open: Open<Q>[] = [];
-      for (const question of questions) {
-        const started = performance.now();
-        const image = await this.#image(question);
-        images.push(image);
-        requests.push(await this.#request(question, image));
-        open.push({
-          question,
-          tokenGrid: image.tokenGrid,
-          source: image.source,
-          imageSeconds: (performance.now() - started) / 1000,
-          stream: (this.#options.textDeltas ?? true) ? this.#opened.tokenizer.stream() : null,
-        });
-      }
+      for (const question of questions) prepared.push(await this.prepare(question));
+    } catch (error) {
+      for (const each of prepared) this.discard(each);
+      return this.#refused(questions, error);
+    }
+    return this.start(prepared);
+  }
+
+  /** Reads a question's image and makes tokens of its prompt, beside the passes. @throws UserError for what cannot be read or taken */
+  async prepare(question: Q): Promise<PreparedQuestion<Q>> {
+    const started = performance.now();
+    const image = await this.#image(question);
+    try {
+      const request = await this.#request(question, image);
+      const seconds = (performance.now() - started) / 1000;
+      return { question, request, image, seconds, positions: positionsOf(request) };
+    } catch (error) {
+      image.pixels.dispose();
+      throw error;
+    }
+  }
+
+  /** Takes prepared questions in, all or none. */
+  start(prepared: readonly PreparedQuestion<Q>[]): AskEvent<Q>[] {
+    try {
       const started = performance.now();
-      const rows = this.#batch.add(requests);
+      const rows = this.#batch.add(prepared.map(({ request }) => request));
       const seconds = (performance.now() - started) / 1000 / rows.length;
       rows.forEach((row, i) => {
+        const { question, image, seconds: imageSeconds } = prepared[i]!;
+        const { tokenGrid, source } = image;
+        const stream = (this.#options.textDeltas ?? true) ? this.#opened.tokenizer.stream() : null;
         row.seconds.prefill += seconds;
-        this.#open.set(row, open[i]!);
+        this.#open.set(row, { question, tokenGrid, source, imageSeconds, stream });
       });
       return [];
     } catch (error) {
-      if (!(error instanceof UserError)) throw error;
-      return questions.map((question) => ({ type: 'error', question, error }));
+      return this.#refused(
+        prepared.map(({ question }) => question),
+        error,
+      );
     } finally {
-      for (const image of images) image.pixels.dispose();
+      for (const each of prepared) this.discard(each);
     }
+  }
+
+  /** Frees a prepared question that will not be started. */
+  discard({ image }: PreparedQuestion<Q>): void {
+    image.pixels.dispose();
+  }
+
+  /** Stops a question that was started; no event of it comes any more. Others that would have taken its latent steps end with an error. */
+  cancel(question: Q): void {
+    for (const [row, open] of this.#open) {
+      if (open.question !== question) continue;
+      this.#open.delete(row);
+      this.#batch.remove(row);
+    }
+  }
+
+  /** Makes room for so many questions of so many positions each, while none is under way. */
+  reserve(questions: number, positions: number): void {
+    this.#batch.reserve(questions, positions);
+  }
+
+  /** Bytes of keys and values that are held. */
+  get cacheBytes(): number {
+    return this.#batch.cacheBytes;
+  }
+
+  #refused(questions: readonly Q[], error: unknown): AskEvent<Q>[] {
+    if (!(error instanceof UserError)) throw error;
+    return questions.map((question) => ({ type: 'error', question, error }));
   }
 
   /** One pass over all questions. */
@@ -210,18 +292,22 @@ class Asker<Q extends Question> {
 
   async #request(question: Q, image: ProcessedImage): Promise<RowRequest> {
     const { settings } = this.#opened;
-    const { latentSteps = settings.latents, maxNewTokens = 512, trace = false, traceText = false } = this.#options;
-    const render = this.#opened.renderOptions(this.#options.task ?? settings.task ?? DEFAULT_TASK);
-    const tokenized = await tokenizeSample(toSample(question), image.tokens, 'infer', render);
-    const { latentStart, imageStart, ids } = renderInference(tokenized, latentSteps, this.#start);
-    const latent = { ...latentOptions(settings), ...this.#options.latent };
+    const asked = { ...this.#options, ...this.#options.of?.(question) };
+    const { latentSteps = settings.latents, maxNewTokens = 512, trace = false, traceText = false } = asked;
+    const render = this.#opened.renderOptions(asked.task ?? settings.task ?? DEFAULT_TASK);
+    const { messages } = question;
+    const { promptIds, imageStart, afterLatentIds } = messages
+      ? await tokenizeConversation(messages, image.tokens, render)
+      : await tokenizeSample(toSample(question), image.tokens, 'infer', render);
+    const latent = { ...latentOptions(settings), ...asked.latent };
     const seed = this.#options.seed?.(question);
     return {
-      promptIds: ids.slice(0, latentStart),
+      promptIds,
       image,
+      imageKey: this.#options.imageKey?.(question),
       imageStart,
       latentSteps,
-      afterLatentIds: ids.slice(latentStart + latentSteps),
+      afterLatentIds: [...afterLatentIds, ...this.#start],
       options: {
         ...{ ...latent, maxNewTokens, eosIds: this.#eosIds, trace, traceText },
         ...(seed !== undefined && { seed }),
@@ -240,14 +326,16 @@ class Asker<Q extends Question> {
       case 'token': {
         const text = stream?.push(event.id) ?? '';
         const events: AskEvent<Q>[] = text === '' ? [] : [{ type: 'text-delta', question, text }];
+        const step = row.tokens.length - 1;
+        if (event.trace) events.unshift({ type: 'token-trace', question, step, trace: event.trace });
         if (this.#start.length === 0 || !this.#decode(row.tokens).includes('\n')) return events;
         this.#batch.remove(row);
-        return [...events, this.#end(row, open)];
+        return [...events, this.#end(row, open, 'eos')];
       }
       case 'end': {
         const text = stream?.end() ?? '';
         const events: AskEvent<Q>[] = text === '' ? [] : [{ type: 'text-delta', question, text }];
-        return [...events, this.#end(row, open)];
+        return [...events, this.#end(row, open, event.reason)];
       }
       case 'error':
         this.#open.delete(row);
@@ -255,7 +343,7 @@ class Asker<Q extends Question> {
     }
   }
 
-  #end(row: Row, { question, tokenGrid, source, imageSeconds }: Open<Q>): AskEvent<Q> {
+  #end(row: Row, { question, tokenGrid, source, imageSeconds }: Open<Q>, reason: Answer['reason']): AskEvent<Q> {
     this.#open.delete(row);
     const { tokens, picked, traces, textTraces, seconds, steps, request } = row;
     const text = this.#decode(tokens);
@@ -272,6 +360,7 @@ class Asker<Q extends Question> {
         trace: traces,
         textTrace: textTraces,
         autoregressiveSteps: steps + tokens.length,
+        reason,
         seconds: { image: imageSeconds, ...seconds },
       },
     };
@@ -283,28 +372,17 @@ class Asker<Q extends Question> {
   }
 }
 
-/** The tokenizer's end-of-text and those of generation_config.json: chat models end a turn with another token than a text. */
-function endOfAnswerIds(opened: LoadedModel): number[] {
-  const path = join(opened.folder, 'generation_config.json');
-  if (!isListed(path)) return [opened.tokenizer.eosId];
-  const id = z
-    .int()
-    .min(0)
-    .max(opened.model.vocabularySize - 1);
-  const schema = z.object({ eos_token_id: z.union([id, z.array(id)]).nullish() });
-  const parsed = schema.safeParse(readJson(path, 'generation config'));
-  if (!parsed.success) {
-    throw new UserError(
-      parsed.error.issues[0]!.path.length === 0
-        ? `${path} should hold an object`
-        : `${path}: eos_token_id should be a token id below ${opened.model.vocabularySize}, or a list of them`,
-    );
-  }
-  return [...new Set([opened.tokenizer.eosId, ...[parsed.data.eos_token_id ?? []].flat()])];
-}
-
 function toSample(question: Question): Sample {
-  return { id: 'question', rationale: '', answer: '', meta: {}, ...question, choices: [...question.choices] };
+  const { image, choices } = question;
+  return {
+    id: 'question',
+    rationale: '',
+    answer: '',
+    meta: {},
+    image,
+    question: question.question,
+    choices: [...choices],
+  };
 }
 
 function iterate<T>(items: AsyncIterable<T> | Iterable<T>): AsyncIterator<T> {

@@ -1,12 +1,11 @@
 /** Does the latent step do anything? One model answers the same samples whole and with parts of its latent steps changed. */
 import type { Sample } from '../data/sample.ts';
-import type { LoadedModel } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
 import { ABLATIONS, type Ablation } from '../latent/options.ts';
 import type { Task } from '../tasks/task.ts';
 import { pairedBootstrap } from './bootstrap.ts';
 import { type EvalResult, formatInterval, toReport } from './report.ts';
-import { type EvaluateOptions, evaluate } from './runner.ts';
+import { type AskedModel, type EvaluateOptions, evaluate } from './runner.ts';
 
 export interface AblationOptions extends Pick<EvaluateOptions, 'batch' | 'maxNewTokens' | 'imageThreads'> {
   /** Of random patches and of the intervals. */
@@ -65,7 +64,7 @@ export function planAblations(trained: number, maxLatents: number): [key: string
  * @throws UserError when the model takes no latent steps, or the full run fails
  */
 export async function ablate(
-  opened: LoadedModel,
+  opened: AskedModel,
   task: Task,
   samples: () => AsyncIterable<Sample> | Iterable<Sample>,
   options: AblationOptions,

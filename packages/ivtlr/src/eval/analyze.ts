@@ -1,10 +1,9 @@
 /** Where a model looks, step by step: latent steps beside the tokens it writes. */
 import type { Sample } from '../data/sample.ts';
-import type { LoadedModel } from '../engine/loaded-model.ts';
 import type { StepTrace } from '../latent/trace.ts';
 import type { Task } from '../tasks/task.ts';
 import { quantile } from './bootstrap.ts';
-import { type AnsweredSample, type EvaluateOptions, evaluate } from './runner.ts';
+import { type AnsweredSample, type AskedModel, type EvaluateOptions, evaluate } from './runner.ts';
 
 /** Of one number over samples. */
 export interface Spread {
@@ -34,7 +33,7 @@ export interface Analysis {
 
 /** Answers the samples and sums up what every step looked at. @throws UserError when there are no samples */
 export async function analyze(
-  opened: LoadedModel,
+  opened: AskedModel,
   task: Task,
   samples: AsyncIterable<Sample> | Iterable<Sample>,
   options: Pick<EvaluateOptions, 'batch' | 'maxNewTokens' | 'imageThreads' | 'seed' | 'latentSteps' | 'onProgress'>,
@@ -93,7 +92,8 @@ export function spread(values: readonly number[]): Spread {
   const sorted = Float64Array.from(values).sort();
   return {
     samples: values.length,
-    mean: values.reduce((sum, value) => sum + value, 0) / values.length,
+    // Of the sorted values, so that it does not depend on the order in which samples ended.
+    mean: sorted.reduce((sum, value) => sum + value, 0) / values.length,
     quartiles: [quantile(sorted, 0.25), quantile(sorted, 0.5), quantile(sorted, 0.75)],
   };
 }

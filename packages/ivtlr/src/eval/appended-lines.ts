@@ -1,8 +1,8 @@
 /** A file of JSON lines that grows while questions are answered, so that a stopped run can go on from it. */
-import { closeSync, fstatSync, fsyncSync, ftruncateSync, openSync, statSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, fsyncSync, ftruncateSync, openSync, readFileSync, statSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { UserError } from '../errors.ts';
-import { makeFolder, readBytes } from '../files.ts';
+import { makeFolder, readBytes, writeFileAtomic } from '../files.ts';
 
 /** What to do with a file that has content: refuse it, go on after its lines, or replace it with the first new lines. */
 export type WhenPresent = 'refuse' | 'resume' | 'overwrite';
@@ -64,6 +64,19 @@ export class AppendedLines {
     } catch (error) {
       throw error instanceof UserError ? error : this.#cannotWrite(error);
     }
+  }
+
+  /** Replaces the file by one with its lines in the order of `key`. Nothing can be added after it. Pipes and devices stay as they are. */
+  sortBy(key: (line: unknown) => number): void {
+    this.flush();
+    if (!fstatSync(this.#handle).isFile() || this.#keep !== null) return;
+    const lines = readFileSync(this.#path, 'utf8')
+      .split('\n')
+      .slice(0, -1)
+      .map((text) => ({ text, key: key(JSON.parse(text)) }));
+    if (lines.every((line, at) => at === 0 || lines[at - 1]!.key <= line.key)) return;
+    lines.sort((a, b) => a.key - b.key);
+    writeFileAtomic(this.#path, lines.map(({ text }) => `${text}\n`).join(''));
   }
 
   close(): void {

@@ -67,6 +67,14 @@ export class PredictionFile {
     this.#lines.flush();
   }
 
+  /**
+   * Puts the answers into the order of the samples, when all are there. They end in an order that depends on the batch and the number of
+   * processes; the sorted file does not.
+   */
+  sort(): void {
+    this.#lines.sortBy((line) => (line as { index: number }).index);
+  }
+
   close(): void {
     this.#lines.close();
   }

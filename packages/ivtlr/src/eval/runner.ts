@@ -3,24 +3,28 @@
 import { ImagesAhead } from '../data/images-ahead.ts';
 import { pickTargetTokens } from '../data/pick-targets.ts';
 import type { Sample } from '../data/sample.ts';
-import { ask } from '../engine/ask.ts';
+import { type AskEvent, type AskOptions, ask } from '../engine/ask.ts';
 import type { LoadedModel } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
 import type { Ablation } from '../latent/options.ts';
 import type { StepTrace } from '../latent/trace.ts';
+import { AnswerPool } from '../pool/answer-pool.ts';
 import type { IndexedSample } from '../tasks/read-samples.ts';
 import type { Answered, Score, Split, Task } from '../tasks/task.ts';
 import { ImagePool } from '../vision/image-pool.ts';
 import type { EvalResult } from './report.ts';
 import { type Counted, Tally } from './tally.ts';
 
+/** A model in this process, or several processes that each have it. */
+export type AskedModel = LoadedModel | AnswerPool;
+
 export interface EvaluateOptions {
   /** Label of the result. */
   name: string;
-  /** Samples answered together; one that has ended makes room for the next. */
+  /** Samples answered together, in each process; one that has ended makes room for the next. */
   batch: number;
   maxNewTokens: number;
-  /** Threads that prepare the images of files ahead; default 0. Results do not depend on it. */
+  /** Threads of each process that prepare the images of files ahead; default 0. Results do not depend on it. */
   imageThreads?: number;
   /** What is taken away from the latent steps. */
   ablation?: Ablation;
@@ -67,9 +71,12 @@ export interface AnsweredSample extends StoredAnswer {
 /** A sample to ask, with its place. */
 type Placed = Sample & { sample: Sample; index: number };
 
-/** Answers all samples greedily. Between passes the event loop runs. @throws UserError when there are no samples */
+/**
+ * Answers all samples greedily, with the same result in this process and in any number of others. Between passes the event loop runs.
+ * @throws UserError when there are no samples
+ */
 export async function evaluate(
-  opened: LoadedModel,
+  opened: AskedModel,
   task: Task,
   samples: AsyncIterable<Sample> | Iterable<Sample>,
   options: EvaluateOptions,
@@ -95,41 +102,58 @@ export async function evaluate(
   };
   const pending = unanswered(samples, options, (placed, stored) => count(placed, stored, null));
   const { imageThreads = 0 } = options;
-  const threads = imageThreads > 0 ? new ImagePool(opened.inputs.preparation, imageThreads) : null;
-  const images = new ImagesAhead(opened.inputs, threads);
-  try {
-    const coming = images.follow(pending, 2 * batch);
-    const groups = swaps ? partnered(chunks(coming, batch, 2), name) : chunks(coming, 1, 1);
-    const events = ask(opened, groups, {
-      ...{ rows: batch, latentSteps, latent, task: task.name, maxNewTokens, trace, traceText, answerStart },
-      ...(seed !== undefined && { seed: ({ index }: Placed) => (seed * 1_000_003 + index) % 2 ** 52 }),
-      processImage: (image) => images.processImage(image),
-      textDeltas: false,
-    });
-    for await (const event of events) {
-      if (event.type === 'error') throw event.error;
-      if (event.type !== 'end') continue;
-      const { question, answer } = event;
-      const { promptIds, text, tokens, picked, seconds } = answer;
-      const targets = pickTargetTokens(question.sample, answer);
-      count(
-        question,
-        {
-          answered: { prompt: opened.tokenizer.decode([...promptIds]), generated: text },
-          latentSteps,
-          generatedTokens: tokens.length,
-          seconds: Object.values(seconds).reduce((a, b) => a + b, 0),
-          picks: countPicks(targets, picked),
-        },
-        answer,
-      );
-      if (options.onProgress?.(tally.samples) === false) break;
-    }
-  } finally {
-    await threads?.close();
+  const seedOf = seed === undefined ? undefined : ({ index }: Placed) => (seed * 1_000_003 + index) % 2 ** 52;
+  const asking = {
+    ...{ rows: batch, latentSteps, latent, task: task.name, maxNewTokens, trace, traceText, answerStart },
+    seed: seedOf,
+  };
+  const grouped = (placed: AsyncIterable<Placed>) =>
+    swaps ? partnered(chunks(placed, batch, 2), name) : chunks(placed, 1, 1);
+  const events =
+    opened instanceof AnswerPool
+      ? opened.ask(grouped(pending), { ...asking, imageThreads })
+      : askHere(opened, pending, grouped, asking, imageThreads);
+  for await (const event of events) {
+    if (event.type === 'error') throw event.error;
+    if (event.type !== 'end') continue;
+    const { question, answer } = event;
+    const { promptIds, text, tokens, picked, seconds } = answer;
+    const targets = pickTargetTokens(question.sample, answer);
+    count(
+      question,
+      {
+        answered: { prompt: opened.tokenizer.decode([...promptIds]), generated: text },
+        latentSteps,
+        generatedTokens: tokens.length,
+        seconds: Object.values(seconds).reduce((a, b) => a + b, 0),
+        picks: countPicks(targets, picked),
+      },
+      answer,
+    );
+    if (options.onProgress?.(tally.samples) === false) break;
   }
   if (tally.samples === 0) throw new UserError('there are no samples to answer');
   return tally.result(name);
+}
+
+/** Asks in this process, with images prepared ahead by threads. */
+async function* askHere(
+  opened: LoadedModel,
+  pending: AsyncIterable<Placed>,
+  grouped: (placed: AsyncIterable<Placed>) => AsyncIterable<Placed[]>,
+  asking: AskOptions<Placed> & { rows: number },
+  imageThreads: number,
+): AsyncGenerator<AskEvent<Placed>, void> {
+  const threads = imageThreads > 0 ? new ImagePool(opened.inputs.preparation, imageThreads) : null;
+  const images = new ImagesAhead(opened.inputs, threads);
+  try {
+    yield* ask(opened, grouped(images.follow(pending, 2 * asking.rows)), {
+      ...{ ...asking, textDeltas: false },
+      processImage: (image) => images.processImage(image),
+    });
+  } finally {
+    await threads?.close();
+  }
 }
 
 /** Groups of which each sample can take from another. */

@@ -4,6 +4,8 @@ import { availableParallelism } from 'node:os';
 
 /** Set in workers: the width of the launcher's terminal, or 0 where it has none. */
 const TERMINAL = 'IVTLR_LAUNCHER_COLUMNS';
+/** Set in workers: the launcher's process id. */
+const LAUNCHER = 'IVTLR_LAUNCHER_PID';
 
 export interface Terminal {
   isTTY: boolean;
@@ -21,6 +23,7 @@ export function workerVariables(rank: number, processes: number, port: number): 
     MASTER_ADDR: '127.0.0.1',
     MASTER_PORT: String(port),
     OMP_NUM_THREADS: process.env.OMP_NUM_THREADS ?? String(threads),
+    [LAUNCHER]: String(process.pid),
     [TERMINAL]: String(process.stderr.isTTY ? (process.stderr.columns ?? 80) : 0),
   };
 }
@@ -31,6 +34,12 @@ export function launcherTerminal(): Terminal | null {
   if (text === undefined) return null;
   const columns = Number(text);
   return { isTTY: columns > 0, columns: columns || 80 };
+}
+
+/** Process id of the launcher that has started this worker; null in a process that no launcher of ours has started. */
+export function launcherPid(): number | null {
+  const text = process.env[LAUNCHER];
+  return text === undefined ? null : Number(text);
 }
 
 /** A port that nobody listens on. */

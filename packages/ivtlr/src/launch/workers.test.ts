@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -64,7 +64,7 @@ test('when one dies the others are ended, one that is stopped too', async () => 
   ]);
   for (const rank of [0, 1, 2]) for (const pid of pidsOf(died.log(rank))) expect(isAlive(pid)).toBe(false);
   const killed = await run('killed', `if (rank === 2) process.kill(process.pid, 'SIGKILL'); else ${wait}`);
-  expect(killed.code).toBe(1);
+  expect(killed.code).toBe(137);
   expect(killed.notes[0]).toMatch(/^process 2 of 3 was ended by SIGKILL/);
 });
 
@@ -90,6 +90,42 @@ test("a user's mistake and a run that was asked to stop are not tried again", as
     expect(notes).toEqual([]);
     expect(pidsOf(log(0))).toHaveLength(1);
   }
+});
+
+test('a death by a signal is the cause, although another process that noticed it ended first', async () => {
+  const { code, notes } = await run(
+    'cause',
+    `if (rank === 0) process.exit(1); if (rank === 2) setTimeout(() => process.kill(process.pid, 'SIGKILL'), 150); else ${wait}`,
+  );
+  expect(code).toBe(137);
+  expect(notes[0]).toMatch(/^process 2 of 3 was ended by SIGKILL/);
+});
+
+test('a process that ends as asked leaves the others the time to write', async () => {
+  const { code, notes, log } = await run(
+    'unhurried',
+    "if (rank === 0) process.exit(143); setTimeout(() => { console.log('written'); process.exit(143); }, 2000);",
+  );
+  expect([code, notes]).toEqual([143, []]);
+  expect(log(1)).toContain('written');
+});
+
+test('processes ended by SIGTERM itself are not started again', async () => {
+  const { code, notes, log } = await run('terminated', `process.kill(process.pid, 'SIGTERM'); ${wait}`, {
+    maxRestarts: 3,
+  });
+  expect(code).toBe(143);
+  expect(notes).toHaveLength(1);
+  expect(pidsOf(log(0))).toHaveLength(1);
+});
+
+test('a log on a full disk ends, and the run does not', async () => {
+  const logs = join(folder, 'full');
+  mkdirSync(logs);
+  symlinkSync('/dev/full', join(logs, 'rank-1.log'));
+  const { code, notes } = await run('full', "console.log('one');");
+  expect(code).toBe(0);
+  expect(notes).toEqual([expect.stringMatching(/^cannot write .*rank-1.log any more: ENOSPC/)]);
 });
 
 test('a signal reaches each once, and the second one ends them', async () => {

@@ -3,7 +3,8 @@
  * compute.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { closeSync, openSync, writeSync } from 'node:fs';
+import { constants } from 'node:os';
 import { join } from 'node:path';
 import { UserError } from '../errors.ts';
 import { makeFolder } from '../files.ts';
@@ -27,81 +28,91 @@ export interface WorkersOptions {
 
 /** Exit codes that are no reason to try again: done, the user's mistake, and ended by SIGHUP, SIGINT or SIGTERM as asked. */
 const FINAL = new Set([0, 2, 129, 130, 143]);
+/** Exit codes of a worker that ends as asked; the others are about to do the same, and may still be writing a checkpoint. */
+const AS_ASKED = new Set([129, 130, 143]);
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
-
-interface Worker {
-  rank: number;
-  child: ChildProcess;
-  log: string;
-  ended: Promise<Ending>;
-}
+/** The others notice a death at once, so of the endings within this many milliseconds one by a signal is the cause. */
+const AT_ONCE = 500;
 
 interface Ending {
   rank: number;
-  code: number | null;
+  /** 128 + its number for a signal, as a shell has it. */
+  code: number;
   signal: NodeJS.Signals | null;
+  /** performance.now() */
+  time: number;
+  /** What the worker said last that looks like an error. */
+  said: string | null;
 }
 
 /** Runs the workers to their end, or until the restarts are used up. @returns the exit code that stands for all */
 export async function runWorkers(options: WorkersOptions): Promise<number> {
   makeFolder(options.logs);
   for (let restart = 0; ; restart++) {
-    const { first, asked } = await runOnce(options, restart);
-    if (first === null) return 0;
-    const code = first.code ?? 1;
-    if (!FINAL.has(code) || first.signal) options.note(describe(first, options));
-    if (asked || (first.signal === null && FINAL.has(code)) || restart === options.maxRestarts) return code;
+    const { cause, asked } = await runOnce(options, restart);
+    if (cause === null) return 0;
+    if (!FINAL.has(cause.code) || cause.signal) options.note(describe(cause, options));
+    if (asked || FINAL.has(cause.code) || restart === options.maxRestarts) return cause.code;
     options.note(
       `starting all ${options.processes} processes again (restart ${restart + 1} of ${options.maxRestarts})`,
     );
   }
 }
 
-/** @returns the first worker that ended in another way than well, and whether a signal had asked for the end */
-async function runOnce(options: WorkersOptions, restart: number): Promise<{ first: Ending | null; asked: boolean }> {
+/** @returns why it ended, null where all workers ended well, and whether a signal had asked for the end */
+async function runOnce(options: WorkersOptions, restart: number): Promise<{ cause: Ending | null; asked: boolean }> {
   const port = await freePort();
   const workers = Array.from({ length: options.processes }, (_, rank) => start(rank, port, restart, options));
+  let endedByUs = Number.POSITIVE_INFINITY;
+  const endAll = () => {
+    endedByUs = performance.now();
+    for (const { child } of workers) child.kill('SIGKILL');
+  };
   let asked = false;
   // They are out of the terminal's reach (detached), so each signal reaches them once. The second one ends them, as it would a single process.
   const pass = (signal: NodeJS.Signals) => {
-    for (const { child } of workers) child.kill(asked ? 'SIGKILL' : signal);
+    if (asked) endAll();
+    else for (const { child } of workers) child.kill(signal);
     asked = true;
   };
   for (const name of SIGNALS) process.on(name, pass);
+  const bad: Ending[] = [];
   let timer: NodeJS.Timeout | undefined;
-  let first: Ending | null = null;
   try {
     await Promise.all(
       workers.map(async ({ ended }) => {
         const ending = await ended;
-        if (first !== null || ending.code === 0) return;
-        first = ending;
-        timer = setTimeout(
-          () => {
-            for (const { child } of workers) child.kill('SIGKILL');
-          },
-          (options.grace ?? 8) * 1000,
-        );
+        if (ending.code === 0) return;
+        bad.push(ending);
+        if (ending.signal === null && AS_ASKED.has(ending.code)) return;
+        timer ??= setTimeout(endAll, (options.grace ?? 8) * 1000);
       }),
     );
   } finally {
     clearTimeout(timer);
     for (const name of SIGNALS) process.off(name, pass);
   }
-  return { first, asked };
+  const first = bad[0];
+  const killed = bad.find(({ signal, time }) => signal !== null && time < Math.min(endedByUs, first!.time + AT_ONCE));
+  return { cause: killed ?? first ?? null, asked };
 }
 
-function start(rank: number, port: number, restart: number, options: WorkersOptions): Worker {
-  const { processes, command, again, logs } = options;
+function start(
+  rank: number,
+  port: number,
+  restart: number,
+  options: WorkersOptions,
+): { child: ChildProcess; ended: Promise<Ending> } {
+  const { processes, command, again, logs, note } = options;
   const [program, ...args] = restart > 0 ? [...command, ...again] : command;
-  const log = join(logs, `rank-${rank}.log`);
+  const log = new Log(join(logs, `rank-${rank}.log`), note);
   const child = spawn(program!, args, {
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, ...workerVariables(rank, processes, port) },
   });
-  const handle = openLog(log);
-  writeSync(handle, `--- ${new Date().toISOString()} process ${rank} of ${processes}, pid ${child.pid}\n`);
+  log.write(`--- ${new Date().toISOString()} process ${rank} of ${processes}, pid ${child.pid}`);
+  let said: string | null = null;
   for (const [stream, shown] of [
     [child.stdout!, process.stdout],
     [child.stderr!, process.stderr],
@@ -111,29 +122,59 @@ function start(rank: number, port: number, restart: number, options: WorkersOpti
       if (rank === 0) shown.write(text);
       const lines = (rest + text).split('\n');
       rest = lines.pop()!;
-      // A redrawn line of progress begins by clearing what stood there.
-      for (const line of lines) writeSync(handle, `${line.split('\x1b[2K').at(-1)}\n`);
+      for (const drawn of lines) {
+        // A redrawn line of progress begins by clearing what stood there.
+        const line = drawn.split('\x1b[2K').at(-1)!;
+        if (/\berror\b/i.test(line)) said = line;
+        log.write(line);
+      }
     });
   }
   const ended = new Promise<Ending>((resolve) => {
-    child.on('error', () => resolve({ rank, code: 1, signal: null }));
-    child.on('close', (code, signal) => resolve({ rank, code, signal }));
-  }).finally(() => closeSync(handle));
-  return { rank, child, log, ended };
+    const end = (code: number, signal: NodeJS.Signals | null) =>
+      resolve({ rank, code, signal, time: performance.now(), said });
+    child.on('error', (error) => {
+      said = error.message;
+      end(1, null);
+    });
+    child.on('close', (code, signal) => end(signal ? 128 + constants.signals[signal] : code!, signal));
+  }).finally(() => log.close());
+  return { child, ended };
 }
 
-function openLog(path: string): number {
-  try {
-    return openSync(path, 'a');
-  } catch (error) {
-    throw new UserError(`cannot write ${path}: ${(error as Error).message}`);
+/** A worker's log. One that cannot be written any more, as on a full disk, ends there, and the worker goes on. */
+class Log {
+  readonly #path: string;
+  readonly #note: (line: string) => void;
+  #handle: number | null;
+
+  constructor(path: string, note: (line: string) => void) {
+    this.#path = path;
+    this.#note = note;
+    try {
+      this.#handle = openSync(path, 'a');
+    } catch (error) {
+      throw new UserError(`cannot write ${path}: ${(error as Error).message}`);
+    }
+  }
+
+  write(line: string): void {
+    if (this.#handle === null) return;
+    try {
+      writeSync(this.#handle, `${line}\n`);
+    } catch (error) {
+      this.close();
+      this.#note(`cannot write ${this.#path} any more: ${(error as Error).message}`);
+    }
+  }
+
+  close(): void {
+    if (this.#handle !== null) closeSync(this.#handle);
+    this.#handle = null;
   }
 }
 
-function describe({ rank, code, signal }: Ending, { processes, logs }: WorkersOptions): string {
-  const path = join(logs, `rank-${rank}.log`);
-  if (signal) return `process ${rank} of ${processes} was ended by ${signal} (its log is ${path})`;
-  const lines = readFileSync(path, 'utf8').trimEnd().split('\n');
-  const last = lines.findLast((line) => /\berror\b/i.test(line));
-  return `process ${rank} of ${processes} ended with code ${code}${last ? `: ${last}` : ''} (its log is ${path})`;
+function describe({ rank, code, signal, said }: Ending, { processes, logs }: WorkersOptions): string {
+  const how = signal ? `was ended by ${signal}` : `ended with code ${code}${said === null ? '' : `: ${said}`}`;
+  return `process ${rank} of ${processes} ${how} (its log is ${join(logs, `rank-${rank}.log`)})`;
 }

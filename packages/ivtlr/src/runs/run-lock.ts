@@ -79,6 +79,12 @@ export class RunLock implements Disposable {
   }
 }
 
+/** Whether a process trains in the folder. */
+export function isLocked(folder: string): boolean {
+  const text = readOr(join(folder, 'lock'), null);
+  return text !== null && isAlive(text);
+}
+
 function isAlive(text: string): boolean {
   const owner = parseOwner(text);
   if (owner === null) return false;

@@ -1,7 +1,7 @@
 /** A whole training by its recipe: from its start, or from its last checkpoint. */
 import { join } from 'node:path';
 import type { Recipe } from '../config/schema.ts';
-import { resolveDevice } from '../engine/device.ts';
+import { deviceOfRank, resolveDevice } from '../engine/device.ts';
 import { clearLeftovers } from '../files.ts';
 import type { HubReport } from '../hub/resolve.ts';
 import { checkpointRoot, readLatestCheckpoint, requireEmptyRun } from '../train/checkpoint.ts';
@@ -64,9 +64,8 @@ export async function runRecipe(
   return { ...end, totalSteps, model, metrics: join(out, 'metrics.jsonl') };
 }
 
-/** With several processes on a machine, each has a GPU of its own. */
-async function deviceOf({ device }: Recipe, reporter: TrainReporter): Promise<string> {
+function deviceOf({ device }: Recipe, reporter: TrainReporter): Promise<string> {
   const environment = launched();
-  const found = await resolveDevice(device, 'device', (line) => reporter.note(line));
-  return environment && found === 'cuda' ? `cuda:${environment.localRank}` : found;
+  const note = (line: string) => reporter.note(line);
+  return environment ? deviceOfRank(device, 'device', environment, note) : resolveDevice(device, 'device', note);
 }

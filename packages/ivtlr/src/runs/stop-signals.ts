@@ -5,19 +5,23 @@ const NAMES = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 /**
  * Listens until it is disposed. The first signal is only noted, for the run to finish its step and write a checkpoint; a second one ends the
- * process as usual.
+ * process as usual, or where `onlyFirst` is set does nothing: a scheduler that signals every process of a job reaches a worker itself and
+ * through its launcher, which ends it if need be.
  */
 export class StopSignals implements Disposable {
   received: NodeJS.Signals | null = null;
   readonly #handle = (name: NodeJS.Signals) => {
+    if (this.received !== null) return;
     this.received = name;
-    this[Symbol.dispose]();
+    if (!this.#onlyFirst) this[Symbol.dispose]();
     this.#note(name);
   };
   readonly #note: (signal: NodeJS.Signals) => void;
+  readonly #onlyFirst: boolean;
 
-  constructor(note: (signal: NodeJS.Signals) => void) {
+  constructor(note: (signal: NodeJS.Signals) => void, { onlyFirst = false } = {}) {
     this.#note = note;
+    this.#onlyFirst = onlyFirst;
     for (const name of NAMES) process.on(name, this.#handle);
   }
 

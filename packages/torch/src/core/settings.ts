@@ -24,6 +24,10 @@ export function cpuCapability(): string {
 export function cudaAvailable(): boolean {
   return native.buildInfo()[2];
 }
+/** GPUs that `cuda:N` can name; 0 without CUDA. Sets none of them up. */
+export function cudaDeviceCount(): number {
+  return native.buildInfo()[4];
+}
 /** libtorch's own description of its threading. */
 export function parallelInfo(): string {
   return native.buildInfo()[3];

@@ -1,17 +1,19 @@
 /**
  * Processes that compute together: c10d's process groups with Gloo (CPU) and NCCL (GPUs). The collectives are the dispatcher's own operators
- * (`_c10d_functional::..`), which take a group's name. Every process of a group calls the same collectives in the same order.
+ * (`_c10d_functional::..`), which take a group's name; gathering into a tensor and reduce-scatter on the CPU are messages between each two
+ * processes (native/exchange.h). Every process of a group calls the same collectives in the same order.
  */
 import { noGrad } from '../core/autograd.ts';
-import { cat, fromBytes, zeros } from '../core/creation.ts';
+import { cat, empty, fromBytes, zeros } from '../core/creation.ts';
 import { TorchError } from '../core/errors.ts';
 import { native } from '../core/native.ts';
 import { op } from '../core/op.ts';
-import { scope } from '../core/scope.ts';
+import { keep, scope } from '../core/scope.ts';
 import type { Tensor } from '../core/tensor.ts';
 import { type DistributedEnvironment, distributedEnvironment } from './environment.ts';
 import { DistributedError } from './errors.ts';
 import { FAILED, failureKey, LOOK_AROUND, whoIsMissing } from './failure.ts';
+import { findMemoryPeers } from './memory-peers.ts';
 import { Store, type StoreOptions } from './store.ts';
 
 export type ReduceOp = 'sum' | 'avg' | 'min' | 'max' | 'product';
@@ -53,6 +55,9 @@ export interface Work {
 /** dtypes of which Gloo's sum is divided for an average. */
 const FLOATS: ReadonlySet<string> = new Set(['float32', 'float64', 'float16', 'bfloat16']);
 
+/** Bytes a process from which on reading beats sending; as in native/exchange.cpp. */
+const LARGE = 1 << 16;
+
 let groupsMade = 0;
 /** Stores that this process serves, by port: open as long as it lives, so that whoever is early for the next group of all finds it there. */
 const served = new Map<number, Store>();
@@ -72,6 +77,10 @@ export class ProcessGroup implements Disposable {
   readonly #servesStore: boolean;
   readonly #owned: Disposable[];
   #subgroups = 0;
+  /** Exchanges so far, the same number in every process; their messages are told apart by it. */
+  #messages = 0;
+  /** Null until the first exchange. */
+  #readEachOther: boolean | null = null;
 
   /** For initProcessGroup and `subgroup`. */
   constructor(name: string, ranks: readonly number[], rank: number, store: Store, options: GroupSetup) {
@@ -113,6 +122,7 @@ export class ProcessGroup implements Disposable {
     return this.allReduceInPlaceAsync(tensor, options).wait();
   }
   allReduceInPlaceAsync(tensor: Tensor, { op = 'sum', purpose }: ReduceOptions = {}): Work {
+    if (this.#exchanges(tensor, op) && this.#readsAll(tensor)) return this.#allReduceByReading(tensor, op, purpose);
     return this.#start('all_reduce_', purpose, [tensor, op, this.name], tensor);
   }
 
@@ -129,6 +139,7 @@ export class ProcessGroup implements Disposable {
     return this.allGatherIntoAsync(out, tensor, options).wait();
   }
   allGatherIntoAsync(out: Tensor, tensor: Tensor, { purpose }: CollectiveOptions = {}): Work {
+    if (tensor.device === 'cpu' && this.size > 1) return this.#exchange('all_gather', purpose, out, tensor, 'sum');
     return this.#start('all_gather_into_tensor_out', purpose, [tensor, this.size, this.name, out], out);
   }
 
@@ -154,7 +165,13 @@ export class ProcessGroup implements Disposable {
     return this.reduceScatterAsync(tensor, options).wait();
   }
   reduceScatterAsync(tensor: Tensor, { op = 'sum', purpose }: ReduceOptions = {}): Work {
-    return this.#start('reduce_scatter_tensor', purpose, [tensor, op, this.size, this.name]);
+    const [rows = 0, ...rest] = tensor.shape;
+    if (!this.#exchanges(tensor, op) || rows % this.size !== 0)
+      return this.#start('reduce_scatter_tensor', purpose, [tensor, op, this.size, this.name]);
+    const { dtype, device } = tensor;
+    const out = empty([rows / this.size, ...rest], { dtype, device });
+    const contiguous = tensor.contiguous();
+    return this.#exchange('reduce_scatter', purpose, out, contiguous, op);
   }
 
   /** As reduceScatter, into an existing contiguous tensor. */
@@ -162,6 +179,7 @@ export class ProcessGroup implements Disposable {
     return this.reduceScatterIntoAsync(out, tensor, options).wait();
   }
   reduceScatterIntoAsync(out: Tensor, tensor: Tensor, { op = 'sum', purpose }: ReduceOptions = {}): Work {
+    if (this.#exchanges(tensor, op)) return this.#exchange('reduce_scatter', purpose, out, tensor, op);
     return this.#start('reduce_scatter_tensor_out', purpose, [tensor, op, this.size, this.name, out], out);
   }
 
@@ -228,6 +246,78 @@ export class ProcessGroup implements Disposable {
     } catch {} // the others see the connections close
     native.closeGroup(this.name, 1000);
     for (const owned of this.#owned.splice(0)) owned[Symbol.dispose]();
+  }
+
+  /** Whether the sums of this tensor over processes go by direct messages (native/exchange.h). */
+  #exchanges({ device, dtype, numel }: Tensor, op: string): boolean {
+    return (
+      device === 'cpu' &&
+      this.size > 1 &&
+      numel > 0 &&
+      dtype !== 'bool' &&
+      (op === 'sum' || (op === 'avg' && FLOATS.has(dtype)))
+    );
+  }
+
+  /** Whether all processes read each other's memory, and the tensor is large and even enough for it. */
+  #readsAll({ numel, nbytes, shape }: Tensor): boolean {
+    return shape.length === 1 && numel % this.size === 0 && nbytes >= LARGE * this.size && this.#findPeers();
+  }
+
+  #findPeers(): boolean {
+    this.#readEachOther ??= findMemoryPeers(this.name, this.rank, (text) => this.#texts(text));
+    return this.#readEachOther;
+  }
+
+  /** Each process sums its part and reads the sums of the others. */
+  #allReduceByReading(tensor: Tensor, op: ReduceOp, purpose: string | undefined): Work {
+    const { dtype, nbytes } = tensor;
+    const part = keep(empty([tensor.numel / this.size], { dtype }));
+    setStorageBytes(part, 0);
+    setStorageBytes(part, nbytes / this.size);
+    const summed = this.#exchange('all_reduce', purpose, part, tensor, op);
+    let over = false;
+    const wait = (): Tensor => {
+      if (over) return tensor;
+      over = true;
+      this.#exchange('all_reduce', purpose, tensor, summed.wait(), 'sum', native.startGather).wait();
+      setStorageBytes(part, 0);
+      part.dispose();
+      return tensor;
+    };
+    return { wait };
+  }
+
+  #exchange(
+    name: 'all_gather' | 'reduce_scatter' | 'all_reduce',
+    purpose: string | undefined,
+    out: Tensor,
+    tensor: Tensor,
+    op: string,
+    start = name === 'all_gather' ? native.startGather : native.startReduceScatter,
+  ): Work {
+    this.#findPeers();
+    const tag = this.#messages++ % 2 ** 29;
+    const id = this.#explained(name, purpose, () => start(this.name, out, tensor, tag));
+    let over = false;
+    const wait = (): Tensor => {
+      if (over) return out;
+      over = true;
+      this.#explained(name, purpose, () => native.finishExchange(id));
+      if (op === 'avg') scope(() => noGrad(() => out.detach().mul_(1 / this.size)));
+      return out;
+    };
+    return { wait };
+  }
+
+  /** Every process's text, in the order of ranks. */
+  #texts(text: string): string[] {
+    return scope(() => {
+      // One byte more, since a tensor without elements cannot be gathered.
+      const bytes = Uint8Array.from([0, ...new TextEncoder().encode(text)]);
+      const all = this.allGatherUneven(fromBytes(bytes, 'uint8', [bytes.length]), { purpose: 'who shares a machine' });
+      return all.map((part) => new TextDecoder().decode(part.bytes().subarray(1)));
+    });
   }
 
   #start(name: string, purpose: string | undefined, args: unknown[], into?: Tensor): Work {
@@ -322,10 +412,11 @@ function openStore(options: StoreOptions, rank: number): Store {
 
 /**
  * From now on this process ends when its parent has ended, however that was and whatever it is doing. Linux only.
+ * @param parent its process id, as the parent has told it: one that ended before this process asked is then noticed too
  * @returns false when the parent is gone already
  */
-export function dieWithParent(): boolean {
-  return native.dieWithParent(process.ppid);
+export function dieWithParent(parent = process.ppid): boolean {
+  return native.dieWithParent(parent);
 }
 
 /**
