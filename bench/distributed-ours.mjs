@@ -2,6 +2,7 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import {
+  bytesReadFromPeers,
   empty,
   initProcessGroup,
   manualSeed,
@@ -87,8 +88,9 @@ const update = group
 const ranks = group ? new GroupRanks(group) : ALONE;
 const own = Array.from({ length: micros }, (_, i) => ({ batch, ids: [`row ${i}`], weight: 1 / (world * micros) }));
 
-/** What the loopback device has sent. */
+/** What the loopback device has sent for all processes, and this one has read from the memory of others, who all do the same. */
 const sent = () =>
+  world * bytesReadFromPeers() +
   Number(
     fs
       .readFileSync('/proc/net/dev', 'utf8')

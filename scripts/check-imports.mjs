@@ -72,9 +72,34 @@ const RULES = {
       'eval',
       'config',
     ],
+    server: [
+      'errors',
+      'files',
+      'compiled-module',
+      'text',
+      'vision',
+      'latent',
+      'tasks',
+      'engine',
+      'pool',
+      'runs/run-lock',
+      'train/checkpoint-names',
+    ],
     cli: '*',
     index: '*',
   },
+};
+
+/** What the browser app may take from the packages: files that import nothing themselves, so that nothing of Node comes along. */
+const SHARED_WITH_APP = ['packages/ivtlr/src/server/protocol.ts', 'packages/ivtlr/src/trace/heat-colours.ts'];
+const APP_RULES = {
+  main: '*',
+  app: '*',
+  api: ['shared'],
+  state: ['shared', 'api'],
+  draw: ['shared', 'state'],
+  parts: ['shared', 'api', 'state', 'draw'],
+  pages: ['shared', 'state', 'draw', 'parts'],
 };
 
 const problems = [];
@@ -83,8 +108,14 @@ function* sources(folder) {
   for (const entry of fs.readdirSync(folder, { withFileTypes: true })) {
     const full = path.join(folder, entry.name);
     if (entry.isDirectory()) yield* sources(full);
-    else if (entry.name.endsWith('.ts') && !entry.name.endsWith('.test.ts')) yield full;
+    else if (/\.tsx?$/.test(entry.name) && !entry.name.endsWith('.test.ts')) yield full;
   }
+}
+
+/** Relative imports. */
+function importsOf(file) {
+  const found = fs.readFileSync(file, 'utf8').matchAll(/(?:from|import)\s*\(?\s*'(\.[^']+)'/g);
+  return [...found].map(([, target]) => target);
 }
 
 for (const [base, rules] of Object.entries(RULES)) {
@@ -97,7 +128,7 @@ for (const [base, rules] of Object.entries(RULES)) {
       problems.push(`${base}/${relative}: the folder ${owner} has no rule in scripts/check-imports.mjs`);
       continue;
     }
-    for (const [, target] of fs.readFileSync(file, 'utf8').matchAll(/(?:from|import)\s*\(?\s*'(\.[^']+)'/g)) {
+    for (const target of importsOf(file)) {
       const to = path.relative(source, path.resolve(path.dirname(file), target)).replace(/\.ts$/, '');
       const first = to.split(path.sep)[0];
       if (to.startsWith('..')) {
@@ -113,6 +144,25 @@ for (const [base, rules] of Object.entries(RULES)) {
     }
   }
 }
+
+const app = path.join(root, 'apps/web/src');
+for (const file of sources(app)) {
+  const relative = path.relative(app, file);
+  const allowed = APP_RULES[relative.split(path.sep)[0].replace(/\.tsx?$/, '')];
+  if (allowed === undefined) problems.push(`apps/web/src/${relative} has no rule in scripts/check-imports.mjs`);
+  else
+    for (const target of importsOf(file)) {
+      const to = path.resolve(path.dirname(file), target);
+      const shared = SHARED_WITH_APP.includes(path.relative(root, to));
+      const first = shared ? 'shared' : path.relative(app, to).split(path.sep)[0];
+      const own = first === relative.split(path.sep)[0];
+      if (first === '..' || !(own || allowed === '*' || allowed.includes(first)))
+        problems.push(`apps/web/src/${relative} may not import ${target}`);
+    }
+}
+for (const file of SHARED_WITH_APP)
+  if (importsOf(path.join(root, file)).length)
+    problems.push(`${file} goes into the browser app, so it may import nothing`);
 
 // A model family is known to its own folder and the registry only.
 const families = fs

@@ -18,7 +18,7 @@ export {
   answer,
   ask,
   type Question,
-  type QuestionOptions,
+  type QuestionAskOptions,
 } from './engine/ask.ts';
 export { bundledModel } from './engine/bundled-model.ts';
 export { modelFolder } from './engine/find-folder.ts';

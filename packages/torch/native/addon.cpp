@@ -4,6 +4,7 @@
 #include "dispatch.h"
 #include "distributed.h"
 #include "exchange.h"
+#include "storage.h"
 #include "tensor.h"
 
 namespace ivtlr {
@@ -107,6 +108,10 @@ NAPI_MODULE_INIT() {
         {"startGather", start_gather},
         {"startReduceScatter", start_reduce_scatter},
         {"finishExchange", finish_exchange},
+        {"describeMemory", describe_memory},
+        {"canReadMemory", can_read_memory},
+        {"setPeers", set_peers},
+        {"bytesRead", bytes_read_so_far},
         {"dieWithParent", die_with_parent},
         {"setStorageBytes", set_storage_bytes},
     };

@@ -330,19 +330,4 @@ napi_value die_with_parent(napi_env env, napi_callback_info info) {
   }, [] { return std::string("dieWithParent"); });
 }
 
-// setStorageBytes(tensor, bytes): gives the tensor's storage so much new memory, or none; views see it too, and no version is counted.
-napi_value set_storage_bytes(napi_env env, napi_callback_info info) {
-  return guarded(env, [&] {
-    const auto args = arguments(env, info, 2);
-    const auto* storage = to_tensor(env, args[0]).storage().unsafeGetStorageImpl();
-    const auto bytes = static_cast<size_t>(to_int(env, args[1]));
-    auto* changed = const_cast<c10::StorageImpl*>(storage);
-    if (!changed->resizable()) throw std::runtime_error("the memory of this tensor belongs to somebody else");
-    if (bytes == 0) changed->set_data_ptr_noswap(c10::DataPtr(nullptr, changed->device()));
-    else if (changed->nbytes() != bytes) changed->set_data_ptr_noswap(changed->allocator()->allocate(bytes));
-    changed->set_nbytes(bytes);
-    return undefined(env);
-  }, [] { return std::string("setStorageBytes"); });
-}
-
 }  // namespace ivtlr

@@ -16,6 +16,5 @@ napi_value store_delete(napi_env env, napi_callback_info info);
 napi_value open_group(napi_env env, napi_callback_info info);
 napi_value close_group(napi_env env, napi_callback_info info);
 napi_value die_with_parent(napi_env env, napi_callback_info info);
-napi_value set_storage_bytes(napi_env env, napi_callback_info info);
 
 }  // namespace ivtlr

@@ -1,39 +1,75 @@
 #include "exchange.h"
 
 #include <ATen/ATen.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
+#include <cerrno>
+#include <cstring>
+#include <fstream>
 #include <map>
 #include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include "addon.h"
+#include "storage.h"
 
 namespace ivtlr {
 namespace {
 
+// What a process knows of another one of its machine.
+struct Peer {
+  pid_t pid = 0;
+  bool can_read = false;    // this process may read its memory
+  bool reads_mine = false;  // it may read the memory of this one
+};
+
+// By the group's name; without an entry everything goes by messages.
+std::map<std::string, std::vector<Peer>>& peers_of_group = *new std::map<std::string, std::vector<Peer>>();
+
+// Smaller tensors are sent: a message is quicker than being told where to read.
+constexpr int64_t read_from = 1 << 16;
+// Of sums in one go: small enough for the second-level cache.
+constexpr int64_t block_bytes = 1 << 18;
+
+uint64_t bytes_read = 0;
+
+// What others try to read, to see whether they may.
+uint64_t probe = 0;
+
+struct Other {
+  int rank = 0;
+  pid_t pid = 0;             // not 0: its part is read from its memory
+  at::Tensor part;           // what it sends
+  at::Tensor place;          // where its part is in its memory: an address
+  c10::intrusive_ptr<c10d::Work> came;
+};
+
 struct Exchange {
-  // Alive until the messages have gone.
-  std::vector<at::Tensor> tensors;
+  c10::intrusive_ptr<c10d::ProcessGroup> group;
+  bool sums = false;
+  at::Tensor out, own;
+  int done_tag = 0;
+  std::vector<Other> others;
+  // Messages on their way, and what they hold.
   std::vector<c10::intrusive_ptr<c10d::Work>> works;
-  // Of a reduce-scatter: what comes from each process in the order of ranks, its own part among them, and where the sum goes.
-  std::vector<at::Tensor> pieces;
-  at::Tensor sum;
+  std::vector<at::Tensor> alive;
 };
 
 // Never destroyed: an exchange that was broken off may still have messages under way.
 std::map<int32_t, Exchange>& exchanges = *new std::map<int32_t, Exchange>();
 int32_t next_exchange = 1;
 
-void send(Exchange& exchange, c10d::ProcessGroup& group, const at::Tensor& tensor, int rank, int tag) {
+c10::intrusive_ptr<c10d::Work> send(Exchange& exchange, const at::Tensor& tensor, int rank, int tag) {
   std::vector<at::Tensor> message{tensor};
-  exchange.works.push_back(group.send(message, rank, tag));
-  exchange.tensors.push_back(tensor);
+  exchange.alive.push_back(tensor);
+  return exchange.group->send(message, rank, tag);
 }
 
-void receive(Exchange& exchange, c10d::ProcessGroup& group, const at::Tensor& tensor, int rank, int tag) {
+c10::intrusive_ptr<c10d::Work> receive(Exchange& exchange, const at::Tensor& tensor, int rank, int tag) {
   std::vector<at::Tensor> message{tensor};
-  exchange.works.push_back(group.recv(message, rank, tag));
-  exchange.tensors.push_back(tensor);
+  exchange.alive.push_back(tensor);
+  return exchange.group->recv(message, rank, tag);
 }
 
 // All elements side by side. It is an error for a tensor with gaps, which the caller would not see filled.
@@ -42,87 +78,197 @@ at::Tensor flat(const at::Tensor& tensor) {
   return tensor.view({-1});
 }
 
-napi_value keep_exchange(napi_env env, Exchange exchange) {
+bool read_memory(pid_t pid, uint64_t address, void* into, size_t bytes) {
+  auto* to = static_cast<char*>(into);
+  while (bytes > 0) {
+    iovec local{to, bytes}, remote{reinterpret_cast<void*>(address), bytes};
+    const ssize_t count = process_vm_readv(pid, &local, 1, &remote, 1, 0);
+    if (count <= 0) return false;
+    to += count;
+    address += static_cast<uint64_t>(count);
+    bytes -= static_cast<size_t>(count);
+    bytes_read += static_cast<uint64_t>(count);
+  }
+  return true;
+}
+
+void read_part(const Other& other, int64_t offset, const at::Tensor& into) {
+  const auto address = static_cast<uint64_t>(other.place.const_data_ptr<int64_t>()[0]) + static_cast<uint64_t>(offset);
+  if (!read_memory(other.pid, address, into.data_ptr(), into.nbytes()))
+    throw std::runtime_error("the memory of rank " + std::to_string(other.rank) + " cannot be read: " + std::strerror(errno));
+}
+
+// Starts what comes from and goes to each other process: the part of `out` or of the sum it gives, and the part of `own` it gets.
+napi_value start(napi_env env, napi_callback_info info, bool sums) {
+  const auto args = arguments(env, info, 4);
+  const at::AutoDispatchBelowADInplaceOrView below;
+  const std::string name = to_string(env, args[0]);
+  Exchange exchange;
+  exchange.group = c10d::resolve_process_group(name);
+  exchange.sums = sums;
+  exchange.out = flat(to_tensor(env, args[1]));
+  exchange.own = flat(to_tensor(env, args[2]));
+  const int rank = exchange.group->getRank(), size = exchange.group->getSize();
+  const int tag = 2 * static_cast<int>(to_int(env, args[3]));
+  exchange.done_tag = tag + 1;
+  const auto& [whole, part] = sums ? std::tie(exchange.own, exchange.out) : std::tie(exchange.out, exchange.own);
+  const int64_t length = part.numel(), bytes = part.nbytes();
+  if (whole.numel() != size * length || whole.scalar_type() != part.scalar_type())
+    throw std::runtime_error("the one tensor should be as long as the parts of all ranks together");
+  const auto found = peers_of_group.find(name);
+  const auto peer = [&](int other) { return found == peers_of_group.end() || bytes < read_from ? Peer{} : found->second[other]; };
+  for (int i = 1; i < size; i++) {
+    Other other;
+    other.rank = (rank + i) % size;
+    if (peer(other.rank).can_read) {
+      other.pid = peer(other.rank).pid;
+      other.place = at::empty({1}, at::kLong);
+      other.came = receive(exchange, other.place, other.rank, tag);
+    } else {
+      if (sums) {
+        // Borrowed, like the caller's own buffers: see set_bytes.
+        other.part = at::empty({0}, part.options());
+        set_bytes(other.part, static_cast<size_t>(bytes));
+        other.part.unsafeGetTensorImpl()->set_sizes_contiguous({length});
+      } else {
+        other.part = whole.narrow(0, other.rank * length, length);
+      }
+      other.came = receive(exchange, other.part, other.rank, tag);
+    }
+    exchange.others.push_back(std::move(other));
+  }
+  for (int i = 1; i < size; i++) {
+    const int other = (rank + i) % size;
+    const at::Tensor mine = sums ? whole.narrow(0, other * length, length) : part;
+    if (!peer(other).reads_mine) {
+      exchange.works.push_back(send(exchange, mine, other, tag));
+      continue;
+    }
+    const auto place = at::full({1}, static_cast<int64_t>(reinterpret_cast<uintptr_t>(mine.data_ptr())), at::kLong);
+    exchange.works.push_back(send(exchange, place, other, tag));
+    // It says when it has read.
+    exchange.works.push_back(receive(exchange, at::empty({1}, at::kByte), other, exchange.done_tag));
+  }
+  if (!sums) {
+    const at::Tensor place = whole.narrow(0, rank * length, length);
+    if (place.data_ptr() != part.data_ptr()) place.copy_(part);
+  }
   const int32_t id = next_exchange++;
   exchanges[id] = std::move(exchange);
   return number(env, id);
 }
 
-// Sums of low precision are rounded once, at their end.
-void sum_up(const Exchange& exchange) {
-  const auto& pieces = exchange.pieces;
-  const bool low = exchange.sum.element_size() < 4 && exchange.sum.is_floating_point();
-  if (!low && pieces.size() > 1) {
-    auto out = exchange.sum;
-    at::add_out(out, pieces[0], pieces[1]);
-    for (size_t i = 2; i < pieces.size(); i++) out.add_(pieces[i]);
-    return;
+// Adds up the parts of all ranks in their order, a block at a time. Sums of low precision are rounded once, at their end.
+void sum_up(Exchange& exchange, int rank) {
+  const at::Tensor& out = exchange.out;
+  const int64_t length = out.numel(), item = static_cast<int64_t>(out.element_size()), most = block_bytes / item;
+  const bool low = item < 4 && out.is_floating_point();
+  const at::Tensor scratch = at::empty({std::min(most, length)}, out.options());
+  std::vector<const Other*> in_order(static_cast<size_t>(exchange.group->getSize()), nullptr);
+  for (const auto& other : exchange.others) in_order[static_cast<size_t>(other.rank)] = &other;
+  for (int64_t start = 0; start < length; start += most) {
+    const int64_t count = std::min(most, length - start);
+    const at::Tensor goal = out.narrow(0, start, count);
+    at::Tensor total = goal;
+    for (size_t i = 0; i < in_order.size(); i++) {
+      const Other* other = in_order[i];
+      at::Tensor part;
+      if (!other) {
+        part = exchange.own.narrow(0, rank * length + start, count);
+      } else if (other->pid != 0) {
+        part = scratch.narrow(0, 0, count);
+        read_part(*other, start * item, part);
+      } else {
+        part = other->part.narrow(0, start, count);
+      }
+      if (i > 0) total.add_(part);
+      else if (low) total = part.to(at::kFloat);
+      else total.copy_(part);
+    }
+    if (low) goal.copy_(total);
   }
-  at::Tensor total = low ? pieces[0].to(at::kFloat) : pieces[0];
-  for (size_t i = 1; i < pieces.size(); i++) total.add_(pieces[i]);
-  exchange.sum.copy_(total);
 }
 
 }  // namespace
 
 // startGather(group, out (size * n), tensor (n), tag) -> id. Versions of `out` are not counted.
 napi_value start_gather(napi_env env, napi_callback_info info) {
-  return guarded(env, [&] {
-    const auto args = arguments(env, info, 4);
-    const at::AutoDispatchBelowADInplaceOrView below;
-    const auto group = c10d::resolve_process_group(to_string(env, args[0]));
-    const at::Tensor out = flat(to_tensor(env, args[1])), own = flat(to_tensor(env, args[2]));
-    const int tag = static_cast<int>(to_int(env, args[3])), rank = group->getRank(), size = group->getSize();
-    const int64_t length = own.numel();
-    if (out.numel() != size * length || out.scalar_type() != own.scalar_type())
-      throw std::runtime_error("the result has no room for just the tensors of all ranks");
-    Exchange exchange;
-    for (int other = 0; other < size; other++) {
-      if (other != rank) receive(exchange, *group, out.narrow(0, other * length, length), other, tag);
-    }
-    for (int i = 1; i < size; i++) send(exchange, *group, own, (rank + i) % size, tag);
-    const at::Tensor place = out.narrow(0, rank * length, length);
-    if (place.data_ptr() != own.data_ptr()) place.copy_(own);
-    return keep_exchange(env, std::move(exchange));
-  }, [] { return std::string("all_gather"); });
+  return guarded(env, [&] { return start(env, info, false); }, [] { return std::string("all_gather"); });
 }
 
 // startReduceScatter(group, out (n), tensor (size * n), tag) -> id. `tensor` must stay as it is until the exchange is finished.
 napi_value start_reduce_scatter(napi_env env, napi_callback_info info) {
-  return guarded(env, [&] {
-    const auto args = arguments(env, info, 4);
-    const at::AutoDispatchBelowADInplaceOrView below;
-    const auto group = c10d::resolve_process_group(to_string(env, args[0]));
-    const at::Tensor out = flat(to_tensor(env, args[1])), own = flat(to_tensor(env, args[2]));
-    const int tag = static_cast<int>(to_int(env, args[3])), rank = group->getRank(), size = group->getSize();
-    const int64_t length = out.numel();
-    if (own.numel() != size * length || out.scalar_type() != own.scalar_type())
-      throw std::runtime_error("the result is not a rank's part of the tensor");
-    Exchange exchange;
-    exchange.sum = out;
-    for (int other = 0; other < size; other++) {
-      exchange.pieces.push_back(other == rank ? own.narrow(0, rank * length, length) : at::empty({length}, own.options()));
-      if (other != rank) receive(exchange, *group, exchange.pieces.back(), other, tag);
-    }
-    for (int i = 1; i < size; i++) {
-      const int other = (rank + i) % size;
-      send(exchange, *group, own.narrow(0, other * length, length), other, tag);
-    }
-    return keep_exchange(env, std::move(exchange));
-  }, [] { return std::string("reduce_scatter"); });
+  return guarded(env, [&] { return start(env, info, true); }, [] { return std::string("reduce_scatter"); });
 }
 
-// finishExchange(id): waits for its messages, at most as long as the group's timeout.
+// finishExchange(id): waits for the others, each at most as long as the group's timeout. Afterwards both tensors are the caller's again.
 napi_value finish_exchange(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     const auto args = arguments(env, info, 1);
     const at::AutoDispatchBelowADInplaceOrView below;
     auto found = exchanges.extract(static_cast<int32_t>(to_int(env, args[0])));
     if (found.empty()) throw std::runtime_error("the exchange is over");
-    for (const auto& work : found.mapped().works) work->wait();
-    if (!found.mapped().pieces.empty()) sum_up(found.mapped());
+    Exchange& exchange = found.mapped();
+    const int rank = exchange.group->getRank();
+    const int64_t length = exchange.sums ? exchange.out.numel() : exchange.own.numel();
+    for (auto& other : exchange.others) {
+      other.came->wait();
+      if (!exchange.sums && other.pid != 0) read_part(other, 0, exchange.out.narrow(0, other.rank * length, length));
+    }
+    if (exchange.sums) sum_up(exchange, rank);
+    for (const auto& other : exchange.others) {
+      if (other.pid != 0) exchange.works.push_back(send(exchange, at::zeros({1}, at::kByte), other.rank, exchange.done_tag));
+      else if (exchange.sums) set_bytes(other.part, 0);
+    }
+    for (const auto& work : exchange.works) work->wait();
     return undefined(env);
   }, [] { return std::string("exchange"); });
+}
+
+// describeMemory() -> what another process needs to know to find out whether it may read this one's memory
+napi_value describe_memory(napi_env env, napi_callback_info) {
+  return guarded(env, [&] {
+    std::string boot;
+    std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), boot);
+    char space[64] = "";
+    if (readlink("/proc/self/ns/pid", space, sizeof space - 1) < 0) space[0] = 0;
+    // Cannot be guessed: a process that reads it has read this one.
+    probe = static_cast<uint64_t>(getpid()) << 32 ^ reinterpret_cast<uintptr_t>(&probe) ^ static_cast<uint64_t>(time(nullptr)) << 16;
+    return string(env, boot + " " + space + " " + std::to_string(getpid()) + " " + std::to_string(reinterpret_cast<uintptr_t>(&probe)) + " " +
+                           std::to_string(probe));
+  }, [] { return std::string("describeMemory"); });
+}
+
+// canReadMemory(machine and process space as described, pid, address and number) -> whether this process may read that one's memory
+napi_value can_read_memory(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const auto args = arguments(env, info, 3);
+    uint64_t found = 0;
+    const bool ok = read_memory(static_cast<pid_t>(to_int(env, args[0])), std::stoull(to_string(env, args[1])), &found, sizeof found) &&
+                    found == std::stoull(to_string(env, args[2]));
+    napi_value result;
+    NAPI_OK(napi_get_boolean(env, ok, &result));
+    return result;
+  }, [] { return std::string("canReadMemory"); });
+}
+
+// setPeers(group, for every rank: [pid, whether this process reads its memory, whether it reads this one's])
+napi_value set_peers(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const auto args = arguments(env, info, 2);
+    std::vector<Peer> peers;
+    for (uint32_t i = 0; i < array_length(env, args[1]); i++) {
+      const napi_value entry = element(env, args[1], i);
+      peers.push_back({static_cast<pid_t>(to_int(env, element(env, entry, 0))), to_bool(env, element(env, entry, 1)), to_bool(env, element(env, entry, 2))});
+    }
+    peers_of_group[to_string(env, args[0])] = std::move(peers);
+    return undefined(env);
+  }, [] { return std::string("setPeers"); });
+}
+
+// bytesRead() -> bytes that this process has read from the memory of others
+napi_value bytes_read_so_far(napi_env env, napi_callback_info) {
+  return guarded(env, [&] { return number(env, static_cast<double>(bytes_read)); }, [] { return std::string("bytesRead"); });
 }
 
 }  // namespace ivtlr

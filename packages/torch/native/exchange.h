@@ -1,5 +1,6 @@
-// Collectives of tensors on the CPU by direct messages between each two processes. Gloo's own gather and reduce-scatter go through buffers of
-// their own, and its reduce-scatter is an all-reduce of which each process keeps a part: twice the bytes.
+// Gathering, and reducing and scattering, of tensors on the CPU between each two processes of a group. Gloo's own go through buffers of their own, and
+// its reduce-scatter is an all-reduce of which each process keeps a part: twice the bytes. Processes of one machine that may read each other's memory
+// (process_vm_readv) tell where their part is and are told when it has been read; the others send it.
 #pragma once
 #include <node_api.h>
 
@@ -8,5 +9,9 @@ namespace ivtlr {
 napi_value start_gather(napi_env env, napi_callback_info info);
 napi_value start_reduce_scatter(napi_env env, napi_callback_info info);
 napi_value finish_exchange(napi_env env, napi_callback_info info);
+napi_value describe_memory(napi_env env, napi_callback_info info);
+napi_value can_read_memory(napi_env env, napi_callback_info info);
+napi_value set_peers(napi_env env, napi_callback_info info);
+napi_value bytes_read_so_far(napi_env env, napi_callback_info info);
 
 }  // namespace ivtlr

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <unordered_set>
 #include <vector>
 
 #include "convert.h"
@@ -11,7 +12,7 @@ namespace {
 
 struct Slot {
   at::Tensor tensor;
-  int64_t bytes = 0;  // what this handle was counted for
+  int64_t bytes = 0;  // that the garbage collector is told this handle keeps alive
   napi_ref owner = nullptr;  // weak: the JavaScript object that is the only user of the handle
 };
 
@@ -35,7 +36,6 @@ struct Table {
 // Never destroyed: libtorch's own statics may be gone when the process ends.
 Table<Slot>& tensors = *new Table<Slot>();
 Table<at::Generator>& generators = *new Table<at::Generator>();
-int64_t bytes_now = 0;
 int64_t bytes_watched = 0;  // of the handles that the garbage collector frees
 int64_t bytes_reported = 0;
 int64_t bytes_swept = 0;  // the least watched since the last sweep
@@ -50,7 +50,6 @@ int32_t put(at::Tensor tensor) {
   if (tensor.has_storage() && !tensor.is_meta() &&
       (tensor.storage().use_count() == 1 || (tensor.requires_grad() && !tensor.is_leaf() && !tensor.is_view()))) {
     slot.bytes = static_cast<int64_t>(tensor.storage().nbytes());
-    bytes_now += slot.bytes;
   }
   slot.tensor = std::move(tensor);
   return tensors.add(std::move(slot));
@@ -90,7 +89,6 @@ void release(napi_env env, int32_t id) {
   if (id <= 0 || static_cast<size_t>(id) >= tensors.slots.size()) return;
   Slot& slot = tensors.slots[id];
   if (!slot.tensor.defined()) return;
-  bytes_now -= slot.bytes;
   if (slot.owner) {
     bytes_watched -= slot.bytes;
     napi_delete_reference(env, slot.owner);
@@ -100,7 +98,20 @@ void release(napi_env env, int32_t id) {
 }
 
 int64_t live_count() { return static_cast<int64_t>(tensors.slots.size() - 1 - tensors.free.size()); }
-int64_t live_bytes() { return bytes_now; }
+
+int64_t live_bytes() {
+  std::unordered_set<const c10::StorageImpl*> seen;
+  int64_t bytes = 0;
+  const auto count = [&](const at::Tensor& tensor) {
+    if (!tensor.defined() || !tensor.has_storage() || tensor.is_meta()) return;
+    if (seen.insert(tensor.storage().unsafeGetStorageImpl()).second) bytes += static_cast<int64_t>(tensor.storage().nbytes());
+  };
+  for (const Slot& slot : tensors.slots) {
+    count(slot.tensor);
+    if (slot.tensor.defined() && slot.tensor.is_leaf()) count(slot.tensor.grad());
+  }
+  return bytes;
+}
 
 int32_t put_generator(at::Generator generator) { return generators.add(std::move(generator)); }
 

@@ -16,6 +16,7 @@ void watch(napi_env env, int32_t id, napi_value owner);
 // Releases the handles whose owners the garbage collector has taken; returns how many it still watches.
 int64_t sweep(napi_env env);
 int64_t live_count();
+// Memory that handles keep alive, gradients included; what several of them share counts once.
 int64_t live_bytes();
 
 int32_t put_generator(at::Generator generator);

@@ -67,6 +67,9 @@ export function findAddon() {
   return fs.existsSync(file) ? { file, libtorch } : null;
 }
 
+/** May be the compiler's or the addon's fault as well, so what was fetched stays, and another run tries again. */
+class NotCompiledError extends UnusableError {}
+
 function build(libtorch, file, log) {
   if (!capture('cmake', ['--version']).ok)
     throw new SetupError('CMake is needed to build the addon: install cmake and a C++20 compiler (gcc 12 or newer)');
@@ -87,7 +90,7 @@ function build(libtorch, file, log) {
       throw new SetupError(`CMake could not configure the addon: a C++20 compiler is needed\n${configure.err}`);
     const made = capture('cmake', ['--build', work, '--parallel', String(Math.max(1, os.availableParallelism()))]);
     if (!made.ok)
-      throw new UnusableError(
+      throw new NotCompiledError(
         `the addon did not compile against libtorch ${libtorch.version}\n${made.out.slice(-4000)}${made.err.slice(-4000)}`,
       );
     const built = path.join(work, 'ivtlr_torch.node');
@@ -140,7 +143,7 @@ export function setup(log) {
       return { file, libtorch };
     } catch (error) {
       if (!(error instanceof UnusableError)) throw error;
-      if (libtorch) refuse?.(error.message);
+      if (libtorch && !(error instanceof NotCompiledError)) refuse?.(error.message);
       last = error;
       log(`${name} cannot be used: ${error.message}`);
     }

@@ -6,7 +6,7 @@ import sys
 import torch
 
 PARTS = ["forward", "generate", "train", "checkpoint", "folders", "configs", "rope", "lora", "preprocess", "tokens", "render"]
-PARTS += ["chameleon", "chameleon-official", "chameleon-folders", "chameleon-inputs", "chameleon-render", "chameleon-answers", "plain-answers", "sampling"]
+PARTS += ["ddp", "deepspeed", "chameleon", "chameleon-official", "chameleon-folders", "chameleon-inputs", "chameleon-render", "chameleon-answers", "plain-answers", "sampling"]
 
 
 def main():
@@ -31,6 +31,13 @@ def main():
             import official_cases
 
             getattr(official_cases, f"make_{part}")(out, os.path.abspath(options.official))
+        elif part in ("ddp", "deepspeed"):
+            if not options.official:
+                print(f"SKIPPED official-{part}.json: no --official DIR was given, the committed file stays as it is")
+                continue
+            import official_processes
+
+            getattr(official_processes, f"make_{part}")(out, os.path.abspath(options.official))
         elif part == "checkpoint":
             if not options.official:
                 print("SKIPPED official-checkpoint: no --official DIR was given, the committed files stay as they are")

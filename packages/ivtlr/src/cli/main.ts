@@ -14,6 +14,7 @@ import { registerEval } from './eval.ts';
 import { registerInfer } from './infer.ts';
 import { registerMerge } from './merge.ts';
 import { guardOutputs } from './output-guard.ts';
+import { registerServe } from './serve.ts';
 import { registerSetup } from './setup.ts';
 import { registerTrain } from './train.ts';
 import { version } from './version.ts';
@@ -27,6 +28,7 @@ const DESCRIPTION =
 /** In the order the help shows them. */
 const REGISTER = [
   registerInfer,
+  registerServe,
   registerTrain,
   registerEval,
   registerAblate,

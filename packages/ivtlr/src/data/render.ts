@@ -215,7 +215,7 @@ export async function renderSupervised(
 }
 
 /** @throws UserError for a prompt, without its texts, that does not have the image marker once */
-function requireOneImage(
+export function requireOneImage(
   ids: readonly number[],
   imageId: number,
   chat: boolean,
@@ -293,11 +293,13 @@ function fitSteps(steps: readonly number[][], room: number): number[][] {
   return kept;
 }
 
-function expandImage(ids: readonly number[], at: number, imageId: number, count: number): number[] {
+/** The ids with `count` image tokens where one stands. */
+export function expandImage(ids: readonly number[], at: number, imageId: number, count: number): number[] {
   return [...ids.slice(0, at), ...new Array<number>(count).fill(imageId), ...ids.slice(at + 1)];
 }
 
-function idOf(tokenizer: TextEncoder, token: string): number {
+/** @throws UserError for a token that the tokenizer does not know */
+export function idOf(tokenizer: TextEncoder, token: string): number {
   const id = tokenizer.tokenToId(token);
   if (id === undefined) throw new UserError(`the tokenizer does not know ${token}`);
   return id;

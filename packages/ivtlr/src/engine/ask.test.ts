@@ -4,7 +4,7 @@ import { liveTensorCount, setNumThreads } from '@ivtlr/torch';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { UserError } from '../errors.ts';
 import { dominoes } from '../tasks/dominoes/dominoes.ts';
-import { type Answer, type AskEvent, type AskOptions, ask, type Question, type QuestionOptions } from './ask.ts';
+import { type Answer, type AskOptions, ask, type Question, type QuestionAskOptions } from './ask.ts';
 import { type LoadedModel, openModelFolder } from './loaded-model.ts';
 
 setNumThreads(1);
@@ -18,9 +18,11 @@ afterAll(() => {
   expect(liveTensorCount()).toBe(before);
 });
 
-function asked(index: number, options?: QuestionOptions): Question {
+type Asked = Question & { own: QuestionAskOptions };
+
+function asked(index: number, own: QuestionAskOptions = {}): Asked {
   const { image, question, choices } = dominoes.generator!.sample(11, 'test', index);
-  return { image, question, choices, options };
+  return { image, question, choices, own };
 }
 
 interface Outcome {
@@ -30,11 +32,12 @@ interface Outcome {
   tokens: number[];
 }
 
-async function outcomes(questions: readonly Question[], options: AskOptions = {}): Promise<Outcome[]> {
+async function outcomes(questions: readonly Asked[], options: AskOptions<Asked> = {}): Promise<Outcome[]> {
   const made = questions.map((): Outcome => ({ answer: null, error: null, deltas: [], tokens: [] }));
   const groups = questions.map((question) => [question]);
-  for await (const event of ask(opened, groups, { rows: questions.length, maxNewTokens: 40, ...options })) {
-    const one = made[questions.indexOf((event as AskEvent).question)]!;
+  const all = { rows: questions.length, maxNewTokens: 40, of: ({ own }: Asked) => own, ...options };
+  for await (const event of ask(opened, groups, all)) {
+    const one = made[questions.indexOf(event.question)]!;
     if (event.type === 'end') one.answer = event.answer;
     else if (event.type === 'error') one.error = event.error.message;
     else if (event.type === 'text-delta') one.deltas.push(event.text);
@@ -43,7 +46,7 @@ async function outcomes(questions: readonly Question[], options: AskOptions = {}
   return made;
 }
 
-const only = async (question: Question, options: AskOptions = {}) => (await outcomes([question], options))[0]!;
+const only = async (question: Asked, options: AskOptions<Asked> = {}) => (await outcomes([question], options))[0]!;
 const told = ({ answer }: Outcome) => {
   const { text, tokens, picked, finishReason, stopString } = answer!;
   return { text, tokens, picked, finishReason, stopString };
@@ -51,7 +54,7 @@ const told = ({ answer }: Outcome) => {
 
 test('a question has what it says of itself, else what is said of all, and is answered as alone', async () => {
   const hot = { temperature: 3, topP: 0.95 };
-  const own: QuestionOptions[] = [
+  const own: QuestionAskOptions[] = [
     {},
     { sampling: hot, seed: 4 },
     { sampling: hot, seed: 5, latentSteps: 2, latent: { patches: 3 }, logprobs: 2 },
@@ -121,7 +124,7 @@ describe('stop strings', () => {
 
 test('a question that is asked wrongly is said, and the others are answered', async () => {
   const tokens = (await only(asked(0, { latentSteps: 1 }))).answer!.tokenGrid.reduce((a, b) => a * b);
-  const wrong: [QuestionOptions, string][] = [
+  const wrong: [QuestionAskOptions, string][] = [
     [{ sampling: { topP: 2 } }, 'topP should be a number from 0 to 1, not 2'],
     [{ stop: [''] }, 'a stop string is empty; give at least one character'],
     [{ forcePatches: [[1]] }, 'forcePatches has lists for 1 latent steps, but 0 are taken'],
@@ -138,7 +141,7 @@ test('a question that is asked wrongly is said, and the others are answered', as
   expect(results.slice(1).map(({ error }) => error)).toEqual(wrong.map(([, message]) => message));
   expect(told(results[0]!)).toEqual(told(await only(asked(0))));
   await expect(async () => {
-    for await (const event of ask(opened, [[asked(0, { latentSteps: 1 })]], { answerStart: 'The' }))
+    for await (const event of ask(opened, [[asked(0)]], { answerStart: 'The', of: () => ({ latentSteps: 1 }) }))
       if (event.type === 'error') throw event.error;
   }).rejects.toThrow(UserError);
 });

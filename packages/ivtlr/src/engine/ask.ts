@@ -2,20 +2,19 @@
  * Questions about images, from bytes to answers: the terminal, evaluation, validation and the demo all ask through here. Questions come as a
  * stream; up to `rows` of them are answered together, and one that has ended makes room for the next.
  */
-import { join } from 'node:path';
-import { z } from 'zod';
-import { renderInference, tokenizeSample } from '../data/render.ts';
+import { tokenizeConversation } from '../data/conversation.ts';
+import { tokenizeSample } from '../data/render.ts';
 import type { Sample } from '../data/sample.ts';
 import { UserError } from '../errors.ts';
-import { isListed, readJson } from '../files.ts';
-import type { Row, RowRequest } from '../latent/row.ts';
+import { positionsOf, type Row, type RowRequest } from '../latent/row.ts';
 import { RowBatch, type RowEvent } from '../latent/row-batch.ts';
 import type { ProcessedImage } from '../models/types.ts';
 import { AnswerText } from './answer-text.ts';
+import { endOfAnswerIds } from './end-of-answer.ts';
 import { type LoadedModel, latentOptions } from './loaded-model.ts';
-import type { Answer, AskEvent, AskOptions, Question, QuestionOptions } from './question.ts';
+import type { Answer, AskEvent, AskOptions, Question, QuestionAskOptions } from './question.ts';
 
-export type { Answer, AskEvent, AskOptions, Question, QuestionOptions } from './question.ts';
+export type { Answer, AskEvent, AskOptions, Question, QuestionAskOptions } from './question.ts';
 
 const DEFAULT_TASK = 'm3cot';
 
@@ -69,6 +68,18 @@ interface Open<Q> {
   text: AnswerText | null;
 }
 
+/** A question whose image is read and whose prompt is tokens. */
+export interface PreparedQuestion<Q extends Question> {
+  readonly question: Q;
+  readonly request: RowRequest;
+  readonly image: ProcessedImage;
+  readonly text: AnswerText | null;
+  /** Reading the image and making tokens. */
+  readonly seconds: number;
+  /** Positions that it fills at most. */
+  readonly positions: number;
+}
+
 /** Questions under way: what takes them in and makes the passes. `ask` is a loop around it, and so is a worker process. */
 export class Asker<Q extends Question> {
   readonly #opened: LoadedModel;
@@ -91,7 +102,9 @@ export class Asker<Q extends Question> {
     this.#opened = opened;
     this.#options = options;
     this.#start = start;
-    this.#batch = new RowBatch(opened.model, { slots: options.rows ?? 1 });
+    const { rows = 1, pieceTokens, keptImageBytes = 0 } = options;
+    const pieces = pieceTokens !== undefined && { pieceTokens };
+    this.#batch = new RowBatch(opened.model, { slots: rows, keptImageBytes, ...pieces });
     this.#eosIds = endOfAnswerIds(opened);
   }
 
@@ -106,38 +119,82 @@ export class Asker<Q extends Question> {
 
   /** Takes questions in, all or none. */
   async begin(questions: readonly Q[]): Promise<AskEvent<Q>[]> {
-    const images: ProcessedImage[] = [];
+    const prepared: PreparedQuestion<Q>[] = [];
     try {
-      const requests: RowRequest[] = [];
-      const open: Open<Q>[] = [];
-      for (const question of questions) {
-        const started = performance.now();
-        const image = await this.#image(question);
-        images.push(image);
-        const options = this.#optionsOf(question);
-        requests.push(await this.#request(question, image, options));
-        open.push({
-          question,
-          tokenGrid: image.tokenGrid,
-          source: image.source,
-          imageSeconds: (performance.now() - started) / 1000,
-          text: this.#text(options),
-        });
-      }
+      for (const question of questions) prepared.push(await this.prepare(question));
+    } catch (error) {
+      for (const each of prepared) this.discard(each);
+      return this.#refused(questions, error);
+    }
+    return this.start(prepared);
+  }
+
+  /** Reads a question's image and makes tokens of its prompt, beside the passes. @throws UserError for what cannot be read or taken */
+  async prepare(question: Q): Promise<PreparedQuestion<Q>> {
+    const started = performance.now();
+    const image = await this.#image(question);
+    try {
+      const options = this.#optionsOf(question);
+      const text = this.#text(options);
+      const request = await this.#request(question, image, options);
+      const seconds = (performance.now() - started) / 1000;
+      return { question, request, image, text, seconds, positions: positionsOf(request) };
+    } catch (error) {
+      image.pixels.dispose();
+      throw error;
+    }
+  }
+
+  /** Takes prepared questions in, all or none. */
+  start(prepared: readonly PreparedQuestion<Q>[]): AskEvent<Q>[] {
+    try {
       const started = performance.now();
-      const rows = this.#batch.add(requests);
+      const rows = this.#batch.add(prepared.map(({ request }) => request));
       const seconds = (performance.now() - started) / 1000 / rows.length;
       rows.forEach((row, i) => {
+        const { question, image, text, seconds: imageSeconds } = prepared[i]!;
+        const { tokenGrid, source } = image;
         row.seconds.prefill += seconds;
-        this.#open.set(row, open[i]!);
+        this.#open.set(row, { question, tokenGrid, source, imageSeconds, text });
       });
       return [];
     } catch (error) {
-      if (!(error instanceof UserError)) throw error;
-      return questions.map((question) => ({ type: 'error', question, error }));
+      return this.#refused(
+        prepared.map(({ question }) => question),
+        error,
+      );
     } finally {
-      for (const image of images) image.pixels.dispose();
+      for (const each of prepared) this.discard(each);
     }
+  }
+
+  /** Frees a prepared question that will not be started. */
+  discard({ image }: PreparedQuestion<Q>): void {
+    image.pixels.dispose();
+  }
+
+  /** Stops a question that was started; no event of it comes any more. Others that would have taken its latent steps end with an error. */
+  cancel(question: Q): void {
+    for (const [row, open] of this.#open) {
+      if (open.question !== question) continue;
+      this.#open.delete(row);
+      this.#batch.remove(row);
+    }
+  }
+
+  /** Makes room for so many questions of so many positions each, while none is under way. */
+  reserve(questions: number, positions: number): void {
+    this.#batch.reserve(questions, positions);
+  }
+
+  /** Bytes of keys and values that are held. */
+  get cacheBytes(): number {
+    return this.#batch.cacheBytes;
+  }
+
+  #refused(questions: readonly Q[], error: unknown): AskEvent<Q>[] {
+    if (!(error instanceof UserError)) throw error;
+    return questions.map((question) => ({ type: 'error', question, error }));
   }
 
   /** One pass over all questions. */
@@ -153,37 +210,35 @@ export class Asker<Q extends Question> {
     return (this.#options.processImage ?? this.#opened.processImage)(image);
   }
 
-  /** What is set for all questions, and over it what the question sets for itself. */
-  #optionsOf(question: Q): QuestionOptions {
+  /** What is set for all questions, and over it what this one wants otherwise. */
+  #optionsOf(question: Q): QuestionAskOptions {
     const all = this.#options;
-    const { options: own = {} } = question;
+    const own = all.of?.(question) ?? {};
     const set = Object.fromEntries(Object.entries(own).filter(([, value]) => value !== undefined));
     const seed = own.seed ?? all.seed?.(question);
-    return {
-      ...all,
-      ...set,
-      latent: { ...all.latent, ...own.latent },
-      sampling: { ...all.sampling, ...own.sampling },
-      seed,
-    };
+    const latent = { ...all.latent, ...own.latent };
+    return { ...all, ...set, latent, sampling: { ...all.sampling, ...own.sampling }, seed };
   }
 
-  async #request(question: Q, image: ProcessedImage, options: QuestionOptions): Promise<RowRequest> {
+  async #request(question: Q, image: ProcessedImage, options: QuestionAskOptions): Promise<RowRequest> {
     const { settings } = this.#opened;
     const { latentSteps = settings.latents, maxNewTokens = 512, trace = false, traceText = false } = options;
     const { seed, sampling, logprobs, forcePatches, forbidPatches } = options;
     if (this.#start.length > 0 && latentSteps > 0)
       throw new UserError('an answer can be started only without latent steps, but this question takes some');
     const render = this.#opened.renderOptions(options.task ?? settings.task ?? DEFAULT_TASK);
-    const tokenized = await tokenizeSample(toSample(question), image.tokens, 'infer', render);
-    const { latentStart, imageStart, ids } = renderInference(tokenized, latentSteps, this.#start);
+    const { messages } = question;
+    const { promptIds, imageStart, afterLatentIds } = messages
+      ? await tokenizeConversation(messages, image.tokens, render)
+      : await tokenizeSample(toSample(question), image.tokens, 'infer', render);
     const latent = { ...latentOptions(settings), ...options.latent };
     return {
-      promptIds: ids.slice(0, latentStart),
+      promptIds,
       image,
+      imageKey: this.#options.imageKey?.(question),
       imageStart,
       latentSteps,
-      afterLatentIds: ids.slice(latentStart + latentSteps),
+      afterLatentIds: [...afterLatentIds, ...this.#start],
       options: {
         ...{ ...latent, maxNewTokens, eosIds: this.#eosIds, trace, traceText },
         ...(seed !== undefined && { seed }),
@@ -195,7 +250,8 @@ export class Asker<Q extends Question> {
     };
   }
 
-  #text({ stop = [] }: QuestionOptions): AnswerText | null {
+  /** @throws UserError for an empty stop string */
+  #text({ stop = [] }: QuestionAskOptions): AnswerText | null {
     const stops = this.#start.length > 0 ? [...stop, '\n'] : stop;
     const needed = (this.#options.textDeltas ?? true) || stops.length > 0;
     return needed ? new AnswerText(this.#opened.tokenizer, this.#start, stops) : null;
@@ -210,9 +266,11 @@ export class Asker<Q extends Question> {
       case 'latent-step':
         return [{ type: 'latent-step', question, step: event.step, picked: event.picked, trace: event.trace }];
       case 'token': {
+        const { id, logprobs, trace } = event;
         const events: AskEvent<Q>[] = [];
-        if (event.logprobs) events.push({ type: 'token', question, id: event.id, logprobs: event.logprobs });
-        events.push(...this.#delta(question, text?.push(event.id)));
+        if (trace) events.push({ type: 'token-trace', question, step: row.tokens.length - 1, trace });
+        if (logprobs) events.push({ type: 'token', question, id, logprobs });
+        events.push(...this.#delta(question, text?.push(id)));
         if (!text || text.stop === null) return events;
         this.#batch.remove(row);
         return [...events, this.#end(row, open, 'stop')];
@@ -232,11 +290,8 @@ export class Asker<Q extends Question> {
     return text === '' || this.#options.textDeltas === false ? [] : [{ type: 'text-delta', question, text }];
   }
 
-  #end(
-    row: Row,
-    { question, tokenGrid, source, imageSeconds, text }: Open<Q>,
-    finish: Answer['finishReason'],
-  ): AskEvent<Q> {
+  #end(row: Row, open: Open<Q>, finishReason: Answer['finishReason']): AskEvent<Q> {
+    const { question, tokenGrid, source, imageSeconds, text } = open;
     this.#open.delete(row);
     const { tokens, picked, traces, textTraces, logprobs, seconds, steps, request } = row;
     return {
@@ -245,7 +300,7 @@ export class Asker<Q extends Question> {
       answer: {
         promptIds: request.promptIds,
         text: text && text.stop !== null ? text.whole : this.#decode(tokens),
-        finishReason: finish,
+        finishReason,
         stopString: text?.stop ?? null,
         tokens,
         logprobs,
@@ -266,28 +321,17 @@ export class Asker<Q extends Question> {
   }
 }
 
-/** The tokenizer's end-of-text and those of generation_config.json: chat models end a turn with another token than a text. */
-function endOfAnswerIds(opened: LoadedModel): number[] {
-  const path = join(opened.folder, 'generation_config.json');
-  if (!isListed(path)) return [opened.tokenizer.eosId];
-  const id = z
-    .int()
-    .min(0)
-    .max(opened.model.vocabularySize - 1);
-  const schema = z.object({ eos_token_id: z.union([id, z.array(id)]).nullish() });
-  const parsed = schema.safeParse(readJson(path, 'generation config'));
-  if (!parsed.success) {
-    throw new UserError(
-      parsed.error.issues[0]!.path.length === 0
-        ? `${path} should hold an object`
-        : `${path}: eos_token_id should be a token id below ${opened.model.vocabularySize}, or a list of them`,
-    );
-  }
-  return [...new Set([opened.tokenizer.eosId, ...[parsed.data.eos_token_id ?? []].flat()])];
-}
-
 function toSample(question: Question): Sample {
-  return { id: 'question', rationale: '', answer: '', meta: {}, ...question, choices: [...question.choices] };
+  const { image, choices } = question;
+  return {
+    id: 'question',
+    rationale: '',
+    answer: '',
+    meta: {},
+    image,
+    question: question.question,
+    choices: [...choices],
+  };
 }
 
 function iterate<T>(items: AsyncIterable<T> | Iterable<T>): AsyncIterator<T> {

@@ -6,18 +6,19 @@ import type { LatentOptions } from '../latent/options.ts';
 import type { Sampling } from '../latent/sampling.ts';
 import type { StepTrace } from '../latent/trace.ts';
 import type { ProcessedImage } from '../models/types.ts';
+import type { ChatMessage } from '../text/chat-template.ts';
 
 export interface Question {
   image: RawImage;
   question: string;
   /** Texts of the choices, without letters; empty for an open question. */
   choices: readonly string[];
-  /** How this question is answered where that differs from the others. */
-  options?: QuestionOptions | undefined;
+  /** A conversation in place of question and choices; the image stands where its content of kind `image` does. */
+  messages?: readonly ChatMessage[] | null | undefined;
 }
 
 /** How a question is answered. */
-export interface QuestionOptions {
+export interface QuestionAskOptions {
   /** T; default: as the model was trained. */
   latentSteps?: number | undefined;
   /** Longest answer; default 512. */
@@ -43,8 +44,8 @@ export interface QuestionOptions {
   traceText?: boolean | undefined;
 }
 
-/** The question options here hold for all questions that do not say otherwise. */
-export interface AskOptions<Q extends Question = Question> extends Omit<QuestionOptions, 'seed'> {
+/** What a question is asked with, unless `of` says otherwise for it. */
+export interface AskOptions<Q extends Question = Question> extends Omit<QuestionAskOptions, 'seed'> {
   /** Questions answered together; default 1. Answers do not depend on it (in float32; 16-bit dtypes round differently). */
   rows?: number | undefined;
   /**
@@ -52,12 +53,20 @@ export interface AskOptions<Q extends Question = Question> extends Omit<Question
    * to reason would go on reasoning after it. Only without latent steps.
    */
   answerStart?: string | undefined;
-  /** The seed of a question that has none of its own. */
+  /** What one question wants otherwise than these options say. */
+  of?: ((question: Q) => QuestionAskOptions) | undefined;
+  /** The seed of a question for which `of` gives none. */
   seed?: ((question: Q) => number | undefined) | undefined;
   /** Default: decoded here, when the question's turn comes. */
   processImage?: ((image: RawImage) => Promise<ProcessedImage>) | undefined;
   /** Give `text-delta` events; default true. */
   textDeltas?: boolean | undefined;
+  /** Names a question's picture; questions of the same one then share what can be shared, within `keptImageBytes`. */
+  imageKey?: ((question: Q) => string | undefined) | undefined;
+  /** Bytes of picture embeddings that are kept for later questions about the same picture; default 0. */
+  keptImageBytes?: number | undefined;
+  /** Prompts longer than this run in pieces between the steps of the other questions. Default: in one piece. */
+  pieceTokens?: number | undefined;
 }
 
 export interface Answer {
@@ -92,6 +101,8 @@ export type AskEvent<Q extends Question = Question> =
   | { type: 'latent-step'; question: Q; step: number; picked: number[]; trace: StepTrace | null }
   /** Text that is certain to be part of the answer: the beginning of what may become a stop string is held back. All of them joined are the answer. */
   | { type: 'text-delta'; question: Q; text: string }
+  /** With `traceText`, of every written token; `step` counts from 0. */
+  | { type: 'token-trace'; question: Q; step: number; trace: StepTrace }
   /** Of every token, before its text, where `logprobs` are asked for. */
   | { type: 'token'; question: Q; id: number; logprobs: TokenLogprobs }
   | { type: 'end'; question: Q; answer: Answer }

@@ -9,6 +9,7 @@ import { indexTensor } from '../models/common/index-tensor.ts';
 import type { SlotCache } from '../models/common/slot-cache.ts';
 import type { RowGroup, VisionLanguageModel } from '../models/types.ts';
 import { embedRows } from './embed-rows.ts';
+import { KeptParts } from './kept-prefixes.ts';
 import { chooseTokens, damagedLogits, logprobsOf, type TokenLogprobs } from './next-token.ts';
 import { Row, type RowRequest } from './row.ts';
 import { insertedRows, selectImageTokens } from './select.ts';
@@ -32,6 +33,8 @@ export interface RowBatchOptions {
   fixed?: boolean;
   /** Prompts longer than this run in pieces, one a pass, so that the other rows need not wait for all of it. */
   pieceTokens?: number;
+  /** Bytes of picture embeddings that are kept for later rows of the same picture, which then also take over the beginning of its prompt. Default 0: nothing is. */
+  keptImageBytes?: number;
 }
 
 /** A row's part of one pass. */
@@ -48,10 +51,12 @@ export class RowBatch {
   #cache: SlotCache | null = null;
   readonly #rows = new Set<Row>();
   readonly #events: RowEvent[] = [];
+  readonly #kept: KeptParts | null;
 
   constructor(model: VisionLanguageModel, options: RowBatchOptions = {}) {
     this.#model = model;
     this.#options = options;
+    this.#kept = options.keptImageBytes ? new KeptParts(options.keptImageBytes) : null;
   }
 
   /** Rows on their way. */
@@ -64,6 +69,14 @@ export class RowBatch {
     return this.#cache?.bytes ?? 0;
   }
 
+  /** Makes the cache anew with room for so many rows and positions. Only while no row is on its way. */
+  reserve(slots: number, positions: number): void {
+    if (this.#rows.size > 0) throw new RangeError('the cache cannot be made anew while rows are in it');
+    this.#cache?.dispose();
+    this.#kept?.forgetSlots();
+    this.#cache = this.#newCache(slots, positions);
+  }
+
   /**
    * Takes rows in; their images are read here and may be freed afterwards. Rows whose latent steps are swapped take them from the row before
    * them in this list (the first from the last), so they are added together.
@@ -73,10 +86,10 @@ export class RowBatch {
     const rows = requests.map((request) => new Row(request));
     joinRings(rows);
     try {
-      inferenceMode(() => scope(() => embedRows(this.#model, rows)));
+      inferenceMode(() => scope(() => embedRows(this.#model, rows, this.#kept?.images)));
       for (const row of rows) {
-        this.#cache ??= this.#newCache(rows.length, row.positions);
-        row.slot = this.#cache.take(row.positions);
+        this.#cache ??= this.#newCache(Math.max(this.#options.slots ?? 1, rows.length), row.positions);
+        row.slot = this.#kept?.takeSlot(this.#cache, row, this.size === 0) ?? this.#cache.take(row.positions);
         this.#rows.add(row);
       }
     } catch (error) {
@@ -110,13 +123,14 @@ export class RowBatch {
   dispose(): void {
     for (const row of this.#rows) row.dispose();
     this.#rows.clear();
+    this.#kept?.dispose();
     this.#cache?.dispose();
     this.#cache = null;
   }
 
   #newCache(slots: number, positions: number): SlotCache {
-    const { slots: least = 1, capacity = 1, fixed = false } = this.#options;
-    return this.#model.newSlotCache(Math.max(least, slots), Math.max(capacity, positions), { fixed });
+    const { capacity = 1, fixed = false } = this.#options;
+    return this.#model.newSlotCache(slots, Math.max(capacity, positions), { fixed });
   }
 
   #pass(rows: readonly Row[]): void {
@@ -139,7 +153,8 @@ export class RowBatch {
       const groupScores = group[0]!.row.wantsScores && group[0]!.last ? scores[scored++]! : null;
       group.forEach(({ row, size, last }, i) => {
         at += size;
-        this.#advance(row, size);
+        row.skip(size);
+        row.pendingLatent = 0;
         if (last) ready.push({ row, last: at - 1, scores: groupScores ? groupScores.select(0, i) : null });
       });
     }
@@ -181,19 +196,6 @@ export class RowBatch {
     const axes = Math.max(...parts.map(({ shape }) => shape[0]!));
     const alike = parts.map((part) => part.expand([axes, part.shape[1]!]));
     return (alike.length === 1 ? alike[0]! : cat(alike, 1)).unsqueeze(1);
-  }
-
-  /** Moves a row on past the positions that have run. */
-  #advance(row: Row, size: number): void {
-    const rest = row.pending!.shape[0]! - size;
-    const cut = (tensor: Tensor, dim: number) => (rest > 0 ? keep(tensor.narrow(dim, size, rest)) : null);
-    const { pending, promptPositions } = row;
-    row.pending = cut(pending!, 0);
-    if (promptPositions) row.promptPositions = cut(promptPositions, 1);
-    else row.next += size;
-    pending!.dispose();
-    promptPositions?.dispose();
-    row.pendingLatent = 0;
   }
 
   /** Chooses what the next latent step of a row inserts. text (1, D). */
@@ -331,7 +333,10 @@ export class RowBatch {
   }
 
   #drop(row: Row): void {
-    if (this.#rows.delete(row)) this.#cache!.release(row.slot);
+    if (this.#rows.delete(row)) {
+      this.#kept?.leave(this.#cache!, row);
+      this.#cache!.release(row.slot);
+    }
     row.phase = 'ended';
     row.dispose();
   }

@@ -1,5 +1,16 @@
 /** Parameters side by side in one flat buffer, which is cut into equal shards, one a process. */
-import { call, type Device, type DType, elementSize, empty, keep, noGrad, scope, type Tensor } from '@ivtlr/torch';
+import {
+  call,
+  type Device,
+  type DType,
+  elementSize,
+  empty,
+  keep,
+  noGrad,
+  scope,
+  setStorageBytes,
+  type Tensor,
+} from '@ivtlr/torch';
 
 /** A parameter's place in the buffer, in elements. */
 export interface FlatParameter {
@@ -63,7 +74,16 @@ export class Flat {
 
   /** An uninitialised buffer of the whole size; the caller's. */
   newBuffer(): Tensor {
-    return empty([this.size], { dtype: this.dtype, device: this.device });
+    return this.borrow(this.size);
+  }
+
+  /** An uninitialised buffer of so many elements, in memory that was given back before if there is some; see `giveBack`. */
+  borrow(elements: number): Tensor {
+    const buffer = empty([elements], { dtype: this.dtype, device: this.device });
+    const { nbytes } = buffer;
+    setStorageBytes(buffer, 0);
+    setStorageBytes(buffer, nbytes);
+    return buffer;
   }
 
   /** The parameter's part of a buffer, in its shape. */
@@ -88,12 +108,12 @@ export class Flat {
 
   /**
    * The gradients side by side; zeros where a parameter has none. They are taken from the parameters.
-   * @returns a new buffer, the caller's
+   * @returns a borrowed buffer
    */
   takeGradients(): Tensor {
     return noGrad(() =>
       scope(() => {
-        const buffer = this.newBuffer();
+        const buffer = this.borrow(this.size);
         let filled = 0;
         const clear = (end: number) => {
           if (end > filled) buffer.narrow(0, filled, end - filled).zero_();
@@ -112,4 +132,10 @@ export class Flat {
       }),
     );
   }
+}
+
+/** Gives the memory of a borrowed buffer back, and disposes of the buffer. */
+export function giveBack(buffer: Tensor): void {
+  setStorageBytes(buffer, 0);
+  buffer.dispose();
 }

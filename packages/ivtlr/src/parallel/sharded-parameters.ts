@@ -4,7 +4,6 @@
  * gradients as soon as they are complete, while the pass goes on.
  */
 import {
-  empty,
   keep,
   type Module,
   noGrad,
@@ -17,7 +16,7 @@ import {
 } from '@ivtlr/torch';
 import type { ModelParts } from '../models/types.ts';
 import { type Collective, type PassShape, type Round, reductionOrder, roundOrder } from './collective-order.ts';
-import { Flat } from './flat.ts';
+import { Flat, giveBack } from './flat.ts';
 
 export type ZeroStage = 0 | 1 | 2 | 3;
 
@@ -218,7 +217,7 @@ export class ShardedParameters implements SegmentObserver, Disposable {
         continue;
       }
       while (this.stage > 1 && this.#pending.length >= REDUCTIONS_AT_ONCE) this.#settle();
-      const into = keep(empty([flat.shardSize], { dtype: flat.dtype, device: flat.device }));
+      const into = keep(flat.borrow(flat.shardSize));
       const work = this.#group.reduceScatterIntoAsync(into, sent, { purpose });
       this.#pending.push({ held, work, sent, into });
     }
@@ -228,11 +227,11 @@ export class ShardedParameters implements SegmentObserver, Disposable {
   #settle(): void {
     const { held, work, sent, into } = this.#pending.shift()!;
     work.wait();
-    if (sent !== into) sent.dispose();
+    if (sent !== into) giveBack(sent);
     if (!held.gradients) held.gradients = into;
     else {
       noGrad(() => held.gradients!.add_(into));
-      into.dispose();
+      giveBack(into);
     }
   }
 
@@ -270,7 +269,7 @@ export class ShardedParameters implements SegmentObserver, Disposable {
   /** Drops the step's gradients. */
   #free(): void {
     for (const held of [...this.#parts.values()].flat()) {
-      held.gradients?.dispose();
+      if (held.gradients) giveBack(held.gradients);
       held.gradients = null;
       for (const { tensor } of held.flat.trained ? held.flat.parameters : []) tensor.grad = null;
     }

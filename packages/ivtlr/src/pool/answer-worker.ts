@@ -2,24 +2,18 @@
  * The inside of a worker process (see answer-pool.ts): opens a model once and answers the questions it is sent, as many together as it was
  * told. It holds nothing that its parent does not hold too, so it may be killed at any moment.
  */
-import { dieWithParent, setNumThreads } from '@ivtlr/torch';
 import { ImagesAhead } from '../data/images-ahead.ts';
 import { requireRoomForAnswers } from '../engine/answer-memory.ts';
 import { type AskEvent, Asker, type Question } from '../engine/ask.ts';
-import { deviceOfWorker } from '../engine/device.ts';
-import { type LoadedModel, openModelFolder } from '../engine/loaded-model.ts';
-import { UserError } from '../errors.ts';
+import type { LoadedModel } from '../engine/loaded-model.ts';
 import { ImagePool } from '../vision/image-pool.ts';
-import type { FromWorker, OpenWorker, SentError, ToWorker, WorkerRun } from './worker-messages.ts';
+import { liveAsWorker, openForParent, sendable } from './worker-inside.ts';
+import type { FromWorker, OpenWorker, ToWorker, WorkerRun } from './worker-messages.ts';
 
 /** A question and where it stands among those that were sent. */
 type Sent = Question & { seed?: number; group: number; at: number };
 
-// Signals of a terminal or a scheduler reach workers too. Whether the work stops is decided by the parent, with which they end.
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {});
-process.on('disconnect', () => process.exit());
-process.stderr.on('error', () => {});
-if (!dieWithParent(Number(process.argv[2]))) process.exit();
+liveAsWorker();
 
 /** Answers the questions of one run. */
 class RunningAsker {
@@ -109,27 +103,15 @@ async function take(message: ToWorker): Promise<void> {
   }
 }
 
-async function open({ model, index, threads }: OpenWorker): Promise<LoadedModel> {
-  const { folder, device: name, deviceSetting, dtype, settings, mergeAdapters } = model;
-  let deviceNote: string | null = null;
-  const device = await deviceOfWorker(name, deviceSetting, index, (line) => {
-    deviceNote = line;
-  });
-  setNumThreads(threads);
-  const opened = openModelFolder(folder, { device, settings, mergeAdapters, ...(dtype && { dtype }) });
-  opened.model.module.eval();
-  const { folder: base, settings: asked, model: loaded } = opened;
-  send({ type: 'opened', opened: { folder: base, settings: asked, device: loaded.device, deviceNote } });
+async function open(message: OpenWorker): Promise<LoadedModel> {
+  const { opened, deviceNote } = await openForParent(message);
+  const { folder, settings, model } = opened;
+  send({ type: 'opened', opened: { folder, settings, device: model.device, deviceNote } });
   return opened;
 }
 
 function send(message: FromWorker): void {
   process.send!(message);
-}
-
-function sendable(error: unknown): SentError {
-  const { message, stack } = error instanceof Error ? error : new Error(String(error));
-  return { message, stack, user: error instanceof UserError };
 }
 
 for (;;) {

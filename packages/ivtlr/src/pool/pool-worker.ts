@@ -1,8 +1,11 @@
 /** A place in an answer pool: a worker process, and a new one when it dies. */
+import { compiledModule } from '../compiled-module.ts';
 import type { AnswerNeeds } from '../engine/answer-memory.ts';
 import type { PoolGroup, PoolRun } from './pool-run.ts';
-import type { FromWorker, OpenedInWorker, WorkerModel } from './worker-messages.ts';
+import type { FromWorker, OpenedInWorker, ToWorker, WorkerModel } from './worker-messages.ts';
 import { EndedError, receivedError, WorkerProcess } from './worker-process.ts';
+
+type AnswerProcess = WorkerProcess<ToWorker, FromWorker, OpenedInWorker>;
 
 export interface PoolNotes {
   /** Says a line that several workers may write only once. */
@@ -17,7 +20,7 @@ export class PoolWorker {
   readonly #index: number;
   readonly #threads: number;
   readonly #notes: PoolNotes;
-  #process: WorkerProcess | null = null;
+  #process: AnswerProcess | null = null;
   #ready = false;
   #closed = false;
   #deaths = 0;
@@ -57,7 +60,8 @@ export class PoolWorker {
   /** Starts the process, anew when it dies. Null when the place is given up. @throws Error what the process said when it could not open the model */
   async start(): Promise<OpenedInWorker | null> {
     while (!this.givenUp && !this.#closed) {
-      const process = new WorkerProcess(this.#model, this.#index, this.#threads, {
+      const open: ToWorker = { type: 'open', model: this.#model, index: this.#index, threads: this.#threads };
+      const process: AnswerProcess = new WorkerProcess(compiledModule('./answer-worker', import.meta.url), open, {
         message: (message) => this.#receive(message),
         line: this.#notes.once,
         ended: (how) => this.#ended(how),

@@ -1,13 +1,15 @@
-/** One worker process as its parent sees it. */
+/** One process that owns a model, as its parent sees it: a worker of an answer pool, or a server's engine. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { createInterface } from 'node:readline';
-import { compiledModule } from '../compiled-module.ts';
 import { UserError } from '../errors.ts';
-import type { FromWorker, OpenedInWorker, SentError, ToWorker, WorkerModel } from './worker-messages.ts';
+import type { SentError } from './worker-messages.ts';
 
-export interface WorkerEvents {
+/** Messages that say whether the model could be opened; all others are the processes' own. */
+type Opening<Opened> = { type: 'opened'; opened: Opened } | { type: 'failed'; error: SentError };
+
+export interface WorkerEvents<From> {
   /** Anything but `opened`. */
-  message(message: FromWorker): void;
+  message(message: From): void;
   /** A line the worker wrote to its stderr. */
   line(text: string): void;
   /** The process has ended, and everything it sent before has come. Not called after `close`. */
@@ -25,15 +27,19 @@ process.on('exit', () => {
   for (const child of living) child.kill('SIGKILL');
 });
 
-export class WorkerProcess {
+export class WorkerProcess<To extends object, From extends { type: string }, Opened> {
   readonly #child: ChildProcess;
   readonly #gone: Promise<void>;
   #closed = false;
   /** Once the model is open. Rejects when it cannot be opened: with the worker's error, or an EndedError when the process ended before. */
-  readonly opened: Promise<OpenedInWorker>;
+  readonly opened: Promise<Opened>;
 
-  constructor(model: WorkerModel, index: number, threads: number, events: WorkerEvents) {
-    const child = fork(compiledModule('./answer-worker', import.meta.url), [String(process.pid)], {
+  /**
+   * @param module what the process runs, compiled; it is given this process's id as argument
+   * @param open its first message
+   */
+  constructor(module: URL, open: To, events: WorkerEvents<From>) {
+    const child = fork(module, [String(process.pid)], {
       serialization: 'advanced',
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
       execArgv: [],
@@ -58,21 +64,21 @@ export class WorkerProcess {
       });
     });
     this.opened = new Promise((resolve, reject) => {
-      let open = false;
-      child.on('message', (message: FromWorker) => {
+      let isOpen = false;
+      child.on('message', (message: From | Opening<Opened>) => {
         if (message.type === 'opened') {
-          open = true;
-          resolve(message.opened);
-        } else if (message.type === 'failed' && !open) reject(receivedError(message.error));
-        else if (!this.#closed) events.message(message);
+          isOpen = true;
+          resolve((message as { opened: Opened }).opened);
+        } else if (message.type === 'failed' && !isOpen) reject(receivedError((message as { error: SentError }).error));
+        else if (!this.#closed) events.message(message as From);
       });
       this.#gone.then(() => {
         reject(new EndedError(how));
-        if (open && !this.#closed) events.ended(how);
+        if (isOpen && !this.#closed) events.ended(how);
       });
     });
     this.opened.catch(() => {}); // awaited later
-    this.send({ type: 'open', model, index, threads });
+    this.send(open);
     this.unref();
   }
 
@@ -80,7 +86,7 @@ export class WorkerProcess {
     return this.#child.pid;
   }
 
-  send(message: ToWorker): void {
+  send(message: To): void {
     // What a process that has ended was sent is asked of another one.
     if (this.#child.connected) this.#child.send(message, () => {});
   }
@@ -95,6 +101,11 @@ export class WorkerProcess {
   ref(): void {
     this.#child.ref();
     this.#child.channel?.ref();
+  }
+
+  /** Ends the process, which `ended` then tells. */
+  kill(): void {
+    this.#child.kill('SIGKILL');
   }
 
   /** Ends the process and waits until it is gone. */

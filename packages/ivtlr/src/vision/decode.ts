@@ -56,6 +56,22 @@ export async function decodeImage(image: RawImage, options: DecodeOptions = {}):
   }
 }
 
+/**
+ * Width and height as the file's header has them, before it is turned upright.
+ * @throws UserError naming the image when the header cannot be read
+ */
+export async function imageSize(bytes: Uint8Array, name: string): Promise<{ width: number; height: number }> {
+  const format = sniffFormat(bytes);
+  if (!format) throw new UserError(`${name}: ${describeUnreadable(bytes)}`);
+  try {
+    if (format === 'gif') return gifSize(bytes);
+    const { width, height } = await sharp(bytes, { limitInputPixels: false }).metadata();
+    return { width, height };
+  } catch (error) {
+    throw new UserError(`${name}: the ${format.toUpperCase()} image cannot be decoded: ${reason(error)}`);
+  }
+}
+
 /** The format told by the first bytes, or undefined for everything this project does not read (SVG and PDF among it). */
 export function sniffFormat(bytes: Uint8Array): Format | undefined {
   const head = Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(bytes.length, 64)).toString('latin1');

@@ -71,6 +71,10 @@ interface Native {
   startGather(group: string, out: Handle, tensor: Handle, tag: number): number;
   startReduceScatter(group: string, out: Handle, tensor: Handle, tag: number): number;
   finishExchange(id: number): void;
+  describeMemory(): string;
+  canReadMemory(pid: number, address: string, number: string): boolean;
+  setPeers(group: string, peers: readonly (readonly [pid: number, reads: boolean, readsMine: boolean])[]): void;
+  bytesRead(): number;
   dieWithParent(parent: number): boolean;
   setStorageBytes(tensor: Handle, bytes: number): void;
   buildInfo(): [version: string, cpuCapability: string, cuda: boolean, parallel: string, cudaDevices: number];

@@ -244,3 +244,21 @@ test('V8 hears of the memory', async () => {
   expect(most).toBeLessThan(60 * size);
   await collectUntil(() => liveTensorCount() <= baseline);
 });
+
+test('bytes that are alive are those of the memory, whoever shares it', () => {
+  const before = liveTensorBytes();
+  const bytes = () => liveTensorBytes() - before;
+  scope(() => {
+    const base = zeros([1000]);
+    const view = base.narrow(0, 0, 10);
+    expect(bytes()).toBe(4000);
+    base.dispose();
+    expect(bytes()).toBe(4000);
+    const weight = zeros([500]);
+    weight.requiresGrad = true;
+    weight.mul(2).sum().backward();
+    view.dispose();
+    expect(bytes()).toBeGreaterThanOrEqual(4000); // the weight and its gradient
+  });
+  expect(bytes()).toBe(0);
+});

@@ -120,7 +120,7 @@ export function liveTensorCount(): number {
   return native.live()[0];
 }
 
-/** Bytes kept alive by tensor handles (views counted once, with their base). */
+/** Bytes of memory kept alive by tensor handles, gradients of theirs included; memory that several share counts once. */
 export function liveTensorBytes(): number {
   return native.live()[1];
 }

@@ -1,7 +1,9 @@
+import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { type RankOptions, runRanks, startRanks } from '../../../../test/ranks.ts';
-import { distributedEnvironment } from './index.ts';
+import { empty, scope, type Tensor, zeros } from '../core/index.ts';
+import { distributedEnvironment, setStorageBytes } from './index.ts';
 
 const script = fileURLToPath(new URL('./ranks.mjs', import.meta.url));
 const last = (stdout: string) => JSON.parse(stdout.trim().split('\n').at(-1)!);
@@ -46,6 +48,20 @@ describe('collectives', () => {
       }
   });
 
+  test.for([
+    [2, '1'],
+    [3, '1'],
+    [3, '0'],
+  ] as const)('of large tensors with %i ranks, reading from memory: %s', async ([n, reads]) => {
+    const may = spawnSync(process.execPath, [script, JSON.stringify({ name: 'reads' })], { encoding: 'utf8' });
+    const payload = { dtypes: ['float32', 'bfloat16', 'int64', 'uint8'] };
+    for (const { results: all, read } of await results(n, 'large', payload, { env: { IVTLR_READ_PEERS: reads } })) {
+      for (const [dtype, result] of Object.entries(all))
+        expect(result, dtype).toEqual({ gathered: true, scattered: true, fresh: true, kept: true, reduced: true });
+      expect(read > 0).toBe(reads === '1' && last(may.stdout));
+    }
+  });
+
   test('take lengths that differ, nothing at all, and a scalar', async () => {
     const all = await results(3, 'uneven');
     for (const [rank, { gathered, exchanged, empty, scalar }] of all.entries()) {
@@ -80,7 +96,7 @@ describe('collectives', () => {
     }
   });
 
-  test('20,000 of them leave no handle and no memory', async () => {
+  test('10,000 of them leave no handle and no memory', async () => {
     for (const { handles, bytes } of await results(2, 'growth')) {
       expect(handles).toBe(0);
       expect(bytes).toBeLessThan(20e6);
@@ -116,8 +132,12 @@ describe('failures', () => {
     ['SIGKILL', 0],
     ['SIGSTOP', 1],
     ['SIGSTOP', 0],
-  ] as const)('%s of rank %i ends the others within the timeout', async ([signal, victim]) => {
-    await using group = await startRanks(3, script, { name: 'lost', timeout: 6 }, { timeout: 40 });
+    ['SIGKILL', 1, 'reduceScatter'],
+    ['SIGSTOP', 1, 'reduceScatter'],
+  ] as const)('%s of rank %i ends the others within the timeout', async ([signal, victim, collective]) => {
+    const large = collective && { collective, elements: 3_000_000 };
+    await using group = await startRanks(3, script, { name: 'lost', timeout: 6, ...large }, { timeout: 40 });
+    const name = collective ? 'reduce_scatter' : 'all_reduce';
     await Promise.all(group.ranks.map((rank) => rank.printed('running')));
     const started = performance.now();
     group.ranks[victim]!.process.kill(signal);
@@ -127,7 +147,7 @@ describe('failures', () => {
       expect([code, stderr]).toEqual([0, '']);
       const { message } = last(stdout);
       expect(message).toMatch(
-        new RegExp(`^DistributedError: .*rank ${rank}: all_reduce \\(gradients of layer 3\\) failed after [\\d.]+ s: `),
+        new RegExp(`^DistributedError: .*rank ${rank}: ${name} \\(gradients of layer 3\\) failed after [\\d.]+ s: `),
       );
       expect(message).toMatch(
         victim === 0
@@ -206,4 +226,26 @@ test('the environment is read, and nonsense refused by name', () => {
     ['MASTER_PORT', undefined],
   ] as const)
     expect(() => distributedEnvironment({ ...good, [name]: value }), `${name}=${value}`).toThrow(name);
+});
+
+test('memory that buffers are given one after the other goes back to the system', () => {
+  scope(() => {
+    const bytes = 20 * 2 ** 20;
+    // A freed block of this size makes the heap serve such requests itself from then on.
+    empty([31 * 2 ** 18]).dispose();
+    const buffers = range(40).map(() => empty([bytes / 4]));
+    for (const buffer of buffers) setStorageBytes(buffer, 0);
+    const before = process.memoryUsage.rss();
+    const small: Tensor[] = [];
+    let most = 0;
+    for (const buffer of buffers) {
+      setStorageBytes(buffer, bytes);
+      buffer.fill_(1);
+      small.push(zeros([16]), zeros([64]));
+      most = Math.max(most, process.memoryUsage.rss() - before);
+      setStorageBytes(buffer, 0);
+    }
+    expect(most).toBeLessThan(3 * bytes);
+    expect(small.length).toBe(80);
+  });
 });

@@ -1,5 +1,6 @@
 export { type DistributedEnvironment, distributedEnvironment } from './environment.ts';
 export { DistributedError } from './errors.ts';
+export { bytesReadFromPeers } from './memory-peers.ts';
 export {
   type CollectiveOptions,
   dieWithParent,

@@ -8,11 +8,12 @@ import { cat, empty, fromBytes, zeros } from '../core/creation.ts';
 import { TorchError } from '../core/errors.ts';
 import { native } from '../core/native.ts';
 import { op } from '../core/op.ts';
-import { scope } from '../core/scope.ts';
+import { keep, scope } from '../core/scope.ts';
 import type { Tensor } from '../core/tensor.ts';
 import { type DistributedEnvironment, distributedEnvironment } from './environment.ts';
 import { DistributedError } from './errors.ts';
 import { FAILED, failureKey, LOOK_AROUND, whoIsMissing } from './failure.ts';
+import { findMemoryPeers } from './memory-peers.ts';
 import { Store, type StoreOptions } from './store.ts';
 
 export type ReduceOp = 'sum' | 'avg' | 'min' | 'max' | 'product';
@@ -54,6 +55,9 @@ export interface Work {
 /** dtypes of which Gloo's sum is divided for an average. */
 const FLOATS: ReadonlySet<string> = new Set(['float32', 'float64', 'float16', 'bfloat16']);
 
+/** Bytes a process from which on reading beats sending; as in native/exchange.cpp. */
+const LARGE = 1 << 16;
+
 let groupsMade = 0;
 /** Stores that this process serves, by port: open as long as it lives, so that whoever is early for the next group of all finds it there. */
 const served = new Map<number, Store>();
@@ -75,6 +79,8 @@ export class ProcessGroup implements Disposable {
   #subgroups = 0;
   /** Exchanges so far, the same number in every process; their messages are told apart by it. */
   #messages = 0;
+  /** Null until the first exchange. */
+  #readEachOther: boolean | null = null;
 
   /** For initProcessGroup and `subgroup`. */
   constructor(name: string, ranks: readonly number[], rank: number, store: Store, options: GroupSetup) {
@@ -116,6 +122,7 @@ export class ProcessGroup implements Disposable {
     return this.allReduceInPlaceAsync(tensor, options).wait();
   }
   allReduceInPlaceAsync(tensor: Tensor, { op = 'sum', purpose }: ReduceOptions = {}): Work {
+    if (this.#exchanges(tensor, op) && this.#readsAll(tensor)) return this.#allReduceByReading(tensor, op, purpose);
     return this.#start('all_reduce_', purpose, [tensor, op, this.name], tensor);
   }
 
@@ -252,15 +259,45 @@ export class ProcessGroup implements Disposable {
     );
   }
 
+  /** Whether all processes read each other's memory, and the tensor is large and even enough for it. */
+  #readsAll({ numel, nbytes, shape }: Tensor): boolean {
+    return shape.length === 1 && numel % this.size === 0 && nbytes >= LARGE * this.size && this.#findPeers();
+  }
+
+  #findPeers(): boolean {
+    this.#readEachOther ??= findMemoryPeers(this.name, this.rank, (text) => this.#texts(text));
+    return this.#readEachOther;
+  }
+
+  /** Each process sums its part and reads the sums of the others. */
+  #allReduceByReading(tensor: Tensor, op: ReduceOp, purpose: string | undefined): Work {
+    const { dtype, nbytes } = tensor;
+    const part = keep(empty([tensor.numel / this.size], { dtype }));
+    setStorageBytes(part, 0);
+    setStorageBytes(part, nbytes / this.size);
+    const summed = this.#exchange('all_reduce', purpose, part, tensor, op);
+    let over = false;
+    const wait = (): Tensor => {
+      if (over) return tensor;
+      over = true;
+      this.#exchange('all_reduce', purpose, tensor, summed.wait(), 'sum', native.startGather).wait();
+      setStorageBytes(part, 0);
+      part.dispose();
+      return tensor;
+    };
+    return { wait };
+  }
+
   #exchange(
-    name: 'all_gather' | 'reduce_scatter',
+    name: 'all_gather' | 'reduce_scatter' | 'all_reduce',
     purpose: string | undefined,
     out: Tensor,
     tensor: Tensor,
     op: string,
+    start = name === 'all_gather' ? native.startGather : native.startReduceScatter,
   ): Work {
-    const tag = this.#messages++ % 2 ** 30;
-    const start = name === 'all_gather' ? native.startGather : native.startReduceScatter;
+    this.#findPeers();
+    const tag = this.#messages++ % 2 ** 29;
     const id = this.#explained(name, purpose, () => start(this.name, out, tensor, tag));
     let over = false;
     const wait = (): Tensor => {
@@ -271,6 +308,16 @@ export class ProcessGroup implements Disposable {
       return out;
     };
     return { wait };
+  }
+
+  /** Every process's text, in the order of ranks. */
+  #texts(text: string): string[] {
+    return scope(() => {
+      // One byte more, since a tensor without elements cannot be gathered.
+      const bytes = Uint8Array.from([0, ...new TextEncoder().encode(text)]);
+      const all = this.allGatherUneven(fromBytes(bytes, 'uint8', [bytes.length]), { purpose: 'who shares a machine' });
+      return all.map((part) => new TextDecoder().decode(part.bytes().subarray(1)));
+    });
   }
 
   #start(name: string, purpose: string | undefined, args: unknown[], into?: Tensor): Work {

@@ -1,0 +1,41 @@
+/** The frame around the pages, and what they share: question, answers, server, key, theme. */
+import { useEffect } from 'preact/hooks';
+import { AskPage } from './pages/ask.tsx';
+import { ComparePage } from './pages/compare.tsx';
+import { RunsPage } from './pages/runs.tsx';
+import { WhatIfPage } from './pages/what-if.tsx';
+import { FailureNote } from './parts/failure-note.tsx';
+import { Header, TITLES } from './parts/header.tsx';
+import { chosenModel } from './state/build-asked.ts';
+import { usePlace } from './state/place.ts';
+import { useAnswers } from './state/use-answers.ts';
+import { useQuestion } from './state/use-question.ts';
+import { useApiKey, useServer } from './state/use-server.ts';
+import { useTheme } from './state/use-theme.ts';
+
+export function App() {
+  const places = usePlace();
+  const [key, setKey] = useApiKey();
+  const [theme, setTheme] = useTheme();
+  const server = useServer(key);
+  const question = useQuestion(places, key);
+  const answers = useAnswers(key);
+  const { page, params } = places.place;
+  const model = chosenModel(server.models, params);
+  useEffect(() => {
+    document.title = `${TITLES[page]} · IVT-LR`;
+  }, [page]);
+  const shared = { places, question, answers, models: server.models, model };
+  return (
+    <>
+      <Header place={places.place} {...{ theme, setTheme, apiKey: key, setKey, server, model }} />
+      <main id="main" tabIndex={-1}>
+        {server.failure && <FailureNote failure={server.failure} onRetry={server.retry} />}
+        {page === 'ask' && <AskPage {...shared} theme={theme} />}
+        {page === 'what-if' && <WhatIfPage {...shared} />}
+        {page === 'compare' && <ComparePage {...shared} />}
+        {page === 'runs' && <RunsPage places={places} apiKey={key} theme={theme} />}
+      </main>
+    </>
+  );
+}

@@ -1,0 +1,139 @@
+import { AnswerCard } from '../parts/answer-card.tsx';
+import { PatchPicker } from '../parts/patch-picker.tsx';
+import { QuestionForm } from '../parts/question-form.tsx';
+import { type Asked, isRunning } from '../state/answer.ts';
+import { buildAsked, sameQuestion } from '../state/build-asked.ts';
+import { anyToken, formatTokensPerStep, parseTokensPerStep } from '../state/tokens-per-step.ts';
+import type { AskingProps } from './ask.tsx';
+
+interface Variant {
+  /** Of the answer. */
+  name: string;
+  title: string;
+  asked: (base: Asked) => Asked;
+}
+
+/** The same question beside itself, with a part of the latent steps taken away or with other patches. */
+export function WhatIfPage({ places, question, answers, models, model }: AskingProps) {
+  const { place, change } = places;
+  const asked = buildAsked(question, model, place.params);
+  const ablations = (model?.ivtlr.ablations ?? []).filter(({ name }) => name !== 'full');
+  const chosen = (place.params.get('vary') ?? '')
+    .split(',')
+    .filter((name) => ablations.some((one) => one.name === name));
+  const force = parseTokensPerStep(place.params.get('force'));
+  const forbid = parseTokensPerStep(place.params.get('forbid'));
+  const base = answers.get('base');
+  const stale = base !== null && asked !== null && !sameQuestion(base.asked, asked);
+  const variants: Variant[] = ablations
+    .filter(({ name }) => chosen.includes(name))
+    .map(({ name, title }) => ({
+      name: `vary:${name}`,
+      title,
+      asked: (base) => withOptions(base, { ablation: name }),
+    }));
+  if (anyToken(force) || anyToken(forbid)) {
+    const options = { ...(anyToken(force) && { force }), ...(anyToken(forbid) && { forbid }) };
+    variants.push({ name: 'patches', title: 'patches of your choice', asked: (base) => withOptions(base, options) });
+  }
+  const names = ['base', ...variants.map(({ name }) => name)];
+  const vary = (list: readonly string[]) => change({ vary: list.length ? list.join(',') : null });
+  const askAll = () => {
+    if (!asked) return;
+    answers.ask('base', asked);
+    for (const variant of variants) answers.ask(variant.name, variant.asked(asked));
+  };
+  return (
+    <div class="columns">
+      <h1 class="hidden">What if</h1>
+      <QuestionForm
+        {...{ places, question, models, model }}
+        ready={asked !== null}
+        running={names.some((name) => isRunning(answers.get(name)))}
+        onAsk={askAll}
+        onStop={() => names.forEach(answers.stop)}
+        askLabel={variants.length ? `Ask ${variants.length + 1} ways` : 'Ask'}
+      >
+        <fieldset class="ablations">
+          <legend>Take away</legend>
+          {ablations.map(({ name, title }) => (
+            <label key={name} class="check">
+              <input
+                type="checkbox"
+                checked={chosen.includes(name)}
+                onChange={(event) =>
+                  vary(event.currentTarget.checked ? [...chosen, name] : chosen.filter((other) => other !== name))
+                }
+              />{' '}
+              {title}
+            </label>
+          ))}
+          {ablations.length > 1 && (
+            <button
+              type="button"
+              class="plain link"
+              onClick={() => vary(chosen.length === ablations.length ? [] : ablations.map(({ name }) => name))}
+            >
+              {chosen.length === ablations.length ? 'none of them' : 'all of them'}
+            </button>
+          )}
+        </fieldset>
+      </QuestionForm>
+      <div class="panel">
+        {base?.status === 'done' && !stale ? (
+          <details class="picker-panel" open={anyToken(force) || anyToken(forbid)}>
+            <summary>Force or forbid patches</summary>
+            <PatchPicker
+              {...{ base, force, forbid }}
+              onChange={(nextForce, nextForbid) =>
+                change({
+                  force: anyToken(nextForce) ? formatTokensPerStep(nextForce) : null,
+                  forbid: anyToken(nextForbid) ? formatTokensPerStep(nextForbid) : null,
+                })
+              }
+            />
+          </details>
+        ) : (
+          <p class="quiet">
+            {stale
+              ? 'The question has changed since it was asked: ask again.'
+              : 'Ask once; then single patches can be forced or forbidden by clicking on the picture.'}
+          </p>
+        )}
+        <div class="cards">
+          <AnswerCard
+            title="as trained"
+            answer={base}
+            base={null}
+            onRetry={() => base && answers.ask('base', base.asked)}
+          />
+          {variants.map(({ name, title, asked: make }) => {
+            const answer = answers.get(name);
+            const fits = answer !== null && base !== null && isSame(answer.asked, make(base.asked));
+            return (
+              <AnswerCard
+                key={name}
+                {...{ title, base }}
+                answer={fits ? answer : null}
+                onRetry={() => base && answers.ask(name, make(base.asked))}
+              />
+            );
+          })}
+        </div>
+        {variants.length === 0 && (
+          <p class="quiet">
+            Choose at the left what is taken away. Each choice is answered beside the answer as trained.
+          </p>
+        )}
+      </div>
+    </div>
+  );
+}
+
+function withOptions(asked: Asked, options: Asked['options']): Asked {
+  return { ...asked, options: { ...asked.options, ...options } };
+}
+
+function isSame(one: Asked, other: Asked): boolean {
+  return sameQuestion(one, other) && JSON.stringify(one.options) === JSON.stringify(other.options);
+}

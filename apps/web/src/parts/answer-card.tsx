@@ -1,0 +1,111 @@
+import { useState } from 'preact/hooks';
+import { type Answer, isRunning, latentSteps, type Step } from '../state/answer.ts';
+import { markWords, onlyIn } from '../state/differences.ts';
+import { count, duration } from '../state/numbers.ts';
+import { Verdict } from './answer-text.tsx';
+import { FailureNote } from './failure-note.tsx';
+import { StepCanvas } from './step-canvas.tsx';
+import { pickedBefore, placesOf } from './step-viewer.tsx';
+
+interface Props {
+  title: string;
+  answer: Answer | null;
+  /** The answer it is held against; null for that one itself. */
+  base: Answer | null;
+  onRetry: () => void;
+}
+
+/** An answer in small: its words, its latent steps, and what is different from the base. */
+export function AnswerCard({ title, answer, base, onRetry }: Props) {
+  if (!answer) {
+    return (
+      <article class="card" aria-label={title}>
+        <h2>{title}</h2>
+        <p class="quiet">Not asked yet.</p>
+      </article>
+    );
+  }
+  const comparable = base?.status === 'done' && answer.status === 'done';
+  const words = comparable
+    ? markWords(answer.text.trim(), base.text.trim())
+    : [{ text: answer.text.trim(), changed: false }];
+  const otherWords = comparable && answer.text.trim() !== base.text.trim();
+  return (
+    <article class="card" aria-label={title}>
+      <h2>
+        {title} <Verdict answer={answer} />
+        {comparable && (
+          <span class={`badge ${otherWords ? 'other' : ''}`}>{otherWords ? '≠ other answer' : '= same answer'}</span>
+        )}
+      </h2>
+      <p class="words" aria-busy={isRunning(answer)}>
+        {words.map(({ text, changed }, index) => (changed ? <mark key={index}>{text}</mark> : text))}
+        {isRunning(answer) && <span class="caret" aria-hidden="true" />}
+      </p>
+      {answer.failure && <FailureNote failure={answer.failure} onRetry={onRetry} />}
+      <CardFilm answer={answer} base={comparable ? base : null} />
+      <p class="quiet">
+        {count(latentSteps(answer).length, 'latent step')}
+        {answer.usage && ` · ${count(answer.usage.completion_tokens, 'written token')}`}
+        {answer.ended !== null && ` · ${duration((answer.ended - answer.started) / 1000)}`}
+      </p>
+    </article>
+  );
+}
+
+function CardFilm({ answer, base }: { answer: Answer; base: Answer | null }) {
+  const { image, asked } = answer;
+  const [shown, setShown] = useState<number | null>(null);
+  const steps = latentSteps(answer);
+  if (!image || steps.length === 0) return null;
+  const { element } = asked.question.picture;
+  const width = Math.min(80, Math.round((80 * element.naturalWidth) / element.naturalHeight));
+  const others = base ? latentSteps(base) : [];
+  const different = steps.map((step, index) => (base ? onlyIn(step.picked, others[index]?.picked ?? []) : []));
+  const step = shown === null ? undefined : steps[shown];
+  return (
+    <>
+      <div class="film">
+        {steps.map((step, index) => (
+          <button
+            type="button"
+            key={step.step}
+            class="plain frame"
+            aria-pressed={index === shown}
+            onClick={() => setShown(index === shown ? null : index)}
+          >
+            <StepCanvas
+              {...{ element, image, step, width }}
+              different={different[index]!}
+              earlier={pickedBefore(steps, index)}
+              heat
+            />
+            <span class="hidden">{`Latent step ${index + 1}: ${placesOf(step, image.tokenGrid)}`}</span>
+            <span aria-hidden="true">
+              {index + 1}
+              {different[index]!.length > 0 && ' ≠'}
+            </span>
+          </button>
+        ))}
+      </div>
+      {step && (
+        <StepCanvas
+          {...{ element, image, step }}
+          width={Math.min(260, Math.round((260 * element.naturalWidth) / element.naturalHeight))}
+          different={different[shown!]!}
+          earlier={pickedBefore(steps, shown!)}
+          heat
+          label={`Latent step ${shown! + 1}: looked at ${placesOf(step, image.tokenGrid)}`}
+        />
+      )}
+      {base && <p class="quiet">{pickSummary(different, others)}</p>}
+    </>
+  );
+}
+
+function pickSummary(different: readonly (readonly number[])[], others: readonly Step[]): string {
+  if (others.length === 0) return 'The answer as trained has no latent steps.';
+  const steps = different.flatMap((tokens, index) => (tokens.length ? [index + 1] : []));
+  if (steps.length === 0) return 'The same patches picked.';
+  return `Other patches picked in ${steps.length === 1 ? 'step' : 'steps'} ${steps.join(', ')}.`;
+}

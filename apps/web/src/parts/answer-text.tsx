@@ -1,0 +1,50 @@
+import { type Answer, chosenLetter, isRight, isRunning, latentSteps } from '../state/answer.ts';
+import { count, duration } from '../state/numbers.ts';
+import { FailureNote } from './failure-note.tsx';
+
+/** Right or wrong, where that is known. */
+export function Verdict({ answer }: { answer: Answer }) {
+  const right = isRight(answer);
+  if (right === null) return null;
+  return <span class={`badge ${right ? 'good' : 'bad'}`}>{right ? '✓ right' : '✗ wrong'}</span>;
+}
+
+/** The words of an answer, its end and its cost. */
+export function AnswerText({ answer, onRetry }: { answer: Answer; onRetry: () => void }) {
+  const { asked, text, status, failure, finish, usage, started, ended, firstText } = answer;
+  const latents = latentSteps(answer).length;
+  const letter = chosenLetter(text);
+  const choice = letter === null ? undefined : asked.question.choices[letter.charCodeAt(0) - 65];
+  return (
+    <section class="answer" aria-label="Answer">
+      <h2>
+        Answer <Verdict answer={answer} />
+        {choice !== undefined && status === 'done' && <span class="badge">{`${letter}: ${choice}`}</span>}
+      </h2>
+      <p class="words" aria-busy={isRunning(answer)}>
+        {text.trim()}
+        {isRunning(answer) && <span class="caret" aria-hidden="true" />}
+      </p>
+      {failure && <FailureNote failure={failure} onRetry={onRetry} />}
+      {status === 'stopped' && <p class="quiet">Stopped.</p>}
+      {finish === 'length' && <p class="quiet">Cut at the longest answer that was asked for.</p>}
+      {status === 'done' && (
+        <p class="quiet">
+          {count(latents, 'latent step')}
+          {usage && ` · ${count(usage.completion_tokens, 'written token')}`} · {duration((ended! - started) / 1000)}
+          {firstText !== null && ` · first word after ${duration((firstText - started) / 1000)}`}
+        </p>
+      )}
+      <p class="hidden" aria-live="polite">
+        {spoken(answer)}
+      </p>
+    </section>
+  );
+}
+
+function spoken(answer: Answer): string {
+  if (answer.status === 'done') return `Answer: ${answer.text.trim()}`;
+  if (!isRunning(answer)) return '';
+  const latents = latentSteps(answer).length;
+  return answer.text !== '' ? 'Writing' : latents > 0 ? `Latent step ${latents}` : 'Waiting for the first step';
+}

@@ -1,0 +1,40 @@
+/** From what the pages show to what is asked. */
+import type { IvtlrRequest } from '../../../../packages/ivtlr/src/server/protocol.ts';
+import type { Asked } from './answer.ts';
+import { numberIn } from './place.ts';
+import type { QuestionState } from './use-question.ts';
+import type { Model } from './use-server.ts';
+
+export const DEFAULT_MAX_TOKENS = 128;
+
+export function chosenModel(models: readonly Model[], params: URLSearchParams): Model | null {
+  return models.find(({ id }) => id === params.get('model')) ?? models[0] ?? null;
+}
+
+/** @returns null while picture, words or model are missing */
+export function buildAsked(question: QuestionState, model: Model | null, params: URLSearchParams): Asked | null {
+  const { picture, text, choices, gold } = question;
+  if (!picture || !model || text.trim() === '') return null;
+  const latents = numberIn(params, 'latents');
+  const patches = numberIn(params, 'patches');
+  const task = params.get('task');
+  const options: IvtlrRequest = {
+    ...(latents !== null && { latents }),
+    ...(patches !== null && { patches }),
+    ...(task !== null && { task }),
+  };
+  const kept = choices.map((choice) => choice.trim()).filter((choice) => choice !== '');
+  return {
+    question: { picture, text: text.trim(), choices: kept, gold },
+    model: model.id,
+    maxTokens: numberIn(params, 'max') ?? Math.min(DEFAULT_MAX_TOKENS, model.ivtlr.maxTokens),
+    options,
+  };
+}
+
+/** Whether two answers are to the same question, asked of the same model: their difference is then that of the options. */
+export function sameQuestion(one: Asked, other: Asked): boolean {
+  const words = ({ question, model, maxTokens }: Asked) =>
+    JSON.stringify([question.text, question.choices, model, maxTokens]);
+  return one.question.picture.url === other.question.picture.url && words(one) === words(other);
+}

@@ -1,0 +1,101 @@
+/** The app in a real browser, against `ivtlr serve` with the bundled model. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { cpSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import type { Browser } from 'playwright-core';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { accessibilityProblems, CHROMIUM, launch, openPage } from './browser.ts';
+
+const packageFolder = fileURLToPath(new URL('../../../packages/ivtlr', import.meta.url));
+
+describe.skipIf(CHROMIUM === null)('the app and the real server', () => {
+  const runs = mkdtempSync(path.join(tmpdir(), 'ivtlr-app-runs-'));
+  let browser: Browser;
+  let server: ChildProcess;
+  let url: string;
+
+  beforeAll(async () => {
+    mkdirSync(path.join(runs, 'bundled'));
+    cpSync(path.join(packageFolder, 'models/dominoes/metrics.jsonl'), path.join(runs, 'bundled/metrics.jsonl'));
+    const args = ['serve', '--port', '0', '--threads', '1', '--runs', runs, '--log-level', 'silent'];
+    server = spawn(process.execPath, [path.join(packageFolder, 'bin/ivtlr.mjs'), ...args]);
+    url = await addressOf(server);
+    browser = await launch();
+  });
+  afterAll(async () => {
+    await browser?.close();
+    if (server && server.exitCode === null) {
+      const ended = new Promise((resolve) => server.once('exit', resolve));
+      server.kill('SIGTERM');
+      await ended;
+    }
+    rmSync(runs, { recursive: true, force: true });
+  });
+
+  it('watches the bundled model solve a puzzle in three latent steps', async () => {
+    const { page, close } = await openPage(browser, `${url}/#/ask?seed=7`, {
+      allowed: /Failed to load resource.* 503/,
+    });
+    await page.locator('.served.good').waitFor();
+    await page.locator('.picture-box img').waitFor();
+    await page.locator('button.main').click();
+    await page.locator('.downloads').waitFor();
+    expect(await page.locator('.frame').count()).toBe(3);
+    expect(await page.locator('.answer').innerText()).toMatch(/✓ right/);
+    // The text of every token stands with it; the last one ends the answer and has none.
+    const tokens = await page.locator('.token').allInnerTexts();
+    expect(tokens.slice(-5, -1)).toEqual(['the', 'answer', 'is', expect.stringMatching(/^[A-D]$/)]);
+    expect(await accessibilityProblems(page)).toEqual([]);
+    await close();
+  });
+
+  it('shows what becomes of the answer without latent steps and without patches', async () => {
+    const { page, close } = await openPage(browser, `${url}/#/what-if?seed=7&vary=zero-latents,patches-zeroed`);
+    await page.locator('.picture-box img').waitFor();
+    await page.locator('button.main').click();
+    const card = (name: string) => page.getByRole('article', { name });
+    await card('zero latent steps').getByText('0 latent steps').waitFor();
+    await card('patches zeroed').getByText('3 latent steps').waitFor();
+    await card('zero latent steps').getByText('≠ other answer').waitFor();
+    expect(await card('as trained').innerText()).toContain('✓ right');
+    expect(await page.getByRole('alert').count()).toBe(0);
+    await close();
+  });
+
+  it('refuses what is no picture in words, and shows a run', async () => {
+    const { page, close } = await openPage(browser, `${url}/#/ask`, { allowed: /Failed to load resource/ });
+    const tiny = await page.evaluate(() => {
+      const canvas = document.createElement('canvas');
+      canvas.width = 2000;
+      canvas.height = 2;
+      return canvas.toDataURL('image/png').split(',')[1]!;
+    });
+    const line = { name: 'line.png', mimeType: 'image/png', buffer: Buffer.from(tiny, 'base64') };
+    await page.getByLabel('Pick a picture').setInputFiles(line);
+    await page.getByRole('textbox', { name: 'Question' }).fill('Which colour?');
+    await page.locator('button.main').click();
+    await page.getByRole('alert').waitFor();
+    expect(await page.getByRole('alert').innerText()).toMatch(/picture was refused/i);
+    await page.getByRole('link', { name: 'Runs' }).click();
+    await page.getByRole('img', { name: /^Held-out accuracy .*Latest: bundled 1\./ }).waitFor();
+    await close();
+  });
+});
+
+/** Where the server says it listens. */
+async function addressOf(server: ChildProcess): Promise<string> {
+  const said: string[] = [];
+  for (const stream of [server.stdout!, server.stderr!]) stream.setEncoding('utf8');
+  return new Promise((resolve, reject) => {
+    for (const input of [server.stdout!, server.stderr!])
+      createInterface({ input }).on('line', (line) => {
+        said.push(line);
+        const found = /http:\/\/127\.0\.0\.1:\d+/.exec(line);
+        if (found) resolve(found[0]);
+      });
+    server.once('exit', (code) => reject(new Error(`ivtlr serve ended with ${code}: ${said.join('\n')}`)));
+  });
+}

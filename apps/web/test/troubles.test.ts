@@ -1,0 +1,154 @@
+/** What the app says when things go wrong, how it looks after keys, and whether everybody can use it. */
+import type { Browser } from 'playwright-core';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { accessibilityProblems, CHROMIUM, launch, openPage } from './browser.ts';
+import { startFakeServer } from './fake-server.mjs';
+
+type FakeServer = Awaited<ReturnType<typeof startFakeServer>>;
+
+describe.skipIf(CHROMIUM === null)('the app in trouble', () => {
+  let browser: Browser;
+  let server: FakeServer;
+
+  beforeAll(async () => {
+    [browser, server] = await Promise.all([launch(), startFakeServer({ pause: 10 })]);
+  });
+  afterAll(async () => {
+    await browser?.close();
+    await server?.close();
+  });
+
+  it.each([
+    [{ status: 429, message: 'the queue is full', retryAfter: 3 }, /queue is full.*Try again in 3 seconds/is],
+    [
+      { status: 400, message: 'the picture is broken', param: 'messages.0.content.0.image_url' },
+      /picture was refused.*is broken/is,
+    ],
+    [{ status: 503, message: 'the engine is being started again' }, /engine is starting or restarting/i],
+    [{ midway: 'the engine died' }, /engine is starting or restarting.*The engine died/is],
+    [{ cut: true }, /connection broke off/i],
+  ])('says %j in words, and tries again', async (failure, words) => {
+    const { page, close } = await openPage(browser, `${server.url}/#/ask?seed=7`, {
+      allowed: /Failed to load resource/,
+    });
+    await page.locator('.picture-box img').waitFor();
+    server.fail.next = failure;
+    await page.locator('button.main').click();
+    const alert = page.getByRole('alert');
+    await alert.waitFor();
+    expect(await alert.innerText()).toMatch(words);
+    await page.getByRole('button', { name: 'Try again' }).click();
+    await page.getByText('✓ right').waitFor();
+    expect(await page.getByRole('alert').count()).toBe(0);
+    await close();
+  });
+
+  it('asks for a key, keeps it for the tab only, and goes on with it', async () => {
+    const locked = await startFakeServer({ pause: 5, key: 'open sesame' });
+    const { page, close } = await openPage(browser, `${locked.url}/#/ask?seed=7`, {
+      allowed: /Failed to load resource/,
+    });
+    await page.getByText('The server wants an API key').first().waitFor();
+    await page.getByText('Key', { exact: true }).click();
+    await page.getByLabel(/API key/).fill('open sesame');
+    await page.getByLabel(/API key/).press('Enter');
+    await page.locator('.served.good').waitFor();
+    await page.locator('.picture-box img').waitFor();
+    expect(await page.getByRole('alert').count()).toBe(0);
+    expect(await page.evaluate(() => [sessionStorage.getItem('ivtlr-key'), JSON.stringify(localStorage)])).toEqual([
+      'open sesame',
+      '{}',
+    ]);
+    await page.reload();
+    await page.locator('.served.good').waitFor();
+    await close();
+    await locked.close();
+  });
+
+  it('says that the server is out of reach, and finds it again', async () => {
+    const first = await startFakeServer();
+    const { page, close } = await openPage(browser, `${first.url}/#/ask?seed=7`, {
+      allowed: /Failed to load resource/,
+    });
+    await page.locator('.picture-box img').waitFor();
+    await first.close();
+    await page.locator('button.main').click();
+    expect(await page.getByRole('alert').innerText()).toMatch(/cannot be reached.*ivtlr serve/s);
+    const again = await startFakeServer({ port: Number(new URL(first.url).port) });
+    await page.getByRole('button', { name: 'Try again' }).click();
+    await page.locator('.downloads').waitFor();
+    await close();
+    await again.close();
+  });
+
+  it.each(['light', 'dark'] as const)('can be used by everybody in %s, at both widths', async (colorScheme) => {
+    for (const width of [1240, 360]) {
+      const { page, close } = await openPage(browser, `${server.url}/#/ask`, {
+        colorScheme,
+        viewport: { width, height: 800 },
+      });
+      const check = async (name: string) => {
+        // Things that fade in have no settled colours before.
+        await page.evaluate(() =>
+          Promise.all(
+            document.getAnimations().map((one) => (one.effect?.getTiming().iterations === 1 ? one.finished : null)),
+          ),
+        );
+        expect.soft(await accessibilityProblems(page), `${name} ${colorScheme} ${width}`).toEqual([]);
+        const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+        expect.soft(overflow, `${name}: wider than its window of ${width}`).toBeLessThanOrEqual(0);
+      };
+      await page.locator('.served.good').waitFor();
+      await check('welcome');
+      await page.goto(`${server.url}/#/ask?seed=7`);
+      await page.locator('.picture-box img').waitFor();
+      await page.getByText('Settings').click();
+      await page.locator('button.main').click();
+      await page.locator('.downloads').waitFor();
+      await check('ask');
+      await page.goto(`${server.url}/#/what-if?seed=7&vary=zero-latents,random-patches&force=0:3&forbid=1:2`);
+      await page.locator('button.main').click();
+      await page.getByText('Other patches picked').first().waitFor();
+      await check('what if');
+      await page.goto(`${server.url}/#/compare?seed=7`);
+      await page.locator('button.main').click();
+      await page.locator('.costs').waitFor();
+      await check('compare');
+      await page.goto(`${server.url}/#/runs?run=dominoes&run=seed+2`);
+      await page.locator('.chart canvas').first().waitFor();
+      await check('runs');
+      await close();
+    }
+  });
+
+  it('follows the system theme until another is chosen, and remembers that', async () => {
+    const { page, close } = await openPage(browser, server.url, { colorScheme: 'dark' });
+    const ground = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+    const dark = await ground();
+    await page.getByRole('button', { name: 'Use the light theme' }).click();
+    const light = await ground();
+    expect(light).not.toBe(dark);
+    await page.reload();
+    expect(await ground()).toBe(light);
+    await page.getByRole('button', { name: 'Use the dark theme' }).click();
+    expect(await ground()).toBe(dark);
+    expect(await page.evaluate(() => localStorage.length)).toBe(0);
+    await close();
+  });
+
+  it('can be used from the keyboard alone', async () => {
+    const { page, close } = await openPage(browser, server.url);
+    await page.locator('.served.good').waitFor();
+    await page.keyboard.press('Tab');
+    expect(await page.evaluate(() => document.activeElement?.textContent)).toBe('Skip to the content');
+    await page.keyboard.press('Enter');
+    await page.keyboard.press('Tab');
+    expect(await page.evaluate(() => document.activeElement?.textContent)).toBe('Draw a puzzle');
+    await page.keyboard.press('Enter');
+    await page.locator('.picture-box img').waitFor();
+    await page.getByLabel('Question', { exact: true }).focus();
+    await page.keyboard.press('Control+Enter');
+    await page.getByText('✓ right').waitFor();
+    await close();
+  });
+});

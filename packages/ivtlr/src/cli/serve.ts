@@ -1,0 +1,138 @@
+/** `ivtlr serve`: a model behind OpenAI's chat API, with the browser app. */
+import { existsSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { UserError } from '../errors.ts';
+import { type AskingFlags, addAskingFlags, settingsFromFlags } from './asking-flags.ts';
+import { MAX, wholeNumberWithin } from './number-flags.ts';
+import { version } from './version.ts';
+
+interface ServeFlags extends AskingFlags {
+  model: string;
+  name?: string;
+  host: string;
+  port: number;
+  apiKeyFile?: string;
+  rate?: number;
+  concurrent?: number;
+  batch: number;
+  maxQueue: number;
+  piece: number;
+  cacheMb?: number;
+  maxBodyMb: number;
+  maxPixels: number;
+  allowImageHosts: string[];
+  timeout: number;
+  engineTimeout: number;
+  drain: number;
+  runs?: string;
+  logLevel: string;
+}
+
+const LONGEST = 86_400;
+const BUNDLED = 'dominoes';
+
+export function registerServe(program: Command): void {
+  const command = program
+    .command('serve')
+    .description("serve a model over HTTP: OpenAI's chat API, and a page to ask it and watch it reason")
+    .option('--model <folder>', 'model folder (Hugging Face layout), or owner/name on the hub', BUNDLED)
+    .option('--name <name>', 'what clients call the model (default: the name of its folder)')
+    .option('--host <address>', 'address to listen on; 0.0.0.0 for all', '127.0.0.1')
+    .option('--port <n>', 'port to listen on; 0 for any that is free', wholeNumberWithin(0, 65_535), 8000)
+    .option('--api-key-file <file>', 'keys that may ask, one a line (default: everybody may)')
+    .option('--rate <n>', 'requests a minute of each key (default: no limit)', wholeNumberWithin(1, 1e6))
+    .option('--concurrent <n>', 'requests of each key at a time (default: no limit)', wholeNumberWithin(1, 1e6))
+    .option('--batch <n>', 'questions answered together', wholeNumberWithin(1, MAX.batch), 16)
+    .option('--max-queue <n>', 'questions that may wait; more are refused with 429', wholeNumberWithin(0, 1e6), 256)
+    .option(
+      '--piece <tokens>',
+      'prompt tokens that run between two steps of the others',
+      wholeNumberWithin(1, 1e6),
+      256,
+    )
+    .option('--cache-mb <n>', 'MiB for keys and values (default: half of what is free)', wholeNumberWithin(1, 1e9))
+    .option('--max-body-mb <n>', 'largest request, MiB', wholeNumberWithin(1, 1024), 32)
+    .option('--max-pixels <n>', 'largest picture', wholeNumberWithin(1, 1e9), 40_000_000)
+    .addOption(
+      new Option(
+        '--allow-image-hosts <host...>',
+        'hosts that pictures are fetched from: example.org, *.example.org or *',
+      )
+        .default([], 'none')
+        .argParser((host: string, before: string[]) => [...before, checkedHost(host)]),
+    )
+    .option('--timeout <seconds>', 'longest wait for an answer', wholeNumberWithin(1, LONGEST), 600)
+    .option(
+      '--engine-timeout <seconds>',
+      'an engine silent for so long is started again',
+      wholeNumberWithin(1, LONGEST),
+      60,
+    )
+    .option('--drain <seconds>', 'time for what is under way when told to stop', wholeNumberWithin(0, LONGEST), 30)
+    .option('--runs <folder>', 'training runs to show')
+    .addOption(
+      new Option('--log-level <level>', 'JSON lines on stderr')
+        .choices(['silent', 'error', 'warn', 'info'])
+        .default('info'),
+    );
+  addAskingFlags(command).action(serveModel);
+}
+
+function checkedHost(host: string): string {
+  if (!/^(\*|(\*\.)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?)$/i.test(host))
+    throw new InvalidArgumentError('It should be a host such as example.org, *.example.org, or * for all.');
+  return host;
+}
+
+async function serveModel(flags: ServeFlags): Promise<void> {
+  const { model, runs, apiKeyFile, host } = flags;
+  if (runs !== undefined && !existsSync(runs)) throw new UserError(`--runs ${runs}: there is no such folder`);
+  const { readKeys } = await import('../server/keys.ts');
+  const keys = apiKeyFile === undefined ? null : readKeys(apiKeyFile);
+  const { modelFolder } = await import('./hub-folders.ts');
+  const { bundledModel } = await import('../engine/bundled-model.ts');
+  // A folder of that name here is meant before the bundled model is.
+  const folder = model === BUNDLED && !existsSync(model) ? bundledModel(BUNDLED) : await modelFolder(model);
+  const { serve } = await import('../server/serve.ts');
+  const { exitCodeOf, StopSignals } = await import('../runs/stop-signals.ts');
+  let stopping: (signal: NodeJS.Signals) => void = (signal) => process.exit(exitCodeOf(signal));
+  const signals = new StopSignals((signal) => stopping(signal));
+  const serving = await serve({
+    version: version(),
+    modelId: flags.name ?? nameOf(model),
+    model: {
+      ...{ folder, device: flags.device, deviceSetting: '--device', dtype: flags.dtype },
+      ...{ settings: settingsFromFlags(flags), mergeAdapters: flags.merge },
+    },
+    engine: {
+      threads: flags.threads ?? availableParallelism(),
+      limits: {
+        ...{ rows: flags.batch, pieceTokens: flags.piece, maxPixels: flags.maxPixels },
+        cacheBytes: flags.cacheMb === undefined ? null : flags.cacheMb * 2 ** 20,
+      },
+      ...{ maxQueue: flags.maxQueue, maxQueueBytes: 16 * flags.maxBodyMb * 2 ** 20 },
+      ...{ hangMs: flags.engineTimeout * 1000, openMs: 1_800_000 },
+    },
+    ...{ keys, keyLimits: { ratePerMinute: flags.rate ?? null, concurrent: flags.concurrent ?? null } },
+    ...{ host, port: flags.port, runs: runs ?? null, maxNewTokens: flags.maxNewTokens, logLevel: flags.logLevel },
+    ...{ maxBody: flags.maxBodyMb * 2 ** 20, receiveTimeoutMs: 60_000, requestTimeoutMs: flags.timeout * 1000 },
+    pictures: { maxBytes: flags.maxBodyMb * 2 ** 20, allowHosts: flags.allowImageHosts, timeoutMs: 15_000 },
+    app: fileURLToPath(new URL('../../../../apps/web/dist', import.meta.url)),
+  });
+  process.stdout.write(`${serving.url}\n`);
+  if (keys === null && !/^(127\.|::1$|localhost$)/.test(host))
+    process.stderr.write(`note: everybody who reaches ${host} may ask; --api-key-file says who may\n`);
+  const signal = await new Promise<NodeJS.Signals>((resolve) => {
+    stopping = resolve;
+    if (signals.received) resolve(signals.received);
+  });
+  process.stderr.write(`${signal}: letting ${serving.server.active} requests end (again to stop at once)\n`);
+  await serving.stop(flags.drain * 1000);
+}
+
+/** The last part of a path or of a hub's name. */
+function nameOf(model: string): string {
+  return model.replace(/\/+$/, '').split('/').at(-1)!;
+}

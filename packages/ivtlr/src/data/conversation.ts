@@ -1,0 +1,53 @@
+/** Conversations about one image, through the chat template as their makers document it. */
+import { UserError } from '../errors.ts';
+import { type ChatMessage, renderChat } from '../text/chat-template.ts';
+import { expandImage, idOf, type RenderOptions, requireOneImage, type TokenizedSample } from './render.ts';
+
+/**
+ * The prompt that asks for the next turn of the assistant.
+ * @param messages with content of kind `image` once
+ * @param imageTokens tokens that the image becomes
+ * @throws UserError when a text spells a token that only the template may put in, or the prompts of this model go through no chat template
+ */
+export async function tokenizeConversation(
+  messages: readonly ChatMessage[],
+  imageTokens: number,
+  options: RenderOptions,
+): Promise<Pick<TokenizedSample, 'promptIds' | 'imageStart' | 'afterLatentIds'>> {
+  const { tokenizer, profile, imageToken, chatTemplate } = options;
+  const { chat, afterLatents = '' } = profile.infer;
+  if (!chat || !chatTemplate)
+    throw new UserError(`the prompt profile ${profile.name} of this model has no conversations`);
+  const promptOf = (turns: readonly ChatMessage[]) => renderChat(chatTemplate, turns, { addGenerationPrompt: true });
+  const frame = messages.map((message) => withTexts(message, (text) => (text === '' ? '' : 'x')));
+  const encoded = await tokenizer.encodeBatch([afterLatents, promptOf(frame), promptOf(messages)]);
+  const [afterLatentIds, frameIds, markedIds] = encoded as [number[], number[], number[]];
+  const imageId = idOf(tokenizer, imageToken);
+  requireOneImage(frameIds, imageId, true, options);
+  const added = (ids: readonly number[]) => ids.filter((id) => tokenizer.isAdded(id));
+  if (String(added(markedIds)) !== String(added(frameIds))) throw await spelledToken(messages, options);
+  const imageStart = markedIds.indexOf(imageId);
+  return { promptIds: expandImage(markedIds, imageStart, imageId, imageTokens), imageStart, afterLatentIds };
+}
+
+function withTexts(message: ChatMessage, change: (text: string) => string): ChatMessage {
+  const { role, content } = message;
+  if (typeof content === 'string') return { role, content: change(content) };
+  return { role, content: content.map((part) => (part.type === 'text' ? { ...part, text: change(part.text) } : part)) };
+}
+
+/** Which message spells which token. */
+async function spelledToken(messages: readonly ChatMessage[], { tokenizer }: RenderOptions): Promise<UserError> {
+  const texts = messages.map(({ content }) =>
+    typeof content === 'string' ? content : content.map((part) => (part.type === 'text' ? part.text : '')).join('\n'),
+  );
+  const encoded = await tokenizer.encodeBatch(texts);
+  for (const [index, ids] of encoded.entries()) {
+    const id = ids.find((id) => tokenizer.isAdded(id));
+    if (id !== undefined)
+      return new UserError(
+        `message ${index + 1} spells ${tokenizer.idToToken(id)}, a token that only the prompt may put in; write it otherwise`,
+      );
+  }
+  return new UserError('a message together with the prompt spells a token that only the prompt may put in');
+}

@@ -1,0 +1,42 @@
+/** What every process that owns a model for its parent does: it lives as long as its parent, and opens the model as it is told. */
+import { dieWithParent, setNumThreads } from '@ivtlr/torch';
+import { deviceOfWorker } from '../engine/device.ts';
+import { type LoadedModel, openModelFolder } from '../engine/loaded-model.ts';
+import { UserError } from '../errors.ts';
+import type { OpenWorker, SentError } from './worker-messages.ts';
+
+/** Call first. The parent's process id is the program's argument. */
+export function liveAsWorker(): void {
+  // Signals of a terminal or a scheduler reach workers too. Whether the work stops is decided by the parent, with which they end.
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {});
+  process.on('disconnect', () => process.exit());
+  process.stderr.on('error', () => {});
+  if (!dieWithParent(Number(process.argv[2]))) process.exit();
+}
+
+/**
+ * Opens the model, on the device of the process's place, to be asked.
+ * @returns also what a device `auto` has become, in one line; null where a device was named
+ * @throws UserError naming what is missing or wrong
+ */
+export async function openForParent({
+  model,
+  index,
+  threads,
+}: Omit<OpenWorker, 'type'>): Promise<{ opened: LoadedModel; deviceNote: string | null }> {
+  const { folder, device: name, deviceSetting, dtype, settings, mergeAdapters } = model;
+  let deviceNote: string | null = null;
+  const device = await deviceOfWorker(name, deviceSetting, index, (line) => {
+    deviceNote = line;
+  });
+  setNumThreads(threads);
+  const opened = openModelFolder(folder, { device, settings, mergeAdapters, ...(dtype && { dtype }) });
+  opened.model.module.eval();
+  return { opened, deviceNote };
+}
+
+/** An error in a form that can be sent; see receivedError. */
+export function sendable(error: unknown): SentError {
+  const { message, stack } = error instanceof Error ? error : new Error(String(error));
+  return { message, stack, user: error instanceof UserError };
+}

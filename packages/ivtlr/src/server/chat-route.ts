@@ -1,0 +1,158 @@
+/** POST /v1/chat/completions: whole answers, or a stream of server-sent events. */
+import { randomUUID } from 'node:crypto';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { questionOf } from './chat-question.ts';
+import { ChatRun, type ChatRunOptions } from './chat-run.ts';
+import { type ParsedChat, parseChat } from './chat-schema.ts';
+import type { EngineQuestion } from './engine-messages.ts';
+import { HttpError } from './http-error.ts';
+import { pictureBytes } from './pictures.ts';
+import type { ChatChunk } from './protocol.ts';
+import type { Service } from './service.ts';
+
+/** Bytes of a stream that a client may leave unread before it counts as gone. */
+const MAX_UNREAD = 8 * 2 ** 20;
+
+export function addChatRoute(app: FastifyInstance, service: Service): void {
+  app.post('/v1/chat/completions', (request, reply) => answer(service, request, reply));
+}
+
+async function answer(service: Service, request: FastifyRequest, reply: FastifyReply): Promise<unknown> {
+  const leave = service.enter(request);
+  const client = new Client(reply, service.requestTimeoutMs);
+  try {
+    const body = parseChat(request.body);
+    if (body.model !== undefined && body.model !== service.modelId)
+      throw new HttpError(404, `there is no model ${body.model} here; this server has ${service.modelId}`, {
+        param: 'model',
+        code: 'model_not_found',
+      });
+    const questions = await readQuestions(service, body);
+    if (client.gone) return reply.hijack();
+    service.engine.requireRoom(questions.length, questions[0]!.picture.bytes.length);
+    const options = {
+      ...{ engine: service.engine, metrics: service.metrics, id: `chatcmpl-${randomUUID()}`, model: service.modelId },
+      ...{ questions, ablation: body.ivtlr?.ablation ?? null },
+    };
+    return body.stream
+      ? await stream(client, reply, options, body.stream_options?.include_usage ?? false)
+      : await whole(client, reply, options);
+  } finally {
+    client.done();
+    leave();
+  }
+}
+
+async function readQuestions(service: Service, body: ParsedChat): Promise<EngineQuestion[]> {
+  const asked = questionOf(body, service.engine.info, service.maxNewTokens);
+  const bytes = await pictureBytes(asked.picture, service.pictures);
+  const question: EngineQuestion = { ...asked, picture: { bytes, name: asked.picture.name } };
+  const { seed } = question.options;
+  return Array.from({ length: body.n ?? 1 }, (_, i) =>
+    seed === undefined || i === 0
+      ? question
+      : { ...question, options: { ...question.options, seed: (seed + i) % 2 ** 32 } },
+  );
+}
+
+async function whole(client: Client, reply: FastifyReply, options: ChatRunOptions): Promise<unknown> {
+  const run = new ChatRun(options);
+  try {
+    await client.race(run.done);
+  } catch (error) {
+    run.cancel();
+    if (client.gone) return reply.hijack();
+    throw error;
+  }
+  return run.response;
+}
+
+/** The status is decided by the first event, so that an error before it has one of its own. */
+async function stream(
+  client: Client,
+  reply: FastifyReply,
+  options: ChatRunOptions,
+  withUsage: boolean,
+): Promise<unknown> {
+  const { raw } = reply;
+  let open = false;
+  const send = (data: unknown) => {
+    if (!open) {
+      open = true;
+      reply.hijack();
+      raw.writeHead(200, {
+        ...(reply.getHeaders() as Record<string, string>),
+        'content-type': 'text/event-stream; charset=utf-8',
+        'cache-control': 'no-cache, no-transform',
+        'x-accel-buffering': 'no',
+      });
+    }
+    if (raw.destroyed) return;
+    raw.write(`data: ${typeof data === 'string' ? data : JSON.stringify(data)}\n\n`);
+    if (raw.writableLength > MAX_UNREAD) raw.destroy();
+  };
+  const usage = withUsage ? { usage: null } : {};
+  const run = new ChatRun({ ...options, chunk: (chunk: ChatChunk) => send({ ...chunk, ...usage }) });
+  try {
+    await client.race(run.done);
+    if (withUsage) send(run.usageChunk);
+    send('[DONE]');
+  } catch (error) {
+    run.cancel();
+    if (client.gone) return reply.hijack();
+    if (!open) throw error;
+    if (!(error instanceof HttpError)) throw error;
+    send(error.body);
+  }
+  raw.end();
+  return reply;
+}
+
+/** Whoever waits for an answer: it may go away, and it waits only so long. */
+class Client {
+  readonly #raw: FastifyReply['raw'];
+  readonly #timeout: NodeJS.Timeout;
+  #fail: (error: HttpError) => void = () => {};
+  #late = false;
+  gone = false;
+  readonly #timeoutMs: number;
+
+  constructor(reply: FastifyReply, timeoutMs: number) {
+    this.#raw = reply.raw;
+    this.#timeoutMs = timeoutMs;
+    this.#raw.on('close', this.#closed);
+    this.#timeout = setTimeout(() => {
+      this.#late = true;
+      this.#fail(this.#tooLate);
+    }, timeoutMs);
+  }
+
+  /** Waits for the answer, but not longer than the client does. */
+  race(answer: Promise<void>): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#fail = reject;
+      if (this.gone) reject(GONE);
+      else if (this.#late) reject(this.#tooLate);
+      else answer.then(resolve, reject);
+    });
+  }
+
+  done(): void {
+    clearTimeout(this.#timeout);
+    this.#raw.off('close', this.#closed);
+  }
+
+  get #tooLate(): HttpError {
+    return new HttpError(504, `the answer was not ready after ${this.#timeoutMs / 1000} s`, {
+      code: 'request_timeout',
+    });
+  }
+
+  readonly #closed = () => {
+    if (this.#raw.writableFinished) return;
+    this.gone = true;
+    this.#fail(GONE);
+  };
+}
+
+const GONE = new HttpError(499, 'the client has gone away');

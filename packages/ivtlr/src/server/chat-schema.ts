@@ -1,0 +1,123 @@
+/** What a body of POST /v1/chat/completions may hold. */
+import { z } from 'zod';
+import { schemaMessage } from '../errors.ts';
+import { ABLATIONS, latentStepsSchema, MAX_LATENT_STEPS, MAX_PATCHES } from '../latent/options.ts';
+import { MAX_CHOICES } from '../text/prompt.ts';
+import { badRequest } from './http-error.ts';
+
+const MAX_MESSAGES = 1000;
+/** Characters of a text; a tokenizer takes seconds for more. */
+const MAX_TEXT = 2 ** 20;
+
+const text = z.string().max(MAX_TEXT);
+const textPart = z.object({ type: z.literal('text'), text });
+const imagePart = z.object({
+  type: z.literal('image_url'),
+  image_url: z.object({
+    url: z.string().describe('A data URL with the bytes of the picture in base64, or an address.'),
+  }),
+});
+const content = z.union([text, z.array(z.discriminatedUnion('type', [textPart, imagePart])).max(MAX_MESSAGES)]);
+
+const message = z.discriminatedUnion('role', [
+  z.object({ role: z.literal('system'), content }),
+  z.object({ role: z.literal('developer'), content }),
+  z.object({ role: z.literal('user'), content }),
+  z.object({ role: z.literal('assistant'), content }),
+]);
+
+/** Those that need no second question in the batch. */
+export const SINGLE_ABLATIONS = Object.keys(ABLATIONS).filter((name) => !name.endsWith('-swapped'));
+
+const tokenLists = z.array(z.array(z.int().min(0)).max(MAX_PATCHES)).max(MAX_LATENT_STEPS);
+
+const extension = z.strictObject({
+  latents: latentStepsSchema
+    .optional()
+    .describe('Latent steps before the written answer; default: as the model was trained.'),
+  patches: z.int().min(0).max(MAX_PATCHES).optional().describe('Image tokens picked at each latent step.'),
+  ablation: z.enum(SINGLE_ABLATIONS).optional().describe('What is taken away from the latent steps.'),
+  positions: z.enum(['sequential', 'mrope']).optional(),
+  task: z.string().max(100).optional().describe('Words the prompt as this task does.'),
+  choices: z.array(text).max(MAX_CHOICES).optional().describe('Texts of the choices, without letters.'),
+  trace: z.enum(['none', 'picks', 'full']).optional().describe('What is said of the latent steps. Default picks.'),
+  force: tokenLists.optional().describe('Per latent step, image tokens that are picked in any case.'),
+  forbid: tokenLists.optional().describe('Per latent step, image tokens that are never picked.'),
+});
+
+/** `null` stands for a field that is left out, as clients write it. */
+const optional = <T extends z.ZodType>(schema: T) => schema.nullish().transform((value) => value ?? undefined);
+
+export const chatSchema = z.object({
+  model: optional(z.string().max(1000)),
+  messages: z.array(message).min(1).max(MAX_MESSAGES),
+  stream: optional(z.boolean()),
+  stream_options: optional(z.object({ include_usage: optional(z.boolean()) })),
+  max_tokens: optional(z.int().min(1)),
+  max_completion_tokens: optional(z.int().min(1)),
+  temperature: optional(z.number().min(0).max(2)),
+  top_p: optional(z.number().gt(0).max(1)),
+  top_k: optional(
+    z
+      .int()
+      .min(-1)
+      .max(2 ** 31),
+  ),
+  min_p: optional(z.number().min(0).max(1)),
+  repetition_penalty: optional(z.number().gt(0).max(10)),
+  seed: optional(z.int()),
+  stop: optional(z.union([text, z.array(text).max(4)])),
+  n: optional(z.int().min(1).max(16)),
+  logprobs: optional(z.boolean()),
+  top_logprobs: optional(z.int().min(0).max(20)),
+  user: optional(z.string()),
+  ivtlr: optional(extension),
+});
+
+export type ParsedChat = z.output<typeof chatSchema>;
+
+/** Fields of OpenAI's API that would change the answer and that are not there, with the values that ask for nothing. */
+const MISSING: Record<string, (value: unknown) => boolean> = {
+  tools: (value) => Array.isArray(value) && value.length === 0,
+  functions: (value) => Array.isArray(value) && value.length === 0,
+  tool_choice: (value) => value === 'none' || value === 'auto',
+  response_format: (value) => (value as { type?: unknown } | null)?.type === 'text',
+  frequency_penalty: (value) => value === 0,
+  presence_penalty: (value) => value === 0,
+  logit_bias: (value) => typeof value === 'object' && Object.keys(value as object).length === 0,
+  audio: () => false,
+  // Answers are the most likely tokens; what would make them others is refused instead of left out.
+  temperature: (value) => value === 0,
+  repetition_penalty: (value) => value === 1,
+  stop: (value) => Array.isArray(value) && value.length === 0,
+  logprobs: (value) => value === false,
+  top_logprobs: (value) => value === 0,
+};
+
+/** @throws HttpError 400 that names the first field which is wrong */
+export function parseChat(body: unknown): ParsedChat {
+  const result = chatSchema.safeParse(body);
+  if (!result.success) {
+    const issue = deepest(result.error.issues[0]!);
+    const param = issue.path.map(String).join('.');
+    const where = param === '' ? 'the body' : param;
+    throw badRequest(`${where}: ${schemaMessage(issue.message)}`, param === '' ? null : param);
+  }
+  for (const [name, asksNothing] of Object.entries(MISSING)) {
+    const value = (body as Record<string, unknown>)[name];
+    if (value !== undefined && value !== null && !asksNothing(value))
+      throw badRequest(`${name} is not supported here; leave it out`, name, 'unsupported_parameter');
+  }
+  for (const name of ['force', 'forbid'] as const)
+    if (result.data.ivtlr?.[name]?.length)
+      throw badRequest(`ivtlr.${name} is not supported here; leave it out`, `ivtlr.${name}`, 'unsupported_parameter');
+  return result.data;
+}
+
+/** Of a union the mistake of the alternative that got furthest says most. */
+function deepest(issue: z.core.$ZodIssue): { path: PropertyKey[]; message: string } {
+  if (issue.code !== 'invalid_union' || issue.errors.length === 0) return issue;
+  const inner = issue.errors.flatMap((issues) => issues.slice(0, 1)).map(deepest);
+  const far = inner.reduce((best, other) => (other.path.length > best.path.length ? other : best));
+  return far.path.length === 0 ? issue : { path: [...issue.path, ...far.path], message: far.message };
+}

@@ -1,0 +1,295 @@
+/**
+ * The inside of the process that owns the model (see engine.ts). Questions join the batch as soon as there is room for their keys and values, each
+ * with options of its own; what happens in a pass is sent to the server at once. It holds nothing that the server could not do without.
+ */
+import { createHash } from 'node:crypto';
+import { liveTensorCount } from '@ivtlr/torch';
+import { answerBytes } from '../engine/answer-memory.ts';
+import { type AskEvent, Asker, type PreparedQuestion, type Question } from '../engine/ask.ts';
+import type { LoadedModel } from '../engine/loaded-model.ts';
+import { UserError } from '../errors.ts';
+import { liveAsWorker, openForParent, sendable } from '../pool/worker-inside.ts';
+import { imageSize } from '../vision/decode.ts';
+import { ImagePool } from '../vision/image-pool.ts';
+import { CacheBudget } from './cache-budget.ts';
+import type {
+  EngineEvent,
+  EngineLimits,
+  EngineQuestion,
+  EngineStats,
+  FromEngine,
+  ToEngine,
+} from './engine-messages.ts';
+import { seenImage, seenStep } from './seen.ts';
+
+/** Budget on a device whose free memory cannot be asked for. */
+const DEFAULT_CACHE_BYTES = 4 * 2 ** 30;
+const IMAGE_THREADS = 2;
+/** Of pictures that are asked about again. */
+const KEPT_IMAGE_BYTES = 64 * 2 ** 20;
+
+interface Served extends Question {
+  id: number;
+  options: EngineQuestion['options'];
+  /** Hash of the picture's bytes. */
+  imageKey: string;
+  /** When its last step ended, ms. */
+  last: number;
+  cancelled: boolean;
+}
+
+liveAsWorker();
+
+class Serving {
+  readonly #opened: LoadedModel;
+  readonly #asker: Asker<Served>;
+  readonly #budget: CacheBudget;
+  readonly #served = new Map<number, Served>();
+  readonly #prepared: PreparedQuestion<Served>[] = [];
+  readonly #wake: () => void;
+  #events: { id: number; event: EngineEvent }[] = [];
+  #passes = 0;
+
+  static async open(opened: LoadedModel, limits: EngineLimits, wake: () => void): Promise<Serving> {
+    const threads = new ImagePool(opened.inputs.preparation, IMAGE_THREADS);
+    const asker = await Asker.open<Served>(opened, {
+      rows: limits.rows,
+      pieceTokens: limits.pieceTokens,
+      of: ({ options }) => {
+        const { latentSteps, latent, task, maxNewTokens, trace } = options;
+        return { latentSteps, latent, task, maxNewTokens, trace: trace === 'full', traceText: trace === 'full' };
+      },
+      seed: ({ options }) => options.seed,
+      imageKey: ({ imageKey }) => imageKey,
+      keptImageBytes: KEPT_IMAGE_BYTES,
+      processImage: async (image) => {
+        if (image.kind === 'encoded') {
+          const { width, height } = await imageSize(image.bytes, image.name);
+          if (width * height > limits.maxPixels)
+            throw new UserError(
+              `${image.name}: ${width}x${height} pixels are more than ${limits.maxPixels}, the limit of this server`,
+            );
+        }
+        return opened.inputs.finish(await threads.prepare(image));
+      },
+    });
+    return new Serving(opened, limits, asker, wake);
+  }
+
+  private constructor(opened: LoadedModel, limits: EngineLimits, asker: Asker<Served>, wake: () => void) {
+    this.#opened = opened;
+    this.#asker = asker;
+    this.#wake = wake;
+    const free = opened.model.device === 'cpu' ? Math.floor(process.availableMemory() / 2) : DEFAULT_CACHE_BYTES;
+    const perPosition = answerBytes(opened, { rows: 1, latentSteps: 0, maxNewTokens: 1 });
+    this.#budget = new CacheBudget(limits.cacheBytes ?? free, perPosition, limits.rows);
+  }
+
+  get cacheBudget(): number {
+    return this.#budget.bytes;
+  }
+
+  /** Nothing to do before a message comes or a question is prepared. */
+  get idle(): boolean {
+    return this.#asker.size === 0 && this.#prepared.length === 0;
+  }
+
+  get stats(): EngineStats {
+    const running = this.#asker.size;
+    return {
+      running,
+      waiting: this.#served.size - running,
+      cacheBytes: this.#asker.cacheBytes,
+      cacheUsedBytes: this.#budget.used(running),
+      residentBytes: process.memoryUsage.rss(),
+      liveTensors: liveTensorCount(),
+      passes: this.#passes,
+    };
+  }
+
+  take(id: number, { picture, question, choices, messages, options }: EngineQuestion): void {
+    const image = { kind: 'encoded' as const, ...picture };
+    const imageKey = createHash('sha256').update(picture.bytes).digest('base64');
+    const served: Served = { image, question, choices, messages, id, options, imageKey, last: 0, cancelled: false };
+    this.#served.set(id, served);
+    this.#asker.prepare(served).then(
+      (prepared) => {
+        if (served.cancelled) this.#asker.discard(prepared);
+        else this.#prepared.push(prepared);
+        this.#wake();
+      },
+      (error: unknown) => {
+        if (!served.cancelled) this.#fail(served, error);
+        this.#wake();
+      },
+    );
+  }
+
+  cancel(id: number): void {
+    const served = this.#served.get(id);
+    if (!served) return;
+    served.cancelled = true;
+    this.#served.delete(id);
+    const at = this.#prepared.findIndex(({ question }) => question === served);
+    if (at >= 0) this.#asker.discard(this.#prepared.splice(at, 1)[0]!);
+    else this.#asker.cancel(served);
+  }
+
+  /** Begins at most one question, since reading its picture with the model makes the others wait, and makes one pass. */
+  step(): void {
+    if (this.#begin() || this.#asker.size > 0) {
+      this.#passes++;
+      for (const event of this.#asker.step()) this.#translate(event);
+    }
+    this.flush();
+  }
+
+  /** Sends what has happened. */
+  flush(): void {
+    if (this.#events.length > 0) send({ type: 'events', events: this.#events, stats: this.stats });
+    this.#events = [];
+  }
+
+  #begin(): boolean {
+    const next = this.#prepared[0];
+    if (!next || !this.#asker.hasRoomFor(1)) return false;
+    const { question, request } = next;
+    try {
+      const admission = this.#budget.admit(this.#asker.size, next.positions);
+      if (admission === 'wait') return false;
+      if (admission !== 'fits') this.#asker.reserve(admission.slots, admission.positions);
+    } catch (error) {
+      this.#prepared.shift();
+      this.#asker.discard(next);
+      this.#fail(question, error);
+      return false;
+    }
+    this.#prepared.shift();
+    const { tokenGrid, source } = next.image;
+    const refused = this.#asker.start([next]);
+    if (refused.length === 0) {
+      const { settings } = this.#opened;
+      const { latentSteps, promptIds, options } = request;
+      const task = question.options.task ?? settings.task ?? 'm3cot';
+      question.last = performance.now();
+      this.#tell(question, {
+        type: 'start',
+        image: seenImage(tokenGrid, source),
+        promptTokens: promptIds.length,
+        settings: { latents: latentSteps, patches: options.patches, task },
+      });
+    }
+    for (const event of refused) this.#translate(event);
+    return refused.length === 0;
+  }
+
+  #translate(event: AskEvent<Served>): void {
+    const { question } = event;
+    const { trace } = question.options;
+    switch (event.type) {
+      case 'latent-step':
+        if (trace === 'none') return;
+        this.#tell(question, { type: 'step', step: seenStep('latent', event, this.#elapsed(question)) });
+        return;
+      case 'token-trace': {
+        const { step, trace } = event;
+        const seen = seenStep('token', { step, picked: trace.picked, trace }, this.#elapsed(question));
+        this.#tell(question, { type: 'step', step: seen });
+        return;
+      }
+      case 'text-delta':
+        this.#tell(question, { type: 'text', text: event.text, logprobs: null });
+        return;
+      case 'end': {
+        const { text, finishReason, tokens, picked, seconds } = event.answer;
+        this.#served.delete(question.id);
+        this.#tell(question, {
+          ...{ type: 'end', text, reason: finishReason },
+          ...{ tokens: tokens.length, latentSteps: picked.length, seconds },
+        });
+        return;
+      }
+      case 'error':
+        this.#fail(question, event.error);
+    }
+  }
+
+  #elapsed(served: Served): number {
+    const now = performance.now();
+    const seconds = (now - served.last) / 1000;
+    served.last = now;
+    return seconds;
+  }
+
+  #fail(served: Served, error: unknown): void {
+    this.#served.delete(served.id);
+    const { message, user } = sendable(error);
+    this.#tell(served, { type: 'error', message: message.replace(/^sample question: /, ''), user });
+  }
+
+  #tell(served: Served, event: EngineEvent): void {
+    this.#events.push({ id: served.id, event });
+  }
+}
+
+const inbox: ToEngine[] = [];
+let wake = () => {};
+process.on('message', (message: ToEngine) => {
+  inbox.push(message);
+  wake();
+});
+
+let serving = null as Serving | null;
+
+async function take(message: ToEngine): Promise<void> {
+  switch (message.type) {
+    case 'open': {
+      const { opened, deviceNote } = await openForParent(message);
+      serving = await Serving.open(opened, message.limits, () => wake());
+      const { settings, model, family } = opened;
+      const { task, profile, latents, patches } = settings;
+      const { infer } = opened.renderOptions(task ?? 'm3cot').profile;
+      send({
+        type: 'opened',
+        opened: {
+          ...{ device: model.device, deviceNote, family: family.modelType, dtype: model.dtype },
+          ...{ task, profile, latents, patches, maxPositions: model.maxPositions, chat: infer.chat },
+          cacheBytes: serving.cacheBudget,
+        },
+      });
+      return;
+    }
+    case 'ask':
+      serving!.take(message.id, message.question);
+      return;
+    case 'cancel':
+      serving!.cancel(message.id);
+      return;
+    case 'ping':
+      send({ type: 'pong', stats: serving!.stats });
+  }
+}
+
+function send(message: FromEngine): void {
+  process.send!(message);
+}
+
+for (;;) {
+  try {
+    for (let message = inbox.shift(); message; message = inbox.shift()) await take(message);
+    serving?.step();
+    if (serving && !serving.idle) {
+      // Between passes the event loop runs, so that messages come in and answers go out.
+      await new Promise((resolve) => setImmediate(resolve));
+    } else {
+      await new Promise<void>((resolve) => {
+        wake = resolve;
+        if (inbox.length > 0 || serving?.idle === false) resolve();
+      });
+    }
+  } catch (error) {
+    send({ type: 'failed', error: sendable(error) });
+    // The server ends a process that has failed; one without a model has nothing else to do.
+    await new Promise(() => {});
+  }
+}

@@ -1,0 +1,100 @@
+/** What the server and the process that owns the model say to each other. Everything is plain data, sent with Node's `advanced` serialization. */
+import type { LatentOptions } from '../latent/options.ts';
+import type { SentError, WorkerModel } from '../pool/worker-messages.ts';
+import type { ChatMessage } from '../text/chat-template.ts';
+import type { FinishReason, SeenImage, SeenStep, TokenLogprob } from './protocol.ts';
+
+/** Bounds within which the process works. */
+export interface EngineLimits {
+  /** Questions answered together. */
+  rows: number;
+  /** Prompt tokens of one question that run between two steps of the others. */
+  pieceTokens: number;
+  /** Bytes of keys and values; null: half of what is free once the model is loaded. */
+  cacheBytes: number | null;
+  /** Pictures with more pixels are refused before they are decoded. */
+  maxPixels: number;
+}
+
+/** How one question is asked. What is absent is as the model was trained. */
+export interface QuestionOptions {
+  latentSteps?: number | undefined;
+  latent?: Partial<LatentOptions> | undefined;
+  /** Whose prompt wording to use. */
+  task?: string | undefined;
+  maxNewTokens: number;
+  trace: 'none' | 'picks' | 'full';
+  seed?: number | undefined;
+}
+
+export interface EngineQuestion {
+  picture: { bytes: Uint8Array; name: string };
+  /** Put into the task's words. */
+  question: string;
+  choices: readonly string[];
+  /** A conversation in place of question and choices; its picture stands where the content of kind `image` does. */
+  messages: readonly ChatMessage[] | null;
+  options: QuestionOptions;
+}
+
+/** What the server needs to know of the model. */
+export interface EngineInfo {
+  device: string;
+  deviceNote: string | null;
+  family: string;
+  dtype: string;
+  task: string | null;
+  profile: string;
+  latents: number;
+  patches: number;
+  /** Positions that a prompt, its latent steps and its answer may have together. */
+  maxPositions: number;
+  /** Whether prompts go through a chat template, so that a conversation can be one. */
+  chat: boolean;
+  cacheBytes: number;
+}
+
+export interface EngineStats {
+  running: number;
+  /** Taken by the process and not begun. */
+  waiting: number;
+  cacheBytes: number;
+  cacheUsedBytes: number;
+  residentBytes: number;
+  liveTensors: number;
+  passes: number;
+}
+
+export type EngineEvent =
+  /** The question has joined the batch. */
+  | {
+      type: 'start';
+      image: SeenImage;
+      promptTokens: number;
+      settings: { latents: number; patches: number; task: string };
+    }
+  | { type: 'step'; step: SeenStep }
+  | { type: 'text'; text: string; logprobs: readonly TokenLogprob[] | null }
+  | {
+      type: 'end';
+      text: string;
+      reason: FinishReason;
+      tokens: number;
+      latentSteps: number;
+      seconds: { image: number; prefill: number; latents: number; decode: number };
+    }
+  /** The question's own fault where `user` is set. */
+  | { type: 'error'; message: string; user: boolean };
+
+export type ToEngine =
+  | { type: 'open'; model: WorkerModel; index: number; threads: number; limits: EngineLimits }
+  | { type: 'ask'; id: number; question: EngineQuestion }
+  | { type: 'cancel'; id: number }
+  | { type: 'ping' };
+
+export type FromEngine =
+  | { type: 'opened'; opened: EngineInfo }
+  | { type: 'failed'; error: SentError }
+  | { type: 'pong'; stats: EngineStats }
+  /** All events of a pass. */
+  | { type: 'events'; events: readonly { id: number; event: EngineEvent }[]; stats: EngineStats };

@@ -1,0 +1,204 @@
+/**
+ * What clients, the HTTP server and the process that owns the model say to each other, as plain data. The browser app imports these types too, so
+ * this file imports nothing. Chat requests and responses follow OpenAI's API; what is ours stands in the field `ivtlr`, which other clients ignore.
+ */
+
+/** Names of what can be taken away from the latent steps; see the list of `ivtlr eval --ablation`. */
+export type AblationName = string;
+
+/** Request field `ivtlr`: every part is optional, and then as the model was trained. */
+export interface IvtlrRequest {
+  /** T: latent steps before the written answer. */
+  latents?: number;
+  /** K: image tokens picked at each latent step. */
+  patches?: number;
+  ablation?: AblationName;
+  positions?: 'sequential' | 'mrope';
+  /** Words the prompt as this task does. */
+  task?: string;
+  /** Texts of the choices, without letters: the task words question and choices. */
+  choices?: readonly string[];
+  /** `none`: no latent steps in the response; `picks`: indices; `full`: attention on every image token as well, of written tokens too. Default picks. */
+  trace?: 'none' | 'picks' | 'full';
+  /** Per latent step, image tokens (row-major over the token grid) that are picked in any case, or never. */
+  force?: readonly (readonly number[])[];
+  forbid?: readonly (readonly number[])[];
+}
+
+/** The picture as the model sees it. */
+export interface SeenImage {
+  /** Rows and columns of the image tokens. */
+  tokenGrid: readonly [rows: number, columns: number];
+  /** Size of the picture that was sent, in pixels, and the part of it that the tokens cover. */
+  width: number;
+  height: number;
+  crop: { x: number; y: number; width: number; height: number };
+}
+
+/** One latent step, or with `full` one written token. */
+export interface SeenStep {
+  /** From 0. */
+  step: number;
+  kind: 'latent' | 'token';
+  /** Image tokens in the order they were inserted; of a written token those with the most attention. */
+  picked: readonly number[];
+  /** Their attention, mean over layers and heads. Null with `picks`. */
+  pickedScores: readonly number[] | null;
+  /** Attention on every image token. Null with `picks`. */
+  scores: readonly number[] | null;
+  /** Attention on picked tokens over attention on text; 1 / entropy of the attention within the image. Null with `picks`. */
+  attentionRatio: number | null;
+  focus: number | null;
+  /** Since the step before, as the server measured it. */
+  seconds: number;
+}
+
+/** Response field `ivtlr`; in a stream each chunk has what is new in it. */
+export interface IvtlrResponse {
+  image?: SeenImage;
+  steps?: readonly SeenStep[];
+  /** In the last chunk, and in a response that is no stream. */
+  settings?: { latents: number; patches: number; task: string; ablation: AblationName | null };
+  seconds?: { queued: number; image: number; prefill: number; latents: number; decode: number };
+}
+
+export type ContentPart = { type: 'text'; text: string } | { type: 'image_url'; image_url: { url: string } };
+
+export interface ChatMessage {
+  role: 'system' | 'user' | 'assistant';
+  content: string | readonly ContentPart[];
+}
+
+export interface ChatRequest {
+  model?: string;
+  messages: readonly ChatMessage[];
+  stream?: boolean;
+  stream_options?: { include_usage?: boolean };
+  max_tokens?: number;
+  max_completion_tokens?: number;
+  temperature?: number;
+  top_p?: number;
+  top_k?: number;
+  min_p?: number;
+  repetition_penalty?: number;
+  seed?: number;
+  stop?: string | readonly string[];
+  n?: number;
+  logprobs?: boolean;
+  top_logprobs?: number;
+  user?: string;
+  ivtlr?: IvtlrRequest;
+}
+
+export interface TokenLogprob {
+  token: string;
+  logprob: number;
+  bytes: readonly number[] | null;
+  top_logprobs: readonly { token: string; logprob: number; bytes: readonly number[] | null }[];
+}
+
+export type FinishReason = 'stop' | 'length';
+
+export interface Usage {
+  prompt_tokens: number;
+  completion_tokens: number;
+  total_tokens: number;
+  /** Latent steps are no completion tokens. */
+  completion_tokens_details: { latent_steps: number };
+}
+
+export interface ChatResponse {
+  id: string;
+  object: 'chat.completion';
+  created: number;
+  model: string;
+  choices: readonly {
+    index: number;
+    message: { role: 'assistant'; content: string };
+    finish_reason: FinishReason;
+    logprobs: { content: readonly TokenLogprob[] } | null;
+    ivtlr?: IvtlrResponse;
+  }[];
+  usage: Usage;
+}
+
+/** One `data:` line of a stream; after the last comes `data: [DONE]`. */
+export interface ChatChunk {
+  id: string;
+  object: 'chat.completion.chunk';
+  created: number;
+  model: string;
+  choices: readonly {
+    index: number;
+    delta: { role?: 'assistant'; content?: string };
+    finish_reason: FinishReason | null;
+    logprobs: { content: readonly TokenLogprob[] } | null;
+    ivtlr?: IvtlrResponse;
+  }[];
+  usage?: Usage | null;
+}
+
+/** Body of every answer that is no success, in a stream the last `data:` line before the connection closes. */
+export interface ErrorBody {
+  error: {
+    message: string;
+    /** `invalid_request_error`, `authentication_error`, `rate_limit_error`, `overloaded_error`, `engine_error`, `timeout_error`. */
+    type: string;
+    /** The field that is wrong, such as `messages.0.content`; null where it is none. */
+    param: string | null;
+    code: string | null;
+  };
+}
+
+/** `GET /v1/models`; `ivtlr` says what the app needs to know of the model. */
+export interface ModelList {
+  object: 'list';
+  data: readonly {
+    id: string;
+    object: 'model';
+    created: number;
+    owned_by: string;
+    ivtlr: {
+      family: string;
+      task: string | null;
+      tasks: readonly string[];
+      latents: number;
+      patches: number;
+      ablations: readonly { name: AblationName; title: string }[];
+      maxTokens: number;
+    };
+  }[];
+}
+
+/** `GET /api/puzzle?seed=N`: a fresh question of the model's task, where the task makes its own. `image` is a data URL. */
+export interface Puzzle {
+  image: string;
+  question: string;
+  choices: readonly string[];
+  answer: string;
+}
+
+/** `GET /api/runs`: the training runs in the folder given by `--runs`. */
+export interface RunList {
+  runs: readonly RunSummary[];
+}
+
+export interface RunSummary {
+  name: string;
+  task: string;
+  model: string;
+  steps: number;
+  totalSteps: number | null;
+  /** Whether a process holds the run's lock. */
+  running: boolean;
+  /** Milliseconds since 1970 of the last line of metrics. */
+  updated: number;
+}
+
+/** `GET /api/runs/NAME?after=LINE`: the lines of metrics.jsonl from there on, and the number to ask with next time. */
+export interface RunMetrics {
+  summary: RunSummary;
+  lines: readonly Record<string, unknown>[];
+  next: number;
+  checkpoints: readonly string[];
+}

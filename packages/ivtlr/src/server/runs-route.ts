@@ -1,0 +1,105 @@
+/** GET /api/runs: the training runs in a folder, and the measurements of one. */
+import { existsSync, readdirSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import type { FastifyInstance } from 'fastify';
+import { readJson, readText } from '../files.ts';
+import { isLocked } from '../runs/run-lock.ts';
+import { checkpointName, checkpointRoot, latestFile } from '../train/checkpoint-names.ts';
+import { badRequest, HttpError } from './http-error.ts';
+import type { RunList, RunMetrics, RunSummary } from './protocol.ts';
+import type { Service } from './service.ts';
+
+const METRICS = 'metrics.jsonl';
+/** Lines of one answer; clients ask again from `next`. */
+const MAX_LINES = 20_000;
+const MAX_RUNS = 1000;
+
+export function addRunRoutes(app: FastifyInstance, { keys, runs }: Service): void {
+  const folder = () => {
+    if (runs === null)
+      throw new HttpError(404, 'the server was started without a folder of runs (--runs DIR)', { code: 'no_runs' });
+    return runs;
+  };
+  app.get('/api/runs', (request): RunList => {
+    keys.caller(request.headers.authorization);
+    const found = runNames(folder()).map((name) => summarize(name, join(folder(), name)).summary);
+    return { runs: found.sort((a, b) => b.updated - a.updated) };
+  });
+  app.get<{ Params: { name: string }; Querystring: { after?: unknown } }>('/api/runs/:name', (request): RunMetrics => {
+    keys.caller(request.headers.authorization);
+    const { name } = request.params;
+    const { after = '0' } = request.query;
+    if (typeof after !== 'string' || !/^\d{1,12}$/.test(after))
+      throw badRequest('after should be the number of lines that are there already', 'after');
+    // Only names that the folder lists are read, so no name leads out of it.
+    if (!runNames(folder()).includes(name))
+      throw new HttpError(404, `there is no run ${name.slice(0, 200)}`, { code: 'run_not_found' });
+    const run = join(folder(), name);
+    const { summary, entries } = summarize(name, run);
+    // A resumed run drops lines, and then everything is new.
+    const from = Number(after) > entries.length ? 0 : Number(after);
+    const lines = entries.slice(from, from + MAX_LINES);
+    return { summary, lines, next: from + lines.length, checkpoints: checkpoints(run) };
+  });
+}
+
+function runNames(folder: string): string[] {
+  return readdirSync(folder, { withFileTypes: true })
+    .filter((entry) => entry.isDirectory() && existsSync(join(folder, entry.name, METRICS)))
+    .map(({ name }) => name)
+    .slice(0, MAX_RUNS);
+}
+
+function summarize(name: string, run: string): { summary: RunSummary; entries: Record<string, unknown>[] } {
+  const entries = readLines(join(run, METRICS));
+  const recipe = lastRecipe(run);
+  const steps = entries.reduce((most, { step }) => (typeof step === 'number' ? Math.max(most, step) : most), 0);
+  const text = (value: unknown) => (typeof value === 'string' ? value : '');
+  return {
+    entries,
+    summary: {
+      name,
+      task: text(recipe.task),
+      model: text((recipe.model as { path?: unknown } | undefined)?.path),
+      steps,
+      totalSteps: null,
+      running: isLocked(run),
+      updated: statSync(join(run, METRICS)).mtimeMs,
+    },
+  };
+}
+
+/** The last line may be half written; it is read whole the next time. */
+function readLines(path: string): Record<string, unknown>[] {
+  const lines = readText(path, 'metrics').split('\n').slice(0, -1);
+  return lines.flatMap((line) => {
+    try {
+      const value = JSON.parse(line) as unknown;
+      return typeof value === 'object' && value !== null && !Array.isArray(value)
+        ? [value as Record<string, unknown>]
+        : [];
+    } catch {
+      return [];
+    }
+  });
+}
+
+function checkpoints(run: string): string[] {
+  const root = checkpointRoot(run);
+  return existsSync(root)
+    ? readdirSync(root)
+        .filter((name) => checkpointName.test(name))
+        .sort()
+    : [];
+}
+
+/** The recipe of the newest checkpoint; empty before there is one. */
+function lastRecipe(run: string): Record<string, unknown> {
+  try {
+    const latest = readText(join(checkpointRoot(run), latestFile), 'name of the newest checkpoint').trim();
+    if (!checkpointName.test(latest)) return {};
+    return readJson(join(checkpointRoot(run), latest, 'recipe.json'), 'recipe') as Record<string, unknown>;
+  } catch {
+    return {};
+  }
+}

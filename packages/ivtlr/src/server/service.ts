@@ -1,0 +1,71 @@
+/** What the routes share. */
+import type { FastifyRequest } from 'fastify';
+import type { Task } from '../tasks/task.ts';
+import type { Engine } from './engine.ts';
+import { HttpError } from './http-error.ts';
+import type { Keys } from './keys.ts';
+import type { Metrics } from './metrics.ts';
+import type { PictureLimits } from './pictures.ts';
+
+export interface ServiceOptions {
+  engine: Engine;
+  metrics: Metrics;
+  keys: Keys;
+  /** What clients call the model. */
+  modelId: string;
+  /** Makes puzzles; null where the model's task cannot. */
+  task: Task | null;
+  /** Longest answer. */
+  maxNewTokens: number;
+  requestTimeoutMs: number;
+  pictures: PictureLimits;
+  /** Folder of training runs; null where none was given. */
+  runs: string | null;
+}
+
+export interface Service extends ServiceOptions {
+  /** Counts a request in whose key the server knows; call the result when it has ended. @throws HttpError */
+  enter(request: FastifyRequest): () => void;
+}
+
+/** Requests under way, and whether more are taken. */
+export class Doorkeeper {
+  readonly #keys: Keys;
+  #active = 0;
+  #draining = false;
+  #empty = () => {};
+
+  constructor(keys: Keys) {
+    this.#keys = keys;
+  }
+
+  get active(): number {
+    return this.#active;
+  }
+  get draining(): boolean {
+    return this.#draining;
+  }
+
+  enter(request: FastifyRequest): () => void {
+    if (this.#draining) throw new HttpError(503, 'the server is stopping', { code: 'server_stopping', retryAfter: 10 });
+    const leave = this.#keys.enter(this.#keys.caller(request.headers.authorization));
+    this.#active++;
+    return () => {
+      leave();
+      if (--this.#active === 0) this.#empty();
+    };
+  }
+
+  /** From now on nothing new is taken. Resolves when all that was under way has ended, or after a time. */
+  async drain(deadlineMs: number): Promise<void> {
+    this.#draining = true;
+    if (this.#active === 0) return;
+    await new Promise<void>((resolve) => {
+      const late = setTimeout(resolve, deadlineMs);
+      this.#empty = () => {
+        clearTimeout(late);
+        resolve();
+      };
+    });
+  }
+}
