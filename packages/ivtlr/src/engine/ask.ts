@@ -2,19 +2,17 @@
  * Questions about images, from bytes to answers: the terminal, evaluation, validation and the demo all ask through here. Questions come as a
  * stream; up to `rows` of them are answered together, and one that has ended makes room for the next.
  */
-import { join } from 'node:path';
-import { z } from 'zod';
 import { tokenizeConversation } from '../data/conversation.ts';
 import { tokenizeSample } from '../data/render.ts';
 import type { RawImage, Sample } from '../data/sample.ts';
 import { UserError } from '../errors.ts';
-import { isListed, readJson } from '../files.ts';
 import type { LatentOptions } from '../latent/options.ts';
 import { positionsOf, type Row, type RowRequest } from '../latent/row.ts';
 import { RowBatch, type RowEvent } from '../latent/row-batch.ts';
 import type { StepTrace } from '../latent/trace.ts';
 import type { ProcessedImage } from '../models/types.ts';
 import type { ChatMessage } from '../text/chat-template.ts';
+import { endOfAnswerIds } from './end-of-answer.ts';
 import { type LoadedModel, latentOptions } from './loaded-model.ts';
 
 export interface Question {
@@ -60,6 +58,10 @@ export interface AskOptions<Q extends Question = Question> {
   textDeltas?: boolean | undefined;
   /** What one question wants otherwise than these options say. */
   of?: ((question: Q) => QuestionAskOptions) | undefined;
+  /** Names a question's picture; questions of the same one then share what can be shared, within `keptImageBytes`. */
+  imageKey?: ((question: Q) => string | undefined) | undefined;
+  /** Bytes of picture embeddings that are kept for later questions about the same picture; default 0. */
+  keptImageBytes?: number | undefined;
   /** Prompts longer than this run in pieces between the steps of the other questions. Default: in one piece. */
   pieceTokens?: number | undefined;
 }
@@ -181,8 +183,9 @@ export class Asker<Q extends Question> {
     this.#opened = opened;
     this.#options = options;
     this.#start = start;
-    const { rows = 1, pieceTokens } = options;
-    this.#batch = new RowBatch(opened.model, { slots: rows, ...(pieceTokens !== undefined && { pieceTokens }) });
+    const { rows = 1, pieceTokens, keptImageBytes = 0 } = options;
+    const pieces = pieceTokens !== undefined && { pieceTokens };
+    this.#batch = new RowBatch(opened.model, { slots: rows, keptImageBytes, ...pieces });
     this.#eosIds = endOfAnswerIds(opened);
   }
 
@@ -301,6 +304,7 @@ export class Asker<Q extends Question> {
     return {
       promptIds,
       image,
+      imageKey: this.#options.imageKey?.(question),
       imageStart,
       latentSteps,
       afterLatentIds: [...afterLatentIds, ...this.#start],
@@ -366,26 +370,6 @@ export class Asker<Q extends Question> {
   #decode(tokens: readonly number[]): string {
     return this.#opened.tokenizer.decode([...this.#start, ...tokens]);
   }
-}
-
-/** The tokenizer's end-of-text and those of generation_config.json: chat models end a turn with another token than a text. */
-function endOfAnswerIds(opened: LoadedModel): number[] {
-  const path = join(opened.folder, 'generation_config.json');
-  if (!isListed(path)) return [opened.tokenizer.eosId];
-  const id = z
-    .int()
-    .min(0)
-    .max(opened.model.vocabularySize - 1);
-  const schema = z.object({ eos_token_id: z.union([id, z.array(id)]).nullish() });
-  const parsed = schema.safeParse(readJson(path, 'generation config'));
-  if (!parsed.success) {
-    throw new UserError(
-      parsed.error.issues[0]!.path.length === 0
-        ? `${path} should hold an object`
-        : `${path}: eos_token_id should be a token id below ${opened.model.vocabularySize}, or a list of them`,
-    );
-  }
-  return [...new Set([opened.tokenizer.eosId, ...[parsed.data.eos_token_id ?? []].flat()])];
 }
 
 function toSample(question: Question): Sample {

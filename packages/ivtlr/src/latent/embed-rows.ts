@@ -1,24 +1,30 @@
 /** Prompts as they enter the decoder, row by row. Shapes: P prompt tokens, N image tokens, D hidden size, A position axes. */
-import { keep } from '@ivtlr/torch';
+import { keep, type Tensor } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
 import { indexTensor } from '../models/common/index-tensor.ts';
 import type { VisionLanguageModel } from '../models/types.ts';
+import type { EncodedImages } from './kept-prefixes.ts';
 import type { Row } from './row.ts';
 
 /**
  * Gives every row its first input: the embedded prompt (P, D) with its image tokens filled in, and their positions (A, P). Call inside a scope
  * and inference mode.
+ * @param known pictures that were encoded before; those that are encoded now are added
  * @throws RangeError when a prompt's image tokens are not its image's
  * @throws UserError when the model has fewer positions than a row needs before its first written token
  */
-export function embedRows(model: VisionLanguageModel, rows: readonly Row[]): void {
+export function embedRows(
+  model: VisionLanguageModel,
+  rows: readonly Row[],
+  known: EncodedImages | null | undefined = null,
+): void {
   // Tokens that stand after the latent slots are run after the latent steps; without latent steps they are part of the prompt.
   const prompts = rows.map(({ request: { promptIds, latentSteps, afterLatentIds } }) =>
     latentSteps === 0 ? [...promptIds, ...afterLatentIds] : promptIds,
   );
   for (const row of rows) check(model, row);
   const withImage = rows.filter(({ request }) => request.image !== null);
-  const encoded = withImage.length > 0 ? model.encodeImages(withImage.map(({ request }) => request.image!)) : [];
+  const encoded = encodeImages(model, withImage, known);
   const embedded = model.embed(indexTensor(prompts.flat(), model.device).unsqueeze(0)).select(0, 0);
   let start = 0;
   rows.forEach((row, b) => {
@@ -36,6 +42,21 @@ export function embedRows(model: VisionLanguageModel, rows: readonly Row[]): voi
     row.promptPositions = keep(positions.select(1, 0));
     row.next = next[0]!;
   });
+}
+
+/** Token embeddings of the rows' pictures, (N, D) each. */
+function encodeImages(
+  model: VisionLanguageModel,
+  rows: readonly Row[],
+  known: EncodedImages | null | undefined,
+): Tensor[] {
+  const found = rows.map(({ request }) => known?.get(request.imageKey) ?? null);
+  const fresh = rows.filter((_, i) => found[i] === null);
+  const encoded = fresh.length > 0 ? model.encodeImages(fresh.map(({ request }) => request.image!)) : [];
+  fresh.forEach(({ request: { imageKey } }, i) => {
+    if (imageKey !== undefined) known?.put(imageKey, encoded[i]!);
+  });
+  return found.map((image) => image ?? encoded.shift()!);
 }
 
 function check(model: VisionLanguageModel, row: Row): void {

@@ -98,6 +98,7 @@ function requestOf(plan: Planned, { imageId, image }: Family): RowRequest {
   return {
     promptIds: [...plan.before, ...new Array<number>(made?.tokens ?? 0).fill(imageId), ...plan.after],
     image: made,
+    imageKey: `${plan.seed} ${plan.grid}`,
     imageStart: made ? plan.before.length : -1,
     latentSteps: plan.latentSteps,
     afterLatentIds: plan.behind,
@@ -173,6 +174,8 @@ describe.each(Object.entries(FAMILIES))('%s', (_, make) => {
           { pieceTokens: 3 },
           { pieceTokens: 1 },
           { fixed: true, slots: 7, capacity: 80 },
+          { keptImageBytes: 3000 },
+          { keptImageBytes: 1e6, pieceTokens: 3 },
         ),
         (plans, options) => {
           const results = together(plans, family, options);

@@ -10,6 +10,7 @@ import { indexTensor } from '../models/common/index-tensor.ts';
 import type { SlotCache } from '../models/common/slot-cache.ts';
 import type { RowGroup, VisionLanguageModel } from '../models/types.ts';
 import { embedRows } from './embed-rows.ts';
+import { KeptParts } from './kept-prefixes.ts';
 import { Row, type RowRequest } from './row.ts';
 import { insertedRows, selectImageTokens } from './select.ts';
 import type { StepTrace } from './trace.ts';
@@ -31,6 +32,8 @@ export interface RowBatchOptions {
   fixed?: boolean;
   /** Prompts longer than this run in pieces, one a pass, so that the other rows need not wait for all of it. */
   pieceTokens?: number;
+  /** Bytes of picture embeddings that are kept for later rows of the same picture, which then also take over the beginning of its prompt. Default 0: nothing is. */
+  keptImageBytes?: number;
 }
 
 /** A row's part of one pass. */
@@ -47,10 +50,12 @@ export class RowBatch {
   #cache: SlotCache | null = null;
   readonly #rows = new Set<Row>();
   readonly #events: RowEvent[] = [];
+  readonly #kept: KeptParts | null;
 
   constructor(model: VisionLanguageModel, options: RowBatchOptions = {}) {
     this.#model = model;
     this.#options = options;
+    this.#kept = options.keptImageBytes ? new KeptParts(options.keptImageBytes) : null;
   }
 
   /** Rows on their way. */
@@ -67,6 +72,7 @@ export class RowBatch {
   reserve(slots: number, positions: number): void {
     if (this.#rows.size > 0) throw new RangeError('the cache cannot be made anew while rows are in it');
     this.#cache?.dispose();
+    this.#kept?.forgetSlots();
     this.#cache = this.#newCache(slots, positions);
   }
 
@@ -79,10 +85,10 @@ export class RowBatch {
     const rows = requests.map((request) => new Row(request));
     joinRings(rows);
     try {
-      inferenceMode(() => scope(() => embedRows(this.#model, rows)));
+      inferenceMode(() => scope(() => embedRows(this.#model, rows, this.#kept?.images)));
       for (const row of rows) {
         this.#cache ??= this.#newCache(Math.max(this.#options.slots ?? 1, rows.length), row.positions);
-        row.slot = this.#cache.take(row.positions);
+        row.slot = this.#kept?.takeSlot(this.#cache, row, this.size === 0) ?? this.#cache.take(row.positions);
         this.#rows.add(row);
       }
     } catch (error) {
@@ -116,6 +122,7 @@ export class RowBatch {
   dispose(): void {
     for (const row of this.#rows) row.dispose();
     this.#rows.clear();
+    this.#kept?.dispose();
     this.#cache?.dispose();
     this.#cache = null;
   }
@@ -145,7 +152,8 @@ export class RowBatch {
       const groupScores = group[0]!.row.wantsScores && group[0]!.last ? scores[scored++]! : null;
       group.forEach(({ row, size, last }, i) => {
         at += size;
-        this.#advance(row, size);
+        row.skip(size);
+        row.pendingLatent = 0;
         if (last) ready.push({ row, last: at - 1, scores: groupScores ? groupScores.select(0, i) : null });
       });
     }
@@ -187,19 +195,6 @@ export class RowBatch {
     const axes = Math.max(...parts.map(({ shape }) => shape[0]!));
     const alike = parts.map((part) => part.expand([axes, part.shape[1]!]));
     return (alike.length === 1 ? alike[0]! : cat(alike, 1)).unsqueeze(1);
-  }
-
-  /** Moves a row on past the positions that have run. */
-  #advance(row: Row, size: number): void {
-    const rest = row.pending!.shape[0]! - size;
-    const cut = (tensor: Tensor, dim: number) => (rest > 0 ? keep(tensor.narrow(dim, size, rest)) : null);
-    const { pending, promptPositions } = row;
-    row.pending = cut(pending!, 0);
-    if (promptPositions) row.promptPositions = cut(promptPositions, 1);
-    else row.next += size;
-    pending!.dispose();
-    promptPositions?.dispose();
-    row.pendingLatent = 0;
   }
 
   /** Chooses what the next latent step of a row inserts. text (1, D). */
@@ -354,7 +349,10 @@ export class RowBatch {
   }
 
   #drop(row: Row): void {
-    if (this.#rows.delete(row)) this.#cache!.release(row.slot);
+    if (this.#rows.delete(row)) {
+      this.#kept?.leave(this.#cache!, row);
+      this.#cache!.release(row.slot);
+    }
     row.phase = 'ended';
     row.dispose();
   }

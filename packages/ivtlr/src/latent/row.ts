@@ -3,7 +3,7 @@
  * batch (row-batch.ts) runs the passes.
  * Shapes: S positions, D hidden size, N image tokens, K patches.
  */
-import { Generator, type Tensor } from '@ivtlr/torch';
+import { Generator, keep, type Tensor } from '@ivtlr/torch';
 import type { ProcessedImage } from '../models/types.ts';
 import type { LatentOptions } from './options.ts';
 import { checkLatentOptions } from './select.ts';
@@ -28,6 +28,8 @@ export interface RowRequest {
   /** Prompt up to the latent steps, image tokens included. */
   promptIds: readonly number[];
   image: ProcessedImage | null;
+  /** Names the picture, such as a hash of its bytes: rows of the same picture may take what others have left behind (see kept-prefixes.ts). */
+  imageKey?: string | undefined;
   /** Index of the first image token in the prompt; -1 without image. */
   imageStart: number;
   /** T */
@@ -122,6 +124,18 @@ export class Row {
   /** Positions the row fills at most. */
   get positions(): number {
     return positionsOf(this.request);
+  }
+
+  /** Goes on behind the first `size` pending positions. Call inside a scope. */
+  skip(size: number): void {
+    const { pending, promptPositions } = this;
+    const rest = pending!.shape[0]! - size;
+    const cut = (tensor: Tensor, dim: number) => (rest > 0 ? keep(tensor.narrow(dim, size, rest)) : null);
+    this.pending = cut(pending!, 0);
+    if (promptPositions) this.promptPositions = cut(promptPositions, 1);
+    else this.next += size;
+    pending!.dispose();
+    promptPositions?.dispose();
   }
 
   /** Frees what the row holds. */

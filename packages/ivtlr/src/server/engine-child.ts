@@ -2,6 +2,8 @@
  * The inside of the process that owns the model (see engine.ts). Questions join the batch as soon as there is room for their keys and values, each
  * with options of its own; what happens in a pass is sent to the server at once. It holds nothing that the server could not do without.
  */
+import { createHash } from 'node:crypto';
+import { liveTensorCount } from '@ivtlr/torch';
 import { answerBytes } from '../engine/answer-memory.ts';
 import { type AskEvent, Asker, type PreparedQuestion, type Question } from '../engine/ask.ts';
 import type { LoadedModel } from '../engine/loaded-model.ts';
@@ -23,10 +25,14 @@ import { seenImage, seenStep } from './seen.ts';
 /** Budget on a device whose free memory cannot be asked for. */
 const DEFAULT_CACHE_BYTES = 4 * 2 ** 30;
 const IMAGE_THREADS = 2;
+/** Of pictures that are asked about again. */
+const KEPT_IMAGE_BYTES = 64 * 2 ** 20;
 
 interface Served extends Question {
   id: number;
   options: EngineQuestion['options'];
+  /** Hash of the picture's bytes. */
+  imageKey: string;
   /** When its last step ended, ms. */
   last: number;
   cancelled: boolean;
@@ -54,6 +60,8 @@ class Serving {
         return { latentSteps, latent, task, maxNewTokens, trace: trace === 'full', traceText: trace === 'full' };
       },
       seed: ({ options }) => options.seed,
+      imageKey: ({ imageKey }) => imageKey,
+      keptImageBytes: KEPT_IMAGE_BYTES,
       processImage: async (image) => {
         if (image.kind === 'encoded') {
           const { width, height } = await imageSize(image.bytes, image.name);
@@ -94,13 +102,15 @@ class Serving {
       cacheBytes: this.#asker.cacheBytes,
       cacheUsedBytes: this.#budget.used(running),
       residentBytes: process.memoryUsage.rss(),
+      liveTensors: liveTensorCount(),
       passes: this.#passes,
     };
   }
 
   take(id: number, { picture, question, choices, messages, options }: EngineQuestion): void {
     const image = { kind: 'encoded' as const, ...picture };
-    const served: Served = { image, question, choices, messages, id, options, last: 0, cancelled: false };
+    const imageKey = createHash('sha256').update(picture.bytes).digest('base64');
+    const served: Served = { image, question, choices, messages, id, options, imageKey, last: 0, cancelled: false };
     this.#served.set(id, served);
     this.#asker.prepare(served).then(
       (prepared) => {

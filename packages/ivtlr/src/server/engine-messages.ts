@@ -61,6 +61,7 @@ export interface EngineStats {
   cacheBytes: number;
   cacheUsedBytes: number;
   residentBytes: number;
+  liveTensors: number;
   passes: number;
 }
 

@@ -316,6 +316,7 @@ const EMPTY: EngineStats = {
   cacheBytes: 0,
   cacheUsedBytes: 0,
   residentBytes: 0,
+  liveTensors: 0,
   passes: 0,
 };
 

@@ -34,6 +34,7 @@ export class Metrics {
         () => engine.stats.cacheUsedBytes / engine.info.cacheBytes,
       ],
       ['engine_resident_bytes', "Resident memory of the engine's process", () => engine.stats.residentBytes],
+      ['engine_live_tensors', 'Tensors that the engine holds', () => engine.stats.liveTensors],
       ['server_resident_bytes', "Resident memory of the server's process", () => process.memoryUsage.rss()],
       [
         'server_cpu_seconds',

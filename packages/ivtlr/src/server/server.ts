@@ -148,7 +148,7 @@ export class Server {
 
   #routes(): void {
     const app = this.#app;
-    const taken = new Map<string, Set<string>>();
+    const taken = new Map<string, Set<string>>(); // methods by path
     app.addHook('onRoute', ({ url, method }) => {
       const methods = taken.get(url) ?? new Set();
       for (const each of [method].flat()) methods.add(each);
@@ -160,9 +160,10 @@ export class Server {
     addPuzzleRoute(app, service);
     addRunRoutes(app, service);
     app.get('/openapi.json', () => openApi(this.#options.version));
-    for (const [url, methods] of [...taken]) {
-      const others = METHODS.filter((method) => !methods.has(method));
-      app.route({ url, method: others, handler: (request, reply) => otherMethod(request, reply, [...methods]) });
+    for (const [url, set] of [...taken]) {
+      const methods = [...set];
+      const others = METHODS.filter((method) => !methods.includes(method));
+      app.route({ url, method: others, handler: (request, reply) => otherMethod(request, reply, methods) });
     }
     const { app: files } = this.#options;
     if (files !== null && existsSync(files)) app.register(fastifyStatic, { root: files, index: 'index.html' });

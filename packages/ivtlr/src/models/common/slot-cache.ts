@@ -66,15 +66,22 @@ export class SlotCache {
     return this.#lengths[slot]!;
   }
 
+  /** Slots that no row has, in rising order. What they hold stays until they are taken. */
+  get free(): readonly number[] {
+    return this.#free;
+  }
+
   /**
    * A free slot with room for `positions`; the cache grows where it may.
+   * @param wanted one of the free slots, and how many of the positions that it holds stay; default: the first one, empty
    * @throws RangeError when it is fixed and has no slot or room left
    */
-  take(positions: number): number {
+  take(positions: number, wanted: { slot: number; length: number } | null = null): number {
     const slots = this.#free.length === 0 ? this.#shape.batch + 1 : this.#shape.batch;
     if (slots > this.#shape.batch || positions > this.#capacity) this.#grow(slots, positions);
-    const slot = this.#free.shift()!;
-    this.#lengths[slot] = 0;
+    const slot = wanted?.slot ?? this.#free[0]!;
+    this.#free.splice(this.#free.indexOf(slot), 1);
+    this.#lengths[slot] = wanted?.length ?? 0;
     return slot;
   }
 
