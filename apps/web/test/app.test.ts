@@ -249,6 +249,27 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
     await close();
   });
 
+  it('lays the patches to click on exactly over the picture, also where they are many and small', async () => {
+    const { page, close } = await openPage(browser, `${server.url}/#/what-if?q=What%3F`);
+    const picture = await page.evaluate(() => {
+      const canvas = document.createElement('canvas');
+      canvas.width = 560;
+      canvas.height = 336;
+      return canvas.toDataURL().split(',')[1]!;
+    });
+    const wide = { name: 'wide.png', mimeType: 'image/png', buffer: Buffer.from(picture, 'base64') };
+    await page.getByLabel('Pick a picture').setInputFiles(wide);
+    await page.locator('.picture-box img').waitFor();
+    await page.locator('button.main').click();
+    await page.getByText('Force or forbid patches').click();
+    const drawn = (await page.locator('.picker-stage canvas').boundingBox())!;
+    const last = (await page.getByRole('gridcell', { name: 'row 12, column 20, free' }).boundingBox())!;
+    expect(last.x + last.width).toBeCloseTo(drawn.x + drawn.width, 0);
+    expect(last.y + last.height).toBeCloseTo(drawn.y + drawn.height, 0);
+    expect(last.height).toBeCloseTo(drawn.height / 12, 0);
+    await close();
+  });
+
   it('compares with written reasoning', async () => {
     const { page, close } = await openPage(browser, server.url);
     await ask(page, server.url, '#/compare?seed=7&writer=dominoes-cot');

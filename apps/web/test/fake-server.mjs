@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { COLOURS, makePuzzle, readPngSize } from './fake-puzzle.mjs';
 import { fakeRuns } from './fake-runs.mjs';
 
-const DIST = fileURLToPath(new URL('../dist/', import.meta.url));
+const DIST = fileURLToPath(new URL('../../../packages/ivtlr/app/', import.meta.url));
 const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml' };
 export const CSP = "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'";
 

@@ -21,10 +21,12 @@ export function AnswerText({ answer, onRetry }: { answer: Answer; onRetry: () =>
         Answer <Verdict answer={answer} />
         {choice !== undefined && status === 'done' && <span class="badge">{`${letter}: ${choice}`}</span>}
       </h2>
-      <p class="words" aria-busy={isRunning(answer)}>
-        {text.trim()}
-        {isRunning(answer) && <span class="caret" aria-hidden="true" />}
-      </p>
+      {(text !== '' || isRunning(answer)) && (
+        <p class="words" aria-busy={isRunning(answer)}>
+          {text.trim()}
+          {isRunning(answer) && <span class="caret" aria-hidden="true" />}
+        </p>
+      )}
       {failure && <FailureNote failure={failure} onRetry={onRetry} />}
       {status === 'stopped' && <p class="quiet">Stopped.</p>}
       {finish === 'length' && <p class="quiet">Cut at the longest answer that was asked for.</p>}
