@@ -122,6 +122,8 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
     }
     expect(await page.locator('button.main').isDisabled()).toBe(true);
     await page.getByLabel('Question', { exact: true }).fill('Which colour?');
+    await page.getByText('Settings').click();
+    await page.getByLabel('Patches a step').fill('5');
     await page.getByLabel('Choice A').fill('red');
     await page.getByLabel('Choice B').fill('blue');
     await page.getByLabel('Question', { exact: true }).press('Control+Enter');
@@ -131,7 +133,8 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
       { type: 'image_url', image_url: { url: makePuzzle(3).image } },
       { type: 'text', text: 'Which colour?' },
     ]);
-    expect(sent.ivtlr).toEqual({ choices: ['red', 'blue'], trace: 'full' });
+    expect(sent.ivtlr).toEqual({ patches: 5, choices: ['red', 'blue'], trace: 'full' });
+    expect(await page.locator('.facts').innerText()).toContain('5 patches');
 
     const broken = { name: 'notes.png', mimeType: 'image/png', buffer: Buffer.from('no picture') };
     await page.getByLabel('Pick a picture').setInputFiles(broken);
