@@ -39,6 +39,7 @@ function checkContents(name) {
   const about = JSON.parse(fs.readFileSync(path.join(folder, 'package.json'), 'utf8'));
   const files = fs.readdirSync(folder, { recursive: true });
   for (const needed of ['README.md', 'LICENSE']) assert(files.includes(needed), `${name} lacks ${needed}`);
+  if (name === 'ivtlr') assert(files.includes('app/index.html'), 'ivtlr lacks the built app');
   for (const field of ['description', 'license', 'repository', 'engines', 'os', 'cpu'])
     assert(about[field], `${name}: package.json lacks ${field}`);
   assert(about.exports['./package.json']);

@@ -1,11 +1,11 @@
-// Builds the app into dist/, which `ivtlr serve` serves. Returns at once when nothing that it is made of has changed.
+// Builds the app into packages/ivtlr/app, which `ivtlr serve` serves. Returns at once when nothing that it is made of has changed.
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = path.dirname(fileURLToPath(import.meta.url));
-const stamp = path.join(root, 'dist/.built');
+const stamp = path.join(root, '../../packages/ivtlr/app/.built');
 const INPUTS = [
   ...['src', 'public', 'index.html', 'vite.config.ts', 'tsconfig.json', 'package.json', 'build.mjs'],
   ...['../../packages/ivtlr/src/trace/heat-colours.ts', '../../tsconfig.base.json'],

@@ -122,6 +122,8 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
     }
     expect(await page.locator('button.main').isDisabled()).toBe(true);
     await page.getByLabel('Question', { exact: true }).fill('Which colour?');
+    await page.getByText('Settings').click();
+    await page.getByLabel('Patches a step').fill('5');
     await page.getByLabel('Choice A').fill('red');
     await page.getByLabel('Choice B').fill('blue');
     await page.getByLabel('Question', { exact: true }).press('Control+Enter');
@@ -131,7 +133,8 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
       { type: 'image_url', image_url: { url: makePuzzle(3).image } },
       { type: 'text', text: 'Which colour?' },
     ]);
-    expect(sent.ivtlr).toEqual({ choices: ['red', 'blue'], trace: 'full' });
+    expect(sent.ivtlr).toEqual({ patches: 5, choices: ['red', 'blue'], trace: 'full' });
+    expect(await page.locator('.facts').innerText()).toContain('5 patches');
 
     const broken = { name: 'notes.png', mimeType: 'image/png', buffer: Buffer.from('no picture') };
     await page.getByLabel('Pick a picture').setInputFiles(broken);
@@ -246,6 +249,27 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
     await page.reload();
     await page.locator('.picture-box img').waitFor();
     expect(await page.locator('button.main').innerText()).toBe('Ask 2 ways');
+    await close();
+  });
+
+  it('lays the patches to click on exactly over the picture, also where they are many and small', async () => {
+    const { page, close } = await openPage(browser, `${server.url}/#/what-if?q=What%3F`);
+    const picture = await page.evaluate(() => {
+      const canvas = document.createElement('canvas');
+      canvas.width = 560;
+      canvas.height = 336;
+      return canvas.toDataURL().split(',')[1]!;
+    });
+    const wide = { name: 'wide.png', mimeType: 'image/png', buffer: Buffer.from(picture, 'base64') };
+    await page.getByLabel('Pick a picture').setInputFiles(wide);
+    await page.locator('.picture-box img').waitFor();
+    await page.locator('button.main').click();
+    await page.getByText('Force or forbid patches').click();
+    const drawn = (await page.locator('.picker-stage canvas').boundingBox())!;
+    const last = (await page.getByRole('gridcell', { name: 'row 12, column 20, free' }).boundingBox())!;
+    expect(last.x + last.width).toBeCloseTo(drawn.x + drawn.width, 0);
+    expect(last.y + last.height).toBeCloseTo(drawn.y + drawn.height, 0);
+    expect(last.height).toBeCloseTo(drawn.height / 12, 0);
     await close();
   });
 

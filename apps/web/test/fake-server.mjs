@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { COLOURS, makePuzzle, readPngSize } from './fake-puzzle.mjs';
 import { fakeRuns } from './fake-runs.mjs';
 
-const DIST = fileURLToPath(new URL('../dist/', import.meta.url));
+const DIST = fileURLToPath(new URL('../../../packages/ivtlr/app/', import.meta.url));
 const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml' };
 export const CSP = "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'";
 
@@ -178,7 +178,12 @@ async function answer(body, response, next, failure) {
     write({ delta: { content }, ivtlr: { steps: [step] } });
   }
   const seconds = { queued: 0.001, image: 0.012, prefill: 0.02, latents: 0.03, decode: 0.05 };
-  const settings = { latents: thought.latents.length, patches: 1, task: 'dominoes', ablation: ivtlr.ablation ?? null };
+  const settings = {
+    latents: thought.latents.length,
+    patches: ivtlr.patches ?? 1,
+    task: 'dominoes',
+    ablation: ivtlr.ablation ?? null,
+  };
   write({ finish_reason: 'stop', ivtlr: { settings, seconds } });
   const completion_tokens = thought.written.length;
   const usage = { prompt_tokens: 40, completion_tokens, total_tokens: 40 + completion_tokens };
@@ -204,13 +209,15 @@ function think(url, question, ivtlr, model) {
     const scores = Array.from({ length: size }, (_, token) =>
       token === target ? peak : peak * 0.12 * random(token * 7 + step * 3 + 1),
     );
+    const order = scores.map((_, token) => token).sort((a, b) => scores[b] - scores[a]);
+    const picked = order.slice(0, kind === 'latent' ? (ivtlr.patches ?? 1) : 1);
     const sum = scores.reduce((total, score) => total + score, 0);
     const entropy = scores.reduce((total, score) => total - (score / sum) * Math.log(score / sum), 0);
     return {
       step,
       kind,
-      picked: [target],
-      pickedScores: [peak],
+      picked,
+      pickedScores: picked.map((token) => scores[token]),
       scores,
       attentionRatio: peak * 1.4,
       focus: 1 / entropy,

@@ -21,7 +21,7 @@ try {
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
     args: process.getuid() === 0 ? ['--no-sandbox'] : [],
   });
-  const page = await browser.newPage({ viewport: { width: 1240, height: 940 }, colorScheme: 'light' });
+  const page = await browser.newPage({ viewport: { width: 1240, height: 960 }, colorScheme: 'light' });
   await page.goto(`${url}/#/ask?seed=7`);
   await page.locator('.picture-box img').waitFor();
   await page.locator('button.main').click();

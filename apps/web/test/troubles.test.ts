@@ -19,7 +19,7 @@ describe.skipIf(CHROMIUM === null)('the app in trouble', () => {
   });
 
   it.each([
-    [{ status: 429, message: 'the queue is full', retryAfter: 3 }, /queue is full.*Try again in 3 seconds/is],
+    [{ status: 429, message: 'the queue is full', retryAfter: 3 }, /queue is full\. Try again in 3 seconds/is],
     [
       { status: 400, message: 'the picture is broken', param: 'messages.0.content.0.image_url' },
       /picture was refused.*is broken/is,
@@ -119,6 +119,18 @@ describe.skipIf(CHROMIUM === null)('the app in trouble', () => {
       await check('runs');
       await close();
     }
+  });
+
+  it('brings the answer into sight on a phone, where a picture can be photographed, too', async () => {
+    const phone = { viewport: { width: 360, height: 740 }, hasTouch: true, isMobile: true };
+    const { page, close } = await openPage(browser, `${server.url}/#/ask?seed=7`, phone);
+    await page.locator('.picture-box img').waitFor();
+    expect(await page.getByText('Photograph').isVisible()).toBe(true);
+    expect(await page.getByLabel('Photograph').getAttribute('capture')).toBe('environment');
+    await page.locator('button.main').tap();
+    await page.locator('.downloads').waitFor();
+    expect((await page.locator('.stage-picture canvas').boundingBox())!.y).toBeLessThan(370);
+    await close();
   });
 
   it('follows the system theme until another is chosen, and remembers that', async () => {

@@ -6,7 +6,7 @@ const body = (message: string, more = {}) =>
 
 it.each([
   [401, body('the key is wrong'), null, 'key', /API key/, /The key is wrong\. Enter it under “Key”/],
-  [429, body('the queue is full'), '7', 'busy', /queue is full/, /Try again in 7 seconds\./],
+  [429, body('the queue is full'), '7', 'busy', /queue is full/, /^Try again in 7 seconds\.$/],
   [429, body('more than 60 requests a minute'), '1', 'busy', /Too many requests/, /Try again in 1 second\./],
   [
     503,

@@ -63,7 +63,7 @@ function describe(status: number, said: Said | null, retryAfter: number | null):
     ? `Try again in ${retryAfter} ${retryAfter === 1 ? 'second' : 'seconds'}.`
     : 'Try again soon.';
   const make = (kind: FailureKind, title: string, ...detail: string[]) =>
-    new Failure(kind, title, detail.filter(Boolean).join(' '));
+    new Failure(kind, title, detail.filter((part) => part !== '' && part !== `${title}.`).join(' '));
   if (status === 401 || status === 403)
     return make('key', 'The server wants an API key', message, 'Enter it under “Key”, at the top of the page.');
   if (status === 429) {

@@ -20,7 +20,7 @@ export function drawStrip(answer: Answer): HTMLCanvasElement {
   const height = Math.round((PANEL * element.naturalHeight) / element.naturalWidth);
   const rows = Math.ceil((steps.length + 1) / perRow);
   const width = Math.max(2 * MARGIN + perRow * PANEL + (perRow - 1) * GAP, 2 * MARGIN + 2 * PANEL);
-  const cellHeight = height + 2 * LINE + 3 * GAP;
+  const cellHeight = height + 2 * LINE + 2 * GAP;
   const canvas = document.createElement('canvas');
   const context = canvas.getContext('2d')!;
   context.font = `14px ${FONT}`;

@@ -38,14 +38,16 @@ export function AskPage({ places, question, answers, models, model, theme }: Ask
         onAsk={ask}
         onStop={() => answers.stop('base')}
       />
-      <div class="panel">
+      <div class="panel" id="results">
         {answer ? (
           <>
-            <StepViewer
-              {...{ answer, theme }}
-              selected={numberIn(place.params, 'step')}
-              onSelect={(step) => change({ step })}
-            />
+            {(answer.steps.length > 0 || isRunning(answer)) && (
+              <StepViewer
+                {...{ answer, theme }}
+                selected={numberIn(place.params, 'step')}
+                onSelect={(step) => change({ step })}
+              />
+            )}
             <AnswerText answer={answer} onRetry={() => answers.ask('base', answer.asked)} />
             {!isRunning(answer) && answer.steps.length > 0 && (
               <div class="buttons downloads">

@@ -43,7 +43,7 @@ export function ComparePage({ places, question, answers, models, model }: Asking
           />
         )}
       </QuestionForm>
-      <div class="panel">
+      <div class="panel" id="results">
         <div class="cards two">
           <AnswerCard
             title="with latent steps"

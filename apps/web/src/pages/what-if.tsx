@@ -1,7 +1,7 @@
 import { AnswerCard } from '../parts/answer-card.tsx';
 import { PatchPicker } from '../parts/patch-picker.tsx';
 import { QuestionForm } from '../parts/question-form.tsx';
-import { type Asked, isRunning } from '../state/answer.ts';
+import { type Asked, isRunning, latentSteps } from '../state/answer.ts';
 import { buildAsked, sameQuestion } from '../state/build-asked.ts';
 import { anyToken, formatTokensPerStep, parseTokensPerStep } from '../state/tokens-per-step.ts';
 import type { AskingProps } from './ask.tsx';
@@ -79,19 +79,23 @@ export function WhatIfPage({ places, question, answers, models, model }: AskingP
           )}
         </fieldset>
       </QuestionForm>
-      <div class="panel">
+      <div class="panel" id="results">
         {base?.status === 'done' && !stale ? (
           <details class="picker-panel" open={anyToken(force) || anyToken(forbid)}>
             <summary>Force or forbid patches</summary>
-            <PatchPicker
-              {...{ base, force, forbid }}
-              onChange={(nextForce, nextForbid) =>
-                change({
-                  force: anyToken(nextForce) ? formatTokensPerStep(nextForce) : null,
-                  forbid: anyToken(nextForbid) ? formatTokensPerStep(nextForbid) : null,
-                })
-              }
-            />
+            {base.image && latentSteps(base).length > 0 ? (
+              <PatchPicker
+                {...{ base, force, forbid }}
+                onChange={(nextForce, nextForbid) =>
+                  change({
+                    force: anyToken(nextForce) ? formatTokensPerStep(nextForce) : null,
+                    forbid: anyToken(nextForbid) ? formatTokensPerStep(nextForbid) : null,
+                  })
+                }
+              />
+            ) : (
+              <p class="quiet">This answer has no latent steps whose patches could be chosen.</p>
+            )}
           </details>
         ) : (
           <p class="quiet">

@@ -1,4 +1,4 @@
-import { useState } from 'preact/hooks';
+import { useMemo, useState } from 'preact/hooks';
 import { type Answer, isRunning, latentSteps, type Step } from '../state/answer.ts';
 import { markWords, onlyIn } from '../state/differences.ts';
 import { count, duration } from '../state/numbers.ts';
@@ -57,12 +57,16 @@ function CardFilm({ answer, base }: { answer: Answer; base: Answer | null }) {
   const { image, asked } = answer;
   const [shown, setShown] = useState<number | null>(null);
   const steps = latentSteps(answer);
-  if (!image || steps.length === 0) return null;
   const { element } = asked.question.picture;
   const width = Math.min(80, Math.round((80 * element.naturalWidth) / element.naturalHeight));
   const others = base ? latentSteps(base) : [];
-  const different = steps.map((step, index) => (base ? onlyIn(step.picked, others[index]?.picked ?? []) : []));
+  const different = useMemo(
+    () => steps.map((step, index) => (base ? onlyIn(step.picked, others[index]?.picked ?? []) : [])),
+    [steps.length, base],
+  );
+  const earlier = useMemo(() => steps.map((_, index) => pickedBefore(steps, index)), [steps.length]);
   const step = shown === null ? undefined : steps[shown];
+  if (!image || steps.length === 0) return null;
   return (
     <>
       <div class="film">
@@ -77,7 +81,7 @@ function CardFilm({ answer, base }: { answer: Answer; base: Answer | null }) {
             <StepCanvas
               {...{ element, image, step, width }}
               different={different[index]!}
-              earlier={pickedBefore(steps, index)}
+              earlier={earlier[index]!}
               heat
             />
             <span class="hidden">{`Latent step ${index + 1}: ${placesOf(step, image.tokenGrid)}`}</span>
@@ -93,7 +97,7 @@ function CardFilm({ answer, base }: { answer: Answer; base: Answer | null }) {
           {...{ element, image, step }}
           width={Math.min(260, Math.round((260 * element.naturalWidth) / element.naturalHeight))}
           different={different[shown!]!}
-          earlier={pickedBefore(steps, shown!)}
+          earlier={earlier[shown!]!}
           heat
           label={`Latent step ${shown! + 1}: looked at ${placesOf(step, image.tokenGrid)}`}
         />

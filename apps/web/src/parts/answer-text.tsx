@@ -9,9 +9,17 @@ export function Verdict({ answer }: { answer: Answer }) {
   return <span class={`badge ${right ? 'good' : 'bad'}`}>{right ? '✓ right' : '✗ wrong'}</span>;
 }
 
+const PHASES = [
+  ['queued', 'waiting'],
+  ['image', 'picture'],
+  ['prefill', 'question'],
+  ['latents', 'latent steps'],
+  ['decode', 'writing'],
+] as const;
+
 /** The words of an answer, its end and its cost. */
 export function AnswerText({ answer, onRetry }: { answer: Answer; onRetry: () => void }) {
-  const { asked, text, status, failure, finish, usage, started, ended, firstText } = answer;
+  const { asked, text, status, failure, finish, usage, seconds, started, ended, firstText } = answer;
   const latents = latentSteps(answer).length;
   const letter = chosenLetter(text);
   const choice = letter === null ? undefined : asked.question.choices[letter.charCodeAt(0) - 65];
@@ -21,10 +29,12 @@ export function AnswerText({ answer, onRetry }: { answer: Answer; onRetry: () =>
         Answer <Verdict answer={answer} />
         {choice !== undefined && status === 'done' && <span class="badge">{`${letter}: ${choice}`}</span>}
       </h2>
-      <p class="words" aria-busy={isRunning(answer)}>
-        {text.trim()}
-        {isRunning(answer) && <span class="caret" aria-hidden="true" />}
-      </p>
+      {(text !== '' || isRunning(answer)) && (
+        <p class="words" aria-busy={isRunning(answer)}>
+          {text.trim()}
+          {isRunning(answer) && <span class="caret" aria-hidden="true" />}
+        </p>
+      )}
       {failure && <FailureNote failure={failure} onRetry={onRetry} />}
       {status === 'stopped' && <p class="quiet">Stopped.</p>}
       {finish === 'length' && <p class="quiet">Cut at the longest answer that was asked for.</p>}
@@ -33,6 +43,11 @@ export function AnswerText({ answer, onRetry }: { answer: Answer; onRetry: () =>
           {count(latents, 'latent step')}
           {usage && ` · ${count(usage.completion_tokens, 'written token')}`} · {duration((ended! - started) / 1000)}
           {firstText !== null && ` · first word after ${duration((firstText - started) / 1000)}`}
+        </p>
+      )}
+      {seconds && (
+        <p class="quiet">
+          On the server: {PHASES.map(([phase, name]) => `${name} ${duration(seconds[phase])}`).join(' · ')}
         </p>
       )}
       <p class="hidden" aria-live="polite">

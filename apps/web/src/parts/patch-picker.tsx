@@ -3,18 +3,18 @@ import { cellName } from '../draw/cells.ts';
 import { type Answer, latentSteps } from '../state/answer.ts';
 import { count } from '../state/numbers.ts';
 import { type TokensPerStep, withToken } from '../state/tokens-per-step.ts';
-import { StepCanvas } from './step-canvas.tsx';
+import { StepCanvas, useWidth } from './step-canvas.tsx';
 import { pickedBefore } from './step-viewer.tsx';
 
 interface Props {
-  /** As trained: its picture is clicked on. */
+  /** As trained, with latent steps: its picture is clicked on. */
   base: Answer;
   force: TokensPerStep;
   forbid: TokensPerStep;
   onChange: (force: TokensPerStep, forbid: TokensPerStep) => void;
 }
 
-const WIDTH = 300;
+const WIDTH = 340;
 
 /** Clicking on a patch forces it into the chosen latent step, or forbids it there; clicking again leaves it free. */
 export function PatchPicker({ base, force, forbid, onChange }: Props) {
@@ -22,17 +22,16 @@ export function PatchPicker({ base, force, forbid, onChange }: Props) {
   /** The one patch that the Tab key reaches; arrow keys move it. */
   const [current, setCurrent] = useState(0);
   const [forcing, setForcing] = useState(true);
+  const [box, room] = useWidth<HTMLDivElement>();
   const grid = useRef<HTMLDivElement>(null);
   const steps = latentSteps(base);
   const { image } = base;
-  if (!image || steps.length === 0) {
-    return <p class="quiet">This answer has no latent steps whose patches could be chosen.</p>;
-  }
+  if (!image) return null;
   const at = Math.min(chosen, steps.length - 1);
   const most = base.settings?.patches ?? 1;
   const [rows, columns] = image.tokenGrid;
   const { element } = base.asked.question.picture;
-  const width = Math.min(WIDTH, Math.round((WIDTH * element.naturalWidth) / element.naturalHeight));
+  const width = Math.min(WIDTH, room, Math.round((WIDTH * element.naturalWidth) / element.naturalHeight));
   const percent = (part: number, whole: number) => `${(100 * part) / whole}%`;
   const toggle = (token: number) => {
     const [mine, others] = forcing ? [force, forbid] : [forbid, force];
@@ -58,7 +57,7 @@ export function PatchPicker({ base, force, forbid, onChange }: Props) {
     grid.current?.querySelectorAll('button')[next]?.focus();
   };
   return (
-    <div class="picker">
+    <div class="picker" ref={box}>
       <div class="picker-stage" style={{ width: `${width}px` }}>
         <StepCanvas {...{ element, image, width }} step={steps[at]!} earlier={pickedBefore(steps, at)} heat />
         {/* biome-ignore lint/a11y/useSemanticElements: cells of a picture, no table */}

@@ -47,7 +47,9 @@ export function PictureInput({ question }: { question: QuestionState }) {
         <FileButton label="Pick a picture" takeFile={takeFile} />
         <FileButton label="Photograph" takeFile={takeFile} capture />
       </div>
-      {question.failure && <FailureNote failure={question.failure} />}
+      {question.failure && (
+        <FailureNote failure={question.failure} {...(question.retry && { onRetry: question.retry })} />
+      )}
     </div>
   );
 }

@@ -26,7 +26,9 @@ export function QuestionForm(props: Props) {
   const { question, ready, running, onAsk, onStop, askLabel = 'Ask' } = props;
   const submit = (event: Event) => {
     event.preventDefault();
-    if (ready) onAsk();
+    if (!ready) return;
+    onAsk();
+    setTimeout(showResults, 100);
   };
   return (
     <form class="question panel" onSubmit={submit} aria-label="What to ask">
@@ -57,6 +59,12 @@ export function QuestionForm(props: Props) {
       </div>
     </form>
   );
+}
+
+/** Where the answer stands below the form, as on phones, it is brought into sight. */
+function showResults(): void {
+  const results = document.getElementById('results');
+  if (results && results.getBoundingClientRect().top > innerHeight / 2) results.scrollIntoView();
 }
 
 const MAX_CHOICES = 26;

@@ -22,6 +22,9 @@ interface Props extends StepDrawing {
   onPoint?: (token: number | null) => void;
 }
 
+/** What the drawing depends on: long answers have many small pictures, which are drawn once. */
+const DRAWN = ['element', 'image', 'step', 'earlier', 'different', 'heat', 'pointed'] as const;
+
 /** A picture under the attention of one step. */
 export function StepCanvas({ width, label, onPoint, ...drawing }: Props) {
   const ref = useRef<HTMLCanvasElement>(null);
@@ -35,7 +38,7 @@ export function StepCanvas({ width, label, onPoint, ...drawing }: Props) {
     const context = canvas.getContext('2d')!;
     context.scale(scale, scale);
     drawStep(context, drawing, { width, height });
-  });
+  }, [width, height, ...DRAWN.map((name) => drawing[name])]);
   const point = (event: PointerEvent) => {
     const box = ref.current!.getBoundingClientRect();
     if (image) onPoint?.(tokenAt(event.clientX - box.left, event.clientY - box.top, image, { width, height }));

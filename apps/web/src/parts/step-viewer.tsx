@@ -23,7 +23,7 @@ export function StepViewer({ answer, selected, onSelect, theme }: Props) {
   const latents = steps.filter(({ kind }) => kind === 'latent').length;
   const index = Math.min(selected ?? Math.max(latents - 1, 0), steps.length - 1);
   const step = steps[index] ?? null;
-  const earlier = useMemo(() => pickedBefore(steps, index), [steps, index]);
+  const earlier = useMemo(() => pickedBefore(steps, index), [latents, index]);
   const { element } = answer.asked.question.picture;
   // Tall pictures are bounded by their height.
   const canvasWidth = Math.min(width, 420, Math.round((420 * element.naturalWidth) / element.naturalHeight));
@@ -159,6 +159,7 @@ function Film({ answer, index, onSelect }: { answer: Answer } & Omit<RowProps, '
   const { element } = asked.question.picture;
   const width = Math.min(80, Math.round((80 * element.naturalWidth) / element.naturalHeight));
   const latents = steps.filter(({ kind }) => kind === 'latent').length;
+  const earlier = useMemo(() => steps.slice(0, latents).map((_, at) => pickedBefore(steps, at)), [latents]);
   return (
     <div class="film">
       {steps.map((step, at) =>
@@ -171,7 +172,7 @@ function Film({ answer, index, onSelect }: { answer: Answer } & Omit<RowProps, '
             title={topScores(step, image?.tokenGrid ?? null)}
             onClick={() => onSelect(at)}
           >
-            <StepCanvas {...{ element, image, step, width }} earlier={pickedBefore(steps, at)} heat />
+            <StepCanvas {...{ element, image, step, width }} earlier={earlier[at]!} heat />
             <span class="hidden">{stepName(step, at, latents)}</span>
             <span aria-hidden="true">{at + 1}</span>
           </button>

@@ -15,6 +15,8 @@ export interface QuestionState {
   seed: number | null;
   loading: boolean;
   failure: Failure | null;
+  /** Asks for the puzzle again after a failure; null when that would not help. */
+  retry: (() => void) | null;
   drawPuzzle: () => void;
   takeFile: (file: File) => void;
   setText: (text: string) => void;
@@ -50,13 +52,14 @@ export function useQuestion({ place, change }: Places, key: string): QuestionSta
     }
   }, []);
 
-  useEffect(() => {
+  const loadPuzzle = () => {
     if (seed === null || seed === loaded?.seed) return;
     void load(async () => {
       const puzzle = await getJson<Puzzle>(`api/puzzle?seed=${seed}`, key);
       return { seed, puzzle, picture: await pictureOfUrl(puzzle.image, `puzzle ${seed}`) };
     });
-  }, [seed, key]);
+  };
+  useEffect(loadPuzzle, [seed, key]);
 
   const puzzle = seed !== null && loaded?.seed === seed ? loaded.puzzle : null;
   const edited = place.params.get('q') !== null;
@@ -67,6 +70,7 @@ export function useQuestion({ place, change }: Places, key: string): QuestionSta
   const picture = seed === null || loaded?.seed === seed ? (loaded?.picture ?? null) : null;
   return {
     ...{ picture, text, choices, gold: asDrawn ? puzzle.answer : null, seed, loading, failure },
+    retry: seed !== null && seed !== loaded?.seed ? loadPuzzle : null,
     drawPuzzle: () =>
       change({ seed: Math.floor(Math.random() * 1e9), q: null, c: null, force: null, forbid: null, step: null }),
     takeFile: (file) => {

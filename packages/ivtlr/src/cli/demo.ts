@@ -109,6 +109,7 @@ async function demo(options: DemoOptions): Promise<void> {
     );
   }
   say(`done in ${formatDuration((performance.now() - started) / 1000)}`);
+  process.stdout.write('\nTo ask it yourself, in a browser: npx ivtlr serve\n');
 }
 
 /** Answers a sample by itself and draws its latent steps. Returns what to tell about it. */

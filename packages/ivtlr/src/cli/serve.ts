@@ -119,7 +119,7 @@ async function serveModel(flags: ServeFlags): Promise<void> {
     ...{ host, port: flags.port, runs: runs ?? null, maxNewTokens: flags.maxNewTokens, logLevel: flags.logLevel },
     ...{ maxBody: flags.maxBodyMb * 2 ** 20, receiveTimeoutMs: 60_000, requestTimeoutMs: flags.timeout * 1000 },
     pictures: { maxBytes: flags.maxBodyMb * 2 ** 20, allowHosts: flags.allowImageHosts, timeoutMs: 15_000 },
-    app: fileURLToPath(new URL('../../../../apps/web/dist', import.meta.url)),
+    app: fileURLToPath(new URL('../../app', import.meta.url)),
   });
   process.stdout.write(`${serving.url}\n`);
   if (keys === null && !/^(127\.|::1$|localhost$)/.test(host))

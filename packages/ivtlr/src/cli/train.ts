@@ -54,10 +54,12 @@ async function train(name: string, options: TrainOptions, command: Command): Pro
   // What the first process tells stands for all; the others have something to tell only where it goes to a log of their own.
   const isFirst = (process.env.RANK ?? '0') === '0' || processesAround() === 1;
   const write = (text: string) => void ((isFirst || inLauncher) && process.stderr.write(`${text}\n`));
+  // torchrun starts the workers of a run again with the same command.
+  const resume = options.resume || Number(process.env.TORCHELASTIC_RESTART_COUNT ?? 0) > 0;
   const recipe = loadRecipe(name, options.set, write, {
     deepspeedConfig: options.deepspeedConfig,
     processes: processesAround(),
-    ...(options.resume && { globalBatchOf: (await import('../runs/same-recipe.ts')).globalBatchOf }),
+    ...(resume && { globalBatchOf: (await import('../runs/same-recipe.ts')).globalBatchOf }),
   });
   const { runRecipe } = await import('../runs/run-recipe.ts');
   const { exitCodeOf, StopSignals } = await import('../runs/stop-signals.ts');
@@ -80,8 +82,6 @@ async function train(name: string, options: TrainOptions, command: Command): Pro
       else write(text);
     },
   };
-  // torchrun starts the workers of a run again with the same command.
-  const resume = options.resume || Number(process.env.TORCHELASTIC_RESTART_COUNT ?? 0) > 0;
   const stopRequested = () => signals.received;
   const end = await runRecipe(recipe, { resume, reporter, hub: hubProgress(), stopRequested }).finally(() =>
     signals[Symbol.dispose](),

@@ -1,7 +1,7 @@
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { RunLock } from './run-lock.ts';
 
 let folder = '';
@@ -50,6 +50,20 @@ it('of another machine is believed, and it is said how to remove it', () => {
     new RegExp(`on elsewhere: .* \\(if that process is gone, remove ${file()}\\)$`),
   );
   expect(existsSync(file())).toBe(true);
+});
+
+it('of another machine is taken over within one job of a launcher', () => {
+  vi.stubEnv('SLURM_JOB_ID', '7');
+  write({ ...own(), host: 'elsewhere' });
+  expect(own().job).toBe('slurm 7');
+  write({ ...own(), host: 'elsewhere', job: 'slurm 8' });
+  expect(() => new RunLock(folder)).toThrow('on elsewhere');
+  rmSync(file());
+  vi.stubEnv('TORCHELASTIC_RUN_ID', 'none');
+  vi.stubEnv('SLURM_JOB_ID', undefined);
+  write({ ...own(), host: 'elsewhere' });
+  expect(() => new RunLock(folder)).toThrow('on elsewhere');
+  vi.unstubAllEnvs();
 });
 
 it('says that a folder cannot be made', () => {

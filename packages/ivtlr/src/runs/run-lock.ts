@@ -12,10 +12,13 @@ interface Owner {
   boot: string | null;
   /** When the process started, in ticks since boot: another process may get the same pid later. Null where it cannot be told. */
   started: string | null;
+  /** The launcher's name of the run; null where it has given none. */
+  job: string | null;
 }
 
 /**
- * Takes the folder, which is made if need be, until `dispose`. A lock whose process is gone is taken over.
+ * Takes the folder, which is made if need be, until `dispose`. A lock whose process is gone, or was an earlier attempt of the same job on another
+ * machine, is taken over.
  * @throws UserError when another process trains there, or the folder cannot be made
  */
 export class RunLock implements Disposable {
@@ -25,7 +28,13 @@ export class RunLock implements Disposable {
   constructor(folder: string) {
     makeFolder(folder);
     this.#path = join(folder, 'lock');
-    const owner: Owner = { pid: process.pid, host: hostname(), boot: bootId(), started: startOf(process.pid) };
+    const owner: Owner = {
+      pid: process.pid,
+      host: hostname(),
+      boot: bootId(),
+      started: startOf(process.pid),
+      job: jobName(),
+    };
     this.#text = `${JSON.stringify(owner)}\n`;
     for (let tries = 0; tries < 10; tries++) {
       if (this.#create()) return;
@@ -79,7 +88,8 @@ export function isLocked(folder: string): boolean {
 function isAlive(text: string): boolean {
   const owner = parseOwner(text);
   if (owner === null) return false;
-  if (owner.host !== hostname()) return true; // cannot be told from here
+  // Cannot be told from here; but a launcher that starts a run again, with its first process on another machine, has ended the former ones.
+  if (owner.host !== hostname()) return !owner.job || owner.job !== jobName();
   if (owner.boot !== bootId()) return false;
   try {
     process.kill(owner.pid, 0);
@@ -102,6 +112,13 @@ function parseOwner(text: string): Owner | null {
   } catch {
     return null;
   }
+}
+
+/** A job of SLURM, or a torchrun with a name of its own (`--rdzv-id`). */
+function jobName(): string | null {
+  const { TORCHELASTIC_RUN_ID: run = 'none', SLURM_JOB_ID: job } = process.env;
+  if (run !== 'none') return `torchrun ${run}`;
+  return job ? `slurm ${job}` : null;
 }
 
 function bootId(): string | null {
