@@ -29,7 +29,7 @@ const RULES = {
     models: ['errors', 'files', 'file-contents', 'compiled-module', 'text', 'vision'],
     lora: ['errors', 'files', 'file-contents', 'models/types'],
     data: ['errors', 'files', 'random', 'text', 'vision', 'models/types'],
-    latent: ['errors', 'files', 'vision', 'data', 'models/types', 'models/common'],
+    latent: ['errors', 'files', 'random', 'vision', 'data', 'models/types', 'models/common'],
     tasks: ['errors', 'files', 'random', 'text', 'vision', 'data'],
     parallel: ['models/types'],
     launch: ['errors', 'files'],

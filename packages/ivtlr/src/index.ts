@@ -11,7 +11,15 @@ export { writeParquet } from './data/parquet.ts';
 export { renderInference, renderTraining, tokenizeSample } from './data/render.ts';
 export type { RawImage, Sample } from './data/sample.ts';
 // Asking.
-export { type Answer, type AskEvent, type AskOptions, answer, ask, type Question } from './engine/ask.ts';
+export {
+  type Answer,
+  type AskEvent,
+  type AskOptions,
+  answer,
+  ask,
+  type Question,
+  type QuestionAskOptions,
+} from './engine/ask.ts';
 export { bundledModel } from './engine/bundled-model.ts';
 export { modelFolder } from './engine/find-folder.ts';
 export {
@@ -36,7 +44,9 @@ export {
   generate,
   generateAll,
 } from './latent/generate.ts';
+export type { TokenLogprobs } from './latent/next-token.ts';
 export { ABLATIONS, type Ablation, LATENT_DEFAULTS, type LatentOptions } from './latent/options.ts';
+export type { Sampling } from './latent/sampling.ts';
 // What latent steps looked at.
 export type { StepTrace } from './latent/trace.ts';
 export { type AdapterConfig, loadAdapter, saveAdapter } from './lora/adapter-folder.ts';

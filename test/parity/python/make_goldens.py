@@ -6,7 +6,7 @@ import sys
 import torch
 
 PARTS = ["forward", "generate", "train", "checkpoint", "folders", "configs", "rope", "lora", "preprocess", "tokens", "render"]
-PARTS += ["ddp", "deepspeed", "chameleon", "chameleon-official", "chameleon-folders", "chameleon-inputs", "chameleon-render", "chameleon-answers", "plain-answers"]
+PARTS += ["ddp", "deepspeed", "chameleon", "chameleon-official", "chameleon-folders", "chameleon-inputs", "chameleon-render", "chameleon-answers", "plain-answers", "sampling"]
 
 
 def main():
@@ -93,6 +93,7 @@ def main():
                     "configs": "config_versions",
                     "rope": "rope_cases",
                     "lora": "lora_cases",
+                    "sampling": "sampling_cases",
                     "preprocess": "preprocess_cases",
                     "chameleon-inputs": "chameleon_pictures",
                 }[part]

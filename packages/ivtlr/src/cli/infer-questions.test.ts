@@ -93,6 +93,18 @@ describe('ivtlr infer --questions', () => {
     expect(err).toMatch(/answers\.jsonl, line 1 answers no question of the file/);
   });
 
+  it('draws by a seed of each line, and goes on only with the same sampling', async () => {
+    const hot = ['--temperature', '4', '--stop', 'zzz', '--output', output];
+    expect(await ask(...hot, '--batch', '6'), err).toBe(0);
+    const answers = byLine(readFileSync(output, 'utf8'));
+    expect(await ask(...hot, '--batch', '1', '--overwrite'), err).toBe(0);
+    expect(byLine(readFileSync(output, 'utf8'))).toEqual(answers);
+    err = '';
+    expect(await ask('--output', output, '--resume')).toBe(2);
+    expect(err).toMatch(/line 1 was answered by another model or with other flags/);
+    expect(await ask(...hot, '--resume'), err).toBe(0);
+  });
+
   it('leaves out questions that cannot be answered, by line, and answers the rest', async () => {
     writeFileSync(join(folder, 'broken.png'), 'no image');
     appendFileSync(

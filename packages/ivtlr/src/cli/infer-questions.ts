@@ -9,10 +9,11 @@ import { printable } from '../printable.ts';
 import { askedAs } from './asking-flags.ts';
 import type { ModelFlags, OpenedForAsking } from './open-for-asking.ts';
 import { Progress } from './progress.ts';
+import { type SamplingFlags, samplingOfFlags } from './sampling-flags.ts';
 import { endOnSignal } from './stored-answers.ts';
 import { version } from './version.ts';
 
-export interface QuestionFlags extends ModelFlags {
+export interface QuestionFlags extends ModelFlags, SamplingFlags {
   questions: string;
   output?: string;
   resume?: boolean;
@@ -33,6 +34,7 @@ export async function inferQuestions(flags: QuestionFlags): Promise<void> {
   const { questions: file, output, batch = DEFAULT_BATCH } = flags;
   if (output !== undefined && resolve(output) === resolve(file))
     throw new UserError(`--questions and --output are both ${file}; give the answers a file of their own`);
+  const how = samplingOfFlags(flags);
   const lines = readQuestionLines(file);
   if (output !== undefined && !flags.resume && !flags.overwrite) refuseExisting(output);
   const { openForAsking } = await import('./open-for-asking.ts');
@@ -72,7 +74,7 @@ export async function inferQuestions(flags: QuestionFlags): Promise<void> {
   }
   const { opened, latentSteps, latent } = model;
   const { maxNewTokens, task, seed } = flags;
-  const options = { rows: batch, latentSteps, latent, maxNewTokens, task, textDeltas: false };
+  const options = { rows: batch, latentSteps, latent, maxNewTokens, task, ...how, textDeltas: false };
   const seedOf = ({ from }: Asked) => (seed * 1_000_003 + from.line) % 2 ** 52;
   const write = ({ from }: Asked, { text, picked, tokens }: Answer) => {
     const { line, id, image, question, choices } = from;
@@ -110,6 +112,7 @@ async function describeRun(
 ): Promise<string> {
   const { modelFingerprint } = await import('../eval/run-key.ts');
   const { maxNewTokens, task, seed, merge } = flags;
+  const { sampling, stop } = samplingOfFlags(flags);
   const { dtype, device } = opened.model;
   const parts = {
     ...{
@@ -119,7 +122,7 @@ async function describeRun(
       dtype,
       device,
     },
-    ...{ asked: askedAs(opened, latentSteps), latent, maxNewTokens, task, seed, merge },
+    ...{ asked: askedAs(opened, latentSteps), latent, maxNewTokens, task, seed, merge, sampling, stop },
   };
   return createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 16);
 }

@@ -145,6 +145,43 @@ describe('ivtlr infer', () => {
     expect(JSON.parse(out).latentSteps).toBe(0);
   });
 
+  it('draws tokens where it is told to, the same for the same seed', async () => {
+    const printed = async (...more: string[]) => {
+      out = '';
+      expect(await ask('--json', ...more), err).toBe(0);
+      return JSON.parse(out);
+    };
+    const greedy = await printed();
+    expect(greedy.sampling).toBeUndefined();
+    const hot = ['--temperature', '5', '--top-p', '0.99'];
+    const drawn = await printed(...hot, '--seed', '3');
+    expect(drawn).toMatchObject({ sampling: { temperature: 5, topP: 0.99 }, seed: 3 });
+    expect((await printed(...hot, '--seed', '3')).tokens).toEqual(drawn.tokens);
+    expect((await printed(...hot, '--seed', '4')).tokens).not.toEqual(drawn.tokens);
+    for (const flags of [
+      ['--temperature', '0'],
+      ['--temperature', '2', '--top-k', '1'],
+      ['--temperature', '2', '--top-p', '0'],
+      ['--temperature', '2', '--min-p', '1'],
+    ])
+      expect((await printed(...flags)).tokens).toEqual(greedy.tokens);
+    expect((await printed('--repetition-penalty', '50')).tokens).not.toEqual(greedy.tokens);
+  });
+
+  it('ends before a stop text, of which there may be several', async () => {
+    expect(await ask('--json')).toBe(0);
+    const { answer, finishReason, stopString } = JSON.parse(out);
+    expect([finishReason, stopString]).toEqual(['length', null]);
+    const [stop, later] = [answer.slice(6, 8), answer.slice(12, 15)];
+    out = '';
+    expect(await ask('--json', '--stop', later, '--stop', stop)).toBe(0);
+    const wanted = answer.slice(0, answer.indexOf(stop));
+    expect(JSON.parse(out)).toMatchObject({ answer: wanted, finishReason: 'stop', stopString: stop });
+    out = '';
+    expect(await ask('--stop', stop)).toBe(0);
+    expect(out).toBe(`${wanted}\n`);
+  });
+
   it('says in one line what is wrong, with exit code 2', async () => {
     const broken = join(folder, 'broken.png');
     writeFileSync(broken, readFileSync(image).subarray(0, 400));
@@ -164,6 +201,12 @@ describe('ivtlr infer', () => {
       [['--device', 'tpu'], /^error: --device tpu: known are auto, cpu/],
       [['--latents', 'two'], /It should be a whole number/],
       [['--ablation', 'everything'], /Allowed choices are/],
+      [['--temperature', '-1'], /It should be a number from 0 to 100/],
+      [['--temperature', 'warm'], /It should be a number from 0 to 100/],
+      [['--top-p', '1.5', '--temperature', '1'], /It should be a number from 0 to 1\./],
+      [['--top-k', '2.5', '--temperature', '1'], /It should be a whole number from 0/],
+      [['--top-p', '0.9'], /^error: --top-k, --top-p and --min-p say among which .* give a --temperature above 0/],
+      [['--stop', ''], /--stop/],
     ];
     for (const [flags, message] of cases) {
       err = '';

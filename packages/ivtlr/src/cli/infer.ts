@@ -10,8 +10,9 @@ import { inferQuestions, type QuestionFlags } from './infer-questions.ts';
 import { latentStepCount, MAX, seedNumber, wholeNumberWithin } from './number-flags.ts';
 import type { ModelFlags } from './open-for-asking.ts';
 import { formatDuration } from './progress.ts';
+import { addSamplingFlags, type SamplingFlags, samplingOfFlags } from './sampling-flags.ts';
 
-interface InferOptions extends ModelFlags, Partial<Omit<QuestionFlags, keyof ModelFlags>> {
+interface InferOptions extends ModelFlags, SamplingFlags, Partial<Omit<QuestionFlags, keyof ModelFlags>> {
   image?: string;
   question?: string;
   choices?: string[];
@@ -50,9 +51,9 @@ export function registerInfer(program: Command): void {
       '--trace <folder>',
       'write trace.png and trace.json: what each latent step looked at; numbers on cells are the order of picking, ratio is attention on picks over attention on text, focus is 1 / entropy within the image',
     )
-    .option('--seed <n>', 'seed of random patches', seedNumber, 0)
+    .option('--seed <n>', 'seed of drawn tokens and random patches', seedNumber, 0)
     .option('--json', 'print one JSON object instead of streaming');
-  addAskingFlags(command).action(infer);
+  addSamplingFlags(addAskingFlags(command)).action(infer);
 }
 
 async function infer(options: InferOptions): Promise<void> {
@@ -74,16 +75,21 @@ async function infer(options: InferOptions): Promise<void> {
 async function inferOne(options: OneQuestion): Promise<void> {
   // Checked before the model is loaded, which may take a minute.
   const question = readQuestion(options);
+  const { sampling, stop } = samplingOfFlags(options);
   if (options.task !== undefined) (await import('../tasks/registry.ts')).findTask(options.task);
   const { decodeImage } = await import('../vision/decode.ts');
   await decodeImage(question.image);
   const { answer } = await import('../engine/ask.ts');
   const { openForAsking } = await import('./open-for-asking.ts');
   const { opened, latentSteps, latent, loadSeconds } = await openForAsking(options, 1);
-  const { task, maxNewTokens } = options;
+  const { task, maxNewTokens, seed } = options;
   const trace = options.trace !== undefined || options.json === true;
+  const asking = {
+    ...{ latentSteps, maxNewTokens, task, latent, sampling, stop, trace },
+    seed: () => seed,
+  };
   let result: Answer | undefined;
-  for await (const event of answer(opened, question, { latentSteps, maxNewTokens, task, latent, trace })) {
+  for await (const event of answer(opened, question, asking)) {
     if (event.type === 'end') result = event.answer;
     else if (event.type === 'text-delta' && !options.json) process.stdout.write(event.text);
   }
@@ -103,7 +109,7 @@ async function inferOne(options: OneQuestion): Promise<void> {
       options,
       question,
       result,
-      { ...askedAs(opened, latentSteps), ...(files && { trace: files }) },
+      { ...askedAs(opened, latentSteps), ...(sampling && { sampling, seed }), ...(files && { trace: files }) },
       loadSeconds,
     );
   else process.stderr.write(`${summary(result, loadSeconds)}\n${files ? `trace: ${files.image}\n` : ''}`);

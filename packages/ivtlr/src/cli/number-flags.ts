@@ -1,4 +1,4 @@
-/** Whole numbers as values of flags. */
+/** Numbers as values of flags. */
 import { InvalidArgumentError } from 'commander';
 import { MAX_LATENT_STEPS, MAX_PATCHES } from '../latent/options.ts';
 
@@ -8,6 +8,17 @@ export function wholeNumberWithin(least: number, most: number): (text: string) =
     const value = Number(text);
     if (!/^\d+$/.test(text) || value < least || value > most) {
       throw new InvalidArgumentError(`It should be a whole number from ${least} to ${most}.`);
+    }
+    return value;
+  };
+}
+
+/** For commander: a number from `least` to `most`. */
+export function numberWithin(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!/^\d*\.?\d+(e-?\d+)?$/i.test(text) || !(value >= least && value <= most)) {
+      throw new InvalidArgumentError(`It should be a number from ${least} to ${most}.`);
     }
     return value;
   };

@@ -4,105 +4,22 @@
  */
 import { tokenizeConversation } from '../data/conversation.ts';
 import { tokenizeSample } from '../data/render.ts';
-import type { RawImage, Sample } from '../data/sample.ts';
+import type { Sample } from '../data/sample.ts';
 import { UserError } from '../errors.ts';
-import type { LatentOptions } from '../latent/options.ts';
 import { positionsOf, type Row, type RowRequest } from '../latent/row.ts';
 import { RowBatch, type RowEvent } from '../latent/row-batch.ts';
-import type { StepTrace } from '../latent/trace.ts';
 import type { ProcessedImage } from '../models/types.ts';
-import type { ChatMessage } from '../text/chat-template.ts';
+import { AnswerText } from './answer-text.ts';
 import { endOfAnswerIds } from './end-of-answer.ts';
 import { type LoadedModel, latentOptions } from './loaded-model.ts';
+import type { Answer, AskEvent, AskOptions, Question, QuestionAskOptions } from './question.ts';
 
-export interface Question {
-  image: RawImage;
-  question: string;
-  /** Texts of the choices, without letters; empty for an open question. */
-  choices: readonly string[];
-  /** A conversation in place of question and choices; the image stands where its content of kind `image` does. */
-  messages?: readonly ChatMessage[] | null | undefined;
-}
-
-/** How one question is asked, where it differs from the others. */
-export type QuestionAskOptions = Pick<
-  AskOptions,
-  'latentSteps' | 'maxNewTokens' | 'task' | 'latent' | 'trace' | 'traceText'
->;
-
-export interface AskOptions<Q extends Question = Question> {
-  /** Questions answered together; default 1. Answers do not depend on it (in float32; 16-bit dtypes round differently). */
-  rows?: number | undefined;
-  /** T; default: as the model was trained. */
-  latentSteps?: number | undefined;
-  /** Default 512. */
-  maxNewTokens?: number | undefined;
-  /** Whose prompt wording to use; default: the task the model was trained on, else m3cot. */
-  task?: string | undefined;
-  /** Overrides of how the model was trained to reason, such as `patches` or an ablation's. */
-  latent?: Partial<LatentOptions> | undefined;
-  /**
-   * Text put before the first generated token: part of the answer, no step. The answer then ends with its first line, since a model that learned
-   * to reason would go on reasoning after it. Only without latent steps.
-   */
-  answerStart?: string | undefined;
-  /** Say of every latent step what it looked at. */
-  trace?: boolean | undefined;
-  /** The same for every written token. */
-  traceText?: boolean | undefined;
-  /** Seed of a question's random patches; default: torch's own generator. */
-  seed?: ((question: Q) => number | undefined) | undefined;
-  /** Default: decoded here, when the question's turn comes. */
-  processImage?: ((image: RawImage) => Promise<ProcessedImage>) | undefined;
-  /** Give `text-delta` events; default true. */
-  textDeltas?: boolean | undefined;
-  /** What one question wants otherwise than these options say. */
-  of?: ((question: Q) => QuestionAskOptions) | undefined;
-  /** Names a question's picture; questions of the same one then share what can be shared, within `keptImageBytes`. */
-  imageKey?: ((question: Q) => string | undefined) | undefined;
-  /** Bytes of picture embeddings that are kept for later questions about the same picture; default 0. */
-  keptImageBytes?: number | undefined;
-  /** Prompts longer than this run in pieces between the steps of the other questions. Default: in one piece. */
-  pieceTokens?: number | undefined;
-}
-
-export interface Answer {
-  promptIds: readonly number[];
-  /** Without special tokens. */
-  text: string;
-  /** The generated ids, the final EOS included. */
-  tokens: number[];
-  /** Rows and columns of the image tokens that picks count. */
-  tokenGrid: readonly [rows: number, columns: number];
-  /** The image's own size, and the part of it that the tokens cover. */
-  source: ProcessedImage['source'];
-  /** Per latent step: image-token indices in the order they were inserted. */
-  picked: number[][];
-  /** One per latent step, with `trace`. */
-  trace: StepTrace[];
-  /** One per written token, with `traceText`. */
-  textTrace: StepTrace[];
-  /** Latent steps + generated tokens. */
-  autoregressiveSteps: number;
-  /** At an end-of-text token (or the end of the line, with `answerStart`), or at the most tokens there may be. */
-  reason: 'eos' | 'length';
-  /** This question's share, where several were answered together. */
-  seconds: { image: number; prefill: number; latents: number; decode: number };
-}
-
-export type AskEvent<Q extends Question = Question> =
-  | { type: 'latent-step'; question: Q; step: number; picked: number[]; trace: StepTrace | null }
-  | { type: 'text-delta'; question: Q; text: string }
-  /** With `traceText`, of every written token; `step` counts from 0. */
-  | { type: 'token-trace'; question: Q; step: number; trace: StepTrace }
-  | { type: 'end'; question: Q; answer: Answer }
-  /** For an image that cannot be read, a question the tokenizer or the model cannot take, a latent step that cannot be made. */
-  | { type: 'error'; question: Q; error: UserError };
+export type { Answer, AskEvent, AskOptions, Question, QuestionAskOptions } from './question.ts';
 
 const DEFAULT_TASK = 'm3cot';
 
 /**
- * Answers greedily. Between passes the event loop runs, so that output is flushed and a caller can stop by leaving the loop.
+ * Answers, greedily unless `sampling` says otherwise. Between passes the event loop runs, so that output is flushed and a caller can stop by leaving the loop.
  * @param groups questions that begin together, as swapped latent steps need it; usually one each. A group waits until there is room for all of it
  */
 export async function* ask<Q extends Question>(
@@ -147,7 +64,8 @@ interface Open<Q> {
   tokenGrid: Answer['tokenGrid'];
   source: Answer['source'];
   imageSeconds: number;
-  stream: { push(id: number): string; end(): string } | null;
+  /** Null when nobody asks for the text before its end. */
+  text: AnswerText | null;
 }
 
 /** A question whose image is read and whose prompt is tokens. */
@@ -155,6 +73,7 @@ export interface PreparedQuestion<Q extends Question> {
   readonly question: Q;
   readonly request: RowRequest;
   readonly image: ProcessedImage;
+  readonly text: AnswerText | null;
   /** Reading the image and making tokens. */
   readonly seconds: number;
   /** Positions that it fills at most. */
@@ -215,9 +134,11 @@ export class Asker<Q extends Question> {
     const started = performance.now();
     const image = await this.#image(question);
     try {
-      const request = await this.#request(question, image);
+      const options = this.#optionsOf(question);
+      const text = this.#text(options);
+      const request = await this.#request(question, image, options);
       const seconds = (performance.now() - started) / 1000;
-      return { question, request, image, seconds, positions: positionsOf(request) };
+      return { question, request, image, text, seconds, positions: positionsOf(request) };
     } catch (error) {
       image.pixels.dispose();
       throw error;
@@ -231,11 +152,10 @@ export class Asker<Q extends Question> {
       const rows = this.#batch.add(prepared.map(({ request }) => request));
       const seconds = (performance.now() - started) / 1000 / rows.length;
       rows.forEach((row, i) => {
-        const { question, image, seconds: imageSeconds } = prepared[i]!;
+        const { question, image, text, seconds: imageSeconds } = prepared[i]!;
         const { tokenGrid, source } = image;
-        const stream = (this.#options.textDeltas ?? true) ? this.#opened.tokenizer.stream() : null;
         row.seconds.prefill += seconds;
-        this.#open.set(row, { question, tokenGrid, source, imageSeconds, stream });
+        this.#open.set(row, { question, tokenGrid, source, imageSeconds, text });
       });
       return [];
     } catch (error) {
@@ -290,17 +210,28 @@ export class Asker<Q extends Question> {
     return (this.#options.processImage ?? this.#opened.processImage)(image);
   }
 
-  async #request(question: Q, image: ProcessedImage): Promise<RowRequest> {
+  /** What is set for all questions, and over it what this one wants otherwise. */
+  #optionsOf(question: Q): QuestionAskOptions {
+    const all = this.#options;
+    const own = all.of?.(question) ?? {};
+    const set = Object.fromEntries(Object.entries(own).filter(([, value]) => value !== undefined));
+    const seed = own.seed ?? all.seed?.(question);
+    const latent = { ...all.latent, ...own.latent };
+    return { ...all, ...set, latent, sampling: { ...all.sampling, ...own.sampling }, seed };
+  }
+
+  async #request(question: Q, image: ProcessedImage, options: QuestionAskOptions): Promise<RowRequest> {
     const { settings } = this.#opened;
-    const asked = { ...this.#options, ...this.#options.of?.(question) };
-    const { latentSteps = settings.latents, maxNewTokens = 512, trace = false, traceText = false } = asked;
-    const render = this.#opened.renderOptions(asked.task ?? settings.task ?? DEFAULT_TASK);
+    const { latentSteps = settings.latents, maxNewTokens = 512, trace = false, traceText = false } = options;
+    const { seed, sampling, logprobs, forcePatches, forbidPatches } = options;
+    if (this.#start.length > 0 && latentSteps > 0)
+      throw new UserError('an answer can be started only without latent steps, but this question takes some');
+    const render = this.#opened.renderOptions(options.task ?? settings.task ?? DEFAULT_TASK);
     const { messages } = question;
     const { promptIds, imageStart, afterLatentIds } = messages
       ? await tokenizeConversation(messages, image.tokens, render)
       : await tokenizeSample(toSample(question), image.tokens, 'infer', render);
-    const latent = { ...latentOptions(settings), ...asked.latent };
-    const seed = this.#options.seed?.(question);
+    const latent = { ...latentOptions(settings), ...options.latent };
     return {
       promptIds,
       image,
@@ -311,31 +242,43 @@ export class Asker<Q extends Question> {
       options: {
         ...{ ...latent, maxNewTokens, eosIds: this.#eosIds, trace, traceText },
         ...(seed !== undefined && { seed }),
+        ...(sampling && { sampling }),
+        ...(logprobs !== undefined && { logprobs }),
+        ...(forcePatches && { forcePatches }),
+        ...(forbidPatches && { forbidPatches }),
       },
     };
+  }
+
+  /** @throws UserError for an empty stop string */
+  #text({ stop = [] }: QuestionAskOptions): AnswerText | null {
+    const stops = this.#start.length > 0 ? [...stop, '\n'] : stop;
+    const needed = (this.#options.textDeltas ?? true) || stops.length > 0;
+    return needed ? new AnswerText(this.#opened.tokenizer, this.#start, stops) : null;
   }
 
   #translate(event: RowEvent): AskEvent<Q>[] {
     const { row } = event;
     const open = this.#open.get(row);
-    if (!open) return []; // the answer ended with its first line earlier in this pass
-    const { question, stream } = open;
+    if (!open) return []; // the answer ended at a stop string earlier in this pass
+    const { question, text } = open;
     switch (event.type) {
       case 'latent-step':
         return [{ type: 'latent-step', question, step: event.step, picked: event.picked, trace: event.trace }];
       case 'token': {
-        const text = stream?.push(event.id) ?? '';
-        const events: AskEvent<Q>[] = text === '' ? [] : [{ type: 'text-delta', question, text }];
-        const step = row.tokens.length - 1;
-        if (event.trace) events.unshift({ type: 'token-trace', question, step, trace: event.trace });
-        if (this.#start.length === 0 || !this.#decode(row.tokens).includes('\n')) return events;
+        const { id, logprobs, trace } = event;
+        const events: AskEvent<Q>[] = [];
+        if (trace) events.push({ type: 'token-trace', question, step: row.tokens.length - 1, trace });
+        if (logprobs) events.push({ type: 'token', question, id, logprobs });
+        events.push(...this.#delta(question, text?.push(id)));
+        if (!text || text.stop === null) return events;
         this.#batch.remove(row);
-        return [...events, this.#end(row, open, 'eos')];
+        return [...events, this.#end(row, open, 'stop')];
       }
       case 'end': {
-        const text = stream?.end() ?? '';
-        const events: AskEvent<Q>[] = text === '' ? [] : [{ type: 'text-delta', question, text }];
-        return [...events, this.#end(row, open, event.reason)];
+        const events = this.#delta(question, text?.end());
+        const stopped = event.reason === 'eos' || (text !== null && text.stop !== null);
+        return [...events, this.#end(row, open, stopped ? 'stop' : 'length')];
       }
       case 'error':
         this.#open.delete(row);
@@ -343,24 +286,30 @@ export class Asker<Q extends Question> {
     }
   }
 
-  #end(row: Row, { question, tokenGrid, source, imageSeconds }: Open<Q>, reason: Answer['reason']): AskEvent<Q> {
+  #delta(question: Q, text = ''): AskEvent<Q>[] {
+    return text === '' || this.#options.textDeltas === false ? [] : [{ type: 'text-delta', question, text }];
+  }
+
+  #end(row: Row, open: Open<Q>, finishReason: Answer['finishReason']): AskEvent<Q> {
+    const { question, tokenGrid, source, imageSeconds, text } = open;
     this.#open.delete(row);
-    const { tokens, picked, traces, textTraces, seconds, steps, request } = row;
-    const text = this.#decode(tokens);
+    const { tokens, picked, traces, textTraces, logprobs, seconds, steps, request } = row;
     return {
       type: 'end',
       question,
       answer: {
         promptIds: request.promptIds,
-        text: this.#start.length > 0 && text.includes('\n') ? text.slice(0, text.indexOf('\n')) : text,
+        text: text && text.stop !== null ? text.whole : this.#decode(tokens),
+        finishReason,
+        stopString: text?.stop ?? null,
         tokens,
+        logprobs,
         tokenGrid,
         source,
         picked,
         trace: traces,
         textTrace: textTraces,
         autoregressiveSteps: steps + tokens.length,
-        reason,
         seconds: { image: imageSeconds, ...seconds },
       },
     };

@@ -85,7 +85,25 @@ const planned = fc.record({
     positions: fc.constantFrom('sequential', 'mrope'),
     maxNewTokens: fc.integer({ min: 0, max: 6 }),
     eosIds: fc.constantFrom([], [5, 9, 17, 30, 31, 44]),
+    logprobs: fc.constantFrom(undefined, 0, 3),
   }),
+  sampling: fc.option(
+    fc.record({
+      repetitionPenalty: fc.constantFrom(1, 1, 1.3, 0.8),
+      temperature: fc.constantFrom(0, 0.5, 1, 2),
+      topK: fc.constantFrom(0, 0, 1, 7, 100),
+      topP: fc.constantFrom(1, 1, 0.9, 0.4),
+      minP: fc.constantFrom(0, 0, 0.1),
+    }),
+    { nil: undefined },
+  ),
+  /** By latent step: image tokens, of which those that the row has are forced and forbidden. */
+  wishes: fc.array(
+    fc.tuple(fc.uniqueArray(fc.nat(11), { maxLength: 3 }), fc.uniqueArray(fc.nat(11), { maxLength: 3 })),
+    {
+      maxLength: 3,
+    },
+  ),
 });
 type Planned = typeof planned extends fc.Arbitrary<infer T> ? T : never;
 
@@ -95,6 +113,15 @@ function requestOf(plan: Planned, { imageId, image }: Family): RowRequest {
   if (imageId === CHAMELEON_IMAGE) options.positions = 'sequential';
   // Such a step would insert nothing, which is refused when the row is made.
   if (options.latentText === 'off' && options.latentVision === 'off') options.latentText = 'on';
+  const { sampling, seed, latentSteps } = plan;
+  const wishes = plan.wishes.slice(0, latentSteps).map(([forced, forbidden]) => {
+    const within = (list: readonly number[]) => list.filter((index) => index < (made?.tokens ?? 0));
+    const most = options.latentVision === 'off' ? 0 : options.patches;
+    const force = within(forced).slice(0, most);
+    return { force, forbid: within(forbidden).filter((index) => !force.includes(index)) };
+  });
+  const forcePatches = wishes.map(({ force }) => force);
+  const forbidPatches = wishes.map(({ forbid }) => forbid);
   return {
     promptIds: [...plan.before, ...new Array<number>(made?.tokens ?? 0).fill(imageId), ...plan.after],
     image: made,
@@ -102,7 +129,7 @@ function requestOf(plan: Planned, { imageId, image }: Family): RowRequest {
     imageStart: made ? plan.before.length : -1,
     latentSteps: plan.latentSteps,
     afterLatentIds: plan.behind,
-    options: { ...options, seed: plan.seed },
+    options: { ...options, seed, ...(sampling && { sampling }), forcePatches, forbidPatches },
   };
 }
 
@@ -111,9 +138,13 @@ function outcome(row: Row, events: readonly RowEvent[]) {
   const last = own.at(-1);
   return {
     picked: row.picked,
+    forced: row.request.options.forcePatches,
+    forbidden: row.request.options.forbidPatches,
     tokens: row.tokens,
     end: last?.type === 'error' ? last.error.message : last?.type === 'end' ? last.reason : 'on its way',
     logits: row.firstLogits,
+    likeliest: row.logprobs.map(({ id, top }) => [id, ...top.map((one) => one.id)]),
+    logprobs: row.logprobs.flatMap(({ logprob, top }) => [logprob, ...top.map((one) => one.logprob)]),
     scores: [...row.traces, ...row.textTraces].map(({ scores }) => scores),
     ratios: [...row.traces, ...row.textTraces].map(({ attentionRatio }) => attentionRatio),
   };
@@ -165,7 +196,7 @@ describe.each(Object.entries(FAMILIES))('%s', (_, make) => {
   afterAll(() => family.model.module.dispose());
 
   test('every row is as it would be alone, whoever comes and goes', () => {
-    const seen = { removed: 0, errors: 0, ended: 0 };
+    const seen = { removed: 0, errors: 0, ended: 0, drawn: 0, forced: 0, forbidden: 0 };
     fc.assert(
       fc.property(
         fc.array(planned, { minLength: 2, maxLength: 7 }),
@@ -192,6 +223,19 @@ describe.each(Object.entries(FAMILIES))('%s', (_, make) => {
             seen[got.end === 'eos' || got.end === 'length' ? 'ended' : 'errors']++;
             expect([got.end, got.picked, got.tokens]).toEqual([wanted.end, wanted.picked, wanted.tokens]);
             expectClose(got.logits, wanted.logits, 1e-5);
+            expect(got.likeliest).toEqual(wanted.likeliest);
+            expectClose(got.logprobs, wanted.logprobs, 1e-5);
+            if (got.tokens.length > 1 && (plan.sampling?.temperature ?? 0) > 0) seen.drawn++;
+            got.forced!.forEach((forced, step) => {
+              if (step >= got.picked.length) return;
+              expect(got.picked[step]!.slice(0, forced.length)).toEqual(forced);
+              if (forced.length > 0) seen.forced++;
+            });
+            got.forbidden!.forEach((forbidden, step) => {
+              if (forbidden.length === 0 || step >= got.picked.length) return;
+              seen.forbidden++;
+              expect(got.picked[step]!.filter((index) => forbidden.includes(index))).toEqual([]);
+            });
             expect(got.scores.length).toBe(wanted.scores.length);
             got.scores.forEach((row, t) => {
               expectClose(row, wanted.scores[t]!, 1e-5);
@@ -203,7 +247,7 @@ describe.each(Object.entries(FAMILIES))('%s', (_, make) => {
       { seed: 20261124, numRuns: 60 },
     );
     // The plans were no idle ones.
-    expect(Math.min(seen.removed, seen.errors, seen.ended)).toBeGreaterThan(5);
+    expect(Math.min(...Object.values(seen))).toBeGreaterThan(5);
   });
 
   test('swapped rows take from the row before them, whoever else runs', () => {

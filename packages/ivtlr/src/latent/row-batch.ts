@@ -4,13 +4,13 @@
  * Shapes: R positions of a pass, D hidden size, n rows, T columns, V vocabulary.
  */
 import { cat, inferenceMode, keep, scope, type Tensor } from '@ivtlr/torch';
-import * as ops from '@ivtlr/torch/ops';
 import { UserError } from '../errors.ts';
 import { indexTensor } from '../models/common/index-tensor.ts';
 import type { SlotCache } from '../models/common/slot-cache.ts';
 import type { RowGroup, VisionLanguageModel } from '../models/types.ts';
 import { embedRows } from './embed-rows.ts';
 import { KeptParts } from './kept-prefixes.ts';
+import { chooseTokens, damagedLogits, logprobsOf, type TokenLogprobs } from './next-token.ts';
 import { Row, type RowRequest } from './row.ts';
 import { insertedRows, selectImageTokens } from './select.ts';
 import type { StepTrace } from './trace.ts';
@@ -18,7 +18,8 @@ import type { StepTrace } from './trace.ts';
 export type RowEvent =
   /** `trace` is null unless the row asked for traces. */
   | { type: 'latent-step'; row: Row; step: number; picked: number[]; trace: StepTrace | null }
-  | { type: 'token'; row: Row; id: number; trace: StepTrace | null }
+  /** `logprobs` is null unless the row asked for them. */
+  | { type: 'token'; row: Row; id: number; logprobs: TokenLogprobs | null; trace: StepTrace | null }
   /** The row has left the batch: at an end-of-text token, or at its limit of new tokens. */
   | { type: 'end'; row: Row; reason: 'eos' | 'length' }
   /** The row has left the batch; the others go on. */
@@ -206,7 +207,8 @@ export class RowBatch {
     let vision: Tensor | null = null;
     if (images && options.latentVision !== 'off') {
       const own = scores!.narrow(0, imageStart, row.used.length);
-      picked = selectImageTokens(own, row.used, steps, options, row.generator);
+      const wishes = { forced: options.forcePatches?.[steps] ?? [], forbidden: options.forbidPatches?.[steps] ?? [] };
+      picked = selectImageTokens(own, row.used, steps, options, row.generator, wishes);
       if (picked.length > 0) vision = images.indexSelect(0, indexTensor(picked, images.device));
     }
     row.chosen = keep({ vision, text: text_1D });
@@ -263,11 +265,13 @@ export class RowBatch {
       ),
     );
     const first = ready.flatMap(({ row }, i) => (row.tokens.length === 0 ? [i] : []));
-    const wrong = first.length > 0 ? this.#checkLogits(logits, first) : new Map<number, UserError>();
-    const chosen = logits.argmax(-1);
+    const rows = ready.map(({ row }) => row);
+    const wrong = damagedLogits(logits, first);
+    const chosen = chooseTokens(logits, rows);
     // The chosen tokens are embedded on the device; their ids are read back only for the events.
     const embedded = this.#model.embed(chosen.unsqueeze(0)).select(0, 0);
     const ids = chosen.toNumbers();
+    const logprobs = logprobsOf(logits, chosen, rows);
     ready.forEach(({ row, scores }, i) => {
       const error = wrong.get(i);
       if (error) {
@@ -279,7 +283,7 @@ export class RowBatch {
       row.phase = 'text';
       if (row.tokens.length === 0 && options.firstLogits)
         row.firstLogits = logits.select(0, i).to('float32').toNumbers();
-      row.tokens.push(id);
+      row.write(id, logprobs.get(i));
       let trace: StepTrace | null = null;
       if (options.traceText) {
         const columns = this.#cache!.length(row.slot);
@@ -287,32 +291,12 @@ export class RowBatch {
         row.textTraces.push(trace);
         row.tracer!.addText(1);
       }
-      this.#events.push({ type: 'token', row, id, trace });
+      this.#events.push({ type: 'token', row, id, logprobs: logprobs.get(i) ?? null, trace });
       if (options.eosIds.includes(id)) this.#end(row, 'eos');
       else if (row.tokens.length >= options.maxNewTokens || row.next >= this.#model.maxPositions)
         this.#end(row, 'length');
       else row.pending = keep(embedded.narrow(0, i, 1));
     });
-  }
-
-  /** Errors for rows whose first logits are not finite or all alike, by index in `logits` (n, V): such weights are damaged. */
-  #checkLogits(logits: Tensor, first: readonly number[]): Map<number, UserError> {
-    const highest = ops.amax(logits, [-1], true);
-    const finite = ops.isfinite(highest).flatten().toNumbers();
-    const alike = logits.eq(highest).sum(-1).toNumbers();
-    const wrong = new Map<number, UserError>();
-    for (const i of first) {
-      if (!finite[i])
-        wrong.set(
-          i,
-          new UserError(
-            'the first logits are no finite numbers: the weights are damaged, or too large for their dtype',
-          ),
-        );
-      else if (alike[i]! > logits.shape[1]! / 2)
-        wrong.set(i, new UserError('the first logits are all the same number: the weights are probably all zero'));
-    }
-    return wrong;
   }
 
   /** (n, D) */

@@ -3,10 +3,13 @@
  * batch (row-batch.ts) runs the passes.
  * Shapes: S positions, D hidden size, N image tokens, K patches.
  */
-import { Generator, keep, type Tensor } from '@ivtlr/torch';
+import { Generator, keep, randint, scope, type Tensor } from '@ivtlr/torch';
 import type { ProcessedImage } from '../models/types.ts';
+import { Random } from '../random.ts';
+import type { TokenLogprobs } from './next-token.ts';
 import type { LatentOptions } from './options.ts';
-import { checkLatentOptions } from './select.ts';
+import { completeSampling, isGreedy, type Sampling } from './sampling.ts';
+import { checkLatentOptions, checkPatchWishes } from './select.ts';
 import { type StepTrace, Tracer } from './trace.ts';
 
 export interface RowOptions extends LatentOptions {
@@ -19,8 +22,19 @@ export interface RowOptions extends LatentOptions {
   traceText?: boolean;
   /** Keep the logits that the first token was chosen from. */
   firstLogits?: boolean;
-  /** Seed of random patches; default: they are drawn from torch's own generator. */
+  /** Seed of the row's own random numbers, for random patches and drawn tokens; default: torch's own generator gives them. A whole number of at least 0. */
   seed?: number;
+  /** How tokens are chosen; default: greedily. */
+  sampling?: Partial<Sampling>;
+  /** Say of every written token how likely it was, and so many of the likeliest ones (0 for none). */
+  logprobs?: number;
+  /**
+   * Image tokens by latent step, each list in the order in which they are picked: they come before all others, even where an earlier step has
+   * picked them. The rest of a step's K is picked as ever.
+   */
+  forcePatches?: readonly (readonly number[])[];
+  /** Image tokens by latent step that it does not pick. */
+  forbidPatches?: readonly (readonly number[])[];
 }
 
 /** What a row is asked to do. */
@@ -64,6 +78,8 @@ export class Row {
   readonly tokens: number[] = [];
   readonly traces: StepTrace[] = [];
   readonly textTraces: StepTrace[] = [];
+  /** One per token, with `logprobs`. */
+  readonly logprobs: TokenLogprobs[] = [];
   /** (V), with `firstLogits`. */
   firstLogits: number[] = [];
   /** This row's share of the passes it took part in. */
@@ -82,6 +98,11 @@ export class Row {
   images: Tensor | null = null;
   readonly used: Uint8Array;
   readonly generator: Generator | null;
+  readonly sampling: Sampling;
+  /** What tokens are drawn by; null for a greedy row. */
+  readonly random: Random | null;
+  /** The different ids of prompt and answer, kept where they are penalised. */
+  readonly seen: Set<number>;
   readonly tracer: Tracer | null;
   chosen: Chosen | null = null;
   /** With swapped latent steps: the rows that take them from each other, each from the one before it. */
@@ -94,10 +115,17 @@ export class Row {
       latentSteps,
       patches: options.patches,
       maxNewTokens: options.maxNewTokens,
+      ...(options.seed !== undefined && { seed: options.seed }),
+      ...(options.logprobs !== undefined && { logprobs: options.logprobs }),
     }))
       if (!Number.isSafeInteger(value) || value < 0)
         throw new RangeError(`${name} should be a whole number of at least 0, not ${value}`);
     if (latentSteps > 0) checkLatentOptions(options);
+    checkPatchWishes(options, latentSteps, image?.tokens ?? 0);
+    this.sampling = completeSampling(options.sampling);
+    this.random = isGreedy(this.sampling) ? null : new Random(options.seed ?? drawnSeed());
+    const penalised = this.sampling.repetitionPenalty !== 1;
+    this.seen = new Set(penalised ? [...promptIds, ...afterLatentIds] : []);
     this.request = request;
     this.used = new Uint8Array(image?.tokens ?? 0);
     this.generator = options.seed === undefined ? null : new Generator(options.seed);
@@ -119,6 +147,13 @@ export class Row {
     const { options, latentSteps } = this.request;
     if (this.steps === latentSteps) return options.traceText ?? false;
     return options.trace || (this.images !== null && options.latentVision !== 'off');
+  }
+
+  /** Takes down a token that was chosen. */
+  write(id: number, logprobs: TokenLogprobs | undefined): void {
+    this.tokens.push(id);
+    if (this.sampling.repetitionPenalty !== 1) this.seen.add(id);
+    if (logprobs) this.logprobs.push(logprobs);
   }
 
   /** Positions the row fills at most. */
@@ -147,4 +182,9 @@ export class Row {
     this.images = null;
     this.chosen = null;
   }
+}
+
+/** Unlike Math.random it follows manualSeed. */
+function drawnSeed(): number {
+  return scope(() => randint(0, 2 ** 32, [1]).toNumbers()[0]!);
 }

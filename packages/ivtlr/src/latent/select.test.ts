@@ -1,8 +1,8 @@
-import { liveTensorCount, manualSeed, scope, setNumThreads, tensor } from '@ivtlr/torch';
+import { Generator, liveTensorCount, manualSeed, scope, setNumThreads, tensor } from '@ivtlr/torch';
 import { afterEach, describe, expect, test } from 'vitest';
 import { UserError } from '../errors.ts';
 import { LATENT_DEFAULTS, type LatentOptions } from './options.ts';
-import { selectImageTokens } from './select.ts';
+import { checkPatchWishes, type PatchWishes, selectImageTokens } from './select.ts';
 
 setNumThreads(1);
 const baseline = liveTensorCount();
@@ -115,5 +115,91 @@ describe('random patches', () => {
       expect(new Set(all).size).toBe(18);
       expect(Math.max(...all)).toBeLessThan(tokens);
     }
+  });
+});
+
+describe('forced and forbidden tokens', () => {
+  /** Steps over the same scores, each with its own wishes. */
+  const wish = (wishes: Partial<PatchWishes>[], options: Partial<LatentOptions>, generator: Generator | null = null) =>
+    scope(() => {
+      const used = new Uint8Array(SCORES.length);
+      const all = { ...LATENT_DEFAULTS, pickOrder: 'score', ...options } as const;
+      return wishes.map((own, step) =>
+        selectImageTokens(tensor(SCORES), used, step, all, generator, { forced: [], forbidden: [], ...own }),
+      );
+    });
+
+  test('forced ones come first in their order, the rest by score', () => {
+    expect(wish([{ forced: [4, 0] }, {}], { patches: 4 })).toEqual([
+      [4, 0, 1, 5],
+      [3, 2],
+    ]);
+    expect(wish([{ forced: [4, 1] }], { patches: 2 })).toEqual([[4, 1]]);
+    expect(wish([{ forced: [5, 2] }], { patches: 4, pickOrder: 'position' })).toEqual([[5, 2, 1, 3]]);
+  });
+
+  test('forced ones may have been picked before', () => {
+    expect(wish([{}, { forced: [1] }], { patches: 2 })).toEqual([
+      [1, 5],
+      [1, 3],
+    ]);
+  });
+
+  test('forbidden ones are not picked, only at the step that forbids them', () => {
+    expect(wish([{ forbidden: [1, 5] }, {}], { patches: 2 })).toEqual([
+      [3, 2],
+      [1, 5],
+    ]);
+    expect(wish([{ forbidden: [1] }, { forbidden: [1] }], { patches: 2, allowRepeats: true })).toEqual([
+      [5, 3],
+      [5, 3],
+    ]);
+  });
+
+  test('not when tokens run out either, whatever the policy', () => {
+    const forbidden = [0, 1];
+    expect(wish([{ forbidden }, { forbidden }], { patches: 3, onExhausted: 'fewer' })).toEqual([[5, 3, 2], [4]]);
+    const [first, second] = wish([{ forbidden }, { forbidden }], { patches: 3, onExhausted: 'reuse' });
+    expect(first).toEqual([5, 3, 2]);
+    expect(second![0]).toBe(4);
+    expect(second!.slice(1).every((index) => first!.includes(index))).toBe(true);
+    expect(new Set(second).size).toBe(3);
+    expect(() => wish([{ forbidden, forced: [2] }], { patches: 5, onExhausted: 'reuse' })).toThrow(
+      "latent step 1 wants 4 more image tokens, but 3 of the image's 6 are unpicked and not forbidden",
+    );
+    expect(() => wish([{ forbidden }], { patches: 5, onExhausted: 'error' })).toThrow(UserError);
+  });
+
+  test('random patches fill up around them', () => {
+    for (let seed = 0; seed < 20; seed++) {
+      const [picked] = wish(
+        [{ forced: [4], forbidden: [1] }],
+        { patches: 5, latentVision: 'random' },
+        new Generator(seed),
+      );
+      expect(picked![0]).toBe(4);
+      expect([...picked!].sort()).toEqual([0, 2, 3, 4, 5]);
+    }
+  });
+
+  test.each([
+    [
+      { forcePatches: [[], [6]] },
+      'forcePatches of latent step 2: there is no image token 6; the image has tokens 0 to 5',
+    ],
+    [{ forbidPatches: [[0.5]] }, 'forbidPatches of latent step 1: there is no image token 0.5; the image has'],
+    [{ forcePatches: [[], [], [1]] }, 'forcePatches has lists for 3 latent steps, but 2 are taken'],
+    [{ forcePatches: [[1, 2, 1]] }, 'forcePatches of latent step 1 names image token 1 twice'],
+    [{ forcePatches: [[1]], forbidPatches: [[0, 1]] }, 'latent step 1 both forces and forbids image token 1'],
+    [{ forcePatches: [[0, 1, 2, 3]] }, 'names 4 image tokens, but the step picks only 3 (patches)'],
+    [{ forcePatches: [[0]], latentVision: 'off' }, 'but the step picks none, since latentVision is off'],
+  ] as const)('%o is refused', (wishes, message) => {
+    const options = { ...LATENT_DEFAULTS, patches: 3, ...wishes };
+    expect(() => checkPatchWishes(options, 2, 6)).toThrow(message);
+  });
+
+  test('of a question without an image there are none', () => {
+    const options = { ...LATENT_DEFAULTS, forbidPatches: [[0]] };
+    expect(() => checkPatchWishes(options, 1, 0)).toThrow('there is no image token 0; the question has no image');
   });
 });

@@ -4,8 +4,16 @@ import * as ops from '@ivtlr/torch/ops';
 import { UserError } from '../errors.ts';
 import type { LatentOptions } from './options.ts';
 
+/** What a user wants a latent step to pick: indices of image tokens. */
+export interface PatchWishes {
+  /** Picked before all others, in this order. */
+  forced: readonly number[];
+  /** Never picked. */
+  forbidden: readonly number[];
+}
+
 /**
- * Takes the K best unused image tokens of a row and marks them used.
+ * Takes the image tokens of a row that are forced, then the best unused ones up to K, and marks them used.
  * @param scores_N float: attention probabilities of the row's image tokens
  * @param used one byte an image token, 1 for those that earlier steps took
  * @param step counted from 0, for errors
@@ -19,20 +27,28 @@ export function selectImageTokens(
   step: number,
   options: LatentOptions,
   generator: Generator | null = null,
+  { forced, forbidden }: PatchWishes = NO_WISHES,
 ): number[] {
   const { patches, pickOrder, onExhausted, allowRepeats, latentVision } = options;
   const tokens = used.length;
-  const left = allowRepeats ? tokens : tokens - used.reduce((sum, taken) => sum + taken, 0);
-  let count = patches;
-  if (left < patches) {
-    if (onExhausted === 'error' || (onExhausted === 'reuse' && tokens < patches)) {
+  // Neither what is picked already nor what may not be picked is chosen by score.
+  const closed = new Set([...forced, ...forbidden]);
+  const open = tokens - closed.size;
+  let left = 0;
+  for (let index = 0; index < tokens; index++) if ((allowRepeats || used[index] === 0) && !closed.has(index)) left++;
+  let count = patches - forced.length;
+  if (left < count) {
+    if (onExhausted === 'error' || (onExhausted === 'reuse' && open < count)) {
+      const wants = closed.size === 0 ? `${patches}` : `${count} more`;
+      const may = closed.size === 0 ? 'are unpicked' : 'are unpicked and not forbidden';
       throw new UserError(
-        `latent step ${step + 1} wants ${patches} image tokens, but ${left} of the image's ${tokens} are unpicked: use fewer patches or latent steps, a larger image, or onExhausted: fewer`,
+        `latent step ${step + 1} wants ${wants} image tokens, but ${left} of the image's ${tokens} ${may}: use fewer patches or latent steps, a larger image, or onExhausted: fewer`,
       );
     }
     if (onExhausted === 'fewer') count = left;
   }
-  if (count === 0) return [];
+  for (const index of forced) used[index] = 1;
+  if (count === 0) return [...forced];
   let scores = scores_N;
   if (latentVision === 'random') {
     scores = generator
@@ -41,13 +57,69 @@ export function selectImageTokens(
   }
   if (!allowRepeats) {
     const mask = fromBytes(used, 'bool', [tokens]).to({ device: scores.device });
-    scores = scores.maskedFill(mask, Number.NEGATIVE_INFINITY);
+    // Scores are at least 0. Used ones that come again stay above those that are closed.
+    scores = scores.maskedFill(mask, closed.size > 0 ? -1 : Number.NEGATIVE_INFINITY);
+  }
+  if (closed.size > 0) {
+    const mask = new Uint8Array(tokens);
+    for (const index of closed) mask[index] = 1;
+    scores = scores.maskedFill(
+      fromBytes(mask, 'bool', [tokens]).to({ device: scores.device }),
+      Number.NEGATIVE_INFINITY,
+    );
   }
   // The official code's own call: unsorted top-k of a 1-D row, whose order the kernel decides.
   const picked = scores.topk(count, -1, true, pickOrder === 'score')[1].toNumbers();
   if (pickOrder === 'position') picked.sort((a, z) => a - z);
   for (const index of picked) used[index] = 1;
-  return picked;
+  return [...forced, ...picked];
+}
+
+const NO_WISHES: PatchWishes = { forced: [], forbidden: [] };
+
+/**
+ * @param tokens image tokens of the row; 0 without image
+ * @throws UserError for steps that are not taken, tokens outside the image, and wishes that contradict each other
+ */
+export function checkPatchWishes(
+  {
+    forcePatches = [],
+    forbidPatches = [],
+    patches,
+    latentVision,
+  }: LatentOptions & {
+    forcePatches?: readonly (readonly number[])[];
+    forbidPatches?: readonly (readonly number[])[];
+  },
+  latentSteps: number,
+  tokens: number,
+): void {
+  for (const [name, lists] of [
+    ['forcePatches', forcePatches],
+    ['forbidPatches', forbidPatches],
+  ] as const) {
+    if (lists.length > latentSteps)
+      throw new UserError(`${name} has lists for ${lists.length} latent steps, but ${latentSteps} are taken`);
+    lists.forEach((list, step) => {
+      const wrong = list.find((index) => !Number.isInteger(index) || index < 0 || index >= tokens);
+      if (wrong !== undefined)
+        throw new UserError(
+          `${name} of latent step ${step + 1}: there is no image token ${wrong}; ${tokens === 0 ? 'the question has no image' : `the image has tokens 0 to ${tokens - 1}`}`,
+        );
+      const twice = list.find((index, at) => list.indexOf(index) < at);
+      if (twice !== undefined)
+        throw new UserError(`${name} of latent step ${step + 1} names image token ${twice} twice`);
+    });
+  }
+  forcePatches.forEach((forced, step) => {
+    const both = forced.find((index) => forbidPatches[step]?.includes(index));
+    if (both !== undefined) throw new UserError(`latent step ${step + 1} both forces and forbids image token ${both}`);
+    const most = latentVision === 'off' ? 0 : patches;
+    if (forced.length > most)
+      throw new UserError(
+        `forcePatches of latent step ${step + 1} names ${forced.length} image tokens, but the step picks ${latentVision === 'off' ? 'none, since latentVision is off' : `only ${patches} (patches)`}`,
+      );
+  });
 }
 
 /**

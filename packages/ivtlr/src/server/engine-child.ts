@@ -201,10 +201,10 @@ class Serving {
         this.#tell(question, { type: 'text', text: event.text, logprobs: null });
         return;
       case 'end': {
-        const { text, reason, tokens, picked, seconds } = event.answer;
+        const { text, finishReason, tokens, picked, seconds } = event.answer;
         this.#served.delete(question.id);
         this.#tell(question, {
-          ...{ type: 'end', text, reason: reason === 'eos' ? 'stop' : 'length' },
+          ...{ type: 'end', text, reason: finishReason },
           ...{ tokens: tokens.length, latentSteps: picked.length, seconds },
         });
         return;
