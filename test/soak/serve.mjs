@@ -163,6 +163,8 @@ await new Promise((resolve) => server.once('exit', resolve));
 const clear = Object.keys(counts.errors).every((code) => code === 'engine_restarting');
 // A picture's embeddings stay, one tensor each.
 const grew =
-  after.server > before.server * 1.5 || after.engine > before.engine * 1.5 || after.tensors > before.tensors + bodies.length;
+  after.server > before.server * 1.5 ||
+  after.engine > before.engine * 1.5 ||
+  after.tensors > before.tensors + bodies.length;
 if (counts.wrong > 0 || counts.unclear > 0 || !clear || grew || restarts < kills || slowFailed > kills * 20)
   process.exitCode = 1;
