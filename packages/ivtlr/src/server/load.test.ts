@@ -212,6 +212,9 @@ describe('limits', () => {
     expect([late.status, (await errorOf(late)).code]).toEqual([429, 'rate_limit']);
     expect(Number(late.headers.get('retry-after'))).toBeGreaterThan(0);
     expect((await ask(keys[1])).status).toBe(200);
+    // Who has no key is told so before the body is read.
+    const large = await post(url, 'x'.repeat(2 ** 21));
+    expect(large.status).toBe(401);
   });
 
   test('an answer that takes too long is 504, and its row is free', async () => {
@@ -219,6 +222,22 @@ describe('limits', () => {
     const answer = await askWhole(served.url, chatBody(puzzles[0]!));
     expect(answer).toMatchObject({ status: 504, type: 'timeout_error' });
     await until(() => idle(served!), 'the row is free');
+  });
+
+  test('bodies that come in at the same time are bounded in bytes', async () => {
+    served = await serveDominoes({ maxBody: 2 ** 20 });
+    const port = Number(new URL(served.url).port);
+    const { connect } = await import('node:net');
+    const head = 'POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n';
+    const slow = Array.from({ length: 16 }, () => {
+      const socket = connect(port, '127.0.0.1').on('error', () => {});
+      socket.write(`${head}content-length: 1048576\r\n\r\n{`);
+      return socket;
+    });
+    const ask = async () => (await askWhole(served!.url, chatBody(puzzles[0]!))).status;
+    await until(async () => (await ask()) === 429, 'no more are read');
+    for (const socket of slow) socket.destroy();
+    await until(async () => (await ask()) === 200, 'there is room again');
   });
 
   test('a request that does not come to its end is given up', async () => {

@@ -32,7 +32,8 @@ test('data URLs give their bytes, with parameters and blanks at the end too', as
 test('data URLs that are none', async () => {
   await expect(get('data:image/png,hello')).rejects.toThrow('picture: a data URL should begin like');
   await expect(get(`data:image/png;base64,${'A'.repeat(137)}`)).rejects.toThrow('limit of this server');
-  await expect(get('data:image/png;base64,aGV*bG8=')).rejects.toThrow('not valid base64');
+  for (const data of ['aGV*bG8=', `${'='.repeat(100)}x`, 'aGVs=bG8'])
+    await expect(get(`data:image/png;base64,${data}`)).rejects.toThrow('not valid base64');
   await expect(get('ftp://example.org/a.png')).rejects.toThrow('should be a data URL');
 });
 

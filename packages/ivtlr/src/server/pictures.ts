@@ -32,8 +32,9 @@ function fromDataUrl(picture: PictureAddress, { maxBytes }: PictureLimits): Uint
   if (data.length > Math.ceil(maxBytes / 3) * 4) throw tooLarge(picture, maxBytes);
   if (data.length === 0) throw wrong(picture, 'the data URL is empty');
   const bytes = Buffer.from(data, 'base64');
+  const padding = data.endsWith('==') ? 2 : data.endsWith('=') ? 1 : 0;
   // Node skips what is no base64; a picture with holes is no picture.
-  if (Math.abs(bytes.length - (data.replace(/=+$/, '').length * 3) / 4) >= 1)
+  if (Math.abs(bytes.length - ((data.length - padding) * 3) / 4) >= 1)
     throw wrong(picture, 'the data URL is not valid base64');
   return bytes;
 }

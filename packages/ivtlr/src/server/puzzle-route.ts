@@ -7,9 +7,8 @@ import type { Service } from './service.ts';
 
 const SEEDS = 2 ** 32;
 
-export function addPuzzleRoute(app: FastifyInstance, { keys, task }: Service): void {
+export function addPuzzleRoute(app: FastifyInstance, { task }: Service): void {
   app.get<{ Querystring: { seed?: unknown } }>('/api/puzzle', async (request): Promise<Puzzle> => {
-    keys.caller(request.headers.authorization);
     const { seed = String(Math.floor(Math.random() * SEEDS)) } = request.query;
     if (typeof seed !== 'string' || !/^\d{1,10}$/.test(seed) || Number(seed) >= SEEDS)
       throw badRequest('seed should be a whole number from 0 to 4294967295', 'seed');

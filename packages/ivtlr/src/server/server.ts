@@ -48,6 +48,9 @@ const CSP = [
   "frame-ancestors 'none'",
 ].join('; ');
 
+/** Largest bodies that may be read at the same time. */
+const BODIES = 16;
+
 export class Server {
   readonly #app: FastifyInstance;
   readonly #door: Doorkeeper;
@@ -68,7 +71,7 @@ export class Server {
 
   private constructor(options: ServerOptions) {
     this.#options = options;
-    this.#door = new Doorkeeper(options.keys);
+    this.#door = new Doorkeeper(options.keys, BODIES * options.maxBody);
     this.#app = fastify({
       loggerInstance: options.logger,
       logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'id' }),
@@ -120,6 +123,13 @@ export class Server {
       reply.header('content-security-policy', CSP);
       reply.header('referrer-policy', 'no-referrer');
       if (this.#door.draining) reply.header('connection', 'close');
+      const path = request.routeOptions.url ?? '';
+      if (!/^\/(v1|api)\//.test(path)) return;
+      const { maxBody } = this.#options;
+      const length = Number(request.headers['content-length'] ?? (request.method === 'GET' ? 0 : maxBody));
+      const done = this.#door.read(request, Math.min(maxBody, length));
+      request.raw.once('end', done);
+      request.raw.once('close', done);
     });
     app.addHook('onResponse', async (request, reply) => {
       const route = request.routeOptions.url ?? 'none';

@@ -31,12 +31,17 @@ export interface Service extends ServiceOptions {
 /** Requests under way, and whether more are taken. */
 export class Doorkeeper {
   readonly #keys: Keys;
+  readonly #mostRead: number;
+  /** Bytes of bodies that are being read. */
+  #reading = 0;
   #active = 0;
   #draining = false;
   #empty = () => {};
 
-  constructor(keys: Keys) {
+  /** @param mostRead bytes of bodies that may be read at the same time */
+  constructor(keys: Keys, mostRead: number) {
     this.#keys = keys;
+    this.#mostRead = mostRead;
   }
 
   get active(): number {
@@ -44,6 +49,27 @@ export class Doorkeeper {
   }
   get draining(): boolean {
     return this.#draining;
+  }
+
+  /**
+   * Looks at a request before its body is read.
+   * @param size of the body at most
+   * @returns to be called once the body is read, or will not come
+   * @throws HttpError
+   */
+  read(request: FastifyRequest, size: number): () => void {
+    this.#keys.caller(request.headers.authorization);
+    if (this.#reading > 0 && this.#reading + size > this.#mostRead)
+      throw new HttpError(429, 'too many large requests come in at once; try again later', {
+        code: 'queue_full',
+        retryAfter: 1,
+      });
+    this.#reading += size;
+    let read = false;
+    return () => {
+      if (!read) this.#reading -= size;
+      read = true;
+    };
   }
 
   enter(request: FastifyRequest): () => void {
