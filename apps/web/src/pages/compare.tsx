@@ -118,7 +118,7 @@ function Costs({ latent, written }: { latent: Answer; written: Answer }) {
               <th scope="row">{name}</th>
               {values.map((number, index) => (
                 <td key={index === 0 ? 'latent' : 'written'} class="bar">
-                  <span class="fill short" style={{ width: `${most > 0 ? (60 * number) / most : 0}%` }} />
+                  <span class="fill short" style={{ width: `${most > 0 ? (50 * number) / most : 0}%` }} />
                   {format(number)}
                 </td>
               ))}

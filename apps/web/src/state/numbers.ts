@@ -10,12 +10,13 @@ export function shortNumber(value: number | null | undefined): string {
   return String(Number(value.toPrecision(3)));
 }
 
-/** Seconds as ms, s or min. */
+/** Seconds as ms, s or min, which no line break parts from their number. */
 export function duration(seconds: number | null | undefined): string {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return '–';
-  if (seconds < 0.0995) return `${shortNumber(seconds * 1000)} ms`;
-  if (seconds < 99.5) return `${shortNumber(seconds)} s`;
-  return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+  if (seconds < 0.0995) return `${shortNumber(seconds * 1000)}\u00a0ms`;
+  if (seconds < 99.5) return `${shortNumber(seconds)}\u00a0s`;
+  const whole = Math.round(seconds);
+  return `${Math.floor(whole / 60)}\u00a0min\u00a0${whole % 60}\u00a0s`;
 }
 
 export function count(number: number, one: string, many = `${one}s`): string {

@@ -82,7 +82,7 @@ function readTurn(message: ParsedChat['messages'][number], index: number): Turn 
 }
 
 function optionsOf(body: ParsedChat, info: EngineInfo, most: number): QuestionOptions {
-  const { latents, patches, ablation, positions, task, trace = 'picks' } = body.ivtlr ?? {};
+  const { latents, patches, ablation, positions, task, force, forbid, trace = 'picks' } = body.ivtlr ?? {};
   if (task !== undefined && !taskNames.includes(task))
     throw badRequest(`ivtlr.task: there is no task ${task}; known are ${taskNames.join(', ')}`, 'ivtlr.task');
   const maxNewTokens = body.max_completion_tokens ?? body.max_tokens;
@@ -97,7 +97,17 @@ function optionsOf(body: ParsedChat, info: EngineInfo, most: number): QuestionOp
     ...taken?.options,
   };
   const latentSteps = taken?.latentSteps ?? latents ?? info.latents;
-  return { latentSteps, latent, task, maxNewTokens: maxNewTokens ?? most, trace, seed: seedOf(body.seed) };
+  return {
+    ...{ latentSteps, latent, task, maxNewTokens: maxNewTokens ?? most, trace, seed: seedOf(body.seed) },
+    ...{ forcePatches: force, forbidPatches: forbid, sampling: samplingOf(body) },
+    stop: typeof body.stop === 'string' ? [body.stop] : body.stop,
+    logprobs: body.logprobs ? (body.top_logprobs ?? 0) : undefined,
+  };
+}
+
+/** Greedy unless a temperature is asked for. */
+function samplingOf({ temperature = 0, top_k = 0, top_p = 1, min_p = 0, repetition_penalty = 1 }: ParsedChat) {
+  return { temperature, topK: Math.max(0, top_k), topP: top_p, minP: min_p, repetitionPenalty: repetition_penalty };
 }
 
 /** A generator takes 32 bits; other whole numbers are folded onto them. */

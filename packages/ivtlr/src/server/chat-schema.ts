@@ -10,6 +10,7 @@ const MAX_MESSAGES = 1000;
 const MAX_TEXT = 2 ** 20;
 
 const text = z.string().max(MAX_TEXT);
+const stop = z.string().min(1).max(1000);
 const textPart = z.object({ type: z.literal('text'), text });
 const imagePart = z.object({
   type: z.literal('image_url'),
@@ -64,9 +65,9 @@ export const chatSchema = z.object({
       .max(2 ** 31),
   ),
   min_p: optional(z.number().min(0).max(1)),
-  repetition_penalty: optional(z.number().gt(0).max(10)),
+  repetition_penalty: optional(z.number().min(0.01).max(100)),
   seed: optional(z.int()),
-  stop: optional(z.union([text, z.array(text).max(4)])),
+  stop: optional(z.union([stop, z.array(stop).max(4)])),
   n: optional(z.int().min(1).max(16)),
   logprobs: optional(z.boolean()),
   top_logprobs: optional(z.int().min(0).max(20)),
@@ -86,12 +87,6 @@ const MISSING: Record<string, (value: unknown) => boolean> = {
   presence_penalty: (value) => value === 0,
   logit_bias: (value) => typeof value === 'object' && Object.keys(value as object).length === 0,
   audio: () => false,
-  // Answers are the most likely tokens; what would make them others is refused instead of left out.
-  temperature: (value) => value === 0,
-  repetition_penalty: (value) => value === 1,
-  stop: (value) => Array.isArray(value) && value.length === 0,
-  logprobs: (value) => value === false,
-  top_logprobs: (value) => value === 0,
 };
 
 /** @throws HttpError 400 that names the first field which is wrong */
@@ -108,9 +103,8 @@ export function parseChat(body: unknown): ParsedChat {
     if (value !== undefined && value !== null && !asksNothing(value))
       throw badRequest(`${name} is not supported here; leave it out`, name, 'unsupported_parameter');
   }
-  for (const name of ['force', 'forbid'] as const)
-    if (result.data.ivtlr?.[name]?.length)
-      throw badRequest(`ivtlr.${name} is not supported here; leave it out`, `ivtlr.${name}`, 'unsupported_parameter');
+  if (result.data.top_logprobs !== undefined && !result.data.logprobs)
+    throw badRequest('top_logprobs: needs logprobs to be true', 'top_logprobs');
   return result.data;
 }
 

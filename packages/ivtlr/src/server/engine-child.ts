@@ -20,7 +20,8 @@ import type {
   FromEngine,
   ToEngine,
 } from './engine-messages.ts';
-import { seenImage, seenStep } from './seen.ts';
+import type { TokenLogprob } from './protocol.ts';
+import { seenImage, seenLogprobs, seenStep } from './seen.ts';
 
 /** Budget on a device whose free memory cannot be asked for. */
 const DEFAULT_CACHE_BYTES = 4 * 2 ** 30;
@@ -33,6 +34,8 @@ interface Served extends Question {
   options: EngineQuestion['options'];
   /** Hash of the picture's bytes. */
   imageKey: string;
+  /** Of tokens whose text was not told yet. */
+  logprobs: TokenLogprob[];
   /** When its last step ended, ms. */
   last: number;
   cancelled: boolean;
@@ -55,11 +58,11 @@ class Serving {
     const asker = await Asker.open<Served>(opened, {
       rows: limits.rows,
       pieceTokens: limits.pieceTokens,
-      of: ({ options }) => {
-        const { latentSteps, latent, task, maxNewTokens, trace } = options;
-        return { latentSteps, latent, task, maxNewTokens, trace: trace === 'full', traceText: trace === 'full' };
-      },
-      seed: ({ options }) => options.seed,
+      of: ({ options: { trace, ...options } }) => ({
+        ...options,
+        trace: trace === 'full',
+        traceText: trace === 'full',
+      }),
       imageKey: ({ imageKey }) => imageKey,
       keptImageBytes: KEPT_IMAGE_BYTES,
       processImage: async (image) => {
@@ -110,7 +113,10 @@ class Serving {
   take(id: number, { picture, question, choices, messages, options }: EngineQuestion): void {
     const image = { kind: 'encoded' as const, ...picture };
     const imageKey = createHash('sha256').update(picture.bytes).digest('base64');
-    const served: Served = { image, question, choices, messages, id, options, imageKey, last: 0, cancelled: false };
+    const served: Served = {
+      ...{ image, question, choices, messages, id, options, imageKey },
+      ...{ logprobs: [], last: 0, cancelled: false },
+    };
     this.#served.set(id, served);
     this.#asker.prepare(served).then(
       (prepared) => {
@@ -198,10 +204,16 @@ class Serving {
         return;
       }
       case 'text-delta':
-        this.#tell(question, { type: 'text', text: event.text, logprobs: null });
+        this.#tell(question, { type: 'text', text: event.text, logprobs: this.#takeLogprobs(question) });
+        return;
+      case 'token':
+        // They go with the text that they become, which may be certain only later.
+        question.logprobs.push(...seenLogprobs(event.logprobs, this.#opened.tokenizer));
         return;
       case 'end': {
         const { text, finishReason, tokens, picked, seconds } = event.answer;
+        const logprobs = this.#takeLogprobs(question);
+        if (logprobs) this.#tell(question, { type: 'text', text: '', logprobs });
         this.#served.delete(question.id);
         this.#tell(question, {
           ...{ type: 'end', text, reason: finishReason },
@@ -212,6 +224,10 @@ class Serving {
       case 'error':
         this.#fail(question, event.error);
     }
+  }
+
+  #takeLogprobs({ logprobs }: Served): TokenLogprob[] | null {
+    return logprobs.length === 0 ? null : logprobs.splice(0);
   }
 
   #elapsed(served: Served): number {

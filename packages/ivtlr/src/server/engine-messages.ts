@@ -1,5 +1,5 @@
 /** What the server and the process that owns the model say to each other. Everything is plain data, sent with Node's `advanced` serialization. */
-import type { LatentOptions } from '../latent/options.ts';
+import type { QuestionAskOptions } from '../engine/question.ts';
 import type { SentError, WorkerModel } from '../pool/worker-messages.ts';
 import type { ChatMessage } from '../text/chat-template.ts';
 import type { FinishReason, SeenImage, SeenStep, TokenLogprob } from './protocol.ts';
@@ -17,14 +17,10 @@ export interface EngineLimits {
 }
 
 /** How one question is asked. What is absent is as the model was trained. */
-export interface QuestionOptions {
-  latentSteps?: number | undefined;
-  latent?: Partial<LatentOptions> | undefined;
-  /** Whose prompt wording to use. */
-  task?: string | undefined;
+export interface QuestionOptions extends Omit<QuestionAskOptions, 'trace' | 'traceText'> {
   maxNewTokens: number;
+  /** What is told of the latent steps, and with `full` of written tokens too. */
   trace: 'none' | 'picks' | 'full';
-  seed?: number | undefined;
 }
 
 export interface EngineQuestion {

@@ -320,8 +320,19 @@ const EMPTY: EngineStats = {
   passes: 0,
 };
 
-function errorOf({ message, user }: { message: string; user: boolean }, { picture }: EngineQuestion): HttpError {
+function errorOf(
+  { message, user }: { message: string; user: boolean },
+  { picture, options }: EngineQuestion,
+): HttpError {
   if (!user) return new HttpError(500, message, { code: 'engine_failed' });
+  // Fields have names of their own in requests.
+  for (const [name, field] of [
+    ['forcePatches', 'ivtlr.force'],
+    ['forbidPatches', 'ivtlr.forbid'],
+  ] as const)
+    if (message.includes(name)) return new HttpError(400, message.replaceAll(name, field), { param: field });
+  if (options.forcePatches && message.includes('both forces and forbids'))
+    return new HttpError(400, message, { param: 'ivtlr.force' });
   const ofPicture = message.startsWith(`${picture.name}: `);
   return new HttpError(400, message, {
     param: ofPicture ? picture.name : 'messages',

@@ -1,7 +1,9 @@
 /** What the model looked at, in the words of the protocol. */
+import type { TokenLogprobs } from '../latent/next-token.ts';
 import type { StepTrace } from '../latent/trace.ts';
+import type { Tokenizer } from '../text/tokenizer.ts';
 import type { ImageSource } from '../vision/image.ts';
-import type { SeenImage, SeenStep } from './protocol.ts';
+import type { SeenImage, SeenStep, TokenLogprob } from './protocol.ts';
 
 export function seenImage(tokenGrid: readonly [number, number], { width, height, shown }: ImageSource): SeenImage {
   const { left, top, width: w, height: h } = shown ?? { left: 0, top: 0, width, height };
@@ -27,4 +29,22 @@ export function seenStep(
 /** JSON has no infinities. */
 function finite(value: number | undefined): number | null {
   return value !== undefined && Number.isFinite(value) ? value : null;
+}
+
+/** Stands for tokens that could not come at all, since JSON has no infinities. */
+const IMPOSSIBLE = -9999;
+
+/** Of one token; of a special one, which is no text, nothing. */
+export function seenLogprobs(
+  { id, logprob, top }: TokenLogprobs,
+  tokenizer: Pick<Tokenizer, 'decode' | 'isAdded'>,
+): TokenLogprob[] {
+  if (tokenizer.isAdded(id) && tokenizer.decode([id]) === '') return [];
+  const one = (id: number, value: number) => {
+    const token = tokenizer.decode([id], { skipSpecial: false });
+    // A token may be a part of a character, which then has no text of its own.
+    const bytes = token.includes('\ufffd') ? null : [...Buffer.from(token)];
+    return { token, logprob: Number.isFinite(value) ? value : IMPOSSIBLE, bytes };
+  };
+  return [{ ...one(id, logprob), top_logprobs: top.map(({ id, logprob }) => one(id, logprob)) }];
 }

@@ -1,23 +1,11 @@
-/** Every endpoint against the bundled model on a real port. */
-import { execFile } from 'node:child_process';
+/** What cannot be answered, and every other endpoint, against the bundled model on a real port. */
 import { appendFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
-import OpenAI from 'openai';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import {
-  chatBody,
-  errorOf,
-  type Puzzle,
-  post,
-  puzzle,
-  readStream,
-  serveDominoes,
-} from '../../../../test/served-model.ts';
-import type { ChatChunk, ChatResponse, ModelList, RunList, RunMetrics } from './protocol.ts';
+import { chatBody, errorOf, type Puzzle, post, puzzle, serveDominoes } from '../../../../test/served-model.ts';
+import type { ChatResponse, ModelList, RunList, RunMetrics } from './protocol.ts';
 import type { Serving } from './serve.ts';
 
 let served: Serving;
@@ -40,142 +28,6 @@ afterAll(async () => {
 });
 
 const get = (path: string, init?: RequestInit) => fetch(`${served.url}${path}`, init);
-
-describe('chat completions', () => {
-  test('a whole answer: text, picks of the latent steps, usage', async () => {
-    const response = await post(served.url, chatBody(asked), { headers: { 'x-request-id': 'mine-1' } });
-    expect(response.status).toBe(200);
-    expect(response.headers.get('x-request-id')).toBe('mine-1');
-    const answer = (await response.json()) as ChatResponse;
-    expect(answer).toMatchObject({ object: 'chat.completion', model: 'dominoes' });
-    const [choice] = answer.choices;
-    expect(choice!.finish_reason).toBe('stop');
-    expect(choice!.message.content).toMatch(new RegExp(`the answer is ${asked.answer}$`));
-    const { image, steps, settings, seconds } = choice!.ivtlr!;
-    expect(image).toEqual({
-      tokenGrid: [4, 4],
-      width: 112,
-      height: 112,
-      crop: { x: 0, y: 0, width: 112, height: 112 },
-    });
-    expect(steps!.map(({ step, kind, picked, scores }) => ({ step, kind, picks: picked.length, scores }))).toEqual(
-      [0, 1, 2].map((step) => ({ step, kind: 'latent', picks: 1, scores: null })),
-    );
-    expect(settings).toEqual({ latents: 3, patches: 1, task: 'dominoes', ablation: null });
-    expect(Object.values(seconds!).every((value) => value >= 0)).toBe(true);
-    const { usage } = answer;
-    expect(usage.completion_tokens_details).toEqual({ latent_steps: 3 });
-    expect(usage.total_tokens).toBe(usage.prompt_tokens + usage.completion_tokens);
-    expect(usage.prompt_tokens).toBeGreaterThan(16);
-  });
-
-  test('a stream says the same piece by piece', async () => {
-    const body = chatBody(asked, { stream: true, stream_options: { include_usage: true } });
-    const response = await post(served.url, body);
-    expect(response.headers.get('content-type')).toMatch(/^text\/event-stream/);
-    const events = await readStream(response);
-    expect(events.at(-1)).toBe('[DONE]');
-    const chunks = events.slice(0, -1) as unknown as ChatChunk[];
-    const whole = (await (await post(served.url, chatBody(asked))).json()) as ChatResponse;
-    const text = chunks.map((chunk) => chunk.choices[0]?.delta.content ?? '').join('');
-    expect(text).toBe(whole.choices[0]!.message.content);
-    const steps = chunks.flatMap((chunk) => chunk.choices[0]?.ivtlr?.steps ?? []);
-    expect(steps.map(({ picked }) => picked)).toEqual(whole.choices[0]!.ivtlr!.steps!.map(({ picked }) => picked));
-    // Latent steps come before the text, as they happen.
-    const firstText = chunks.findIndex((chunk) => chunk.choices[0]?.delta.content);
-    const lastStep = chunks.findLastIndex((chunk) => chunk.choices[0]?.ivtlr?.steps);
-    expect(lastStep).toBeLessThan(firstText);
-    expect(chunks[0]!.choices[0]).toMatchObject({
-      delta: { role: 'assistant' },
-      ivtlr: { image: { tokenGrid: [4, 4] } },
-    });
-    expect(chunks.map((chunk) => chunk.choices[0]?.finish_reason).filter(Boolean)).toEqual(['stop']);
-    expect(chunks.at(-1)).toMatchObject({ choices: [], usage: whole.usage });
-    expect(new Set(chunks.map(({ id }) => id)).size).toBe(1);
-  });
-
-  test('trace: none has no steps, full has scores of latent steps and of written tokens', async () => {
-    const steps = async (trace: string) =>
-      ((await (await post(served.url, chatBody(asked, { ivtlr: { trace } }))).json()) as ChatResponse).choices[0]!
-        .ivtlr!.steps!;
-    expect(await steps('none')).toEqual([]);
-    const full = await steps('full');
-    expect(full.map(({ kind }) => kind)).toEqual([...Array(3).fill('latent'), ...Array(11).fill('token')]);
-    for (const { scores, pickedScores, picked, attentionRatio, focus } of full) {
-      expect(scores).toHaveLength(16);
-      expect(pickedScores).toEqual(picked.map((index) => scores![index]));
-      expect(attentionRatio).toBeGreaterThan(0);
-      expect(focus).toBeGreaterThan(0);
-    }
-  });
-
-  test('options of the request: latent steps, ablation, patches, longest answer, several answers', async () => {
-    const ask = async (more: Record<string, unknown>) =>
-      (await (await post(served.url, chatBody(asked, more))).json()) as ChatResponse;
-    const short = await ask({ max_tokens: 2 });
-    expect(short.choices[0]!.finish_reason).toBe('length');
-    expect(short.usage.completion_tokens).toBe(2);
-    expect((await ask({ max_completion_tokens: 3 })).usage.completion_tokens).toBe(3);
-    const none = await ask({ ivtlr: { ablation: 'zero-latents' } });
-    expect(none.choices[0]!.ivtlr).toMatchObject({ steps: [], settings: { latents: 0, ablation: 'zero-latents' } });
-    const two = await ask({ ivtlr: { latents: 2, patches: 3 } });
-    expect(two.choices[0]!.ivtlr!.steps!.map(({ picked }) => picked.length)).toEqual([3, 3]);
-    const random = async (seed: number) =>
-      (await ask({ seed, ivtlr: { ablation: 'random-patches' } })).choices[0]!.ivtlr!.steps!.map(
-        ({ picked }) => picked,
-      );
-    expect(await random(1)).toEqual(await random(1));
-    expect([await random(2), await random(3), await random(4)]).not.toEqual(Array(3).fill(await random(1)));
-    const both = await ask({ n: 2, ivtlr: { trace: 'none' } });
-    expect(both.choices.map(({ index }) => index)).toEqual([0, 1]);
-    expect(both.choices[1]!.message).toEqual(both.choices[0]!.message);
-    expect(both.usage.completion_tokens).toBe(22);
-  });
-
-  test('answers are those of ivtlr infer', async () => {
-    const puzzles = await Promise.all(Array.from({ length: 12 }, (_, seed) => puzzle(100 + seed)));
-    const file = join(folder, 'questions.jsonl');
-    writeFileSync(file, '');
-    puzzles.forEach(({ image, question, choices }, i) => {
-      writeFileSync(join(folder, `${i}.png`), Buffer.from(image.split(',')[1]!, 'base64'));
-      appendFileSync(file, `${JSON.stringify({ id: String(i), image: `${i}.png`, question, choices })}\n`);
-    });
-    const program = fileURLToPath(new URL('../../bin/ivtlr.mjs', import.meta.url));
-    const model = fileURLToPath(new URL('../../models/dominoes', import.meta.url));
-    const args = [program, 'infer', '--model', model, '--questions', file, '--threads', '1', '--max-new-tokens', '64'];
-    const { stdout } = await promisify(execFile)(process.execPath, args);
-    const expected = stdout
-      .trimEnd()
-      .split('\n')
-      .map((line) => JSON.parse(line) as { id: string; answer: string });
-    const given = await Promise.all(
-      puzzles.map(async (each) => (await (await post(served.url, chatBody(each))).json()) as ChatResponse),
-    );
-    expect(expected).toHaveLength(12);
-    for (const { id, answer } of expected) expect(given[Number(id)]!.choices[0]!.message.content).toBe(answer);
-  });
-
-  test("OpenAI's own client asks, streams, lists models and understands errors", async () => {
-    const client = new OpenAI({ apiKey: 'none', baseURL: `${served.url}/v1`, maxRetries: 0 });
-    const { model, messages } = chatBody(asked) as never as OpenAI.ChatCompletionCreateParamsNonStreaming;
-    const answer = await client.chat.completions.create({ model, messages, ...{ ivtlr: { choices: asked.choices } } });
-    expect(answer.choices[0]!.message.content).toMatch(/the answer is/);
-    let text = '';
-    const stream = await client.chat.completions.create({
-      model,
-      messages,
-      ...{ ivtlr: { choices: asked.choices } },
-      stream: true,
-    });
-    for await (const chunk of stream) text += chunk.choices[0]?.delta.content ?? '';
-    expect(text).toBe(answer.choices[0]!.message.content);
-    expect((await client.models.list()).data.map(({ id }) => id)).toEqual(['dominoes']);
-    await expect(client.chat.completions.create({ model: 'gpt-4', messages })).rejects.toMatchObject({
-      status: 404,
-      code: 'model_not_found',
-    });
-  });
-});
 
 describe('what cannot be answered is a 4xx that names the field', () => {
   const picture = { type: 'image_url', image_url: { url: 'PICTURE' } };
