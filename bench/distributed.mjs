@@ -126,30 +126,28 @@ for (const train of values.train.split(',')) {
   for (const micros of values.micros.split(',').map(Number)) {
     const sides = withPeer ? ['ivtlr', 'peer'] : ['ivtlr'];
     for (const side of sides) {
-      // The one process is measured before and after, since the machine is not the same all the time.
       const alone = async () => secondsOf(await sideOf[side]({ train, micros, zero: null }, 1));
-      const apart = await Promise.all([1, 2].map(() => sideOf[side]({ train, micros, zero: null }, 1)));
       const first = await alone();
+      const apart = side === 'ivtlr' ? await Promise.all([alone(), alone()]) : null;
       const found = [];
       for (const zero of values.zero.split(',').map(Number)) {
         console.error(`${side}: ${train}, ${micros} micro-batches, zero ${zero} ..`);
         found.push([zero, await sideOf[side]({ train, micros, zero }, 2)]);
       }
+      // Measured before and after, since the machine is not the same all the time.
       const one = (first + (await alone())) / 2;
       for (const [zero, ranks] of found) {
         const seconds = secondsOf(ranks);
         const { bytesPerStep, parameters, losses } = ranks[0];
         const sent = volumes(zero, micros, parameters, { latents: testCase.latents, processes: 2 });
-        const both = Math.max(...apart.map(secondsOf));
         // Each process has one core, which computes or sends: nothing can overlap here.
-        const predicted = Object.keys(sent).reduce((sum, kind) => sum + sent[kind] / rates[kind], both);
+        const sending = Object.keys(sent).reduce((sum, kind) => sum + sent[kind] / rates[kind], 0);
         rows.push({
           ...{ side, train, micros, zero },
           alone: round(one),
           two: round(seconds),
           efficiency: round(one / seconds),
-          apart: round(one / both),
-          ...(side === 'ivtlr' && { predicted: round(predicted) }),
+          ...(apart && { apart: round(one / Math.max(...apart)), predicted: round(Math.max(...apart) + sending) }),
           megabytesSent: round(bytesPerStep / 2 ** 20),
           formula: round(Object.values(sent).reduce((a, b) => a + b) / 2 ** 20),
           losses: losses.map((loss) => Number(loss.toPrecision(7))),

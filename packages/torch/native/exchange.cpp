@@ -1,13 +1,18 @@
 #include "exchange.h"
 
 #include <ATen/ATen.h>
+#include <sched.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
+#include <chrono>
+#include <cstddef>
 #include <cstring>
 #include <fstream>
 #include <map>
+#include <thread>
 #include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
@@ -17,15 +22,33 @@
 namespace ivtlr {
 namespace {
 
+using Milliseconds = std::chrono::milliseconds;
+
+// Exchanges that can be under way at one time; the places of older ones are used again.
+constexpr int64_t slots = 1024;
+
+// Where the others look, in this process's memory: what it lends to which exchange, and which exchanges it has read all for. Exchanges count from 1.
+struct Mailbox {
+  std::atomic<uint64_t> probe;  // what others try to read, to see whether they may
+  struct Slot {
+    std::atomic<uint64_t> exchange;
+    std::atomic<uint64_t> address;
+  };
+  Slot lent[slots];
+  std::atomic<uint64_t> read[slots];
+};
+
 // What a process knows of another one of its machine.
 struct Peer {
   pid_t pid = 0;
   bool can_read = false;    // this process may read its memory
   bool reads_mine = false;  // it may read the memory of this one
+  uint64_t mailbox = 0;     // address in its memory
 };
 
-// By the group's name; without an entry everything goes by messages.
+// By the group's name; without an entry everything goes by messages. Never destroyed: others may look there until the end of the process.
 std::map<std::string, std::vector<Peer>>& peers_of_group = *new std::map<std::string, std::vector<Peer>>();
+std::map<std::string, Mailbox*>& mailboxes = *new std::map<std::string, Mailbox*>();
 
 // Smaller tensors are sent: a message is quicker than being told where to read.
 constexpr int64_t read_from = 1 << 16;
@@ -34,22 +57,21 @@ constexpr int64_t block_bytes = 1 << 18;
 
 uint64_t bytes_read = 0;
 
-// What others try to read, to see whether they may.
-uint64_t probe = 0;
-
 struct Other {
   int rank = 0;
-  pid_t pid = 0;             // not 0: its part is read from its memory
-  at::Tensor part;           // what it sends
-  at::Tensor place;          // where its part is in its memory: an address
+  Peer peer;         // with can_read, its part is read from its memory
+  uint64_t address;  // where
+  at::Tensor part;   // else what it sends
   c10::intrusive_ptr<c10d::Work> came;
 };
 
 struct Exchange {
   c10::intrusive_ptr<c10d::ProcessGroup> group;
+  Mailbox* mailbox = nullptr;
   bool sums = false;
   at::Tensor out, own;
-  int done_tag = 0;
+  uint64_t number = 0;  // from 1, the same in all processes
+  Milliseconds timeout;
   std::vector<Other> others;
   // Messages on their way, and what they hold.
   std::vector<c10::intrusive_ptr<c10d::Work>> works;
@@ -87,20 +109,42 @@ bool read_memory(pid_t pid, uint64_t address, void* into, size_t bytes) {
     to += count;
     address += static_cast<uint64_t>(count);
     bytes -= static_cast<size_t>(count);
-    bytes_read += static_cast<uint64_t>(count);
   }
   return true;
 }
 
-void read_part(const Other& other, int64_t offset, const at::Tensor& into) {
-  const auto address = static_cast<uint64_t>(other.place.const_data_ptr<int64_t>()[0]) + static_cast<uint64_t>(offset);
-  if (!read_memory(other.pid, address, into.data_ptr(), into.nbytes()))
+void read_or_throw(const Other& other, uint64_t address, void* into, size_t bytes) {
+  if (!read_memory(other.peer.pid, address, into, bytes))
     throw std::runtime_error("the memory of rank " + std::to_string(other.rank) + " cannot be read: " + std::strerror(errno));
 }
 
+void read_part(const Other& other, int64_t offset, const at::Tensor& into) {
+  read_or_throw(other, other.address + static_cast<uint64_t>(offset), into.data_ptr(), into.nbytes());
+  bytes_read += into.nbytes();
+}
+
+// Looks at a number in another process's memory until it is the wanted one. Processes arrive at about the same time, so it first looks again at once,
+// and then ever less often.
+void await_number(const Other& other, uint64_t address, uint64_t wanted, Milliseconds timeout) {
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
+  for (int looks = 0;; looks++) {
+    uint64_t found = 0;
+    read_or_throw(other, address, &found, sizeof found);
+    if (found == wanted) return;
+    const auto waited = Clock::now() - start;
+    if (waited > timeout)
+      throw std::runtime_error("Timed out waiting " + std::to_string(timeout.count()) + " ms for rank " + std::to_string(other.rank));
+    if (waited < std::chrono::microseconds(200)) sched_yield();
+    else std::this_thread::sleep_for(waited < Milliseconds(20) ? std::chrono::microseconds(50) : std::chrono::microseconds(500));
+  }
+}
+
+uint64_t address_of(const at::Tensor& tensor) { return static_cast<uint64_t>(reinterpret_cast<uintptr_t>(tensor.data_ptr())); }
+
 // Starts what comes from and goes to each other process: the part of `out` or of the sum it gives, and the part of `own` it gets.
 napi_value start(napi_env env, napi_callback_info info, bool sums) {
-  const auto args = arguments(env, info, 4);
+  const auto args = arguments(env, info, 5);
   const at::AutoDispatchBelowADInplaceOrView below;
   const std::string name = to_string(env, args[0]);
   Exchange exchange;
@@ -108,23 +152,22 @@ napi_value start(napi_env env, napi_callback_info info, bool sums) {
   exchange.sums = sums;
   exchange.out = flat(to_tensor(env, args[1]));
   exchange.own = flat(to_tensor(env, args[2]));
+  exchange.number = static_cast<uint64_t>(to_int(env, args[3]));
+  exchange.timeout = Milliseconds(to_int(env, args[4]));
   const int rank = exchange.group->getRank(), size = exchange.group->getSize();
-  const int tag = 2 * static_cast<int>(to_int(env, args[3]));
-  exchange.done_tag = tag + 1;
+  const int tag = static_cast<int>(exchange.number % (1 << 30));
   const auto& [whole, part] = sums ? std::tie(exchange.own, exchange.out) : std::tie(exchange.out, exchange.own);
   const int64_t length = part.numel(), bytes = part.nbytes();
   if (whole.numel() != size * length || whole.scalar_type() != part.scalar_type())
     throw std::runtime_error("the one tensor should be as long as the parts of all ranks together");
   const auto found = peers_of_group.find(name);
-  const auto peer = [&](int other) { return found == peers_of_group.end() || bytes < read_from ? Peer{} : found->second[other]; };
+  const auto mailbox = mailboxes.find(name);
+  const bool reads = found != peers_of_group.end() && mailbox != mailboxes.end() && bytes >= read_from;
   for (int i = 1; i < size; i++) {
     Other other;
     other.rank = (rank + i) % size;
-    if (peer(other.rank).can_read) {
-      other.pid = peer(other.rank).pid;
-      other.place = at::empty({1}, at::kLong);
-      other.came = receive(exchange, other.place, other.rank, tag);
-    } else {
+    if (reads) other.peer = found->second[static_cast<size_t>(other.rank)];
+    if (!other.peer.can_read) {
       if (sums) {
         // Borrowed, like the caller's own buffers: see set_bytes.
         other.part = at::empty({0}, part.options());
@@ -137,17 +180,15 @@ napi_value start(napi_env env, napi_callback_info info, bool sums) {
     }
     exchange.others.push_back(std::move(other));
   }
-  for (int i = 1; i < size; i++) {
-    const int other = (rank + i) % size;
-    const at::Tensor mine = sums ? whole.narrow(0, other * length, length) : part;
-    if (!peer(other).reads_mine) {
-      exchange.works.push_back(send(exchange, mine, other, tag));
-      continue;
-    }
-    const auto place = at::full({1}, static_cast<int64_t>(reinterpret_cast<uintptr_t>(mine.data_ptr())), at::kLong);
-    exchange.works.push_back(send(exchange, place, other, tag));
-    // It says when it has read.
-    exchange.works.push_back(receive(exchange, at::empty({1}, at::kByte), other, exchange.done_tag));
+  if (reads) {
+    exchange.mailbox = mailbox->second;
+    auto& slot = exchange.mailbox->lent[exchange.number % slots];
+    slot.address.store(address_of(exchange.own));
+    slot.exchange.store(exchange.number);
+  }
+  for (const auto& other : exchange.others) {
+    if (other.peer.reads_mine) continue;
+    exchange.works.push_back(send(exchange, sums ? whole.narrow(0, other.rank * length, length) : part, other.rank, tag));
   }
   if (!sums) {
     const at::Tensor place = whole.narrow(0, rank * length, length);
@@ -175,7 +216,7 @@ void sum_up(Exchange& exchange, int rank) {
       at::Tensor part;
       if (!other) {
         part = exchange.own.narrow(0, rank * length + start, count);
-      } else if (other->pid != 0) {
+      } else if (other->peer.can_read) {
         part = scratch.narrow(0, 0, count);
         read_part(*other, start * item, part);
       } else {
@@ -191,12 +232,12 @@ void sum_up(Exchange& exchange, int rank) {
 
 }  // namespace
 
-// startGather(group, out (size * n), tensor (n), tag) -> id. Versions of `out` are not counted.
+// startGather(group, out (size * n), tensor (n), number of the exchange from 1, timeout ms) -> id. Versions of `out` are not counted.
 napi_value start_gather(napi_env env, napi_callback_info info) {
   return guarded(env, [&] { return start(env, info, false); }, [] { return std::string("all_gather"); });
 }
 
-// startReduceScatter(group, out (n), tensor (size * n), tag) -> id. `tensor` must stay as it is until the exchange is finished.
+// startReduceScatter(group, out (n), tensor (size * n), number of the exchange from 1, timeout ms) -> id. `tensor` must stay as it is until the exchange is finished.
 napi_value start_reduce_scatter(napi_env env, napi_callback_info info) {
   return guarded(env, [&] { return start(env, info, true); }, [] { return std::string("reduce_scatter"); });
 }
@@ -211,35 +252,50 @@ napi_value finish_exchange(napi_env env, napi_callback_info info) {
     Exchange& exchange = found.mapped();
     const int rank = exchange.group->getRank();
     const int64_t length = exchange.sums ? exchange.out.numel() : exchange.own.numel();
+    const uint64_t slot = exchange.number % slots;
     for (auto& other : exchange.others) {
-      other.came->wait();
-      if (!exchange.sums && other.pid != 0) read_part(other, 0, exchange.out.narrow(0, other.rank * length, length));
+      if (!other.peer.can_read) {
+        other.came->wait();
+        continue;
+      }
+      const uint64_t lent = other.peer.mailbox + offsetof(Mailbox, lent) + slot * sizeof(Mailbox::Slot);
+      await_number(other, lent + offsetof(Mailbox::Slot, exchange), exchange.number, exchange.timeout);
+      read_or_throw(other, lent + offsetof(Mailbox::Slot, address), &other.address, sizeof other.address);
+      // Of a buffer that is summed, this process reads its own part.
+      if (exchange.sums) other.address += static_cast<uint64_t>(rank * length) * exchange.own.element_size();
+      else read_part(other, 0, exchange.out.narrow(0, other.rank * length, length));
     }
     if (exchange.sums) sum_up(exchange, rank);
+    if (exchange.mailbox) exchange.mailbox->read[slot].store(exchange.number);
     for (const auto& other : exchange.others) {
-      if (other.pid != 0) exchange.works.push_back(send(exchange, at::zeros({1}, at::kByte), other.rank, exchange.done_tag));
-      else if (exchange.sums) set_bytes(other.part, 0);
+      if (exchange.sums && !other.peer.can_read) set_bytes(other.part, 0);
+      if (other.peer.reads_mine)
+        await_number(other, other.peer.mailbox + offsetof(Mailbox, read) + slot * sizeof(uint64_t), exchange.number, exchange.timeout);
     }
     for (const auto& work : exchange.works) work->wait();
     return undefined(env);
   }, [] { return std::string("exchange"); });
 }
 
-// describeMemory() -> what another process needs to know to find out whether it may read this one's memory
-napi_value describe_memory(napi_env env, napi_callback_info) {
+// describeMemory(group) -> what another process of it needs to know to find out whether it may read this one's memory
+napi_value describe_memory(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
+    const auto args = arguments(env, info, 1);
     std::string boot;
     std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), boot);
     char space[64] = "";
     if (readlink("/proc/self/ns/pid", space, sizeof space - 1) < 0) space[0] = 0;
-    // Cannot be guessed: a process that reads it has read this one.
-    probe = static_cast<uint64_t>(getpid()) << 32 ^ reinterpret_cast<uintptr_t>(&probe) ^ static_cast<uint64_t>(time(nullptr)) << 16;
-    return string(env, boot + " " + space + " " + std::to_string(getpid()) + " " + std::to_string(reinterpret_cast<uintptr_t>(&probe)) + " " +
-                           std::to_string(probe));
+    auto* mailbox = new Mailbox();
+    mailboxes[to_string(env, args[0])] = mailbox;
+    const auto address = static_cast<uint64_t>(reinterpret_cast<uintptr_t>(mailbox));
+    // Another process's memory hardly holds the same number in this place.
+    const uint64_t probe = static_cast<uint64_t>(getpid()) << 32 ^ address ^ static_cast<uint64_t>(time(nullptr)) << 16;
+    mailbox->probe.store(probe);
+    return string(env, boot + " " + space + " " + std::to_string(getpid()) + " " + std::to_string(address) + " " + std::to_string(probe));
   }, [] { return std::string("describeMemory"); });
 }
 
-// canReadMemory(machine and process space as described, pid, address and number) -> whether this process may read that one's memory
+// canReadMemory(pid, address of the mailbox and its probe as described) -> whether this process may read that one's memory
 napi_value can_read_memory(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     const auto args = arguments(env, info, 3);
@@ -252,14 +308,22 @@ napi_value can_read_memory(napi_env env, napi_callback_info info) {
   }, [] { return std::string("canReadMemory"); });
 }
 
-// setPeers(group, for every rank: [pid, whether this process reads its memory, whether it reads this one's])
+// setPeers(group, for every rank: [pid, address of its mailbox, whether this process reads its memory, whether it reads this one's])
 napi_value set_peers(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     const auto args = arguments(env, info, 2);
     std::vector<Peer> peers;
     for (uint32_t i = 0; i < array_length(env, args[1]); i++) {
       const napi_value entry = element(env, args[1], i);
-      peers.push_back({static_cast<pid_t>(to_int(env, element(env, entry, 0))), to_bool(env, element(env, entry, 1)), to_bool(env, element(env, entry, 2))});
+      Peer peer;
+      peer.pid = static_cast<pid_t>(to_int(env, element(env, entry, 0)));
+      peer.mailbox = std::stoull(to_string(env, element(env, entry, 1)));
+      peer.can_read = to_bool(env, element(env, entry, 2));
+      peer.reads_mine = to_bool(env, element(env, entry, 3));
+      // Who is read must also be able to see that it was.
+      peer.can_read = peer.can_read && peer.reads_mine;
+      peer.reads_mine = peer.can_read;
+      peers.push_back(peer);
     }
     peers_of_group[to_string(env, args[0])] = std::move(peers);
     return undefined(env);

@@ -19,7 +19,7 @@ struct Block {
 // Smaller requests are the heap's.
 constexpr size_t least = 1 << 20;
 // As many as are in use at one time: parts of a model that are there, one that is being fetched, and gradients on their way.
-constexpr size_t spares_kept = 6;
+constexpr size_t spares_kept = 3;
 std::vector<Block>& spares = *new std::vector<Block>();
 // How much a block in use really has, by its address: it may be lent to a buffer that needs less.
 std::unordered_map<void*, size_t>& sizes = *new std::unordered_map<void*, size_t>();

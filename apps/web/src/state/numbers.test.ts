@@ -15,11 +15,12 @@ it.each([
 });
 
 it('says times and counts', () => {
-  expect([0.0123, 0.5, 12.34, 125].map(duration)).toEqual([
+  expect([0.0123, 0.5, 12.34, 125, 119.7].map(duration)).toEqual([
     '12.3\u00a0ms',
     '0.5\u00a0s',
     '12.3\u00a0s',
     '2\u00a0min\u00a05\u00a0s',
+    '2\u00a0min\u00a00\u00a0s',
   ]);
   expect([count(1, 'patch', 'patches'), count(1234, 'step')]).toEqual(['1 patch', '1,234 steps']);
   expect([1000, 600_000, 7_200_000, 864_000_000].map(ago)).toEqual([

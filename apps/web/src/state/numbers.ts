@@ -15,7 +15,8 @@ export function duration(seconds: number | null | undefined): string {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return '–';
   if (seconds < 0.0995) return `${shortNumber(seconds * 1000)}\u00a0ms`;
   if (seconds < 99.5) return `${shortNumber(seconds)}\u00a0s`;
-  return `${Math.floor(seconds / 60)}\u00a0min\u00a0${Math.round(seconds % 60)}\u00a0s`;
+  const whole = Math.round(seconds);
+  return `${Math.floor(whole / 60)}\u00a0min\u00a0${whole % 60}\u00a0s`;
 }
 
 export function count(number: number, one: string, many = `${one}s`): string {

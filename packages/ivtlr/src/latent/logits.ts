@@ -92,7 +92,12 @@ function keepTopK(scores: Tensor, options: readonly Sampling[]): Tensor {
 /** Sorting a large vocabulary takes longer than everything else here, and the tokens that are kept are nearly always among so many. */
 const FIRST_SORTED = 1024;
 
-function keepTopP(scores: Tensor, options: readonly Sampling[], sorted = FIRST_SORTED): Tensor {
+/** @param sorted likeliest tokens that are looked at; all, where they do not reach p */
+function keepTopP(
+  scores: Tensor,
+  options: readonly Sampling[],
+  sorted = Math.max(...options.map(({ topK }) => topK || FIRST_SORTED)),
+): Tensor {
   const vocabulary = scores.shape[1]!;
   const count = Math.min(sorted, vocabulary);
   const [highest, ids] = scores.topk(count);

@@ -68,12 +68,15 @@ interface Native {
     severalMachines: boolean,
   ): void;
   closeGroup(name: string, timeout: number): void;
-  startGather(group: string, out: Handle, tensor: Handle, tag: number): number;
-  startReduceScatter(group: string, out: Handle, tensor: Handle, tag: number): number;
+  startGather(group: string, out: Handle, tensor: Handle, exchange: number, timeout: number): number;
+  startReduceScatter(group: string, out: Handle, tensor: Handle, exchange: number, timeout: number): number;
   finishExchange(id: number): void;
-  describeMemory(): string;
+  describeMemory(group: string): string;
   canReadMemory(pid: number, address: string, number: string): boolean;
-  setPeers(group: string, peers: readonly (readonly [pid: number, reads: boolean, readsMine: boolean])[]): void;
+  setPeers(
+    group: string,
+    peers: readonly (readonly [pid: number, mailbox: string, reads: boolean, readsMine: boolean])[],
+  ): void;
   bytesRead(): number;
   dieWithParent(parent: number): boolean;
   setStorageBytes(tensor: Handle, bytes: number): void;

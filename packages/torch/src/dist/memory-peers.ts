@@ -10,7 +10,9 @@ const SWITCH = 'IVTLR_READ_PEERS';
  * @returns whether all may read each other's
  */
 export function findMemoryPeers(group: string, rank: number, texts: (own: string) => string[]): boolean {
-  const described = texts(process.env[SWITCH] === '0' ? '' : native.describeMemory()).map((text) => text.split(' '));
+  const described = texts(process.env[SWITCH] === '0' ? '' : native.describeMemory(group)).map((text) =>
+    text.split(' '),
+  );
   const [machine, space] = described[rank]!;
   const reads = described.map(([otherMachine, otherSpace, pid, address, number], other) => {
     const here = other !== rank && machine !== '' && otherMachine === machine && otherSpace === space;
@@ -19,7 +21,9 @@ export function findMemoryPeers(group: string, rank: number, texts: (own: string
   const all = texts(reads.map(Number).join('')).map((line) => [...line].map((digit) => digit === '1'));
   native.setPeers(
     group,
-    described.map(([, , pid], other) => [Number(pid ?? 0), reads[other]!, all[other]![rank]!] as const),
+    described.map(
+      ([, , pid = '0', mailbox = '0'], other) => [Number(pid), mailbox, reads[other]!, all[other]![rank]!] as const,
+    ),
   );
   return all.every((line, reader) => line.every((may, other) => may || reader === other));
 }

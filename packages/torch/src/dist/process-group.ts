@@ -77,8 +77,8 @@ export class ProcessGroup implements Disposable {
   readonly #servesStore: boolean;
   readonly #owned: Disposable[];
   #subgroups = 0;
-  /** Exchanges so far, the same number in every process; their messages are told apart by it. */
-  #messages = 0;
+  /** Exchanges so far, the same number in every process. */
+  #exchangesMade = 0;
   /** Null until the first exchange. */
   #readEachOther: boolean | null = null;
 
@@ -297,8 +297,10 @@ export class ProcessGroup implements Disposable {
     start = name === 'all_gather' ? native.startGather : native.startReduceScatter,
   ): Work {
     this.#findPeers();
-    const tag = this.#messages++ % 2 ** 29;
-    const id = this.#explained(name, purpose, () => start(this.name, out, tensor, tag));
+    const number = ++this.#exchangesMade;
+    const id = this.#explained(name, purpose, () =>
+      start(this.name, out, tensor, number, Math.ceil(this.timeout * 1000)),
+    );
     let over = false;
     const wait = (): Tensor => {
       if (over) return out;
