@@ -50,12 +50,17 @@ export function questionOf(body: ParsedChat, info: EngineInfo, maxNewTokens: num
   }
   if (choices !== undefined)
     throw badRequest('with choices the task words the question, so messages should hold one message', 'messages');
-  if (info.profile !== 'plain' || !info.chat)
+  if (info.profile !== 'plain' || !info.chat) {
+    const why =
+      info.profile === 'plain'
+        ? 'the prompts of this model go through no chat template'
+        : `the model was taught single questions (profile ${info.profile})`;
     throw badRequest(
-      `the model was taught single questions (profile ${info.profile}); send one message of the user, and no system message`,
+      `${why}; send one message of the user, and no system message`,
       'messages',
       'conversation_not_supported',
     );
+  }
   const messages = turns.map(({ role, texts, pictures, content }): TemplateMessage => {
     return { role, content: pictures.length === 0 ? texts.join('\n') : content };
   });
