@@ -9,6 +9,7 @@ import fcntl
 import os
 import random
 import select
+import signal
 import struct
 import sys
 import time
@@ -32,6 +33,14 @@ other = {first: second, second: first}
 chance = random.Random(1)
 under_way = []  # (when it arrives, device, packet), in order
 carried = lost = 0
+
+
+def end(*_):
+    print(f"carried {carried}, lost {lost}", flush=True)
+    sys.exit()
+
+
+signal.signal(signal.SIGTERM, end)
 print("ready", flush=True)
 while True:
     wait = max(0, under_way[0][0] - time.monotonic()) if under_way else None
@@ -48,5 +57,3 @@ while True:
             carried += 1
         except OSError:  # the device is down
             pass
-    if (carried + lost) % 500 == 1:
-        print(f"carried {carried}, lost {lost}", flush=True)

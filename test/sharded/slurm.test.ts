@@ -133,8 +133,9 @@ describe.skipIf(obstacle !== '')(`SLURM${obstacle && ` (skipped: ${obstacle})`}`
     await until(() => runs.steps('out') >= 8);
     // As `--signal` sends it.
     call(`scancel --signal=TERM ${job}`);
-    // A requeued job otherwise waits two minutes.
     await until(() => state(job) === 'PENDING');
+    // SLURM lets a requeued job wait two minutes, which are cut short here, but not so short that its first run is still being cleared away.
+    await pause(4000);
     call(`scontrol update JobId=${job} StartTime=now`);
     await until(() => state(job) === 'COMPLETED' || state(job) === 'FAILED');
     expect(state(job), log()).toBe('COMPLETED');

@@ -125,6 +125,8 @@ describe.skipIf(problem !== '')(`two machines${suffix(problem)}`, () => {
     const short = ['--set', 'numEpochs=2'];
     await allWell([runs.start(runs.train('short', ...short)), ...onBoth(runs.train('slow', ...short), '10.213.8.1')]);
     expect(runs.difference('slow', 'short')).toBeLessThan(1e-5);
+    slow.child.kill();
+    await slow.ended;
     const [, carried, lost] = told
       .trim()
       .split('\n')
@@ -133,8 +135,6 @@ describe.skipIf(problem !== '')(`two machines${suffix(problem)}`, () => {
       .map(Number);
     expect(carried).toBeGreaterThan(1000);
     expect(lost).toBeGreaterThan(0);
-    slow.child.kill();
-    await slow.ended;
   });
 
   const noTorchrun = torchrun ? '' : 'PYTHON names no Python with torch';
