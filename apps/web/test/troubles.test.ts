@@ -138,12 +138,12 @@ describe.skipIf(CHROMIUM === null)('the app in trouble', () => {
     const ground = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
     const dark = await ground();
     await page.getByRole('button', { name: 'Use the light theme' }).click();
+    await expect.poll(ground).not.toBe(dark);
     const light = await ground();
-    expect(light).not.toBe(dark);
     await page.reload();
-    expect(await ground()).toBe(light);
+    await expect.poll(ground).toBe(light);
     await page.getByRole('button', { name: 'Use the dark theme' }).click();
-    expect(await ground()).toBe(dark);
+    await expect.poll(ground).toBe(dark);
     expect(await page.evaluate(() => localStorage.length)).toBe(0);
     await close();
   });

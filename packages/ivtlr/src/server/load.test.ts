@@ -279,7 +279,8 @@ describe('the end', () => {
     served = await serveDominoes({ limits: { rows: 1 } });
     const { url } = served;
     const under = Array.from({ length: 40 }, (_, i) => askWhole(url, chatBody(puzzles[i % 16]!)));
-    await until(() => served!.server.active === 40, 'all are under way');
+    // Not all 40: where they come in slowly, the first ones have ended before the last ones are here.
+    await until(() => served!.server.active >= 10, 'many are under way');
     await served.stop(20);
     served = null;
     const given = await Promise.all(under);
