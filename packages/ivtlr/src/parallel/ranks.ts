@@ -43,12 +43,7 @@ export class GroupRanks implements Ranks {
   }
 
   texts(text: string, purpose: string): string[] {
-    return scope(() => {
-      // One byte more, since a tensor without elements cannot be gathered.
-      const bytes = Uint8Array.from([0, ...new TextEncoder().encode(text)]);
-      const all = this.group.allGatherUneven(fromBytes(bytes, 'uint8', [bytes.length]), { purpose });
-      return all.map((part) => new TextDecoder().decode(part.bytes().subarray(1)));
-    });
+    return this.group.allGatherText(text, { purpose });
   }
 
   #reduce(values: readonly number[], op: 'sum' | 'max', purpose: string): number[] {

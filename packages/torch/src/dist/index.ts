@@ -1,15 +1,7 @@
 export { type DistributedEnvironment, distributedEnvironment } from './environment.ts';
 export { DistributedError } from './errors.ts';
+export { initProcessGroup, type ProcessGroupOptions } from './init-process-group.ts';
 export { bytesReadFromPeers } from './memory-peers.ts';
-export {
-  type CollectiveOptions,
-  dieWithParent,
-  initProcessGroup,
-  ProcessGroup,
-  type ProcessGroupOptions,
-  type ReduceOp,
-  type ReduceOptions,
-  setStorageBytes,
-  type Work,
-} from './process-group.ts';
+export { type CollectiveOptions, ProcessGroup, type ReduceOp, type ReduceOptions, type Work } from './process-group.ts';
+export { dieWithParent, setStorageBytes } from './storage.ts';
 export { Store, type StoreOptions, type WaitOptions } from './store.ts';

@@ -10,11 +10,11 @@ import { native } from '../core/native.ts';
 import { op } from '../core/op.ts';
 import { keep, scope } from '../core/scope.ts';
 import type { Tensor } from '../core/tensor.ts';
-import { type DistributedEnvironment, distributedEnvironment } from './environment.ts';
 import { DistributedError } from './errors.ts';
 import { FAILED, failureKey, LOOK_AROUND, whoIsMissing } from './failure.ts';
 import { findMemoryPeers } from './memory-peers.ts';
-import { Store, type StoreOptions } from './store.ts';
+import { setStorageBytes } from './storage.ts';
+import type { Store } from './store.ts';
 
 export type ReduceOp = 'sum' | 'avg' | 'min' | 'max' | 'product';
 
@@ -26,13 +26,6 @@ export interface CollectiveOptions {
 export interface ReduceOptions extends CollectiveOptions {
   /** Default sum. `avg` is for GPUs. */
   op?: ReduceOp;
-}
-
-export interface ProcessGroupOptions extends Partial<DistributedEnvironment> {
-  /** Seconds after which a wait for another process is an error; default 600. */
-  timeout?: number;
-  /** Of tensors on GPUs; those on the CPU always go through Gloo. Default gloo. */
-  backend?: 'gloo' | 'nccl';
 }
 
 interface GroupSetup {
@@ -57,10 +50,6 @@ const FLOATS: ReadonlySet<string> = new Set(['float32', 'float64', 'float16', 'b
 
 /** Bytes a process from which on reading beats sending; as in native/exchange.cpp. */
 const LARGE = 1 << 16;
-
-let groupsMade = 0;
-/** Stores that this process serves, by port: open as long as it lives, so that whoever is early for the next group of all finds it there. */
-const served = new Map<number, Store>();
 
 export class ProcessGroup implements Disposable {
   readonly name: string;
@@ -265,7 +254,9 @@ export class ProcessGroup implements Disposable {
   }
 
   #findPeers(): boolean {
-    this.#readEachOther ??= findMemoryPeers(this.name, this.rank, (text) => this.#texts(text));
+    this.#readEachOther ??= findMemoryPeers(this.name, this.rank, (text) =>
+      this.allGatherText(text, { purpose: 'who shares a machine' }),
+    );
     return this.#readEachOther;
   }
 
@@ -313,11 +304,13 @@ export class ProcessGroup implements Disposable {
   }
 
   /** Every process's text, in the order of ranks. */
-  #texts(text: string): string[] {
+  allGatherText(text: string, { purpose }: CollectiveOptions = {}): string[] {
     return scope(() => {
       // One byte more, since a tensor without elements cannot be gathered.
       const bytes = Uint8Array.from([0, ...new TextEncoder().encode(text)]);
-      const all = this.allGatherUneven(fromBytes(bytes, 'uint8', [bytes.length]), { purpose: 'who shares a machine' });
+      const all = this.allGatherUneven(fromBytes(bytes, 'uint8', [bytes.length]), {
+        ...(purpose !== undefined && { purpose }),
+      });
       return all.map((part) => new TextDecoder().decode(part.bytes().subarray(1)));
     });
   }
@@ -369,64 +362,6 @@ export class ProcessGroup implements Disposable {
       );
     }
   }
-}
-
-/**
- * Joins the group of all processes; blocks until they are there. What is not given comes from the environment (distributedEnvironment), and
- * without that the process is alone in its group.
- * @throws RangeError for environment variables that are wrong
- * @throws DistributedError when the others do not come within the timeout
- */
-export function initProcessGroup(options: ProcessGroupOptions = {}): ProcessGroup {
-  const alone = { rank: 0, worldSize: 1, localRank: 0, localWorldSize: 1, masterAddress: '127.0.0.1', masterPort: 0 };
-  const environment = options.worldSize === undefined ? distributedEnvironment() : null;
-  const { timeout = 600, backend = 'gloo', ...given } = options;
-  const { rank, worldSize, masterAddress, masterPort } = { ...alone, ...environment, ...given };
-  if (!(Number.isInteger(worldSize) && worldSize >= 1 && Number.isInteger(rank) && rank >= 0 && rank < worldSize))
-    throw new RangeError(`rank ${rank} of worldSize ${worldSize}: the rank should be a whole number below the size`);
-  if (!(timeout > 0)) throw new RangeError(`timeout is ${timeout}, but should be a number of seconds above 0`);
-  // torchrun serves the store itself, for all attempts.
-  const { TORCHELASTIC_USE_AGENT_STORE, TORCHELASTIC_RESTART_COUNT = '0' } = process.env;
-  const ofLauncher = environment !== null && TORCHELASTIC_USE_AGENT_STORE === 'True';
-  const servesStore = rank === 0 && !ofLauncher;
-  const prefix = ofLauncher ? `/worker/attempt_${TORCHELASTIC_RESTART_COUNT}` : '';
-  const place = { host: masterAddress, port: masterPort, timeout };
-  if (servesStore && masterPort !== 0 && !served.has(masterPort))
-    served.set(masterPort, openStore({ ...place, isServer: true }, rank));
-  const store = openStore({ ...place, isServer: servesStore, prefix }, rank);
-  const ranks = Array.from({ length: worldSize }, (_, member) => member);
-  const severalMachines = worldSize > (given.localWorldSize ?? environment?.localWorldSize ?? worldSize);
-  const setup = { timeout, backend, masterAddress, severalMachines, servesStore, owned: [store] };
-  return new ProcessGroup(`world-${groupsMade++}`, ranks, rank, store, setup);
-}
-
-function openStore(options: StoreOptions, rank: number): Store {
-  try {
-    return new Store(options);
-  } catch (error) {
-    const place = `${options.host}:${options.port}`;
-    const what = options.isServer
-      ? `cannot serve the store at ${place}; is the port (MASTER_PORT) taken?`
-      : `the store at ${place} (MASTER_ADDR, MASTER_PORT) was not reached within ${options.timeout} s; is rank 0 running?`;
-    throw new DistributedError('initProcessGroup', `rank ${rank}: ${what} (${(error as Error).message})`);
-  }
-}
-
-/**
- * From now on this process ends when its parent has ended, however that was and whatever it is doing. Linux only.
- * @param parent its process id, as the parent has told it: one that ended before this process asked is then noticed too
- * @returns false when the parent is gone already
- */
-export function dieWithParent(parent = process.ppid): boolean {
-  return native.dieWithParent(parent);
-}
-
-/**
- * Gives a tensor's storage new memory of so many bytes, with undefined content, or with 0 none. Views of it, those that autograd has saved too,
- * see the new memory; nothing is noticed as a change. Whoever reads a tensor without memory crashes.
- */
-export function setStorageBytes(tensor: Tensor, bytes: number): void {
-  native.setStorageBytes(tensor, bytes);
 }
 
 /** c10d's errors go on with advice and traces. */
