@@ -169,10 +169,9 @@ async function answer(body, response, next, failure) {
     if (response.destroyed) return;
     if (failure && index === 2) {
       if (failure.midway)
-        response.write(
+        return response.end(
           `data: ${JSON.stringify({ error: { message: failure.midway, type: 'engine_error', param: null, code: null } })}\n\n`,
         );
-      await wait(5);
       return response.destroy();
     }
     write({ delta: { content }, ivtlr: { steps: [step] } });
