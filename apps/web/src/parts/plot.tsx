@@ -35,8 +35,7 @@ export function Plot({ label, height, data, options, version, theme, onPick, mar
   const mark = useRef(marked);
   useEffect(() => {
     if (width === 0) return;
-    const style = getComputedStyle(document.documentElement);
-    const colour = (name: string) => style.getPropertyValue(name).trim();
+    const colour = (name: string) => colourOf(box.current!, name);
     const colours = {
       text: colour('--quiet'),
       line: colour('--line'),
@@ -72,6 +71,14 @@ export function Plot({ label, height, data, options, version, theme, onPick, mar
     plot.current?.redraw(false);
   }, [marked]);
   return <div class="plot" ref={box} role="img" aria-label={label} style={{ minHeight: `${height}px` }} />;
+}
+
+/** A colour of the style sheet as a canvas takes it: for the theme that holds now. */
+function colourOf(element: HTMLElement, name: string): string {
+  element.style.color = `var(${name})`;
+  const { color } = getComputedStyle(element);
+  element.style.color = '';
+  return color;
 }
 
 /** Axes in the colours of the page. */

@@ -41,7 +41,7 @@ export function RunPlot({ title, runs, curve, smoothing = 0, log = false, share 
         {runs.map(({ name }, index) => (
           <span key={name} class="run-end">
             <i style={{ background: RUN_COLOURS[index % RUN_COLOURS.length] }} />
-            {shortNumber(curves[index]!.y.at(-1))}
+            {curves[index]!.y.length > 0 ? shortNumber(curves[index]!.y.at(-1)) : 'none yet'}
           </span>
         ))}
       </figcaption>
@@ -114,6 +114,7 @@ function drawMarks(
   ctx.lineWidth = devicePixelRatio;
   ctx.fillStyle = colours.text;
   ctx.font = `${10 * devicePixelRatio}px system-ui, sans-serif`;
+  ctx.textAlign = 'left';
   ctx.textBaseline = 'top';
   for (const { step, name } of marks) {
     const x = Math.round(plot.valToPos(step, 'x', true));
