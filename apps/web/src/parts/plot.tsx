@@ -23,15 +23,19 @@ interface Props {
   version: string;
   theme: Theme;
   onPick?: (index: number) => void;
+  /** Told where the pointer is; null where it is not on the chart. */
+  onPoint?: (index: number | null) => void;
   /** Index of the x value that is marked. */
   marked?: number | null;
 }
 
-export function Plot({ label, height, data, options, version, theme, onPick, marked = null }: Props) {
+export function Plot({ label, height, data, options, version, theme, onPick, onPoint, marked = null }: Props) {
   const [box, width] = useWidth<HTMLDivElement>();
   const plot = useRef<uPlot>(null);
   const pick = useRef(onPick);
   pick.current = onPick;
+  const point = useRef(onPoint);
+  point.current = onPoint;
   const mark = useRef(marked);
   useEffect(() => {
     if (width === 0) return;
@@ -53,6 +57,7 @@ export function Plot({ label, height, data, options, version, theme, onPick, mar
       made.ctx.globalAlpha = 1;
     };
     made.hooks.draw = [...(made.hooks.draw ?? []), drawMark];
+    made.hooks.setCursor = [({ cursor }) => point.current?.(cursor.idx ?? null)];
     made.over.addEventListener('click', () => {
       if (made.cursor.idx != null) pick.current?.(made.cursor.idx);
     });
