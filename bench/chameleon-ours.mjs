@@ -121,7 +121,6 @@ function answer() {
     latentStart: prompt.length,
     latentSteps: LATENTS,
     images: [image],
-    imageStart: [6],
     pickTargets: [null],
   };
   const options = { ...LATENT_DEFAULTS, patches: PATCHES, maxNewTokens: NEW_TOKENS, eosIds: [] };

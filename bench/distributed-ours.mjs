@@ -70,7 +70,6 @@ const batch = {
       source: { width: grid[1] * 14, height: grid[0] * 14 },
     },
   ],
-  imageStart: [inputIds[0].indexOf(ids.image)],
   pickTargets: [null],
 };
 const options = {

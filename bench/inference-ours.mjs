@@ -42,7 +42,6 @@ function measureModel() {
     latentStart: prompt.length,
     latentSteps: latents,
     images: [image],
-    imageStart: [prompt.indexOf(ids.image)],
     pickTargets: [null],
   };
   const options = { ...LATENT_DEFAULTS, patches, onExhausted: 'reuse', maxNewTokens: newTokens, eosIds: [] };
@@ -65,7 +64,7 @@ function measureModel() {
   }
   return {
     runs,
-    picks: last.picked[0].map((picked) => picked.map((index) => index + batch.imageStart[0])),
+    picks: last.picked[0].map((picked) => picked.map((index) => index + prompt.indexOf(ids.image))),
     tokens: last.tokens[0],
     peakMegabytes: process.resourceUsage().maxRSS / 1024,
     versions: { node: process.version, libtorch: torchVersion() },

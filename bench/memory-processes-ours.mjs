@@ -97,7 +97,6 @@ function microBatch(index) {
     latentStart: prompt.length,
     latentSteps: LATENT_STEPS,
     images: [image],
-    imageStart: [6],
     pickTargets: [null],
   };
   return { batch, ids: [String(seed)], weight: 1 / (2 * ranks.size) };

@@ -56,7 +56,6 @@ const batch = {
   latentSteps: testCase.latents,
   latentStart: inputIds[0].indexOf(ids.latent),
   images,
-  imageStart: inputIds.map((row) => row.indexOf(ids.image)),
   pickTargets: images.map(() => null),
 };
 const options = {

@@ -69,7 +69,6 @@ export function tinyBatch(rows: readonly TinyRow[]): Batch {
       latentStart: prompt.length,
       latentSteps,
       image: null,
-      imageStart: imageTokens > 0 ? before.length : -1,
       imageTokens,
       ...(pickTargets && { pickTargets }),
     };

@@ -91,7 +91,8 @@ export const readers = {
       ...{ id: 'a', image, question: 'How many?', choices: [], rationale: 'First. Second.' },
       answer: '1',
     };
-    for (const phase of ['train', 'infer']) await tokenizeSample(sample, 4, phase, renderOptions('dominoes'));
+    for (const phase of ['train', 'infer'])
+      await tokenizeSample(sample, { tokens: 4 }, phase, renderOptions('dominoes'));
     scope(() => {
       inputs.finish(processed);
     });

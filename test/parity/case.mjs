@@ -71,7 +71,6 @@ function makeBatch(inputIds, attentionMask, labels, images, ids) {
           ) || inputIds[0].length,
     latentSteps: inputIds[0].filter((id) => id === ids.latent).length,
     images,
-    imageStart: inputIds.map((row) => row.indexOf(ids.image)),
     pickTargets: images.map(() => null),
   };
 }
@@ -93,7 +92,7 @@ function generateCase(json) {
     firstLogits: true,
   });
   return {
-    picked: result.traces[0].map(({ picked }) => picked.map((index) => index + batch.imageStart[0])),
+    picked: result.traces[0].map(({ picked }) => picked.map((index) => index + inputIds[0].indexOf(ids.image))),
     new_tokens: result.tokens[0],
     last_logits: result.firstLogits[0].slice(0, json.last_logits?.length),
   };

@@ -217,7 +217,7 @@ describe('an official checkpoint with three added tokens', () => {
           trace: true,
           firstLogits: true,
         });
-        const start = batch.imageStart[0]!;
+        const start = batch.inputIds[0]!.indexOf(wanted.ids.image);
         const picked = result.traces[0]!.map((step) => step.picked.map((index) => index + start));
         expect(picked, wanted.name).toEqual(wanted.picked);
         const logits = result.firstLogits[0]!.filter((_, id) => !wanted.masked.includes(id));

@@ -102,7 +102,6 @@ export function makeBatch(
           : inputIds[0]!.length,
     latentSteps,
     images: withImage.map((has) => (has ? images[next++]! : null)),
-    imageStart: inputIds.map((row) => row.indexOf(ids.image)),
     pickTargets: inputIds.map(() => null),
   };
 }

@@ -78,7 +78,7 @@ describe.each(Object.entries(golden.files))('%s', (name, file) => {
             trace: true,
             firstLogits: true,
           });
-          const start = batch.imageStart[0]!;
+          const start = batch.inputIds[0]!.indexOf(wanted.ids.image);
           const picked = result.traces[0]!.map((step) => step.picked.map((index) => index + start));
           expect(picked, wanted.name).toEqual(wanted.picked);
           expect(relativeError(result.firstLogits[0]!, wanted.last_logits), wanted.name).toBeLessThan(1e-4);

@@ -104,7 +104,7 @@ describe.each(generateCases)('generate: %s', (_, golden, maxNewTokens, family) =
         firstLogits: true,
       };
       const result = generateAll(model, batch, options);
-      const start = batch.imageStart[0]!;
+      const start = batch.inputIds[0]!.indexOf(golden.ids.image);
       expect(result.traces[0]!.map(({ picked }) => picked.map((index) => index + start))).toEqual(golden.picked);
       const logits = result.firstLogits[0]!.filter((_, id) => !golden.masked?.includes(id));
       expect(relativeError(logits, golden.last_logits)).toBeLessThan(1e-4);
@@ -146,7 +146,7 @@ describe.each(trainCases)('train: %s', (_, golden, parts, family) => {
           losses.push(result.loss.item());
           if (step === 0) {
             const absolute = result.picked.map((rows) =>
-              rows.map((row, b) => row.map((index) => index + batch.imageStart[b]!)),
+              rows.map((row, b) => row.map((index) => index + batch.inputIds[b]!.indexOf(golden.ids.image))),
             );
             expect(absolute).toEqual(golden.picked);
             for (const [name, wanted] of Object.entries(golden.gradient_norms)) {

@@ -61,7 +61,6 @@ function microBatch({ latents, images: [first, count], input_ids, labels, attent
     latentStart: input_ids[0].indexOf(golden.ids.latent),
     latentSteps: latents,
     images,
-    imageStart: input_ids.map((row) => row.indexOf(golden.ids.image)),
     pickTargets: input_ids.map(() => null),
   };
   return { batch, ids: input_ids.map((_, row) => `${first + row}`), weight: 1 / total };

@@ -41,13 +41,16 @@ function samplingOf({ options }: Case): Partial<Sampling> {
 const rowsOf = (golden: Case, seed = 1) =>
   golden.ids.map(
     (promptIds, at) =>
-      new Row({
-        ...{ promptIds, image: null, imageStart: -1, latentSteps: 0, afterLatentIds: [] },
-        options: {
-          ...{ ...LATENT_DEFAULTS, maxNewTokens: 1, eosIds: [], logprobs: 5 },
-          ...{ seed: seed + at, sampling: samplingOf(golden) },
+      new Row(
+        {
+          ...{ promptIds, image: null, latentSteps: 0, afterLatentIds: [] },
+          options: {
+            ...{ ...LATENT_DEFAULTS, maxNewTokens: 1, eosIds: [], logprobs: 5 },
+            ...{ seed: seed + at, sampling: samplingOf(golden) },
+          },
         },
-      }),
+        0,
+      ),
   );
 
 function expectProbabilities(scores: Tensor, golden: Case): void {

@@ -18,7 +18,7 @@ if (!out) {
 }
 const goldens = fileURLToPath(new URL('goldens', import.meta.url));
 const golden = JSON.parse(fs.readFileSync(path.join(goldens, 'lora.json'), 'utf8'));
-const { base, seed, ids, input_ids: inputIds, labels, image_grid_thw: grids } = golden.cases[0];
+const { base, seed, input_ids: inputIds, labels, image_grid_thw: grids } = golden.cases[0];
 const [, height, width] = grids[0];
 manualSeed(seed + 1);
 const image = {
@@ -35,7 +35,6 @@ const batch = {
   latentStart: labels[0].findIndex((label) => label !== -100),
   latentSteps: 0,
   images: [image],
-  imageStart: [inputIds[0].indexOf(ids.image)],
   pickTargets: [null],
 };
 const model = loadModel(path.join(goldens, base));

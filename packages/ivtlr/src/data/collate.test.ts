@@ -3,7 +3,7 @@ import { expect, test } from 'vitest';
 import { collate, groupByLatentSteps } from './collate.ts';
 import type { Rendered } from './render.ts';
 
-function row(prompt: number[], latentSteps: number, rest: number[], imageStart = 1): Rendered {
+function row(prompt: number[], latentSteps: number, rest: number[]): Rendered {
   const head = [...prompt, ...new Array<number>(latentSteps).fill(9)];
   return {
     ids: [...head, ...rest],
@@ -11,14 +11,13 @@ function row(prompt: number[], latentSteps: number, rest: number[], imageStart =
     latentStart: prompt.length,
     latentSteps,
     image: null,
-    imageStart,
     imageTokens: 2,
   };
 }
 
 test('prompts end in one column, rests are padded on the right', () => {
   const long = { ...row([1, 5, 5, 2], 2, [7, 8]), pickTargets: [[0], [1]] };
-  const short = row([5, 5], 2, [6, 6, 6], 0);
+  const short = row([5, 5], 2, [6, 6, 6]);
   expect(collate([long, short], ['P', null], 3)).toEqual({
     inputIds: [
       [1, 5, 5, 2, 9, 9, 7, 8, 3],
@@ -35,14 +34,8 @@ test('prompts end in one column, rests are padded on the right', () => {
     latentStart: 4,
     latentSteps: 2,
     images: ['P', null],
-    imageStart: [1, 2],
     pickTargets: [[[0], [1]], null],
   });
-});
-
-test('a row without image keeps -1 when it is shifted', () => {
-  const batch = collate([row([1], 0, [2], -1), row([1, 1, 1], 0, [])], [null, null], 0);
-  expect(batch.imageStart).toEqual([-1, 1]);
 });
 
 test('misuse is refused', () => {
@@ -66,7 +59,7 @@ test('for any rows: taking the pads away gives the rows back, slots are aligned,
   });
   fc.assert(
     fc.property(shapes, fc.integer({ min: 0, max: 4 }), (parts, latentSteps) => {
-      const rows = parts.map(([prompt, rest]) => row(prompt, latentSteps, rest, 0));
+      const rows = parts.map(([prompt, rest]) => row(prompt, latentSteps, rest));
       const batch = collate(
         rows,
         rows.map(() => null),
@@ -80,7 +73,6 @@ test('for any rows: taking the pads away gives the rows back, slots are aligned,
         expect(padded.slice(batch.latentStart, batch.latentStart + latentSteps)).toEqual(
           new Array(latentSteps).fill(9),
         );
-        expect(padded[batch.imageStart[index]!]).toBe(source.ids[0]);
         expect(batch.labels[index]!.length).toBe(padded.length);
       });
       const column = (index: number) => batch.attentionMask.some((mask) => mask[index] === 1);

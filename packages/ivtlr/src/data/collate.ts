@@ -12,8 +12,6 @@ export interface Batch<Image = ProcessedImage> {
   /** T, the same for all rows. */
   latentSteps: number;
   images: (Image | null)[];
-  /** Padded column of a row's first image token, -1 without image. */
-  imageStart: number[];
   pickTargets: (number[][] | null)[];
 }
 
@@ -53,7 +51,6 @@ export function collate<Image = ProcessedImage>(
     latentStart,
     latentSteps: first.latentSteps,
     images: [...images],
-    imageStart: rows.map((row) => (row.imageStart < 0 ? -1 : row.imageStart + latentStart - row.latentStart)),
     pickTargets: rows.map((row) => row.pickTargets ?? null),
   };
 }

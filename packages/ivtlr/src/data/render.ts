@@ -5,6 +5,7 @@
 import { UserError } from '../errors.ts';
 import { type ChatTemplate, renderChat } from '../text/chat-template.ts';
 import { choiceLetter, type Phase, type PromptProfile, stripText } from '../text/prompt.ts';
+import { expandImage, type PromptImage, requireOneImage, writeImage } from '../text/prompt-image.ts';
 import type { RawImage, Sample, SupervisedSample } from './sample.ts';
 
 /** Label of a position that is not trained. */
@@ -38,9 +39,8 @@ export interface RenderOptions {
 export interface TokenizedSample {
   id: string;
   image: RawImage;
-  /** Ends where the latent slots begin; the image token stands `imageTokens` times from `imageStart`. */
+  /** Ends where the latent slots begin; the image token stands `imageTokens` times in it. */
   promptIds: number[];
-  imageStart: number;
   imageTokens: number;
   stepIds: number[][];
   /** With the end-of-text token. Empty when tokenised for inference. */
@@ -65,8 +65,6 @@ export interface Rendered {
   /** T */
   latentSteps: number;
   image: RawImage | null;
-  /** Index of the first image token, -1 without image. */
-  imageStart: number;
   imageTokens: number;
   /** Per latent slot, the image tokens its step looks at; empty lists where nothing is known. */
   pickTargets?: number[][];
@@ -90,12 +88,12 @@ export function renderPrompt(
 }
 
 /**
- * Tokenises a sample for a model that turns its image into `imageTokens` tokens.
+ * Tokenises a sample whose image becomes `image.tokens` tokens.
  * @throws UserError when a text spells a token that only the prompt may put in (`<image>`, `<|im_end|>`), or a training sample has no answer.
  */
 export async function tokenizeSample(
   sample: Sample,
-  imageTokens: number,
+  image: PromptImage,
   phase: Phase,
   options: RenderOptions,
 ): Promise<TokenizedSample> {
@@ -106,7 +104,7 @@ export async function tokenizeSample(
   const steps = mergeRuns(pieces, maxSteps).map((run) => run.join('. '));
   const promptOf = (texts: Pick<Sample, 'question' | 'choices'>) => {
     const body = renderPrompt(texts, profile, phase);
-    return profile[phase].chat ? chatPrompt(body, true, options) : body;
+    return writeImage(profile[phase].chat ? chatPrompt(body, true, options) : body, image, options.imageToken);
   };
   const frame = promptOf({ question: 'x', choices: sample.choices.map(() => 'x') });
   const texts = [frame, promptOf(sample), ...steps.map((step) => `${step}\n`)];
@@ -118,22 +116,20 @@ export async function tokenizeSample(
   const [frameIds, markedIds, ...rest] = encoded as [number[], number[], ...number[][]];
   const imageId = idOf(tokenizer, options.imageToken);
   const latentId = idOf(tokenizer, options.latentToken);
-  requireOneImage(frameIds, imageId, profile[phase].chat, options);
+  requireOneImage(frameIds, imageId, image, profile[phase].chat, options);
   // Only the prompt around a sample's texts puts special tokens in; what the texts themselves spell is never read as one.
   const added = (ids: readonly number[]) => ids.filter((id) => tokenizer.isAdded(id));
   if (String(added(markedIds)) !== String(added(frameIds)) || rest.some((ids) => added(ids).length > 0)) {
     throw await spelledToken(sample, training, tokenizer);
   }
-  const imageStart = markedIds.indexOf(imageId);
-  const promptIds = expandImage(markedIds, imageStart, imageId, imageTokens);
+  const promptIds = expandImage(markedIds, imageId, image);
   const answerIds = training ? [...rest.pop()!, tokenizer.eosId] : [];
   const stepIds = fitSteps(rest, maxTokens - promptIds.length - afterLatentIds.length - answerIds.length);
   const tokenized: TokenizedSample = {
     id: sample.id,
     image: sample.image,
     promptIds,
-    imageStart,
-    imageTokens,
+    imageTokens: image.tokens,
     stepIds,
     answerIds,
     afterLatentIds,
@@ -174,7 +170,6 @@ export function renderInference(
     latentStart: sample.promptIds.length,
     latentSteps,
     image: sample.image,
-    imageStart: sample.imageStart,
     imageTokens: sample.imageTokens,
   };
 }
@@ -185,18 +180,18 @@ export function renderInference(
  */
 export async function renderSupervised(
   sample: SupervisedSample,
-  imageTokens: number,
+  image: PromptImage | null,
   options: Omit<RenderOptions, 'profile'>,
 ): Promise<Rendered> {
   const { tokenizer } = options;
-  const prompt = chatPrompt('', sample.image !== undefined, options);
+  const chat = chatPrompt('', image !== null, options);
+  const prompt = image ? writeImage(chat, image, options.imageToken) : chat;
   const [markedIds, ...segments] = await tokenizer.encodeBatch([prompt, ...sample.segments.map(({ text }) => text)]);
   const imageId = idOf(tokenizer, options.imageToken);
-  if (sample.image !== undefined) requireOneImage(markedIds!, imageId, true, options);
+  if (image) requireOneImage(markedIds!, imageId, image, true, options);
   const spelled = segments.flat().find((id) => tokenizer.isAdded(id));
   if (spelled !== undefined) throw new UserError(`a text to train on spells ${tokenizer.idToToken(spelled)}`);
-  const imageStart = markedIds!.indexOf(imageId);
-  const promptIds = imageStart < 0 ? markedIds! : expandImage(markedIds!, imageStart, imageId, imageTokens);
+  const promptIds = image ? expandImage(markedIds!, imageId, image) : markedIds!;
   const ids = [...promptIds];
   const labels = new Array<number>(ids.length).fill(IGNORE);
   segments.forEach((segment, index) => {
@@ -209,24 +204,8 @@ export async function renderSupervised(
     latentStart: promptIds.length,
     latentSteps: 0,
     image: sample.image ?? null,
-    imageStart,
-    imageTokens: imageStart < 0 ? 0 : imageTokens,
+    imageTokens: image?.tokens ?? 0,
   };
-}
-
-/** @throws UserError for a prompt, without its texts, that does not have the image marker once */
-export function requireOneImage(
-  ids: readonly number[],
-  imageId: number,
-  chat: boolean,
-  { imageToken, chatTemplate }: Pick<RenderOptions, 'imageToken' | 'chatTemplate'>,
-): void {
-  const marks = ids.filter((id) => id === imageId).length;
-  if (marks === 1) return;
-  const where = chat ? `the chat template in ${chatTemplate?.source}` : 'the prompt profile';
-  throw new UserError(
-    `${where} should put ${imageToken} once for the image of a user's message, but does so ${marks} times`,
-  );
 }
 
 /** Which text spells which token. */
@@ -291,11 +270,6 @@ function fitSteps(steps: readonly number[][], room: number): number[][] {
     kept.push(step);
   }
   return kept;
-}
-
-/** The ids with `count` image tokens where one stands. */
-export function expandImage(ids: readonly number[], at: number, imageId: number, count: number): number[] {
-  return [...ids.slice(0, at), ...new Array<number>(count).fill(imageId), ...ids.slice(at + 1)];
 }
 
 /** @throws UserError for a token that the tokenizer does not know */

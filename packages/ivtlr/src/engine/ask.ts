@@ -228,15 +228,14 @@ export class Asker<Q extends Question> {
       throw new UserError('an answer can be started only without latent steps, but this question takes some');
     const render = this.#opened.renderOptions(options.task ?? settings.task ?? DEFAULT_TASK);
     const { messages } = question;
-    const { promptIds, imageStart, afterLatentIds } = messages
-      ? await tokenizeConversation(messages, image.tokens, render)
-      : await tokenizeSample(toSample(question), image.tokens, 'infer', render);
+    const { promptIds, afterLatentIds } = messages
+      ? await tokenizeConversation(messages, image, render)
+      : await tokenizeSample(toSample(question), image, 'infer', render);
     const latent = { ...latentOptions(settings), ...options.latent };
     return {
       promptIds,
       image,
       imageKey: this.#options.imageKey?.(question),
-      imageStart,
       latentSteps,
       afterLatentIds: [...afterLatentIds, ...this.#start],
       options: {

@@ -4,6 +4,7 @@ import type { Sample } from '../data/sample.ts';
 import type { FolderWithoutWeights } from '../engine/folder-rendering.ts';
 import { curriculum } from '../latent/curriculum.ts';
 import type { RgbImage } from '../vision/image.ts';
+import type { TokenLayout } from '../vision/token-views.ts';
 
 export interface InspectOptions {
   task: string;
@@ -44,7 +45,7 @@ export interface InspectedSample {
     steps: number[];
     answer: number;
   };
-  image: { width: number; height: number; tokenGrid: [rows: number, columns: number] };
+  image: { width: number; height: number } & TokenLayout;
   /** The whole row in order; special tokens written out. */
   runs: TokenRun[];
   ids: number[];
@@ -60,15 +61,17 @@ export async function inspectSample(
   const { tokenizer, inputs } = opened;
   const { stage, maxSteps, maxTokens } = options;
   const render = { ...opened.renderOptions(options.task), maxSteps, ...(maxTokens !== undefined && { maxTokens }) };
-  const { image, source } = await inputs.prepare(sample.image);
-  const [rows, columns] = inputs.tokenGrid(image);
-  const tokenized = await tokenizeSample(sample, rows * columns, 'train', render);
+  const prepared = await inputs.prepare(sample.image);
+  const { image, source } = prepared;
+  const layout = inputs.layout(prepared);
+  const tokenized = await tokenizeSample(sample, layout, 'train', render);
   const plan = curriculum(stage, options, tokenized.stepIds.length);
-  const { ids, labels, latentStart, latentSteps, imageStart, imageTokens } = renderTraining(tokenized, plan);
+  const { ids, labels, latentStart, latentSteps, imageTokens } = renderTraining(tokenized, plan);
+  const imageId = tokenizer.tokenToId(render.imageToken);
   const kindAt = (index: number): TokenRun['kind'] => {
     if (labels[index] !== IGNORE) return 'trained';
     if (index >= latentStart && index < latentStart + latentSteps) return 'latent';
-    return index >= imageStart && index < imageStart + imageTokens ? 'image' : 'prompt';
+    return ids[index] === imageId ? 'image' : 'prompt';
   };
   const runs: TokenRun[] = [];
   for (let start = 0; start < ids.length; ) {
@@ -100,7 +103,7 @@ export async function inspectSample(
       steps: tokenized.stepIds.map((step) => step.length),
       answer: tokenized.answerIds.length,
     },
-    image: { ...source, tokenGrid: [rows, columns] },
+    image: { ...source, tokenGrid: layout.tokenGrid, ...(layout.views && { views: layout.views }) },
     ...{ runs, ids, labels },
   };
   return { inspected, image };

@@ -1,8 +1,10 @@
 /** Prompts as they enter the decoder, row by row. Shapes: P prompt tokens, N image tokens, D hidden size, A position axes. */
 import { keep, type Tensor } from '@ivtlr/torch';
+import * as ops from '@ivtlr/torch/ops';
 import { UserError } from '../errors.ts';
 import { indexTensor } from '../models/common/index-tensor.ts';
 import type { VisionLanguageModel } from '../models/types.ts';
+import { areTogether, atColumns } from './image-columns.ts';
 import type { EncodedImages } from './kept-prefixes.ts';
 import type { Row } from './row.ts';
 
@@ -28,13 +30,14 @@ export function embedRows(
   const embedded = model.embed(indexTensor(prompts.flat(), model.device).unsqueeze(0)).select(0, 0);
   let start = 0;
   rows.forEach((row, b) => {
-    const { image, imageStart, options } = row.request;
+    const { image, options } = row.request;
     const ids = prompts[b]!;
     const own = embedded.narrow(0, start, ids.length);
     start += ids.length;
     if (image) {
       const tokens_ND = encoded[withImage.indexOf(row)]!.to(own.dtype);
-      own.narrow(0, imageStart, image.tokens).copy_(tokens_ND);
+      if (areTogether(row.imageColumns)) atColumns(own, row.imageColumns).copy_(tokens_ND);
+      else ops.index_copy_(own, 0, indexTensor(row.imageColumns, own.device), tokens_ND);
       row.images = keep(tokens_ND.slice(0));
     }
     const { positions, next } = model.promptPositions([ids], [ids.map(() => 1)], [image], options.positions);
@@ -60,12 +63,10 @@ function encodeImages(
 }
 
 function check(model: VisionLanguageModel, row: Row): void {
-  const { promptIds, image, imageStart, options } = row.request;
-  const found = promptIds.filter((id) => id === model.imageTokenId).length;
+  const { image, options } = row.request;
+  const found = row.imageColumns.length;
   const tokens = image?.tokens ?? 0;
   if (found !== tokens) throw new RangeError(`the prompt has ${found} image tokens, its image ${tokens}`);
-  if (tokens > 0 && promptIds.slice(imageStart, imageStart + tokens).some((id) => id !== model.imageTokenId))
-    throw new RangeError('the image tokens of a prompt should stand together');
   const needed = row.positions - options.maxNewTokens;
   if (needed >= model.maxPositions)
     throw new UserError(

@@ -91,14 +91,12 @@ function idOf(tokens: readonly Extract<RowEvent, { type: 'token' }>[], row: Row)
 
 /** The rows of a collated batch without their pads. */
 function rowsOf(batch: Batch, options: GenerateOptions): RowRequest[] {
-  const { inputIds, attentionMask, latentStart, latentSteps, images, imageStart } = batch;
+  const { inputIds, attentionMask, latentStart, latentSteps, images } = batch;
   return inputIds.map((ids, b) => {
     const kept = (from: number, to: number) => ids.slice(from, to).filter((_, i) => attentionMask[b]![from + i] === 1);
-    const pads = latentStart - kept(0, latentStart).length;
     return {
       promptIds: kept(0, latentStart),
       image: images[b] ?? null,
-      imageStart: imageStart[b]! < 0 ? -1 : imageStart[b]! - pads,
       latentSteps,
       afterLatentIds: kept(latentStart + latentSteps, ids.length),
       options,

@@ -38,7 +38,7 @@ function request({
   return {
     promptIds: [...before, ...new Array<number>(12).fill(TINY_IDS.image), ...question],
     image: tinyImage(GRID, picture),
-    ...{ imageKey: String(picture), imageStart: before.length, latentSteps, afterLatentIds: [] },
+    ...{ imageKey: String(picture), latentSteps, afterLatentIds: [] },
     options: { ...LATENT_DEFAULTS, positions, patches: 2, maxNewTokens, eosIds: [], trace: true },
   };
 }

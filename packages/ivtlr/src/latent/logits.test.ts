@@ -12,10 +12,13 @@ const baseline = liveTensorCount();
 afterEach(() => expect(liveTensorCount()).toBe(baseline));
 
 const rowOf = (sampling: Partial<Sampling>, seed?: number) =>
-  new Row({
-    ...{ promptIds: [3, 3, 1], image: null, imageStart: -1, latentSteps: 0, afterLatentIds: [2] },
-    options: { ...LATENT_DEFAULTS, maxNewTokens: 4, eosIds: [], sampling, ...(seed !== undefined && { seed }) },
-  });
+  new Row(
+    {
+      ...{ promptIds: [3, 3, 1], image: null, latentSteps: 0, afterLatentIds: [2] },
+      options: { ...LATENT_DEFAULTS, maxNewTokens: 4, eosIds: [], sampling, ...(seed !== undefined && { seed }) },
+    },
+    0,
+  );
 
 /** Ids left of each row. */
 const left = (logits: number[][], sampling: Partial<Sampling>) =>

@@ -6,6 +6,7 @@
 import { stack, type Tensor, tensor } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import type { AttentionScores } from '../models/types.ts';
+import { atColumns } from './image-columns.ts';
 import type { LatentOptions } from './options.ts';
 import { checkLatentOptions, insertedRows, nothingToInsert, selectImageTokens } from './select.ts';
 import type { Sequence } from './sequence.ts';
@@ -43,7 +44,7 @@ export class Rollout {
     this.sequence = sequence;
     this.#options = options;
     this.#mode = mode;
-    this.#used = sequence.prompt.imageTokens.map((count) => new Uint8Array(count));
+    this.#used = sequence.prompt.imageColumns.map(({ length }) => new Uint8Array(length));
   }
 
   /** Runs what is pending and chooses what comes next; `insert` pushes it. */
@@ -99,14 +100,12 @@ export class Rollout {
 
   /** (B, N): columns of the image tokens; zero beyond a row's own. */
   #imageScores(scores_BT: Tensor): Tensor {
-    const { imageStart, imageTokens } = this.sequence.prompt;
-    const longest = Math.max(...imageTokens);
-    if (imageTokens.every((count, b) => count === longest && imageStart[b] === imageStart[0]))
-      return scores_BT.narrow(1, imageStart[0]!, longest);
+    const { imageColumns } = this.sequence.prompt;
+    const longest = Math.max(...imageColumns.map(({ length }) => length));
     return stack(
-      imageTokens.map((count, b) => {
-        const own = scores_BT.select(0, b).narrow(0, Math.max(0, imageStart[b]!), count);
-        return count === longest ? own : ops.constant_pad_nd(own, [0, longest - count]);
+      imageColumns.map((columns, b) => {
+        const own = atColumns(scores_BT.select(0, b), columns);
+        return columns.length === longest ? own : ops.constant_pad_nd(own, [0, longest - columns.length]);
       }),
     );
   }

@@ -126,7 +126,6 @@ function requestOf(plan: Planned, { imageId, image }: Family): RowRequest {
     promptIds: [...plan.before, ...new Array<number>(made?.tokens ?? 0).fill(imageId), ...plan.after],
     image: made,
     imageKey: `${plan.seed} ${plan.grid}`,
-    imageStart: made ? plan.before.length : -1,
     latentSteps: plan.latentSteps,
     afterLatentIds: plan.behind,
     options: { ...options, seed, ...(sampling && { sampling }), forcePatches, forbidPatches },

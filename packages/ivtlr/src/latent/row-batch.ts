@@ -9,6 +9,7 @@ import { indexTensor } from '../models/common/index-tensor.ts';
 import type { SlotCache } from '../models/common/slot-cache.ts';
 import type { RowGroup, VisionLanguageModel } from '../models/types.ts';
 import { embedRows } from './embed-rows.ts';
+import { atColumns, imageSpan } from './image-columns.ts';
 import { KeptParts } from './kept-prefixes.ts';
 import { chooseTokens, damagedLogits, logprobsOf, type TokenLogprobs } from './next-token.ts';
 import { Row, type RowRequest } from './row.ts';
@@ -83,7 +84,7 @@ export class RowBatch {
    * @throws RangeError for swapped rows that have no partner or take different numbers of latent steps
    */
   add(requests: readonly RowRequest[]): Row[] {
-    const rows = requests.map((request) => new Row(request));
+    const rows = requests.map((request) => new Row(request, this.#model.imageTokenId));
     joinRings(rows);
     try {
       inferenceMode(() => scope(() => embedRows(this.#model, rows, this.#kept?.images)));
@@ -200,13 +201,13 @@ export class RowBatch {
 
   /** Chooses what the next latent step of a row inserts. text (1, D). */
   #choose(row: Row, text_1D: Tensor, scores: Tensor | null): void {
-    const { imageStart, options } = row.request;
+    const { options } = row.request;
     const { images, steps } = row;
     row.phase = 'latent';
     let picked: number[] = [];
     let vision: Tensor | null = null;
     if (images && options.latentVision !== 'off') {
-      const own = scores!.narrow(0, imageStart, row.used.length);
+      const own = atColumns(scores!, row.imageColumns);
       const wishes = { forced: options.forcePatches?.[steps] ?? [], forbidden: options.forbidPatches?.[steps] ?? [] };
       picked = selectImageTokens(own, row.used, steps, options, row.generator, wishes);
       if (picked.length > 0) vision = images.indexSelect(0, indexTensor(picked, images.device));
@@ -345,9 +346,9 @@ export class RowBatch {
 function describeGroup(group: readonly Piece[]): RowGroup {
   const [{ row, size, last }] = group as [Piece, ...Piece[]];
   const hidden = group.map(({ row }) => {
-    const { image, imageStart, options } = row.request;
+    const { image, options } = row.request;
     if (!options.hideImageFromLatents || !image || row.pendingLatent === 0) return null;
-    return { count: row.pendingLatent, columns: [imageStart, imageStart + image.tokens] as const };
+    return { count: row.pendingLatent, columns: imageSpan(row.imageColumns) };
   });
   return {
     slots: group.map(({ row }) => row.slot),

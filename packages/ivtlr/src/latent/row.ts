@@ -6,6 +6,7 @@
 import { Generator, keep, randint, scope, type Tensor } from '@ivtlr/torch';
 import type { ProcessedImage } from '../models/types.ts';
 import { Random } from '../random.ts';
+import { imageColumns } from './image-columns.ts';
 import type { TokenLogprobs } from './next-token.ts';
 import type { LatentOptions } from './options.ts';
 import { completeSampling, isGreedy, type Sampling } from './sampling.ts';
@@ -44,8 +45,6 @@ export interface RowRequest {
   image: ProcessedImage | null;
   /** Names the picture, such as a hash of its bytes: rows of the same picture may take what others have left behind (see kept-prefixes.ts). */
   imageKey?: string | undefined;
-  /** Index of the first image token in the prompt; -1 without image. */
-  imageStart: number;
   /** T */
   latentSteps: number;
   /** Read like written text after the latent steps, before the first token is chosen. */
@@ -96,6 +95,8 @@ export class Row {
   next = 0;
   /** (N, D) image token embeddings; null without image. */
   images: Tensor | null = null;
+  /** Of the image tokens in the prompt. */
+  readonly imageColumns: readonly number[];
   readonly used: Uint8Array;
   readonly generator: Generator | null;
   readonly sampling: Sampling;
@@ -108,8 +109,8 @@ export class Row {
   /** With swapped latent steps: the rows that take them from each other, each from the one before it. */
   ring: readonly Row[] | null = null;
 
-  constructor(request: RowRequest) {
-    const { promptIds, image, imageStart, latentSteps, afterLatentIds, options } = request;
+  constructor(request: RowRequest, imageTokenId: number) {
+    const { promptIds, image, latentSteps, afterLatentIds, options } = request;
     if (promptIds.length === 0) throw new RangeError('a row needs a prompt of at least one token');
     for (const [name, value] of Object.entries({
       latentSteps,
@@ -127,10 +128,11 @@ export class Row {
     const penalised = this.sampling.repetitionPenalty !== 1;
     this.seen = new Set(penalised ? [...promptIds, ...afterLatentIds] : []);
     this.request = request;
+    this.imageColumns = imageColumns(promptIds, imageTokenId);
     this.used = new Uint8Array(image?.tokens ?? 0);
     this.generator = options.seed === undefined ? null : new Generator(options.seed);
     const traced = options.trace || options.traceText;
-    this.tracer = traced ? new Tracer(promptIds.length, imageStart, image?.tokens ?? 0) : null;
+    this.tracer = traced ? new Tracer(promptIds.length, this.imageColumns) : null;
     if (latentSteps === 0) this.tracer?.addText(afterLatentIds.length);
   }
 

@@ -15,6 +15,7 @@ import type {
   ProcessedImage,
   VisionLanguageModel,
 } from '../models/types.ts';
+import { imageColumns, imageSpan } from './image-columns.ts';
 
 /** A batch's prompts as they enter the decoder. */
 export interface EmbeddedPrompt {
@@ -27,9 +28,8 @@ export interface EmbeddedPrompt {
   next: number[];
   /** (B, N, D) image token embeddings, short rows padded with zeros; null without images. */
   images: Tensor | null;
-  /** Image tokens of each row, and the column of the first. */
-  imageTokens: number[];
-  imageStart: number[];
+  /** Of each row's image tokens. */
+  imageColumns: number[][];
 }
 
 /** Embeds columns [0, latentStart) of a batch. @param segments cuts what follows from it */
@@ -43,6 +43,7 @@ export function embedPrompt(
   const ids = batch.inputIds.map((row) => row.slice(0, end));
   const mask = batch.attentionMask.map((row) => row.slice(0, end));
   const { positions, next } = model.promptPositions(ids, mask, batch.images, kind);
+  const columns = ids.map((row) => imageColumns(row, model.imageTokenId));
   const present = batch.images.filter((image): image is ProcessedImage => image !== null);
   const embed = (): readonly Tensor[] => {
     const rows = model.embed(toIds(ids, model.device));
@@ -52,7 +53,7 @@ export function embedPrompt(
     let at = 0;
     const perRow = batch.images.map((image, b) => {
       if (!image) return ops.zeros([longest, model.hiddenSize], rows.dtype, null, model.device);
-      checkImageTokens(ids[b]!, model.imageTokenId, image.tokens);
+      checkImageTokens(columns[b]!, image.tokens);
       const own = encoded[at++]!;
       return image.tokens === longest ? own : ops.constant_pad_nd(own, [0, 0, 0, longest - image.tokens]);
     });
@@ -70,14 +71,13 @@ export function embedPrompt(
     positions,
     next,
     images,
-    imageTokens: batch.images.map((image) => image?.tokens ?? 0),
-    imageStart: [...batch.imageStart],
+    imageColumns: columns,
   };
 }
 
-function checkImageTokens(ids: readonly number[], imageTokenId: number, tokens: number): void {
-  const found = ids.filter((id) => id === imageTokenId).length;
-  if (found !== tokens) throw new RangeError(`the prompt has ${found} image tokens, its image ${tokens}`);
+function checkImageTokens(columns: readonly number[], tokens: number): void {
+  if (columns.length !== tokens)
+    throw new RangeError(`the prompt has ${columns.length} image tokens, its image ${tokens}`);
 }
 
 /** (B, R) int64 */
@@ -195,10 +195,6 @@ export class Sequence {
       }
       at += size;
     }
-    const { imageStart, imageTokens } = this.prompt;
-    const columns = imageStart.map(
-      (first, b) => (first < 0 ? [0, 0] : [first, first + imageTokens[b]!]) as [number, number],
-    );
-    return { rows: [start, end] as const, columns };
+    return { rows: [start, end] as const, columns: this.prompt.imageColumns.map(imageSpan) };
   }
 }

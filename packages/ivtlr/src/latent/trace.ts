@@ -15,19 +15,15 @@ export interface StepTrace {
 
 /** Follows which columns of one row are text while latent rows come in between. */
 export class Tracer {
-  readonly #imageStart: number;
-  readonly #imageTokens: number;
+  readonly #columns: readonly number[];
   /** Per column: 1 for text and latent text, 0 for image tokens and inserted patches. */
-  readonly #text: number[] = [];
+  readonly #text: number[];
 
-  /** @param imageStart column of the first image token; -1 without image */
-  constructor(promptTokens: number, imageStart: number, imageTokens: number) {
-    this.#imageStart = Math.max(0, imageStart);
-    this.#imageTokens = imageTokens;
-    for (let column = 0; column < promptTokens; column++) {
-      const inImage = imageStart >= 0 && column >= imageStart && column < imageStart + imageTokens;
-      this.#text.push(inImage ? 0 : 1);
-    }
+  /** @param columns of the image tokens in the prompt */
+  constructor(promptTokens: number, columns: readonly number[]) {
+    this.#columns = columns;
+    this.#text = new Array<number>(promptTokens).fill(1);
+    for (const column of columns) this.#text[column] = 0;
   }
 
   /** Columns of inserted patches. */
@@ -45,7 +41,7 @@ export class Tracer {
    * @param row attention probabilities of all columns so far
    */
   step(row: readonly number[], picked: readonly number[]): StepTrace {
-    const scores = row.slice(this.#imageStart, this.#imageStart + this.#imageTokens);
+    const scores = this.#columns.map((column) => row[column]!);
     const pickedScores = picked.map((index) => scores[index]!);
     const text = this.#text.reduce((sum, isText, column) => sum + isText * row[column]!, 0);
     const attentionRatio = pickedScores.reduce((a, b) => a + b, 0) / text;
@@ -57,7 +53,7 @@ export class Tracer {
    * @param row attention probabilities of all columns so far, the last one that of the position which writes the token
    */
   token(row: readonly number[], patches: number): StepTrace {
-    const scores = row.slice(this.#imageStart, this.#imageStart + this.#imageTokens);
+    const scores = this.#columns.map((column) => row[column]!);
     const picked = scores.map((_, index) => index).sort((a, z) => scores[z]! - scores[a]! || a - z);
     return this.step(row, picked.slice(0, patches));
   }

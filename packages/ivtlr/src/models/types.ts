@@ -3,22 +3,20 @@
  * Shapes: B batch, S sequence, T positions so far, D hidden size, V vocabulary, N image tokens, A position axes.
  */
 import type { Device, DType, Module, SegmentedPass, Tensor } from '@ivtlr/torch';
+import type { PromptImage } from '../text/prompt-image.ts';
 import type { ImageSource, RawImage } from '../vision/image.ts';
 import type { Preparation, PreparedImage } from '../vision/image-pool.ts';
 import type { ResizeRule } from '../vision/resize.ts';
+import type { TokenLayout } from '../vision/token-views.ts';
 import type { KeyValueCache } from './common/kv-cache.ts';
 import type { SlotCache } from './common/slot-cache.ts';
 
 /** An image in the form a family's vision tower takes. */
-export interface ProcessedImage {
-  /** The family's own layout, float32; Qwen2-VL: (patches, 1176) in 2x2-merge order, Chameleon: (1, 3, rows, columns). */
+export interface ProcessedImage extends TokenLayout, PromptImage {
+  /** The family's own layout, float32; Qwen2-VL: (patches, 1176) in 2x2-merge order, Chameleon: (1, 3, rows, columns), SmolVLM: (tiles, 3, rows, columns). */
   pixels: Tensor;
   /** Patches before merging: time, rows, columns. */
   grid: readonly [number, number, number];
-  /** N */
-  tokens: number;
-  /** Rows and columns of the image tokens. */
-  tokenGrid: readonly [number, number];
   source: ImageSource;
 }
 
@@ -30,8 +28,8 @@ export interface ImageInputs {
   prepare(image: RawImage): Promise<PreparedImage>;
   /** Decoding and resizing, in threads. */
   readonly preparation: Preparation;
-  /** Rows and columns of the tokens of an image that was decoded and resized. */
-  tokenGrid(image: { width: number; height: number }): [rows: number, columns: number];
+  /** The tokens of an image that was decoded and resized. */
+  layout(prepared: PreparedImage): TokenLayout & PromptImage;
   /** The rest, where libtorch is. */
   finish(prepared: PreparedImage): ProcessedImage;
   /** What every image is brought to, such as `280x280`; `native` where it keeps its shape. */

@@ -117,7 +117,7 @@ export class BatchMaker {
     const image = await process(sample.image);
     const pickTargets = pickTargetTokens(sample, image);
     const placed = pickTargets ? { ...sample, pickTargets } : sample;
-    const tokenized = await tokenizeSample(placed, image.tokens, 'train', this.#o.render);
+    const tokenized = await tokenizeSample(placed, image, 'train', this.#o.render);
     const steps = tokenized.stepIds.length;
     const plan = this.#o.answerOnly
       ? { latentSteps: 0, droppedSteps: steps }
@@ -141,7 +141,7 @@ export class BatchMaker {
           const image = drawn.image ? await process(drawn.image) : null;
           rows.push({
             id: `${name}/${task} ${index}`,
-            rendered: await renderSupervised(drawn, image?.tokens ?? 0, render),
+            rendered: await renderSupervised(drawn, image, render),
             image,
           });
         }

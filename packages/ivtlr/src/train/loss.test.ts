@@ -14,7 +14,7 @@ import {
   zeros,
 } from '@ivtlr/torch';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
-import { type TinyRow, tinyBatch, tinyModel } from '../../../../test/tiny-model.ts';
+import { TINY_IDS, type TinyRow, tinyBatch, tinyModel } from '../../../../test/tiny-model.ts';
 import type { Batch } from '../data/collate.ts';
 import { generateAll } from '../latent/generate.ts';
 import { LATENT_DEFAULTS } from '../latent/options.ts';
@@ -225,11 +225,13 @@ afterEach(() => {
   frozen = [];
 });
 
+const imageStart = (b: number) => batch.inputIds[b]!.indexOf(TINY_IDS.image);
+
 /** -log of the targets' share of a row's attention on the image; 0 where nothing is known. */
 function pickLossOf(scores: number[], b: number, step: number): number {
   const targets = ROWS[b]!.pickTargets![step]!;
   if (targets.length === 0) return 0;
-  const own = scores.slice(batch.imageStart[b]!, batch.imageStart[b]! + batch.images[b]!.tokens);
+  const own = scores.slice(imageStart(b), imageStart(b) + batch.images[b]!.tokens);
   const sum = own.reduce((a, c) => a + c, 0);
   return -Math.log(targets.reduce((a, index) => a + own[index]!, 0) / sum + 1e-6);
 }
@@ -299,7 +301,7 @@ test('pick loss of known scores', () => {
   scope(() => {
     const { traces } = generateAll(model, asked(batch), { ...OPTIONS, maxNewTokens: 0, eosIds: [], trace: true });
     const wanted = traces.map((steps, b) =>
-      steps.map(({ scores }, t) => pickLossOf([...new Array<number>(batch.imageStart[b]!).fill(0), ...scores], b, t)),
+      steps.map(({ scores }, t) => pickLossOf([...new Array<number>(imageStart(b)).fill(0), ...scores], b, t)),
     );
     const { pickLoss } = trainingLoss(model, batch, { ...OPTIONS, pickSupervision: 1 });
     expect(pickLoss!.item()).toBeCloseTo(wanted.flat().reduce((a, c) => a + c, 0) / 2, 9);

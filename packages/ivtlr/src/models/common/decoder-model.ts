@@ -24,7 +24,7 @@ import type {
   RowsForwardResult,
   VisionLanguageModel,
 } from '../types.ts';
-import type { Decoder, DecoderConfig } from './decoder.ts';
+import { Decoder, type DecoderConfig } from './decoder.ts';
 import type { KeyValueCache } from './kv-cache.ts';
 import type { SlotCache } from './slot-cache.ts';
 
@@ -36,7 +36,8 @@ export interface DecoderModelConfig extends DecoderConfig {
 
 /** See VisionLanguageModel for the methods. Subclasses define the modules in the order of the checkpoint's names. */
 export abstract class DecoderModel<Config extends DecoderModelConfig> extends Module implements VisionLanguageModel {
-  abstract readonly model: Decoder;
+  /** The decoder, or the module that holds it beside the vision tower, whichever the checkpoint's names say. */
+  abstract readonly model: Decoder | (Module & { readonly text_model: Decoder });
   abstract readonly lm_head: LinearLayer;
   abstract readonly pathStyle: PathStyle;
   readonly #config: Config;
@@ -58,6 +59,10 @@ export abstract class DecoderModel<Config extends DecoderModelConfig> extends Mo
   /** Random weights for training from scratch. */
   abstract initialize(): void;
 
+  protected get decoder(): Decoder {
+    return this.model instanceof Decoder ? this.model : this.model.text_model;
+  }
+
   get config(): Config {
     return this.#config;
   }
@@ -74,17 +79,17 @@ export abstract class DecoderModel<Config extends DecoderModelConfig> extends Mo
     return this.#config.maxPositions;
   }
   get dtype(): DType {
-    return this.model.embed_tokens.weight.dtype;
+    return this.decoder.embed_tokens.weight.dtype;
   }
   get device(): Device {
-    return this.model.embed_tokens.weight.device;
+    return this.decoder.embed_tokens.weight.device;
   }
   get module(): Module {
     return this;
   }
 
   embed(ids: Tensor): Tensor {
-    return this.model.embed_tokens.forward(ids);
+    return this.decoder.embed_tokens.forward(ids);
   }
 
   logits(hidden: Tensor): Tensor {
@@ -92,23 +97,23 @@ export abstract class DecoderModel<Config extends DecoderModelConfig> extends Mo
   }
 
   newCache(batch: number, capacity: CacheCapacity): KeyValueCache {
-    return this.model.newCache(batch, capacity);
+    return this.decoder.newCache(batch, capacity);
   }
 
   newSlotCache(slots: number, capacity: number, options: { fixed?: boolean } = {}): SlotCache {
-    return this.model.newSlotCache(slots, capacity, options);
+    return this.decoder.newSlotCache(slots, capacity, options);
   }
 
   forwardRows(inputs: Tensor, options: RowsForwardOptions): RowsForwardResult {
-    return this.model.forwardRows(inputs, options);
+    return this.decoder.forwardRows(inputs, options);
   }
 
   forward(inputs: Tensor, options: ForwardOptions): ForwardResult {
-    return this.model.forward(inputs, options);
+    return this.decoder.forward(inputs, options);
   }
 
   parts(): ModelParts {
-    const { embed_tokens, layers, norm } = this.model;
+    const { embed_tokens, layers, norm } = this.decoder;
     const last = layers.length - 1;
     return {
       vision: this.visionModules,
@@ -123,7 +128,7 @@ export abstract class DecoderModel<Config extends DecoderModelConfig> extends Mo
 
   override dispose(): void {
     super.dispose();
-    this.model.dispose(); // its tables are no parameters
+    this.decoder.dispose(); // its tables are no parameters
   }
 }
 

@@ -21,7 +21,7 @@ export function initializeWeights(module: Module, { layers, tied, residualScale 
         const shape = parameter.shape;
         if (name.includes('norm') || name.includes('ln_q')) parameter.fill_(name.endsWith('bias') ? 0 : 1);
         else if (shape.length === 1) parameter.zero_();
-        else if (name === 'model.embed_tokens.weight') ops.normal_(parameter, 0, tied ? 0.09 : 0.7);
+        else if (name.endsWith('embed_tokens.weight')) ops.normal_(parameter, 0, tied ? 0.09 : 0.7);
         else {
           const fanIn = shape.slice(1).reduce((a, b) => a * b);
           const residual = /(o_proj|down_proj)\.weight$/.test(name) ? 1 / Math.sqrt(2 * layers) : residualScale(name);

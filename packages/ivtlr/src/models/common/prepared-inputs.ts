@@ -1,8 +1,11 @@
 /** Reading images in two parts, as all families do: the first in a thread or here, the second where libtorch is. */
+
+import type { PromptImage } from '../../text/prompt-image.ts';
 import type { RawImage } from '../../vision/image.ts';
 import type { Preparation, PreparedImage } from '../../vision/image-pool.ts';
 import { tellNote } from '../../vision/notes.ts';
 import type { ResizeRule } from '../../vision/resize.ts';
+import type { TokenLayout } from '../../vision/token-views.ts';
 import type { ImageInputs, ProcessedImage } from '../types.ts';
 
 /** A family's `prepare.ts`. */
@@ -37,6 +40,11 @@ export abstract class PreparedInputs<Rules> implements ImageInputs {
   /** Rows and columns of the tokens of an image that was prepared by `rules`. */
   tokenGrid({ width, height }: { width: number; height: number }): [rows: number, columns: number] {
     return [height / this.factor, width / this.factor];
+  }
+
+  layout({ image }: PreparedImage): TokenLayout & PromptImage {
+    const [rows, columns] = this.tokenGrid(image);
+    return { tokenGrid: [rows, columns], tokens: rows * columns };
   }
 
   get preparation(): Preparation {
