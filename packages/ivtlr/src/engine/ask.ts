@@ -76,6 +76,8 @@ export interface PreparedQuestion<Q extends Question> {
   readonly text: AnswerText | null;
   /** Reading the image and making tokens. */
   readonly seconds: number;
+  /** The model reading the image before the question is started. */
+  ahead: number;
   /** Positions that it fills at most. */
   readonly positions: number;
 }
@@ -138,7 +140,7 @@ export class Asker<Q extends Question> {
       const text = this.#text(options);
       const request = await this.#request(question, image, options);
       const seconds = (performance.now() - started) / 1000;
-      return { question, request, image, text, seconds, positions: positionsOf(request) };
+      return { question, request, image, text, seconds, ahead: 0, positions: positionsOf(request) };
     } catch (error) {
       image.pixels.dispose();
       throw error;
@@ -152,9 +154,9 @@ export class Asker<Q extends Question> {
       const rows = this.#batch.add(prepared.map(({ request }) => request));
       const seconds = (performance.now() - started) / 1000 / rows.length;
       rows.forEach((row, i) => {
-        const { question, image, text, seconds: imageSeconds } = prepared[i]!;
+        const { question, image, text, ahead, seconds: imageSeconds } = prepared[i]!;
         const { tokenGrid, source } = image;
-        row.seconds.prefill += seconds;
+        row.seconds.prefill += ahead + seconds;
         this.#open.set(row, { question, tokenGrid, source, imageSeconds, text });
       });
       return [];
@@ -168,8 +170,17 @@ export class Asker<Q extends Question> {
     }
   }
 
+  /** Reads a piece of a prepared question's picture with the model (see RowBatch.readAhead). @returns whether it can be started */
+  readAhead(prepared: PreparedQuestion<Q>): boolean {
+    const started = performance.now();
+    const read = this.#batch.readAhead(prepared.request);
+    prepared.ahead += (performance.now() - started) / 1000;
+    return read;
+  }
+
   /** Frees a prepared question that will not be started. */
-  discard({ image }: PreparedQuestion<Q>): void {
+  discard({ image, request }: PreparedQuestion<Q>): void {
+    this.#batch.forget(request);
     image.pixels.dispose();
   }
 

@@ -5,12 +5,14 @@ import { UserError } from '../errors.ts';
 import { indexTensor } from '../models/common/index-tensor.ts';
 import type { VisionLanguageModel } from '../models/types.ts';
 import { areTogether, atColumns } from './image-columns.ts';
+import type { ImagesAhead } from './images-ahead.ts';
 import type { EncodedImages } from './kept-prefixes.ts';
 import type { Row } from './row.ts';
 
 /**
  * Gives every row its first input: the embedded prompt (P, D) with its image tokens filled in, and their positions (A, P). Call inside a scope
  * and inference mode.
+ * @param ahead pictures whose encoding was begun
  * @param known pictures that were encoded before; those that are encoded now are added
  * @throws RangeError when a prompt's image tokens are not its image's
  * @throws UserError when the model has fewer positions than a row needs before its first written token
@@ -19,6 +21,7 @@ export function embedRows(
   model: VisionLanguageModel,
   rows: readonly Row[],
   known: EncodedImages | null | undefined = null,
+  ahead: ImagesAhead | null = null,
 ): void {
   // Tokens that stand after the latent slots are run after the latent steps; without latent steps they are part of the prompt.
   const prompts = rows.map(({ request: { promptIds, latentSteps, afterLatentIds } }) =>
@@ -26,7 +29,7 @@ export function embedRows(
   );
   for (const row of rows) check(model, row);
   const withImage = rows.filter(({ request }) => request.image !== null);
-  const encoded = encodeImages(model, withImage, known);
+  const encoded = encodeImages(model, withImage, known, ahead);
   const embedded = model.embed(indexTensor(prompts.flat(), model.device).unsqueeze(0)).select(0, 0);
   let start = 0;
   rows.forEach((row, b) => {
@@ -52,8 +55,15 @@ function encodeImages(
   model: VisionLanguageModel,
   rows: readonly Row[],
   known: EncodedImages | null | undefined,
+  ahead: ImagesAhead | null,
 ): Tensor[] {
-  const found = rows.map(({ request }) => known?.get(request.imageKey) ?? null);
+  const found = rows.map(({ request: { image, imageKey } }) => {
+    const kept = known?.get(imageKey) ?? null;
+    if (kept) return kept;
+    const encoded = ahead?.get(image!) ?? null;
+    if (encoded && imageKey !== undefined) known?.put(imageKey, encoded);
+    return encoded;
+  });
   const fresh = rows.filter((_, i) => found[i] === null);
   const encoded = fresh.length > 0 ? model.encodeImages(fresh.map(({ request }) => request.image!)) : [];
   fresh.forEach(({ request: { imageKey } }, i) => {

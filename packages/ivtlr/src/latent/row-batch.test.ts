@@ -154,11 +154,18 @@ function together(plans: readonly Planned[], family: Family, options: RowBatchOp
   return scope(() => {
     const batch = new RowBatch(family.model, options);
     const rows = new Map<number, Row>();
+    const waiting = new Map<number, RowRequest>();
     const events: RowEvent[] = [];
     try {
-      for (let pass = 0; pass <= 12 || batch.size > 0; pass++) {
+      for (let pass = 0; pass <= 12 || batch.size + waiting.size > 0; pass++) {
         plans.forEach((plan, i) => {
-          if (plan.arrives === pass) rows.set(i, batch.add([requestOf(plan, family)])[0]!);
+          if (plan.arrives === pass) waiting.set(i, requestOf(plan, family));
+          const request = waiting.get(i);
+          // Where prompts run in pieces, images are read in pieces too.
+          if (request && (options.pieceTokens === undefined || batch.readAhead(request))) {
+            waiting.delete(i);
+            rows.set(i, batch.add([request])[0]!);
+          }
           if (plan.leaves === pass && rows.has(i)) batch.remove(rows.get(i)!);
         });
         events.push(...batch.step());

@@ -10,6 +10,7 @@ import type { SlotCache } from '../models/common/slot-cache.ts';
 import type { RowGroup, VisionLanguageModel } from '../models/types.ts';
 import { embedRows } from './embed-rows.ts';
 import { atColumns, imageSpan } from './image-columns.ts';
+import { ImagesAhead } from './images-ahead.ts';
 import { KeptParts } from './kept-prefixes.ts';
 import { chooseTokens, damagedLogits, logprobsOf, type TokenLogprobs } from './next-token.ts';
 import { Row, type RowRequest } from './row.ts';
@@ -32,7 +33,7 @@ export interface RowBatchOptions {
   capacity?: number;
   /** The cache never grows and its shapes never change from token to token, as a CUDA graph needs. */
   fixed?: boolean;
-  /** Prompts longer than this run in pieces, one a pass, so that the other rows need not wait for all of it. */
+  /** Prompt tokens of a pass: longer prompts run in pieces, and one after the other, so that rows that write need not wait for all of them. */
   pieceTokens?: number;
   /** Bytes of picture embeddings that are kept for later rows of the same picture, which then also take over the beginning of its prompt. Default 0: nothing is. */
   keptImageBytes?: number;
@@ -53,10 +54,12 @@ export class RowBatch {
   readonly #rows = new Set<Row>();
   readonly #events: RowEvent[] = [];
   readonly #kept: KeptParts | null;
+  readonly #ahead: ImagesAhead;
 
   constructor(model: VisionLanguageModel, options: RowBatchOptions = {}) {
     this.#model = model;
     this.#options = options;
+    this.#ahead = new ImagesAhead(model);
     this.#kept = options.keptImageBytes ? new KeptParts(options.keptImageBytes) : null;
   }
 
@@ -87,7 +90,7 @@ export class RowBatch {
     const rows = requests.map((request) => new Row(request, this.#model.imageTokenId));
     joinRings(rows);
     try {
-      inferenceMode(() => scope(() => embedRows(this.#model, rows, this.#kept?.images)));
+      inferenceMode(() => scope(() => embedRows(this.#model, rows, this.#kept?.images, this.#ahead)));
       for (const row of rows) {
         this.#cache ??= this.#newCache(Math.max(this.#options.slots ?? 1, rows.length), row.positions);
         row.slot = this.#kept?.takeSlot(this.#cache, row, this.size === 0) ?? this.#cache.take(row.positions);
@@ -96,8 +99,27 @@ export class RowBatch {
     } catch (error) {
       for (const row of rows) this.#drop(row);
       throw error;
+    } finally {
+      for (const request of requests) this.forget(request);
     }
     return rows;
+  }
+
+  /**
+   * Reads a piece of a request's image before it is added, as much work as `pieceTokens` prompt tokens, unless prompts are waiting: they come
+   * first, so that rows that write never wait for more than one piece between two steps. An image whose turn never comes is freed by `forget`.
+   * @returns whether the image is read, so that the request can be added
+   */
+  readAhead({ image, imageKey }: RowRequest): boolean {
+    if (!image || this.#kept?.images.get(imageKey)) return true;
+    if ([...this.#rows].some(({ phase }) => phase === 'prefill')) return false;
+    const { pieceTokens = Number.POSITIVE_INFINITY } = this.#options;
+    return this.#ahead.advance(image, pieceTokens);
+  }
+
+  /** Frees what was read ahead for a request. */
+  forget({ image }: RowRequest): void {
+    if (image) this.#ahead.forget(image);
   }
 
   /** Takes a row out before its end. Rows that would have taken its latent steps end with an error, which the next `step` gives. */
@@ -125,6 +147,7 @@ export class RowBatch {
     for (const row of this.#rows) row.dispose();
     this.#rows.clear();
     this.#kept?.dispose();
+    this.#ahead.dispose();
     this.#cache?.dispose();
     this.#cache = null;
   }
@@ -169,12 +192,14 @@ export class RowBatch {
   /** Rows with equally many positions to run, and scores to give or not, stand together. Prompts come first. */
   #plan(rows: readonly Row[]): Piece[][] {
     const groups = new Map<string, Piece[]>();
-    const { pieceTokens = Number.POSITIVE_INFINITY } = this.#options;
+    let left = this.#options.pieceTokens ?? Number.POSITIVE_INFINITY;
     const waiting = rows.filter((row) => row.pending !== null);
     waiting.sort((a, b) => Number(b.phase === 'prefill') - Number(a.phase === 'prefill') || a.slot - b.slot);
     for (const row of waiting) {
       const have = row.pending!.shape[0]!;
-      const size = row.phase === 'prefill' ? Math.min(have, pieceTokens) : have;
+      const size = row.phase === 'prefill' ? Math.min(have, left) : have;
+      if (size === 0) continue; // this prompt's turn comes in a later pass
+      if (row.phase === 'prefill') left -= size;
       const last = size === have;
       const key = `${row.phase === 'prefill'} ${size} ${last && row.wantsScores}`;
       const group = groups.get(key);

@@ -146,6 +146,11 @@ export interface VisionLanguageModel {
   embed(ids: Tensor): Tensor;
   /** Image token embeddings as they enter the decoder, (N, D) an image. */
   encodeImages(images: readonly ProcessedImage[]): Tensor[];
+  /**
+   * The same for one image, in units between which something else can run: yields after each unit how many prompt tokens would have been as much
+   * work, and returns (N, D), the caller's to dispose. Not there where a family's images cannot be cut.
+   */
+  encodeInUnits?(image: ProcessedImage): Generator<number, Tensor>;
   /** Positions of left-padded prompts. `images` holds one entry a row, null without image. */
   promptPositions(
     ids: readonly (readonly number[])[],

@@ -141,7 +141,7 @@ class Serving {
     else this.#asker.cancel(served);
   }
 
-  /** Begins at most one question, since reading its picture with the model makes the others wait, and makes one pass. */
+  /** Begins at most one question, or reads a piece of its picture with the model, and makes one pass. */
   step(): void {
     if (this.#begin() || this.#asker.size > 0) {
       this.#passes++;
@@ -163,6 +163,8 @@ class Serving {
     try {
       const admission = this.#budget.admit(this.#asker.size, next.positions);
       if (admission === 'wait') return false;
+      // Alone in the batch nobody waits for its picture.
+      if (this.#asker.size > 0 && !this.#asker.readAhead(next)) return false;
       if (admission !== 'fits') this.#asker.reserve(admission.slots, admission.positions);
     } catch (error) {
       this.#prepared.shift();

@@ -100,9 +100,30 @@ export abstract class QwenVL<Config extends QwenVLConfig> extends DecoderModel<C
 }
 
 export class Qwen2VL extends QwenVL<Qwen2VLConfig> {
+  declare readonly visual: Qwen2VisionTower;
+
   constructor(config: Qwen2VLConfig, options: FactoryOptions = {}) {
     super(config, new Qwen2VisionTower(config, options), { qkvBias: true }, options);
   }
+
+  *encodeInUnits(image: ProcessedImage): Generator<number, Tensor> {
+    const perToken = this.model.layers.reduce((sum, layer) => sum + numbersIn(layer), 0);
+    const units = this.visual.encodeInUnits(image);
+    try {
+      for (;;) {
+        const { done, value } = units.next();
+        if (done) return value;
+        yield value / perToken;
+      }
+    } finally {
+      units.return(undefined as never);
+    }
+  }
+}
+
+/** Of all parameters of a module. */
+function numbersIn(module: Module): number {
+  return [...module.namedParameters().values()].reduce((sum, { numel }) => sum + numel, 0);
 }
 
 /** The checkpoint's original name of a weight: newer exports nest both towers in `model`. */

@@ -7,6 +7,7 @@ import {
   Conv3d,
   type FactoryOptions,
   fromBytes,
+  keep,
   LayerNorm,
   Linear,
   type LinearLayer,
@@ -156,6 +157,34 @@ export class Qwen2VisionTower extends Module {
       before.dispose();
     }
     return scope(() => this.merger.forward(x));
+  }
+
+  /** One image, a block at a time: yields the multiplications of each, and returns (N, D), the caller's to dispose. */
+  *encodeInUnits({ pixels, grid }: ProcessedImage): Generator<number, Tensor> {
+    const { weight } = this.patch_embed.proj;
+    const angles = () => this.#angles.of(grid, weight.device, () => gridAngles(grid, this.#config, weight.device));
+    const patches = pixels.shape[0]!;
+    const { dim, mlpDim } = this.#config;
+    let x: Tensor | null = null;
+    const run = (body: () => Tensor) => {
+      const before = x;
+      x = scope(() => keep(body()));
+      before?.dispose();
+    };
+    try {
+      run(() => this.patch_embed.forward(pixels.unsqueeze(0).to({ dtype: weight.dtype, device: weight.device })));
+      for (const block of this.blocks) {
+        run(() => block.forward(x!, angles()));
+        // Four products for the attention's inputs and output, two for the MLP; two of every patch with all patches.
+        yield patches * (4 * dim * dim + 2 * dim * mlpDim + 2 * patches * dim);
+      }
+      run(() => this.merger.forward(x!).select(0, 0).clone());
+      const encoded = x!;
+      x = null;
+      return encoded;
+    } finally {
+      (x as Tensor | null)?.dispose();
+    }
   }
 
   override dispose(): void {
