@@ -1,5 +1,5 @@
 /** POST /v1/chat/completions: whole answers, or a stream of server-sent events. */
-import { randomUUID } from 'node:crypto';
+import { randomInt, randomUUID } from 'node:crypto';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { questionOf } from './chat-question.ts';
 import { ChatRun, type ChatRunOptions } from './chat-run.ts';
@@ -47,12 +47,12 @@ async function readQuestions(service: Service, body: ParsedChat): Promise<Engine
   const asked = questionOf(body, service.engine.info, service.maxNewTokens);
   const bytes = await pictureBytes(asked.picture, service.pictures);
   const question: EngineQuestion = { ...asked, picture: { bytes, name: asked.picture.name } };
-  const { seed } = question.options;
-  return Array.from({ length: body.n ?? 1 }, (_, i) =>
-    seed === undefined || i === 0
-      ? question
-      : { ...question, options: { ...question.options, seed: (seed + i) % 2 ** 32 } },
-  );
+  // The engine's own generator begins alike in every process, so a question without a seed is given one here.
+  const { seed = randomInt(2 ** 32) } = question.options;
+  return Array.from({ length: body.n ?? 1 }, (_, i) => ({
+    ...question,
+    options: { ...question.options, seed: (seed + i) % 2 ** 32 },
+  }));
 }
 
 async function whole(client: Client, reply: FastifyReply, options: ChatRunOptions): Promise<unknown> {

@@ -132,10 +132,11 @@ export class ChatRun {
     const said = this.#said[index]!;
     switch (event.type) {
       case 'start': {
-        const { ablation } = this.#options;
+        const { ablation, questions } = this.#options;
+        const { seed = null } = questions[index]!.options;
         said.image = event.image;
         said.promptTokens = event.promptTokens;
-        said.settings = { ...event.settings, ablation };
+        said.settings = { ...event.settings, ablation, seed };
         this.#chunk({ index, delta: { role: 'assistant', content: '' }, ivtlr: { image: event.image } });
         return;
       }

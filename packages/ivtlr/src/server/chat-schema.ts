@@ -30,6 +30,12 @@ const message = z.discriminatedUnion('role', [
 /** Those that need no second question in the batch. */
 export const SINGLE_ABLATIONS = Object.keys(ABLATIONS).filter((name) => !name.endsWith('-swapped'));
 
+/** What to send in place of an ablation that takes another question's latent steps; other names get the usual list. */
+function notSingle({ input }: { input?: unknown }): string | undefined {
+  if (typeof input !== 'string' || !(input in ABLATIONS)) return undefined;
+  return `${input} takes the latent steps of another question, and a request has one: send random-patches, or the patches picked on another picture (its ivtlr.steps) as ivtlr.force; ivtlr ablate swaps within a batch`;
+}
+
 const tokenLists = z.array(z.array(z.int().min(0)).max(MAX_PATCHES)).max(MAX_LATENT_STEPS);
 
 const extension = z.strictObject({
@@ -37,7 +43,10 @@ const extension = z.strictObject({
     .optional()
     .describe('Latent steps before the written answer; default: as the model was trained.'),
   patches: z.int().min(0).max(MAX_PATCHES).optional().describe('Image tokens picked at each latent step.'),
-  ablation: z.enum(SINGLE_ABLATIONS).optional().describe('What is taken away from the latent steps.'),
+  ablation: z
+    .enum(SINGLE_ABLATIONS, { error: notSingle })
+    .optional()
+    .describe('What is taken away from the latent steps.'),
   positions: z.enum(['sequential', 'mrope']).optional(),
   task: z.string().max(100).optional().describe('Words the prompt as this task does.'),
   choices: z.array(text).max(MAX_CHOICES).optional().describe('Texts of the choices, without letters.'),

@@ -52,7 +52,8 @@ describe('chat completions', () => {
     expect(steps!.map(({ step, kind, picked, scores }) => ({ step, kind, picks: picked.length, scores }))).toEqual(
       [0, 1, 2].map((step) => ({ step, kind: 'latent', picks: 1, scores: null })),
     );
-    expect(settings).toEqual({ latents: 3, patches: 1, task: 'dominoes', ablation: null });
+    const seed = expect.any(Number);
+    expect(settings).toEqual({ latents: 3, patches: 1, task: 'dominoes', ablation: null, seed });
     expect(Object.values(seconds!).every((value) => value >= 0)).toBe(true);
     const { usage } = answer;
     expect(usage.completion_tokens_details).toEqual({ latent_steps: 3 });
@@ -160,6 +161,19 @@ describe('chat completions', () => {
     expect(new Set(await texts({ ...hot, seed: 7, n: 6 })).size).toBeGreaterThan(2);
     expect(new Set(await texts({ ...hot, n: 6 })).size).toBeGreaterThan(2);
     expect((await texts({ repetition_penalty: 100 }))[0]).not.toBe(greedy[0]);
+  });
+
+  test('without a seed every request draws its own, and tells it', async () => {
+    const hot = { temperature: 2, ivtlr: { choices: [], latents: 0 } };
+    const draw = async (more: Record<string, unknown>) => {
+      const body = chatBody(asked, { ...hot, ...more });
+      const [choice] = ((await (await post(served.url, body)).json()) as ChatResponse).choices;
+      return { text: choice!.message.content, seed: choice!.ivtlr!.settings!.seed! };
+    };
+    const drawn = await Promise.all(Array.from({ length: 6 }, () => draw({})));
+    expect(new Set(drawn.map(({ seed }) => seed)).size).toBe(6);
+    expect(new Set(drawn.map(({ text }) => text)).size).toBeGreaterThan(2);
+    expect(await draw({ seed: drawn[0]!.seed })).toEqual(drawn[0]);
   });
 
   test('stop strings end the answer before them, in a stream too', async () => {

@@ -58,7 +58,14 @@ export interface IvtlrResponse {
   image?: SeenImage;
   steps?: readonly SeenStep[];
   /** In the last chunk, and in a response that is no stream. */
-  settings?: { latents: number; patches: number; task: string; ablation: AblationName | null };
+  settings?: {
+    latents: number;
+    patches: number;
+    task: string;
+    ablation: AblationName | null;
+    /** Of drawn tokens and random patches: the request's, or the one drawn for it. Sent as `seed` it gives the same answer again. */
+    seed: number | null;
+  };
   seconds?: { queued: number; image: number; prefill: number; latents: number; decode: number };
 }
 

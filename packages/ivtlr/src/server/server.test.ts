@@ -45,6 +45,13 @@ describe('what cannot be answered is a 4xx that names the field', () => {
     ['a part of another kind', user([{ type: 'input_audio' }]), 400, 'messages.0.content.0.type', /type/],
     ['no picture', user('hello'), 400, 'messages', /add one as image_url/],
     ['two pictures', user([text, picture, picture]), 400, 'messages.0.content.2.image_url', /one picture, not 2/],
+    [
+      'an ablation that needs a second question',
+      { ...user([text, picture]), ivtlr: { ablation: 'patches-swapped' } },
+      400,
+      'ivtlr.ablation',
+      /another question.*random-patches.*ivtlr\.force/,
+    ],
     ['no question', user([picture]), 400, 'messages.0.content', /empty/],
     [
       'the assistant last',

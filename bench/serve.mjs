@@ -1,0 +1,312 @@
+// The server under load. After a build:
+//   node bench/serve.mjs [--parts ours,serial,peer,bundled] [--counts 1,4,8,16] [--tokens 64,256] [--folder DIR] [--threads 2] [--save]
+// Qwen2-VL-2B's shape in bfloat16 with random weights (bench/serve-folder.mjs writes it into DIR, 4.4 GB), 280x280 pictures, 60 text tokens, three
+// latent steps of 32 patches. `ours`: so many streamed requests at once to `ivtlr serve`; `serial`: one after the other through the engine of
+// `ivtlr infer`; `peer`: a plain FastAPI over transformers' generate(), which takes no latent steps (PYTHON with torch, transformers, pillow, fastapi,
+// uvicorn); `bundled`: 64 clients of the bundled model. All parts take about 15 minutes on two cores; --save merges what was run into
+// bench/results/serve.json, so parts can be run one by one.
+import { spawn } from 'node:child_process';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { parseArgs } from 'node:util';
+import sharp from 'sharp';
+import { demand, makeCase } from './inference-shapes.mjs';
+import { circumstances, fail, here, round, run, runJson } from './run.mjs';
+
+const { values } = parseArgs({
+  options: {
+    parts: { type: 'string', default: 'ours,serial,peer,bundled' },
+    counts: { type: 'string', default: '1,4,8,16' },
+    tokens: { type: 'string', default: '64,256' },
+    folder: { type: 'string', default: path.join(os.tmpdir(), 'ivtlr-serve-2b') },
+    threads: { type: 'string', default: String(Math.min(2, os.availableParallelism())) },
+    save: { type: 'boolean', default: false },
+  },
+});
+const PARTS = { ours, serial, peer, bundled };
+const parts = values.parts.split(',');
+for (const part of parts) if (!PARTS[part]) fail(`--parts are ${Object.keys(PARTS).join(', ')}, not ${part}`);
+const counts = values.counts.split(',').map(Number);
+const lengths = values.tokens.split(',').map(Number);
+const SERIAL_REQUESTS = 2;
+const CLIENTS = 64;
+const children = new Set();
+process.on('exit', () => {
+  for (const child of children) child.kill('SIGKILL');
+});
+
+const before = circumstances(Number(values.threads));
+if (parts.some((part) => part !== 'bundled') && !fs.existsSync(path.join(values.folder, 'model.safetensors')))
+  run(process.execPath, [here('serve-folder.mjs'), values.folder], 'the model');
+const file = here('results/serve.json');
+const result = fs.existsSync(file) ? JSON.parse(fs.readFileSync(file, 'utf8')) : {};
+for (const part of parts) {
+  console.error(`running ${part} ..`);
+  const command = `node bench/serve.mjs --parts ${part} --counts ${values.counts} --tokens ${values.tokens} --threads ${values.threads}`;
+  const measured = await PARTS[part]();
+  const old = result[part] ?? {};
+  result[part] = { command, ...before, ...measured, rows: { ...old.rows, ...measured.rows } };
+  result.comparison = compare(result);
+  if (values.save) fs.writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`);
+}
+console.log(JSON.stringify(result, null, 2));
+process.exit(0);
+
+/** Distinct pictures, so that none is found in a cache. */
+async function request(seed, maxTokens) {
+  const data = Buffer.alloc(280 * 280 * 3);
+  let state = seed + 1;
+  for (let i = 0; i < data.length; i++) {
+    state = (Math.imul(state, 1103515245) + 12345) & 0x7fffffff;
+    data[i] = state >> 16;
+  }
+  const png = await sharp(data, { raw: { width: 280, height: 280, channels: 3 } })
+    .png()
+    .toBuffer();
+  const words = 'shape colour size place number line corner edge'.split(' ');
+  const question = Array.from({ length: 48 }, (_, i) => words[(seed * 7 + i * i) % words.length]).join(' ');
+  return { image: png.toString('base64'), question, maxTokens };
+}
+
+async function start(command, args, ready) {
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+  children.add(child);
+  const url = await ready(child);
+  const stop = () =>
+    new Promise((resolve) => {
+      child.once('exit', resolve);
+      child.kill('SIGTERM');
+    });
+  return { url, stop };
+}
+
+function startOurs(args) {
+  const program = here('../packages/ivtlr/bin/ivtlr.mjs');
+  const all = [program, 'serve', '--port', '0', '--threads', values.threads, '--log-level', 'warn', ...args];
+  return start(
+    process.execPath,
+    all,
+    (child) =>
+      new Promise((resolve, reject) => {
+        child.stdout.once('data', (data) => resolve(String(data).trim()));
+        child.once('exit', (code) => reject(new Error(`the server ended with ${code}`)));
+      }),
+  );
+}
+
+/** One streamed request: seconds to the first text and to the end, and what the server itself says. */
+async function chat(url, { image, question, maxTokens }) {
+  const content = [
+    { type: 'image_url', image_url: { url: `data:image/png;base64,${image}` } },
+    { type: 'text', text: question },
+  ];
+  const body = { messages: [{ role: 'user', content }], max_tokens: maxTokens, stream: true };
+  const started = performance.now();
+  const since = () => (performance.now() - started) / 1000;
+  const response = await fetch(`${url}/v1/chat/completions`, {
+    ...{ method: 'POST', headers: { 'content-type': 'application/json' } },
+    body: JSON.stringify({ ...body, stream_options: { include_usage: true } }),
+  });
+  if (!response.ok) fail(`the server answered ${response.status}: ${await response.text()}`);
+  const decoder = new TextDecoder();
+  let text = '';
+  let first = null;
+  let told = null;
+  let usage = null;
+  for await (const bytes of response.body) {
+    text += decoder.decode(bytes, { stream: true });
+    const blocks = text.split('\n\n');
+    text = blocks.pop();
+    for (const block of blocks) {
+      if (block === 'data: [DONE]') continue;
+      const chunk = JSON.parse(block.slice(6));
+      if (chunk.error) fail(chunk.error.message);
+      if (chunk.choices[0]?.delta.content) first ??= since();
+      told ??= chunk.choices[0]?.ivtlr?.seconds ?? null;
+      usage = chunk.usage ?? usage;
+    }
+  }
+  return {
+    seconds: since(),
+    first: first ?? since(),
+    tokens: usage.completion_tokens,
+    prompt: usage.prompt_tokens,
+    told,
+  };
+}
+
+function mean(numbers) {
+  return numbers.reduce((sum, value) => sum + value, 0) / numbers.length;
+}
+
+async function ours() {
+  const { url, stop } = await startOurs(['--model', values.folder]);
+  await chat(url, await request(1000, 8));
+  const rows = {};
+  let seed = 0;
+  for (const tokens of lengths)
+    for (const count of counts) {
+      const asked = await Promise.all(Array.from({ length: count }, () => request(seed++, tokens)));
+      const started = performance.now();
+      const answers = await Promise.all(asked.map((one) => chat(url, one)));
+      const wall = (performance.now() - started) / 1000;
+      const written = answers.reduce((sum, each) => sum + each.tokens, 0);
+      const single = answers[0];
+      const inside = single.told.image + single.told.prefill + single.told.latents + single.told.decode;
+      rows[`${count} at once, ${tokens} tokens`] = {
+        ...{ seconds: round(wall), tokens: written, tokensPerSecond: round(written / wall) },
+        ...{ requestsPerMinute: round((60 * count) / wall), promptTokens: single.prompt },
+        firstTokenSeconds: round(mean(answers.map(({ first }) => first))),
+        secondsPerToken: round(mean(answers.map(({ seconds, first, tokens }) => (seconds - first) / (tokens - 1)))),
+        // What no pass of the engine took: HTTP, JSON, messages between the processes.
+        ...(count === 1 && { outsideMilliseconds: round(1000 * (single.seconds - inside)) }),
+        ...(count === 1 && { phases: Object.fromEntries(Object.entries(single.told).map(([k, v]) => [k, round(v)])) }),
+      };
+      console.error(`${count} at once, ${tokens} tokens: ${round(written / wall)} tokens/s`);
+    }
+  await stop();
+  return { rows };
+}
+
+async function serial() {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ivtlr-bench-'));
+  const list = [await request(500, 4)];
+  for (const tokens of lengths)
+    for (let i = 0; i < SERIAL_REQUESTS; i++) list.push(await request(600 + list.length, tokens));
+  const asked = path.join(folder, 'requests.json');
+  fs.writeFileSync(asked, JSON.stringify(list));
+  const answers = runJson(process.execPath, [here('serve-serial.mjs'), values.folder, asked, values.threads], 'serial');
+  const shape = JSON.stringify(makeCase('2b', Number(values.threads)));
+  fs.writeFileSync(asked, shape);
+  const machine = runJson(process.execPath, [here('inference-ours.mjs'), asked, '1', '--floor'], 'the machine');
+  fs.rmSync(folder, { recursive: true });
+  return { rows: rowsOf(answers), machine: rates(machine) };
+}
+
+function rowsOf(answers) {
+  return Object.fromEntries(
+    lengths.map((tokens, i) => {
+      const own = answers.slice(i * SERIAL_REQUESTS, (i + 1) * SERIAL_REQUESTS);
+      const seconds = own.reduce((sum, each) => sum + each.seconds, 0);
+      const written = own.reduce((sum, each) => sum + each.tokens, 0);
+      const row = { seconds: round(seconds / own.length), tokensPerSecond: round(written / seconds) };
+      const first = own[0].first == null ? {} : { firstTokenSeconds: round(mean(own.map((each) => each.first))) };
+      return [`${tokens} tokens`, { ...row, ...first }];
+    }),
+  );
+}
+
+function rates({ products, bandwidth }) {
+  const most = (of) => round(Math.max(...Object.values(of)));
+  return { gigaflopsPerSecond: most(products), gigabytesPerSecond: most(bandwidth) };
+}
+
+async function peer() {
+  const python = process.env.PYTHON ?? 'python3';
+  const port = 20000 + (process.pid % 20000);
+  const args = [here('serve_peer.py'), values.folder, String(port), values.threads];
+  const { url, stop } = await start(python, args, async (child) => {
+    const url = `http://127.0.0.1:${port}`;
+    for (;;) {
+      if (child.exitCode !== null) fail('the peer ended');
+      if (await fetch(`${url}/ready`).catch(() => null)) return url;
+      await new Promise((resolve) => setTimeout(resolve, 500));
+    }
+  });
+  const ask = async (seed, tokens) => {
+    const { image, question } = await request(seed, tokens);
+    const started = performance.now();
+    const body = JSON.stringify({ image, question, max_tokens: tokens });
+    const response = await fetch(`${url}/answer`, {
+      ...{ method: 'POST', headers: { 'content-type': 'application/json' }, body },
+    });
+    if (!response.ok) fail(`the peer answered ${response.status}: ${await response.text()}`);
+    return { seconds: (performance.now() - started) / 1000, ...(await response.json()) };
+  };
+  await ask(700, 4);
+  const answers = [];
+  for (const tokens of lengths)
+    for (let i = 0; i < SERIAL_REQUESTS; i++) answers.push(await ask(800 + answers.length, tokens));
+  await stop();
+  return { rows: rowsOf(answers) };
+}
+
+async function bundled() {
+  const { url, stop } = await startOurs(['--max-queue', '256']);
+  const cpu = async () => {
+    const text = await (await fetch(`${url}/metrics`)).text();
+    return Number(/^ivtlr:server_cpu_seconds (\S+)/m.exec(text)[1]);
+  };
+  const puzzles = await Promise.all(
+    Array.from({ length: 32 }, async (_, seed) => (await fetch(`${url}/api/puzzle?seed=${seed}`)).json()),
+  );
+  const ask = async (i) => {
+    const { image, question, choices } = puzzles[i % puzzles.length];
+    const content = [
+      { type: 'image_url', image_url: { url: image } },
+      { type: 'text', text: question },
+    ];
+    const started = performance.now();
+    const response = await fetch(`${url}/v1/chat/completions`, {
+      ...{ method: 'POST', headers: { 'content-type': 'application/json' } },
+      body: JSON.stringify({ messages: [{ role: 'user', content }], ivtlr: { choices } }),
+    });
+    if (!response.ok) fail(`${response.status}: ${await response.text()}`);
+    await response.json();
+    return performance.now() - started;
+  };
+  const clients = async (requests) => {
+    const times = [];
+    let next = 0;
+    const client = async () => {
+      while (next < requests) times.push(await ask(next++));
+    };
+    await Promise.all(Array.from({ length: CLIENTS }, client));
+    return times.sort((a, b) => a - b);
+  };
+  await clients(2 * CLIENTS);
+  const requests = 20 * CLIENTS;
+  const cpuBefore = await cpu();
+  const started = performance.now();
+  const times = await clients(requests);
+  const seconds = (performance.now() - started) / 1000;
+  const used = (await cpu()) - cpuBefore;
+  await stop();
+  const at = (share) => round(times[Math.floor(share * (times.length - 1))]);
+  const row = {
+    requests,
+    requestsPerSecond: round(requests / seconds),
+    p50Milliseconds: at(0.5),
+    p99Milliseconds: at(0.99),
+  };
+  return {
+    rows: { [`${CLIENTS} clients`]: { ...row, serverCpuMillisecondsPerRequest: round((1000 * used) / requests) } },
+  };
+}
+
+/** Throughput against one after the other and the peer, and wall time against the floor of the same mix. */
+function compare({ ours, serial, peer }) {
+  const found = {};
+  for (const [name, row] of Object.entries(ours?.rows ?? {})) {
+    const [count, tokens] = name.match(/\d+/g).map(Number);
+    const times = {};
+    const alone = serial?.rows[`${tokens} tokens`];
+    const other = peer?.rows[`${tokens} tokens`];
+    if (alone) times.timesOneAfterTheOther = round(row.tokensPerSecond / alone.tokensPerSecond);
+    if (other) times.timesPeer = round(row.tokensPerSecond / other.tokensPerSecond);
+    if (serial?.machine) {
+      const testCase = { ...makeCase('2b', 2), newTokens: tokens };
+      const needs = demand({ ...testCase, prompt: new Array(row.promptTokens).fill(0) });
+      const gemm = serial.machine.gigaflopsPerSecond * 1e9;
+      const memory = needs.decodeBytes / (serial.machine.gigabytesPerSecond * 1e9);
+      // A pass reads the weights once for all rows; each weight of 2 bytes is a product and a sum a row.
+      const floor =
+        (count * (needs.prefillFlops + needs.latentFlops)) / gemm +
+        Math.max(memory, (count * needs.decodeBytes) / gemm);
+      times.timesFloor = round(row.seconds / floor);
+    }
+    found[name] = times;
+  }
+  return found;
+}
