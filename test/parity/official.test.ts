@@ -1,15 +1,18 @@
-/** Latent reasoning and its training loss against the official IVT-LR code. */
+/** Latent reasoning and its training loss against the official IVT-LR code; SmolVLM, which that code does not know, against a plain Python rendering of the method. */
 import { AdamW, liveTensorCount, scope } from '@ivtlr/torch';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { generateAll } from '../../packages/ivtlr/src/latent/generate.ts';
+import { imageColumns } from '../../packages/ivtlr/src/latent/image-columns.ts';
 import { LATENT_DEFAULTS, type LatentOptions } from '../../packages/ivtlr/src/latent/options.ts';
 import type { VisionLanguageModel } from '../../packages/ivtlr/src/models/types.ts';
 import { trainingLoss } from '../../packages/ivtlr/src/train/loss.ts';
-import { type ChameleonCase, seededChameleon, seededChameleonImages } from './chameleon-model.ts';
+import { seededChameleon, seededChameleonImages } from './chameleon-model.ts';
+import { seededSmolVlm, seededSmolVlmImages } from './smolvlm-model.ts';
 import { type GoldenCase, makeBatch, readGolden, relativeError, seededImages, seededModel } from './model.ts';
 
-/** A case of either family. */
-type AnyCase = GoldenCase & Pick<ChameleonCase, 'pictures'>;
+/** A case of any family; what it says of images is the family's own. */
+// biome-ignore lint/suspicious/noExplicitAny: each family reads its own cases only.
+type AnyCase = Omit<GoldenCase, 'image_grid_thw'> & { image_grid_thw: any; pictures: any; tile: number };
 
 interface GenerateCase extends AnyCase {
   latents: number;
@@ -59,6 +62,12 @@ const FAMILIES = {
     model: seededChameleon,
     images: seededChameleonImages,
   },
+  smolvlm: {
+    generate: readGolden<GenerateGolden>('smolvlm-generate.json'),
+    train: readGolden<TrainGolden>('smolvlm-train.json'),
+    model: seededSmolVlm,
+    images: seededSmolVlmImages,
+  },
 };
 
 const official = (patches: number): LatentOptions => ({ ...LATENT_DEFAULTS, patches, onExhausted: 'reuse' });
@@ -72,7 +81,7 @@ afterEach(() => {
 });
 
 test('there are enough cases', () => {
-  const { 'qwen2-vl': qwen, chameleon } = FAMILIES;
+  const { 'qwen2-vl': qwen, chameleon, smolvlm } = FAMILIES;
   expect(qwen.generate.cases.length).toBeGreaterThanOrEqual(24);
   expect(qwen.train.cases.length).toBeGreaterThanOrEqual(8);
   expect(qwen.generate.exhausted!.length).toBe(4);
@@ -81,6 +90,9 @@ test('there are enough cases', () => {
   expect(chameleon.generate.cases.length).toBeGreaterThanOrEqual(16);
   expect(new Set(chameleon.generate.cases.map(({ latents }) => latents))).toEqual(new Set([0, 1, 2, 3, 4]));
   expect(chameleon.train.cases.length).toBeGreaterThanOrEqual(4);
+  expect(smolvlm.generate.cases.length).toBe(16);
+  expect(new Set(smolvlm.generate.cases.map(({ latents }) => latents))).toEqual(new Set([0, 1, 2, 3, 4]));
+  expect(smolvlm.train.cases.length).toBe(4);
 });
 
 const generateCases = Object.entries(FAMILIES).flatMap(([family, { generate, ...made }]) =>
@@ -104,8 +116,8 @@ describe.each(generateCases)('generate: %s', (_, golden, maxNewTokens, family) =
         firstLogits: true,
       };
       const result = generateAll(model, batch, options);
-      const start = batch.inputIds[0]!.indexOf(golden.ids.image);
-      expect(result.traces[0]!.map(({ picked }) => picked.map((index) => index + start))).toEqual(golden.picked);
+      const columns = imageColumns(golden.input_ids, golden.ids.image);
+      expect(result.traces[0]!.map(({ picked }) => picked.map((index) => columns[index]))).toEqual(golden.picked);
       const logits = result.firstLogits[0]!.filter((_, id) => !golden.masked?.includes(id));
       expect(relativeError(logits, golden.last_logits)).toBeLessThan(1e-4);
       expect(result.tokens[0]).toEqual(golden.new_tokens);
@@ -146,7 +158,7 @@ describe.each(trainCases)('train: %s', (_, golden, parts, family) => {
           losses.push(result.loss.item());
           if (step === 0) {
             const absolute = result.picked.map((rows) =>
-              rows.map((row, b) => row.map((index) => index + batch.inputIds[b]!.indexOf(golden.ids.image))),
+              rows.map((row, b) => row.map((index) => imageColumns(batch.inputIds[b]!, golden.ids.image)[index])),
             );
             expect(absolute).toEqual(golden.picked);
             for (const [name, wanted] of Object.entries(golden.gradient_norms)) {

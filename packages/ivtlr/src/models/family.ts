@@ -41,6 +41,8 @@ export interface ImageSettings {
 export interface Family {
   /** `model_type` of its config.json. */
   modelType: string;
+  /** Those of earlier folders that hold the same model. */
+  olderModelTypes?: readonly string[];
   /** @throws UserError naming `source` and the key of the config that is missing or wrong */
   backbone(config: unknown, source: string): Backbone;
   /** The name this project stores a weight of a Hugging Face checkpoint under; null where it is not used. */
