@@ -7,8 +7,8 @@ import { LATENT_DEFAULTS, type LatentOptions } from '../../packages/ivtlr/src/la
 import type { VisionLanguageModel } from '../../packages/ivtlr/src/models/types.ts';
 import { trainingLoss } from '../../packages/ivtlr/src/train/loss.ts';
 import { seededChameleon, seededChameleonImages } from './chameleon-model.ts';
-import { seededSmolVlm, seededSmolVlmImages } from './smolvlm-model.ts';
 import { type GoldenCase, makeBatch, readGolden, relativeError, seededImages, seededModel } from './model.ts';
+import { seededSmolVlm, seededSmolVlmImages } from './smolvlm-model.ts';
 
 /** A case of any family; what it says of images is the family's own. */
 // biome-ignore lint/suspicious/noExplicitAny: each family reads its own cases only.

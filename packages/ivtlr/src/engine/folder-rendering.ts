@@ -8,13 +8,17 @@ import { type ChatTemplate, loadChatTemplate, renderChat } from '../text/chat-te
 import type { ProfileName } from '../text/prompt.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
 
-/** How samples of a task become tokens for a folder's model. */
+/** How samples of a task become tokens for a folder's model. @throws UserError for a profile that its family has not */
 export function folderRendering(
   folder: string,
   family: Family,
   tokenizer: Tokenizer,
   profileName: ProfileName,
 ): (task: string) => RenderOptions {
+  if (profileName === 'official' && family.withoutOfficial)
+    throw new UserError(
+      `profile official: the official IVT-LR code has no prompts for ${family.modelType} models; use consistent, or plain for one that was not trained to reason in latent steps`,
+    );
   let chatTemplate: ChatTemplate | undefined;
   return (task) => {
     const profile = family.prompts(profileName, task, folder, tokenizer);

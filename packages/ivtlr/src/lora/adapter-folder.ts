@@ -114,7 +114,10 @@ export function adapterFiles(
     a: given(`${path}.lora_A.weight`, lora_A.weight),
     b: given(`${path}.lora_B.weight`, lora_B.weight),
   }));
-  return factorFiles(factors, options, place);
+  const named = ([path, m]: readonly [string, Module]) =>
+    m instanceof Linear && options.targets.some((target) => path === target || path.endsWith(`.${target}`));
+  const without = [...module.namedModules()].filter(named).map(([path]) => transformersPath(path, place.style));
+  return factorFiles(factors, options, place, without);
 }
 
 /** Writes the model's adapters into an existing folder. */
@@ -125,11 +128,13 @@ export function saveAdapter(module: Module, folder: string, options: LoraOptions
 /**
  * The two files as PEFT reads them.
  * @param factors a (R, inputs) and b (outputs, R) of each layer, by this project's module path
+ * @param excluded in transformers' paths, layers that are named like a target and have no adapter
  */
 export function factorFiles(
   factors: readonly { path: string; a: StoredTensor; b: StoredTensor }[],
   options: LoraOptions,
   { baseModel = null, style }: AdapterPlace,
+  excluded: readonly string[] = [],
 ): FileContent[] {
   const tensors = new Map<string, StoredTensor>();
   for (const { path, a, b } of factors) {
@@ -145,6 +150,7 @@ export function factorFiles(
     lora_alpha: options.alpha,
     lora_dropout: options.dropout,
     target_modules: options.targets,
+    ...(excluded.length > 0 && { exclude_modules: excluded }),
     bias: 'none',
     fan_in_fan_out: false,
     init_lora_weights: true,

@@ -6,14 +6,19 @@ import type { LoraOptions } from './options.ts';
 
 /**
  * Wraps every linear layer whose name is a target or ends in `.` and a target, and freezes everything else: afterwards only adapters have
- * `requiresGrad`. Initial values come from the global generator, in the order of the modules.
+ * `requiresGrad`. Layers within `leave`, such as a vision tower whose layers are named like the decoder's, get none. Initial values come from the global generator, in the order of the modules.
  * @returns the wrapped layers by module path
  * @throws UserError when a target names no linear layer, or the model has adapters already
  */
-export function injectLora(module: Module, options: LoraOptions): Map<string, LoraLinear> {
+export function injectLora(
+  module: Module,
+  options: LoraOptions,
+  leave: readonly Module[] = [],
+): Map<string, LoraLinear> {
   if (loraLayers(module).size > 0)
     throw new UserError('the model already has LoRA adapters; merge or remove them first');
-  const modules = [...module.namedModules()];
+  const left = new Set(leave.flatMap((part) => [...part.namedModules().values()]));
+  const modules = [...module.namedModules()].filter(([, m]) => !left.has(m));
   const names = [...new Set(modules.filter(([, m]) => m instanceof Linear).map(([path]) => path.split('.').at(-1)!))];
   const found = new Set<string>();
   const chosen: [string, Linear][] = [];

@@ -53,6 +53,8 @@ export interface Family {
   prompts(profile: ProfileName, task: string, folder: string, tokenizer: Tokenizer): PromptProfile;
   /** The text of one image token in a prompt. */
   imageToken: string;
+  /** The official IVT-LR code does not know the family, so there is no profile `official`. */
+  withoutOfficial?: true;
   /** Samples longer than this lose whole steps from the end. */
   maxTokens: number;
   /** K where nothing else is said. */

@@ -11,12 +11,13 @@ export interface PanelSize {
 
 type Grid = readonly [rows: number, columns: number];
 
-/** What a panel shows over the image. */
+/** What a panel shows over the image, by the cells of its grid, row by row. */
 export interface PanelStep {
-  /** In the order of picking. */
-  picked: readonly number[];
-  scores: ArrayLike<number>;
-  /** Tokens that earlier steps picked. */
+  /** With the places in the order of all picks of the step, from 0. */
+  picked: readonly { cell: number; order: number }[];
+  /** Shares of the step's highest score, one a cell. */
+  shares: readonly number[];
+  /** Cells that earlier steps picked. */
   earlier: ReadonlySet<number>;
 }
 
@@ -51,7 +52,7 @@ export function drawImage(context: SKRSContext2D, canvas: Canvas, panel: PanelSi
 
 /** The image in grey under a heat map, crosses on the patches picked before, outlines and order on those picked now. */
 export function drawStep(context: SKRSContext2D, canvas: Canvas, step: PanelStep, grid: Grid, panel: PanelSize): void {
-  const shares = heatShares(step.scores);
+  const { shares, picked } = step;
   drawImage(context, canvas, panel);
   context.save();
   context.globalCompositeOperation = 'saturation';
@@ -60,13 +61,13 @@ export function drawStep(context: SKRSContext2D, canvas: Canvas, step: PanelStep
   context.restore();
   context.fillStyle = 'rgba(16, 12, 28, 0.35)';
   context.fillRect(0, 0, panel.width, panel.height);
-  shares.forEach((share, token) => {
-    fillCell(context, token, share, HEAT, grid, panel);
+  shares.forEach((share, cell) => {
+    fillCell(context, cell, share, HEAT, grid, panel);
   });
   drawEarlier(context, step, grid, panel);
-  if (step.picked.length === 0) return;
+  if (picked.length === 0) return;
   uncoverPicks(context, canvas, step, grid, panel);
-  for (const token of step.picked) fillCell(context, token, shares[token]!, TINT, grid, panel);
+  for (const { cell } of picked) fillCell(context, cell, shares[cell]!, TINT, grid, panel);
   outlinePicks(context, step, grid, panel);
   numberPicks(context, step, grid, panel);
 }
@@ -75,7 +76,7 @@ export function drawStep(context: SKRSContext2D, canvas: Canvas, step: PanelStep
  * Scores as shares of the highest one. The square root lifts the many small ones: attention is heavy-tailed and would else
  * be one bright cell on black.
  */
-function heatShares(scores: ArrayLike<number>): number[] {
+export function heatShares(scores: ArrayLike<number>): number[] {
   const peak = highest(scores);
   return Array.from(scores, (score) => (peak > 0 && Number.isFinite(score) ? Math.sqrt(Math.max(score, 0) / peak) : 0));
 }
@@ -88,14 +89,14 @@ export function highest(scores: ArrayLike<number>): number {
 /** @param strength opacity of the highest share's colour; lower shares cover the image less. */
 function fillCell(
   context: SKRSContext2D,
-  token: number,
+  cell: number,
   share: number,
   strength: number,
   grid: Grid,
   panel: PanelSize,
 ): void {
   const [red, green, blue] = heatColour(share);
-  const { left, top, width, height } = cellOf(token, grid, panel);
+  const { left, top, width, height } = cellOf(cell, grid, panel);
   context.fillStyle = `rgba(${red}, ${green}, ${blue}, ${strength * (0.4 + 0.6 * share)})`;
   context.fillRect(left, top, width, height);
 }
@@ -104,8 +105,8 @@ function fillCell(
 function uncoverPicks(context: SKRSContext2D, canvas: Canvas, step: PanelStep, grid: Grid, panel: PanelSize): void {
   context.save();
   context.beginPath();
-  for (const token of step.picked) {
-    const { left, top, width, height } = cellOf(token, grid, panel);
+  for (const { cell } of step.picked) {
+    const { left, top, width, height } = cellOf(cell, grid, panel);
     context.rect(left, top, width, height);
   }
   context.clip();
@@ -117,9 +118,9 @@ function uncoverPicks(context: SKRSContext2D, canvas: Canvas, step: PanelStep, g
 function drawEarlier(context: SKRSContext2D, step: PanelStep, grid: Grid, panel: PanelSize): void {
   context.strokeStyle = 'rgba(255, 255, 255, 0.55)';
   context.lineWidth = 1;
-  for (const token of step.earlier) {
-    if (step.picked.includes(token)) continue;
-    const { left, top, width, height } = cellOf(token, grid, panel);
+  for (const earlier of step.earlier) {
+    if (step.picked.some(({ cell }) => cell === earlier)) continue;
+    const { left, top, width, height } = cellOf(earlier, grid, panel);
     const inset = Math.min(width, height) * 0.3;
     context.beginPath();
     context.moveTo(left + inset, top + inset);
@@ -132,19 +133,19 @@ function drawEarlier(context: SKRSContext2D, step: PanelStep, grid: Grid, panel:
 
 /** A strong line around each group of picked neighbours, a fine one inside it. */
 function outlinePicks(context: SKRSContext2D, step: PanelStep, grid: Grid, panel: PanelSize): void {
-  const picked = new Set(step.picked);
+  const picked = new Set(step.picked.map(({ cell }) => cell));
   const columns = grid[1];
   const outer: [number, number, number, number][] = [];
   const inner: [number, number, number, number][] = [];
-  for (const token of picked) {
-    const { left, top, width, height } = cellOf(token, grid, panel);
+  for (const cell of picked) {
+    const { left, top, width, height } = cellOf(cell, grid, panel);
     const right = left + width;
     const bottom = top + height;
-    const column = token % columns;
-    (picked.has(token - columns) ? inner : outer).push([left, top, right, top]);
-    (picked.has(token + columns) ? inner : outer).push([left, bottom, right, bottom]);
-    (column > 0 && picked.has(token - 1) ? inner : outer).push([left, top, left, bottom]);
-    (column < columns - 1 && picked.has(token + 1) ? inner : outer).push([right, top, right, bottom]);
+    const column = cell % columns;
+    (picked.has(cell - columns) ? inner : outer).push([left, top, right, top]);
+    (picked.has(cell + columns) ? inner : outer).push([left, bottom, right, bottom]);
+    (column > 0 && picked.has(cell - 1) ? inner : outer).push([left, top, left, bottom]);
+    (column < columns - 1 && picked.has(cell + 1) ? inner : outer).push([right, top, right, bottom]);
   }
   const small = Math.min(panel.width / columns, panel.height / grid[0]) < 12;
   strokeLines(context, inner, 'rgba(255, 255, 255, 0.55)', 0.75);
@@ -155,15 +156,15 @@ function outlinePicks(context: SKRSContext2D, step: PanelStep, grid: Grid, panel
 /** The order of picking, where it fits. */
 function numberPicks(context: SKRSContext2D, step: PanelStep, grid: Grid, panel: PanelSize): void {
   const size = Math.min(panel.width / grid[1], panel.height / grid[0]);
-  if (size < NUMBER_CELL || step.picked.length < 2) return;
+  if (size < NUMBER_CELL || (step.picked.length < 2 && step.picked[0]!.order === 0)) return;
   const fontSize = Math.min(Math.max(Math.round(size * 0.36), 9), 16);
   context.font = `bold ${fontSize}px ${FONT}`;
   context.lineWidth = 3;
   context.lineJoin = 'round';
   context.strokeStyle = 'rgba(10, 10, 16, 0.85)';
   context.fillStyle = '#ffffff';
-  step.picked.forEach((token, order) => {
-    const { left, top } = cellOf(token, grid, panel);
+  step.picked.forEach(({ cell, order }) => {
+    const { left, top } = cellOf(cell, grid, panel);
     const at = [left + 4, top + fontSize + 2] as const;
     context.strokeText(String(order + 1), ...at);
     context.fillText(String(order + 1), ...at);
@@ -187,8 +188,8 @@ function strokeLines(
   context.stroke();
 }
 
-function cellOf(token: number, [rows, columns]: Grid, panel: PanelSize) {
+function cellOf(cell: number, [rows, columns]: Grid, panel: PanelSize) {
   const width = panel.width / columns;
   const height = panel.height / rows;
-  return { left: (token % columns) * width, top: Math.floor(token / columns) * height, width, height };
+  return { left: (cell % columns) * width, top: Math.floor(cell / columns) * height, width, height };
 }

@@ -3,7 +3,7 @@ import type { Family } from '../family.ts';
 import { parseSmolVlmConfig } from './config.ts';
 import { SmolVlmInputs } from './inputs.ts';
 import { SmolVlm } from './model.ts';
-import { refuseOfficial, requireMarkers, smolVlmPrompts } from './prompts.ts';
+import { requireMarkers, smolVlmPrompts } from './prompts.ts';
 import { IMAGE_TOKEN } from './written-image.ts';
 
 export const smolVlm: Family = {
@@ -14,8 +14,7 @@ export const smolVlm: Family = {
     return { make: (options) => new SmolVlm(config, options), tied: config.tied };
   },
   storedName: (name) => name,
-  inputs: (folder, { profile, imageSize, resize }) => {
-    refuseOfficial(profile);
+  inputs: (folder, { imageSize, resize }) => {
     const [width, height] = imageSize && imageSize !== 'native' ? imageSize.split('x').map(Number) : [];
     return SmolVlmInputs.fromFolder(folder, {
       ...(width && height && { fixedSize: { width, height } }),
@@ -27,6 +26,7 @@ export const smolVlm: Family = {
     return smolVlmPrompts(profile);
   },
   imageToken: IMAGE_TOKEN,
+  withoutOfficial: true,
   maxTokens: 3400,
   patches: 32,
   positions: 'sequential',

@@ -24,20 +24,10 @@ const plain: PromptFormat = { chat: true, text: plainText };
 /**
  * `consistent`: one form for training and inference, that of the other families' profile of this name.
  * `plain`: the question itself, as SmolVLM is asked elsewhere.
- * @throws UserError for `official`
  */
 export function smolVlmPrompts(profile: ProfileName): PromptProfile {
-  refuseOfficial(profile);
   const format = profile === 'plain' ? plain : consistent;
   return { name: profile, train: format, infer: format };
-}
-
-/** @throws UserError for `official` */
-export function refuseOfficial(profile: ProfileName): void {
-  if (profile === 'official')
-    throw new UserError(
-      'profile official: the official IVT-LR code has no prompts for SmolVLM; use consistent, or plain for a model that was not trained to reason in latent steps',
-    );
 }
 
 /** @throws UserError for a folder whose tokenizer lacks a marker that it would silently read letter by letter */
