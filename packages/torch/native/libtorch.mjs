@@ -4,6 +4,7 @@ import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { fetchWheels, planWheels, totalBytes, unpackWheels, WheelError } from './wheels.mjs';
 
 export const PINNED_VERSION = '2.13.0';
 const SUPPORTED = ['2.11', '2.12', '2.13', '2.14'];
@@ -61,14 +62,15 @@ export function fromEnvironment() {
   return { folder: path.resolve(folder), version, source: 'IVTLR_LIBTORCH' };
 }
 
-export function fromPython() {
+/** @param accepts whether its folder will do */
+export function fromPython(accepts = () => true) {
   const found = capture('python3', [
     '-c',
     'import importlib.util as u; s = u.find_spec("torch"); print(s.submodule_search_locations[0] if s else "")',
   ]);
   const folder = found.ok ? found.out.trim() : '';
   const version = folder ? libtorchVersion(folder) : null;
-  if (!version) return null;
+  if (!version || !accepts(folder)) return null;
   checkVersion(version, 'Python torch');
   return { folder, version, source: 'Python torch' };
 }
@@ -95,7 +97,7 @@ export function refuse(build, reason) {
   fs.writeFileSync(refusedFile(build), `${reason}\n`);
 }
 
-const usesCuda = (folder) => fs.existsSync(path.join(folder, 'lib', 'libtorch_cuda.so'));
+export const usesCuda = (folder) => fs.existsSync(path.join(folder, 'lib', 'libtorch_cuda.so'));
 
 /** Ways to the wheel in their order: a name for the log, pip's arguments, and whether all it needs to be loaded comes with it. */
 const ATTEMPTS = {
@@ -107,12 +109,16 @@ const ATTEMPTS = {
   ],
   cuda: [
     ['local wheels, with the CUDA libraries', ['--no-index', `torch==${PINNED_VERSION}`], true],
-    ['the package index, with the CUDA libraries (some 5 GB)', [`torch==${PINNED_VERSION}`], true],
+    // With === no wheel that is marked as another build, such as +cpu.
+    ['the package index, with the CUDA libraries', [`torch===${PINNED_VERSION}`], true],
   ],
 };
 
+/** Unpacked libraries take about twice the room of their wheels, and both are on the disk for a while. */
+const ROOM = 3;
+
 /**
- * Fetches the pinned wheel with pip into the cache.
+ * Fetches the pinned wheel with pip into the cache. What was fetched before it was broken off is used the next time.
  * @throws UnusableError with pip's last word, or why an earlier one was refused
  */
 export function fetchLibtorch(build, log) {
@@ -125,28 +131,35 @@ export function fetchLibtorch(build, log) {
       'python3 with pip is needed once to fetch libtorch: install python3-pip, or set IVTLR_LIBTORCH to a libtorch folder',
     );
   const target = pinnedFolder(build);
+  const wheelFolder = `${target}.wheels`;
   fs.mkdirSync(path.dirname(target), { recursive: true });
   let last = '';
   for (const [name, wanted, complete] of ATTEMPTS[build]) {
     const work = fs.mkdtempSync(`${target}.part-`);
     try {
       log(`fetching libtorch ${PINNED_VERSION}: trying ${name}`);
-      const install = ['-m', 'pip', 'install', '-q', '--disable-pip-version-check', '--no-compile'];
-      // pip unpacks into TMPDIR first: on the same disk the rest is a rename.
-      const result = capture('python3', [...install, '--only-binary', ':all:', '--target', work, ...wanted], {
-        TMPDIR: work,
-      });
+      const wheels = planWheels(wanted);
+      if (build === 'cuda' && wheels.some(({ name, version }) => name === 'torch' && version.endsWith('+cpu')))
+        throw new WheelError('the wheel is a build without CUDA');
+      announce(wheels, log);
+      fetchWheels(wheels, wheelFolder, log);
+      log('unpacking');
+      unpackWheels(wheels, wheelFolder, work);
       const folder = path.join(work, 'torch');
-      if (!result.ok) last = lastLine(result.err);
-      else if (!libtorchVersion(folder))
+      if (!libtorchVersion(folder))
         last = 'the wheel holds no libtorch for this platform; Linux on x86-64 and arm64 is supported';
       else if (build === 'cuda' && !usesCuda(folder)) last = 'the wheel is a build without CUDA';
       else if (!complete && usesCuda(folder)) last = 'the wheel is a CUDA build without its libraries';
       else {
         fs.rmSync(target, { recursive: true, force: true });
         fs.renameSync(work, target);
+        fs.rmSync(wheelFolder, { recursive: true, force: true });
         return fromCache(build);
       }
+      fs.rmSync(wheelFolder, { recursive: true, force: true });
+    } catch (error) {
+      if (!(error instanceof WheelError)) throw error;
+      last = error.message;
     } finally {
       fs.rmSync(work, { recursive: true, force: true });
     }
@@ -154,4 +167,16 @@ export function fetchLibtorch(build, log) {
   throw new UnusableError(
     `libtorch ${PINNED_VERSION} could not be fetched (${last}): set IVTLR_LIBTORCH to a libtorch folder or install torch in Python`,
   );
+}
+
+/** Says how much will come. @throws UnusableError where the disk has no room for it */
+function announce(wheels, log) {
+  const bytes = totalBytes(wheels);
+  const gigabytes = (count) => `${(count / 1e9).toFixed(1)} GB`;
+  const { bavail, bsize } = fs.statfsSync(cacheFolder());
+  if (bavail * bsize < ROOM * bytes)
+    throw new UnusableError(
+      `it needs ${gigabytes(ROOM * bytes)} while it is unpacked, and ${cacheFolder()} has ${gigabytes(bavail * bsize)}: make room, or set IVTLR_CACHE to a folder on a larger disk`,
+    );
+  log(`${wheels.length === 1 ? 'one file' : `${wheels.length} files`}${bytes > 0 ? `, ${gigabytes(bytes)}` : ''}`);
 }

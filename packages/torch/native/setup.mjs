@@ -19,9 +19,11 @@ import {
   refuse,
   SetupError,
   UnusableError,
+  usesCuda,
 } from './libtorch.mjs';
+import { explainLoading } from './missing-library.mjs';
 
-export { SetupError };
+export { explainLoading, hasNvidia, SetupError };
 
 const native = path.dirname(fileURLToPath(import.meta.url));
 const require = createRequire(import.meta.url);
@@ -29,10 +31,15 @@ const require = createRequire(import.meta.url);
 // What setup chose last, so that starting a program asks neither Python nor the driver.
 const chosenFile = () => path.join(cacheFolder(), 'libtorch.json');
 
+function lastChoice() {
+  return fs.existsSync(chosenFile()) ? JSON.parse(fs.readFileSync(chosenFile(), 'utf8')) : null;
+}
+
 function chosen() {
-  if (!fs.existsSync(chosenFile())) return null;
-  const saved = JSON.parse(fs.readFileSync(chosenFile(), 'utf8'));
-  return libtorchVersion(saved.folder) === saved.version ? saved : null;
+  const last = lastChoice();
+  if (!last || libtorchVersion(last.folder) !== last.version) return null;
+  const { folder, version, source } = last;
+  return { folder, version, source };
 }
 
 /** The libtorch this program would use, without looking around: { folder, version, source } or null. */
@@ -52,11 +59,12 @@ function addonPath(libtorch) {
   return path.join(cacheFolder(), 'addon', key, 'ivtlr_torch.node');
 }
 
-/** The command for a user to set up with: npm's script in a checkout, the program where the packages are installed. */
-export function setupCommand() {
-  if (!native.split(path.sep).includes('node_modules')) return 'npm run setup';
-  if (fs.existsSync(path.join(native, '../../../ivtlr/package.json'))) return 'npx ivtlr setup';
-  return `node ${path.relative('', path.join(native, 'setup.mjs'))}`;
+/** The command for a user to set up with: npm's script in a checkout, the program where the packages are installed. @param flag `--cpu`, or none */
+export function setupCommand(flag = '') {
+  const end = flag && ` ${flag}`;
+  if (!native.split(path.sep).includes('node_modules')) return `npm run setup${end && ` --${end}`}`;
+  if (fs.existsSync(path.join(native, '../../../ivtlr/package.json'))) return `npx ivtlr setup${end}`;
+  return `node ${path.relative('', path.join(native, 'setup.mjs'))}${end}`;
 }
 
 /** The built addon and the libtorch it links, or null when the set-up has not run for this state. */
@@ -94,7 +102,7 @@ function build(libtorch, file, log) {
         `the addon did not compile against libtorch ${libtorch.version}\n${made.out.slice(-4000)}${made.err.slice(-4000)}`,
       );
     const built = path.join(work, 'ivtlr_torch.node');
-    const error = loadingError(built);
+    const error = loadingError(built, libtorch);
     if (error) throw new UnusableError(`the addon built against it cannot be loaded: ${error}`);
     fs.mkdirSync(path.dirname(file), { recursive: true });
     fs.copyFileSync(built, `${file}.tmp`);
@@ -106,39 +114,41 @@ function build(libtorch, file, log) {
 }
 
 /** Why a process cannot load the addon; null when it can. */
-function loadingError(file) {
+function loadingError(file, { folder }) {
   const loaded = capture(process.execPath, ['-e', 'require(process.argv[1])', file]);
   if (loaded.ok) return null;
   if (loaded.signal) return `loading it ends with ${loaded.signal}`;
-  return loaded.err.match(/^Error: (.*)$/m)?.[1] ?? lastLine(loaded.err);
+  return explainLoading(loaded.err.match(/^Error: (.*)$/m)?.[1] ?? lastLine(loaded.err), folder);
 }
 
-/** Where to look, in order, until one of them can be loaded. */
-function sources(log) {
+/** Where to look, in order, until one of them can be loaded. Where there is an NVIDIA driver, what can use it comes first, unless the CPU is asked for. */
+function sources(cpu, log) {
   if (process.env.IVTLR_LIBTORCH) return [{ name: 'IVTLR_LIBTORCH', find: fromEnvironment }];
   const pinned = (build, name) => [
     { name: `${name} in the cache`, find: () => fromCache(build) },
     { name: `${name} fetched now`, find: () => fetchLibtorch(build, log), refuse: (reason) => refuse(build, reason) },
   ];
-  return [
-    { name: 'Python torch', find: fromPython },
-    ...(hasNvidia() ? pinned('cuda', 'the CUDA build') : []),
-    ...pinned('cpu', 'the CPU build'),
-  ];
+  const python = (accepts) => ({ name: 'Python torch', find: () => fromPython(accepts) });
+  if (cpu) return [python((folder) => !usesCuda(folder)), ...pinned('cpu', 'the CPU build')];
+  if (!hasNvidia()) return [python(), ...pinned('cpu', 'the CPU build')];
+  return [python(usesCuda), ...pinned('cuda', 'the CUDA build'), python(), ...pinned('cpu', 'the CPU build')];
 }
 
-/** @throws SetupError when no libtorch can be used; why each before the last one could not is logged */
-export function setup(log) {
+/**
+ * @param options.cpu true for a libtorch without CUDA whatever the machine has, remembered by later set-ups until it is false
+ * @throws SetupError when no libtorch can be used; why each before the last one could not is logged
+ */
+export function setup(log, { cpu = lastChoice()?.cpu ?? false } = {}) {
   let last;
-  for (const { name, find, refuse } of sources(log)) {
+  for (const { name, find, refuse } of sources(cpu, log)) {
     let libtorch = null;
     try {
       libtorch = find();
       if (!libtorch) continue;
       const file = addonPath(libtorch);
-      if (!fs.existsSync(file) || loadingError(file)) build(libtorch, file, log);
+      if (!fs.existsSync(file) || loadingError(file, libtorch)) build(libtorch, file, log);
       fs.mkdirSync(cacheFolder(), { recursive: true });
-      fs.writeFileSync(`${chosenFile()}.${process.pid}`, JSON.stringify(libtorch));
+      fs.writeFileSync(`${chosenFile()}.${process.pid}`, JSON.stringify({ ...libtorch, cpu }));
       fs.renameSync(`${chosenFile()}.${process.pid}`, chosenFile());
       return { file, libtorch };
     } catch (error) {
@@ -153,7 +163,13 @@ export function setup(log) {
 
 if (process.argv[1] && import.meta.url === pathToFileURL(fs.realpathSync(process.argv[1])).href) {
   try {
-    setup((line) => console.log(`setup: ${line}`));
+    const flags = process.argv.slice(2);
+    const unknown = flags.find((flag) => flag !== '--cpu' && flag !== '--no-cpu');
+    if (unknown)
+      throw new SetupError(
+        `${unknown} is not known: --cpu takes a libtorch without CUDA, --no-cpu whatever fits the machine`,
+      );
+    setup((line) => console.log(`setup: ${line}`), flags.length > 0 ? { cpu: flags.at(-1) === '--cpu' } : {});
   } catch (error) {
     if (!(error instanceof SetupError)) throw error;
     console.error(`setup: ${error.message}`);

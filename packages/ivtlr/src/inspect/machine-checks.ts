@@ -1,7 +1,6 @@
 /** What this machine offers, and whether the numerics work: the checks behind `ivtlr doctor`. */
-import { existsSync } from 'node:fs';
 import os from 'node:os';
-import { SetupError, setupCommand } from '@ivtlr/torch/setup';
+import { hasNvidia, SetupError, setupCommand } from '@ivtlr/torch/setup';
 
 type Torch = typeof import('@ivtlr/torch');
 
@@ -73,15 +72,23 @@ function checkTorch(torch: Torch): Check[] {
 
 function checkGpu(torch: Torch): Check {
   if (torch.cudaAvailable()) return { name: 'GPU', status: 'ok', value: 'CUDA is available' };
-  if (!existsSync('/proc/driver/nvidia/version')) {
-    return { name: 'GPU', status: 'ok', value: 'no NVIDIA driver; everything runs on the CPU' };
-  }
+  if (!hasNvidia()) return { name: 'GPU', status: 'ok', value: 'no NVIDIA driver; everything runs on the CPU' };
   return {
     name: 'GPU',
     status: 'warn',
-    value: 'an NVIDIA driver is installed, but this libtorch cannot use it',
-    remedy: `set IVTLR_LIBTORCH to a CUDA build, or remove the CPU-only Python torch, and run \`${setupCommand()}\``,
+    value: `there is an NVIDIA driver, but no GPU can be used: ${whyNoGpu(torch)}`,
+    remedy: `make \`nvidia-smi\` list a GPU, then run \`${setupCommand()}\`; for the CPU alone, \`${setupCommand('--cpu')}\``,
   };
+}
+
+/** libtorch's own first sentence about it. */
+function whyNoGpu(torch: Torch): string {
+  try {
+    torch.scope(() => torch.full([1], 1, { device: 'cuda' }).item());
+    return 'it is not counted among the devices';
+  } catch (error) {
+    return firstLine(error);
+  }
 }
 
 function selfTest(torch: Torch): Check[] {

@@ -1,10 +1,11 @@
 /** Draws what a latent answer looked at: the image, then one panel per latent step. */
 import { type Canvas, createCanvas, type SKRSContext2D } from '@napi-rs/canvas';
 import type { RgbImage } from '../vision/image.ts';
-import { cellIn, type TokenLayout, type TokenView, tokenCount, viewsOf, viewTokens } from '../vision/token-views.ts';
+import { type TokenLayout, type TokenView, tokenCount, viewsOf, viewTokens } from '../vision/token-views.ts';
 import { heatColour } from './heat-colours.ts';
+import { highestScore, stepInView } from './step-panel.ts';
 import { FONT, loadFonts } from './trace-font.ts';
-import { drawImage, drawStep, heatShares, highest, type PanelSize, type PanelStep, toCanvas } from './trace-panel.ts';
+import { drawImage, drawLatentStep, type PanelSize, toCanvas } from './trace-panel.ts';
 import { wrapText } from './wrap-text.ts';
 
 export interface TraceImageStep {
@@ -149,8 +150,10 @@ function drawView(
       : [`${image.width}x${image.height}${whole} pixels`, `${view.grid[0]}x${view.grid[1]} image tokens`];
     context.save();
     context.translate(0, TITLE_HEIGHT);
-    if (step) drawStep(context, canvas, panelStep(step, steps.slice(0, index - 1), view), view.grid, panel);
-    else drawImage(context, canvas, panel);
+    if (step) {
+      const earlier = new Set(steps.slice(0, index - 1).flatMap(({ picked }) => picked));
+      drawLatentStep(context, canvas, stepInView({ ...step, earlier }, view), view.grid, panel);
+    } else drawImage(context, canvas, panel);
     context.restore();
     captions.forEach((line, row) => {
       const top = TITLE_HEIGHT + panel.height + 18 + row * CAPTION_LINE;
@@ -160,24 +163,6 @@ function drawView(
   }
 }
 
-/** A step's tokens as cells of one view. */
-function panelStep(step: TraceImageStep, before: readonly TraceImageStep[], view: TokenView): PanelStep {
-  const inView = (token: number) => token >= view.start && token < view.start + viewTokens(view);
-  const cellOf = (token: number) => {
-    const { row, column } = cellIn(view, token - view.start);
-    return row * view.grid[1] + column;
-  };
-  const shares = new Array<number>(viewTokens(view)).fill(0);
-  heatShares(step.scores).forEach((share, token) => {
-    if (inView(token)) shares[cellOf(token)] = share;
-  });
-  return {
-    picked: step.picked.flatMap((token, order) => (inView(token) ? [{ cell: cellOf(token), order }] : [])),
-    shares,
-    earlier: new Set(before.flatMap(({ picked }) => picked.filter(inView).map(cellOf))),
-  };
-}
-
 function describeStep(step: TraceImageStep, view: TokenView): string[] {
   const measures: string[] = [];
   if (isNumber(step.attentionRatio)) measures.push(`ratio ${formatNumber(step.attentionRatio)}`);
@@ -185,7 +170,7 @@ function describeStep(step: TraceImageStep, view: TokenView): string[] {
   const end = view.start + viewTokens(view);
   const picked = step.picked.filter((token) => token >= view.start && token < end);
   const count = `${picked.length} of ${viewTokens(view)} patches`;
-  const peak = `highest score ${formatNumber(highest(Array.from(step.scores).slice(view.start, end)))}`;
+  const peak = `highest score ${formatNumber(highestScore(Array.from(step.scores).slice(view.start, end)))}`;
   return measures.length > 0 ? [measures.join(' · '), `${count} · ${peak}`] : [count, peak];
 }
 

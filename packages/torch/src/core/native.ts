@@ -1,5 +1,12 @@
 import { createRequire } from 'node:module';
-import { findAddon, findLibtorch, type Libtorch, SetupError, setupCommand } from '../../native/setup.mjs';
+import {
+  explainLoading,
+  findAddon,
+  findLibtorch,
+  type Libtorch,
+  SetupError,
+  setupCommand,
+} from '../../native/setup.mjs';
 import { TorchError } from './errors.ts';
 
 /** Anything with a handle number; tensors carry `id`. */
@@ -95,12 +102,12 @@ function setWaitPolicy(): void {
   env.KMP_BLOCKTIME = '1'; // milliseconds
 }
 
-function open(file: string): Native {
+function open(file: string, libtorch: Libtorch): Native {
   try {
     return createRequire(import.meta.url)(file) as Native;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ERR_DLOPEN_FAILED') throw error;
-    const [reason] = (error as Error).message.split('\n');
+    const reason = explainLoading((error as Error).message.split('\n')[0]!, libtorch.folder);
     throw new SetupError(
       `the addon does not load (${reason}): run \`${setupCommand()}\`, which looks for a libtorch that does`,
     );
@@ -116,9 +123,9 @@ function addon(): { file: string; libtorch: Libtorch } {
 
 /** Loads the addon and replaces the placeholder in `native`, whose first use led here, by the addon's functions. */
 function load(): Native {
-  const { file } = addon();
+  const { file, libtorch } = addon();
   setWaitPolicy();
-  const loaded = open(file);
+  const loaded = open(file, libtorch);
   loaded.init(TorchError);
   Object.setPrototypeOf(native, Object.prototype);
   return Object.assign(native, loaded);
