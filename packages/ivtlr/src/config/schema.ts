@@ -2,9 +2,8 @@
 import { z } from 'zod';
 import { DEVICE_NAME } from '../engine/device.ts';
 import { loraSchema } from '../lora/options.ts';
-import { IMAGE_SIZE } from '../models/family.ts';
 import { dataSchema, latentTrainingSchema, loopSchema, rowCount } from '../train/options.ts';
-import { RESIZE_RULES } from '../vision/resize.ts';
+import { IMAGE_SIZE, RESIZE_RULES } from '../vision/resize.ts';
 
 /**
  * Which model to train: a Hugging Face folder (an earlier run's model folder too), or `config` (the contents of a config.json) for fresh

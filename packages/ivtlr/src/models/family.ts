@@ -26,9 +26,6 @@ export interface Backbone {
   tied: boolean;
 }
 
-/** What an image size may be, in settings and flags. */
-export const IMAGE_SIZE = /^(native|[1-9]\d{0,3}x[1-9]\d{0,3})$/;
-
 /** How images are read, as far as a model's settings say it. */
 export interface ImageSettings {
   profile: ProfileName;

@@ -1,7 +1,9 @@
 /**
  * What clients, the HTTP server and the process that owns the model say to each other, as plain data. The browser app imports these types too, so
- * this file imports nothing. Chat requests and responses follow OpenAI's API; what is ours stands in the field `ivtlr`, which other clients ignore.
+ * this file imports nothing but a file that imports nothing. Chat requests and responses follow OpenAI's API; what is ours stands in the field `ivtlr`, which other clients ignore.
  */
+
+import type { TokenLayout } from '../vision/token-views.ts';
 
 /** Names of what can be taken away from the latent steps; see the list of `ivtlr eval --ablation`. */
 export type AblationName = string;
@@ -25,22 +27,8 @@ export interface IvtlrRequest {
   forbid?: readonly (readonly number[])[];
 }
 
-/** A grid of image tokens over the whole of what is seen, such as that of all tiles, or that of the picture as a whole. */
-export interface SeenView {
-  name: string;
-  grid: readonly [rows: number, columns: number];
-  /** Index of its first token. */
-  start: number;
-  /** Rows and columns of a tile: tokens go tile by tile, and row by row in each. */
-  tile: readonly [rows: number, columns: number];
-}
-
 /** The picture as the model sees it. */
-export interface SeenImage {
-  /** Rows and columns of the image tokens; of a picture that the model sees more than once, those of the first view. */
-  tokenGrid: readonly [rows: number, columns: number];
-  /** Each way in which the model sees the picture, in the order of their tokens. Absent: one grid, row by row. */
-  views?: readonly SeenView[];
+export interface SeenImage extends TokenLayout {
   /** Size of the picture that was sent, in pixels, and the part of it that the tokens cover. */
   width: number;
   height: number;
