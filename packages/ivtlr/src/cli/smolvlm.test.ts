@@ -117,7 +117,7 @@ describe('ivtlr infer', () => {
     expect(await failed('--profile', 'official')).toMatchObject({
       code: 2,
       stderr:
-        'error: profile official: the official IVT-LR code has no prompts for smolvlm models; use consistent, or plain for one that was not trained to reason in latent steps\n',
+        'error: there is no profile official for smolvlm, which the official IVT-LR code does not know: use consistent or plain\n',
     });
     expect((await failed('--image-size', '40x32')).stderr).toContain('both sides must be multiples of 32');
     expect((await failed('--question', 'a <row_1_col_1> b')).stderr).toContain(

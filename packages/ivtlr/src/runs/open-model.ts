@@ -42,8 +42,7 @@ export async function openForTraining(
 }
 
 /** Leaves `requiresGrad` on exactly what the recipe trains: adapters of the decoder, or every weight. */
-export function chooseTrained(lora: Recipe['lora'], { model, adapter, folder }: LoadedModel): void {
-  const { module } = model;
+export function chooseTrained(lora: Recipe['lora'], { model: { module }, adapter, folder }: LoadedModel): void {
   if (!lora) {
     // Whoever trains all weights of an adapted model wants the adapter's work in them.
     mergeLora(module);
@@ -52,7 +51,7 @@ export function chooseTrained(lora: Recipe['lora'], { model, adapter, folder }: 
     return;
   }
   if (!adapter) {
-    injectLora(module, lora, model.parts().vision);
+    injectLora(module, lora);
     return;
   }
   const targets = (names: readonly string[]) => [...names].sort().join(', ');

@@ -25,8 +25,8 @@ export const smolVlm: Family = {
     requireMarkers(folder, tokenizer);
     return smolVlmPrompts(profile);
   },
+  official: false,
   imageToken: IMAGE_TOKEN,
-  withoutOfficial: true,
   maxTokens: 3400,
   patches: 32,
   positions: 'sequential',
