@@ -21,6 +21,7 @@ import { LATENT_DEFAULTS } from '../latent/options.ts';
 import { Rollout } from '../latent/rollout.ts';
 import { embedPrompt, Sequence, toIds } from '../latent/sequence.ts';
 import type { Qwen2VL } from '../models/qwen2-vl/model.ts';
+import { tokensOf } from '../text/prompt-image.ts';
 import { type LossOptions, trainingLoss } from './loss.ts';
 
 setNumThreads(1);
@@ -83,7 +84,7 @@ beforeAll(() => {
 afterEach(() => expect(liveTensorCount()).toBe(baseline));
 afterAll(() => {
   model.dispose();
-  for (const image of batch.images) image?.pixels.dispose();
+  for (const { pixels } of batch.images.flat()) pixels.dispose();
   for (const direction of directions.values()) direction.dispose();
 });
 
@@ -231,7 +232,7 @@ const imageStart = (b: number) => batch.inputIds[b]!.indexOf(TINY_IDS.image);
 function pickLossOf(scores: number[], b: number, step: number): number {
   const targets = ROWS[b]!.pickTargets![step]!;
   if (targets.length === 0) return 0;
-  const own = scores.slice(imageStart(b), imageStart(b) + batch.images[b]!.tokens);
+  const own = scores.slice(imageStart(b), imageStart(b) + tokensOf(batch.images[b]!));
   const sum = own.reduce((a, c) => a + c, 0);
   return -Math.log(targets.reduce((a, index) => a + own[index]!, 0) / sum + 1e-6);
 }
