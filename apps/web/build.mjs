@@ -8,7 +8,8 @@ const root = path.dirname(fileURLToPath(import.meta.url));
 const stamp = path.join(root, '../../packages/ivtlr/app/.built');
 const INPUTS = [
   ...['src', 'public', 'index.html', 'vite.config.ts', 'tsconfig.json', 'package.json', 'build.mjs'],
-  ...['../../packages/ivtlr/src/trace/heat-colours.ts', '../../tsconfig.base.json'],
+  ...['heat-colours.ts', 'step-panel.ts'].map((name) => `../../packages/ivtlr/src/trace/${name}`),
+  '../../tsconfig.base.json',
 ];
 
 function* filesIn(name) {

@@ -10,6 +10,8 @@ export default defineConfig({
     outDir: '../../packages/ivtlr/app',
     emptyOutDir: true,
     target: 'es2022',
+    // What has light-dark().
+    cssTarget: ['chrome123', 'firefox120', 'safari17.5'],
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
     reportCompressedSize: false,

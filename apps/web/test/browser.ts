@@ -48,7 +48,7 @@ export async function openPage(
     if (origin !== new URL(url).origin && protocol !== 'data:' && protocol !== 'blob:')
       problems.push(`request to ${request.url()}`);
   });
-  page.setDefaultTimeout(20_000);
+  page.setDefaultTimeout(60_000);
   await page.goto(url);
   const close = async () => {
     await context.close();
@@ -59,14 +59,15 @@ export async function openPage(
 
 let axe: string | undefined;
 
-/** Problems that axe-core finds on the page as it is now, in words. */
-export async function accessibilityProblems(page: Page): Promise<string[]> {
+/** Problems that axe-core finds on the page as it is now, in words. @param rules names of the only rules to check */
+export async function accessibilityProblems(page: Page, rules?: string[]): Promise<string[]> {
   axe ??= await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
   await page.evaluate(axe);
-  return page.evaluate(async () => {
-    const { violations } = await (globalThis as unknown as { axe: typeof import('axe-core') }).axe.run();
+  return page.evaluate(async (only) => {
+    const { axe } = globalThis as unknown as { axe: typeof import('axe-core') };
+    const { violations } = await axe.run(only ? { runOnly: only } : {});
     return violations.flatMap(({ id, nodes }) =>
       nodes.map(({ html, failureSummary }) => `${id}: ${html.slice(0, 200)} ${failureSummary}`),
     );
-  });
+  }, rules);
 }

@@ -34,7 +34,7 @@ const ERRORS = {
  *   question is refused with, `{ status, message, param, retryAfter }`, or `{ midway: message }` or `{ cut: true }`  inside the stream;
  *   `hold(n)` stops the next answer after n steps until its result is called; `abandoned` has the answers that the reader left early
  */
-export async function startFakeServer({ port = 0, key = '', pause = 30 } = {}) {
+export async function startFakeServer({ port = 0, key = '', pause = 5 } = {}) {
   const requests = [];
   /** @type {{ next: { status?: number, message?: string, param?: string, retryAfter?: number, midway?: string, cut?: boolean } | null }} */
   const fail = { next: null };

@@ -65,6 +65,32 @@ describe.skipIf(CHROMIUM === null)('the app and the real server', () => {
     await close();
   });
 
+  it('picks patches that are forced by a click, and none that are forbidden', async () => {
+    const { page, close } = await openPage(browser, `${url}/#/what-if?seed=7`);
+    await page.locator('.picture-box img').waitFor();
+    await page.locator('button.main').click();
+    await page.getByText('Force or forbid patches').click();
+    const picks = (card: string) => page.getByRole('article', { name: card }).locator('.frame .hidden').allInnerTexts();
+    const usual = await picks('as trained');
+    const [first] = usual.map((words) => words.slice(words.indexOf(': ') + 2));
+    const patch = (place: string) => page.getByRole('gridcell', { name: `${place}, free` });
+    // What the first step looked at is forbidden there, and forced into the second, which never takes it of itself.
+    await page.getByRole('radio', { name: 'Forbid' }).check();
+    await patch(first!).click();
+    await page.getByRole('radio', { name: 'Step 2' }).check();
+    await page.getByRole('radio', { name: 'Force' }).check();
+    await patch(first!).click();
+    await page.getByRole('button', { name: 'Ask 2 ways' }).click();
+    const card = page.getByRole('article', { name: 'patches of your choice' });
+    await card.getByText(/Other patches picked in steps 1, 2/).waitFor();
+    const changed = await picks('patches of your choice');
+    expect(changed).toHaveLength(3);
+    expect(changed[0]).not.toContain(first);
+    expect(changed[1]).toBe(`Latent step 2: ${first}`);
+    expect(await picks('as trained')).toEqual(usual);
+    await close();
+  });
+
   it('refuses what is no picture in words, and shows a run', async () => {
     const { page, close } = await openPage(browser, `${url}/#/ask`, { allowed: /Failed to load resource/ });
     const tiny = await page.evaluate(() => {

@@ -50,11 +50,9 @@ export function failureOfEvent(data: unknown): Failure | null {
 /** What `fetch` and reading its body throw. */
 export function failureOfThrown(error: unknown): Failure {
   if (error instanceof Failure) return error;
-  return new Failure(
-    'offline',
-    'The server cannot be reached',
-    'Check that `ivtlr serve` is running and that this device is online, then try again.',
-  );
+  if (globalThis.navigator?.onLine === false)
+    return new Failure('offline', 'This device is offline', 'Connect it again, then try again.');
+  return new Failure('offline', 'The server cannot be reached', 'Check that `ivtlr serve` is running, then try again.');
 }
 
 function describe(status: number, said: Said | null, retryAfter: number | null): Failure {

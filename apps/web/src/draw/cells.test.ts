@@ -1,7 +1,6 @@
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
-import { heatColour } from '../../../../packages/ivtlr/src/trace/heat-colours.ts';
-import { cellName, cellOf, heatShares, highest, tokenAt } from './cells.ts';
+import { cellName, cellOf, highest, tokenAt } from './cells.ts';
 
 it('finds the cell of a token under a crop, and the token of a point', () => {
   const image = { tokenGrid: [2, 4], width: 200, height: 100, crop: { x: 50, y: 0, width: 100, height: 100 } } as const;
@@ -36,14 +35,4 @@ it('orders scores, earlier tokens first among equals', () => {
     { token: 0, score: 0.1 },
   ]);
   expect(cellName(5, [2, 4])).toBe('row 2, column 2');
-});
-
-it('gives heat from the coldest to the hottest colour, whatever the scores', () => {
-  expect(heatShares([0, 0.25, 1])).toEqual([0, 0.5, 1]);
-  expect(heatShares([0, 0])).toEqual([0, 0]);
-  expect(heatShares([Number.NaN, -1, 4])).toEqual([0, 0, 1]);
-  const brightness = (value: number) => heatColour(value).reduce((sum, part) => sum + part, 0);
-  const shares = heatShares([0, 1, 4, 9, 16]);
-  for (const [index, share] of shares.entries())
-    if (index > 0) expect(brightness(share)).toBeGreaterThan(brightness(shares[index - 1]!));
 });

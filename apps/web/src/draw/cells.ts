@@ -1,14 +1,10 @@
 /** Where image tokens lie on a drawn picture. */
 import type { SeenImage } from '../../../../packages/ivtlr/src/server/protocol.ts';
+import type { Rect } from '../../../../packages/ivtlr/src/trace/step-panel.ts';
 
 export interface Size {
   width: number;
   height: number;
-}
-
-export interface Rect extends Size {
-  left: number;
-  top: number;
 }
 
 /** The part of the drawing that a token covers. The grid lies over the crop, not over the whole picture. */
@@ -44,13 +40,4 @@ export function highest(scores: readonly number[], count: number): { token: numb
     .map((score, token) => ({ token, score }))
     .sort((a, b) => b.score - a.score || a.token - b.token)
     .slice(0, count);
-}
-
-/**
- * Scores as shares of the highest one. The square root lifts the many small ones: attention is heavy-tailed and would else be
- * one bright cell on black.
- */
-export function heatShares(scores: readonly number[]): number[] {
-  const peak = scores.reduce((most, score) => (Number.isFinite(score) ? Math.max(most, score) : most), 0);
-  return scores.map((score) => (peak > 0 && Number.isFinite(score) ? Math.sqrt(Math.max(score, 0) / peak) : 0));
 }

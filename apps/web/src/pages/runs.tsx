@@ -26,6 +26,8 @@ const CHARTS = [
 export function RunsPage({ places, apiKey, theme }: Props) {
   const { place, change } = places;
   const { list, failure } = useRunList(apiKey);
+  // A server without a folder of runs is no trouble.
+  const noFolder = failure?.kind === 'missing';
   const asked = place.params.getAll('run');
   // Without a choice the newest one is shown.
   const names = asked.length || !list?.length ? asked : [list[0]!.name];
@@ -40,8 +42,8 @@ export function RunsPage({ places, apiKey, theme }: Props) {
     <div class="runs">
       <h1 class="hidden">Training runs</h1>
       <div class="panel">
-        {failure && <FailureNote failure={failure} />}
-        {list?.length === 0 && (
+        {failure && !noFolder && <FailureNote failure={failure} />}
+        {(list?.length === 0 || noFolder) && (
           <p class="quiet">
             No runs here. Start the server with <code>--runs DIR</code>, the folder that <code>ivtlr train</code> writes
             its runs into.

@@ -1,7 +1,8 @@
+import { useRef, useState } from 'preact/hooks';
 import { AnswerCard } from '../parts/answer-card.tsx';
 import { PatchPicker } from '../parts/patch-picker.tsx';
 import { QuestionForm } from '../parts/question-form.tsx';
-import { type Asked, isRunning, latentSteps } from '../state/answer.ts';
+import { type Answer, type Asked, isRunning, latentSteps } from '../state/answer.ts';
 import { buildAsked, sameQuestion } from '../state/build-asked.ts';
 import { anyToken, formatTokensPerStep, parseTokensPerStep } from '../state/tokens-per-step.ts';
 import type { AskingProps } from './ask.tsx';
@@ -25,6 +26,8 @@ export function WhatIfPage({ places, question, answers, models, model }: AskingP
   const forbid = parseTokensPerStep(place.params.get('forbid'));
   const base = answers.get('base');
   const stale = base !== null && asked !== null && !sameQuestion(base.asked, asked);
+  const clickable = useLastWithPatches(base, asked);
+  const [picking, setPicking] = useState(anyToken(force) || anyToken(forbid));
   const variants: Variant[] = ablations
     .filter(({ name }) => chosen.includes(name))
     .map(({ name, title }) => ({
@@ -80,30 +83,28 @@ export function WhatIfPage({ places, question, answers, models, model }: AskingP
         </fieldset>
       </QuestionForm>
       <div class="panel" id="results">
-        {base?.status === 'done' && !stale ? (
-          <details class="picker-panel" open={anyToken(force) || anyToken(forbid)}>
-            <summary>Force or forbid patches</summary>
-            {base.image && latentSteps(base).length > 0 ? (
-              <PatchPicker
-                {...{ base, force, forbid }}
-                onChange={(nextForce, nextForbid) =>
-                  change({
-                    force: anyToken(nextForce) ? formatTokensPerStep(nextForce) : null,
-                    forbid: anyToken(nextForbid) ? formatTokensPerStep(nextForbid) : null,
-                  })
-                }
-              />
-            ) : (
-              <p class="quiet">This answer has no latent steps whose patches could be chosen.</p>
-            )}
-          </details>
-        ) : (
-          <p class="quiet">
-            {stale
-              ? 'The question has changed since it was asked: ask again.'
-              : 'Ask once; then single patches can be forced or forbidden by clicking on the picture.'}
-          </p>
-        )}
+        {stale && <p class="quiet">The question has changed since it was asked: ask again.</p>}
+        <details class="picker-panel" open={picking} onToggle={(event) => setPicking(event.currentTarget.open)}>
+          <summary>Force or forbid patches</summary>
+          {clickable ? (
+            <PatchPicker
+              {...{ force, forbid }}
+              base={clickable}
+              onChange={(nextForce, nextForbid) =>
+                change({
+                  force: anyToken(nextForce) ? formatTokensPerStep(nextForce) : null,
+                  forbid: anyToken(nextForbid) ? formatTokensPerStep(nextForbid) : null,
+                })
+              }
+            />
+          ) : (
+            <p class="quiet">
+              {base?.status === 'done' && !stale
+                ? 'This answer has no latent steps whose patches could be chosen.'
+                : 'Ask once; then single patches can be forced or forbidden by clicking on the picture.'}
+            </p>
+          )}
+        </details>
         <div class="cards">
           <AnswerCard
             title="as trained"
@@ -132,6 +133,15 @@ export function WhatIfPage({ places, question, answers, models, model }: AskingP
       </div>
     </div>
   );
+}
+
+/** The answer whose picture is clicked on: while the same question is asked again, the one before. */
+function useLastWithPatches(base: Answer | null, asked: Asked | null): Answer | null {
+  const last = useRef<Answer | null>(null);
+  if (base?.status === 'done') last.current = base;
+  const { current } = last;
+  const fits = current !== null && asked !== null && sameQuestion(current.asked, asked);
+  return fits && current.image && latentSteps(current).length > 0 ? current : null;
 }
 
 function withOptions(asked: Asked, options: Asked['options']): Asked {

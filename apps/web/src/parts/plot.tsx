@@ -23,20 +23,23 @@ interface Props {
   version: string;
   theme: Theme;
   onPick?: (index: number) => void;
+  /** Told where the pointer is; null where it is not on the chart. */
+  onPoint?: (index: number | null) => void;
   /** Index of the x value that is marked. */
   marked?: number | null;
 }
 
-export function Plot({ label, height, data, options, version, theme, onPick, marked = null }: Props) {
+export function Plot({ label, height, data, options, version, theme, onPick, onPoint, marked = null }: Props) {
   const [box, width] = useWidth<HTMLDivElement>();
   const plot = useRef<uPlot>(null);
   const pick = useRef(onPick);
   pick.current = onPick;
+  const point = useRef(onPoint);
+  point.current = onPoint;
   const mark = useRef(marked);
   useEffect(() => {
     if (width === 0) return;
-    const style = getComputedStyle(document.documentElement);
-    const colour = (name: string) => style.getPropertyValue(name).trim();
+    const colour = (name: string) => colourOf(box.current!, name);
     const colours = {
       text: colour('--quiet'),
       line: colour('--line'),
@@ -54,6 +57,7 @@ export function Plot({ label, height, data, options, version, theme, onPick, mar
       made.ctx.globalAlpha = 1;
     };
     made.hooks.draw = [...(made.hooks.draw ?? []), drawMark];
+    made.hooks.setCursor = [({ cursor }) => point.current?.(cursor.idx ?? null)];
     made.over.addEventListener('click', () => {
       if (made.cursor.idx != null) pick.current?.(made.cursor.idx);
     });
@@ -72,6 +76,14 @@ export function Plot({ label, height, data, options, version, theme, onPick, mar
     plot.current?.redraw(false);
   }, [marked]);
   return <div class="plot" ref={box} role="img" aria-label={label} style={{ minHeight: `${height}px` }} />;
+}
+
+/** A colour of the style sheet as a canvas takes it: for the theme that holds now. */
+function colourOf(element: HTMLElement, name: string): string {
+  element.style.color = `var(${name})`;
+  const { color } = getComputedStyle(element);
+  element.style.color = '';
+  return color;
 }
 
 /** Axes in the colours of the page. */

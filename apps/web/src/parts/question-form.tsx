@@ -51,6 +51,9 @@ export function QuestionForm(props: Props) {
         <button type="submit" class="main" disabled={!ready}>
           {askLabel}
         </button>
+        {!ready && (
+          <span class="quiet">{question.picture ? 'A question first.' : 'A picture and a question first.'}</span>
+        )}
         {running && (
           <button type="button" onClick={onStop}>
             Stop

@@ -1,4 +1,4 @@
-import { useMemo, useRef } from 'preact/hooks';
+import { useMemo, useRef, useState } from 'preact/hooks';
 import type uPlot from 'uplot';
 import { shortNumber } from '../state/numbers.ts';
 import { align, type Curve, smooth, stageMarks, thin } from '../state/run-series.ts';
@@ -32,6 +32,8 @@ export function RunPlot({ title, runs, curve, smoothing = 0, log = false, share 
   const lastStep = useRef(0);
   lastStep.current = Math.max(0, ...runs.map(({ lines }) => Number(lines.at(-1)?.step) || 0));
   const ends = runs.map(({ name }, index) => `${name} ${shortNumber(curves[index]!.y.at(-1))}`);
+  const [pointed, setPointed] = useState<number | null>(null);
+  const step = pointed === null ? undefined : data[0][pointed];
   const few = curves.every(({ x }) => x.length < 40);
   const version = [runs.map(({ name }) => name), log, marks.map((list) => list.length), few].join();
   return (
@@ -41,17 +43,24 @@ export function RunPlot({ title, runs, curve, smoothing = 0, log = false, share 
         {runs.map(({ name }, index) => (
           <span key={name} class="run-end">
             <i style={{ background: RUN_COLOURS[index % RUN_COLOURS.length] }} />
-            {shortNumber(curves[index]!.y.at(-1))}
+            {curves[index]!.y.length > 0 ? shortNumber(valueAt(curves[index]!, step)) : 'none yet'}
           </span>
         ))}
+        {step !== undefined && <span class="quiet">at step {step.toLocaleString('en')}</span>}
       </figcaption>
       <Plot
         {...{ data, theme, version, height: 190 }}
+        onPoint={setPointed}
         label={`${title} over steps. Latest: ${ends.join(', ')}.`}
         options={(colours) => plotOptions(colours, runs, marks, { log, share, few, last: () => lastStep.current })}
       />
     </figure>
   );
+}
+
+/** Of the last point up to a step; without one, of the last point. */
+function valueAt({ x, y }: Curve, step = Number.POSITIVE_INFINITY): number | undefined {
+  return y[x.findLastIndex((at) => at <= step)];
 }
 
 function plotOptions(
@@ -62,6 +71,8 @@ function plotOptions(
 ): Omit<uPlot.Options, 'width' | 'height'> {
   return {
     legend: { show: false },
+    // Above: names of stages.
+    padding: [runs.length === 1 ? 16 : 8, null, null, null],
     cursor: { sync: { key: 'runs' }, points: { size: 6 } },
     scales: {
       x: { time: false, range: () => [0, Math.max(last(), 1)] },
@@ -104,24 +115,36 @@ function drawMarks(
   named: boolean,
 ) {
   const { ctx, bbox } = plot;
+  const scale = devicePixelRatio;
   ctx.save();
-  ctx.beginPath();
-  ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
-  ctx.clip();
-  ctx.setLineDash([3 * devicePixelRatio, 3 * devicePixelRatio]);
+  ctx.setLineDash([3 * scale, 3 * scale]);
   ctx.strokeStyle = named ? colours.text : RUN_COLOURS[index % RUN_COLOURS.length]!;
-  ctx.globalAlpha = 0.6;
-  ctx.lineWidth = devicePixelRatio;
+  ctx.lineWidth = scale;
   ctx.fillStyle = colours.text;
-  ctx.font = `${10 * devicePixelRatio}px system-ui, sans-serif`;
-  ctx.textBaseline = 'top';
-  for (const { step, name } of marks) {
+  ctx.font = `${10 * scale}px system-ui, sans-serif`;
+  ctx.textAlign = 'left';
+  ctx.textBaseline = 'bottom';
+  // A name that has no room beside the one before it is left out.
+  let free = 0;
+  for (const [at, { step, name }] of marks.entries()) {
     const x = Math.round(plot.valToPos(step, 'x', true));
+    ctx.globalAlpha = 0.6;
     ctx.beginPath();
     ctx.moveTo(x, bbox.top);
     ctx.lineTo(x, bbox.top + bbox.height);
     ctx.stroke();
-    if (named) ctx.fillText(name, x + 3 * devicePixelRatio, bbox.top + 2 * devicePixelRatio);
+    ctx.globalAlpha = 1;
+    if (!named || x < free) continue;
+    const words = shortName(name, marks[at - 1]?.name);
+    ctx.fillText(words, x, bbox.top - 2 * scale);
+    free = x + ctx.measureText(words).width + 4 * scale;
   }
   ctx.restore();
+}
+
+/** `2` for stage-2 after stage-1. */
+function shortName(name: string, before = ''): string {
+  const withoutNumber = (text: string) => text.replace(/\d+$/, '');
+  const number = name.slice(withoutNumber(name).length);
+  return number !== '' && withoutNumber(name) === withoutNumber(before) ? number : name;
 }

@@ -1,4 +1,4 @@
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { tokenAt } from '../draw/cells.ts';
 import { drawStep, type StepDrawing } from '../draw/draw-step.ts';
 
@@ -30,7 +30,8 @@ export function StepCanvas({ width, label, onPoint, ...drawing }: Props) {
   const ref = useRef<HTMLCanvasElement>(null);
   const { element, image } = drawing;
   const height = Math.round((width * element.naturalHeight) / element.naturalWidth);
-  useEffect(() => {
+  // With the words that stand beside it, not a moment later.
+  useLayoutEffect(() => {
     const canvas = ref.current!;
     const scale = devicePixelRatio;
     canvas.width = Math.round(width * scale);

@@ -1,5 +1,5 @@
 /** Dark or light: the system's choice until the reader makes another. */
-import { useEffect, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useState } from 'preact/hooks';
 
 export type Theme = 'dark' | 'light';
 
@@ -18,7 +18,8 @@ export function useTheme(): [Theme, (theme: Theme) => void] {
     return () => dark.removeEventListener('change', follow);
   }, []);
   const theme = own ?? system;
-  useEffect(() => {
+  // Before the charts take their colours from it.
+  useLayoutEffect(() => {
     document.documentElement.dataset.theme = theme;
   }, [theme]);
   return [

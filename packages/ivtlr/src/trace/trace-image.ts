@@ -2,8 +2,9 @@
 import { createCanvas, type SKRSContext2D } from '@napi-rs/canvas';
 import type { RgbImage } from '../vision/image.ts';
 import { heatColour } from './heat-colours.ts';
+import { highestScore } from './step-panel.ts';
 import { FONT, loadFonts } from './trace-font.ts';
-import { drawImage, drawStep, highest, type PanelSize, toCanvas } from './trace-panel.ts';
+import { drawImage, drawLatentStep, type PanelSize, toCanvas } from './trace-panel.ts';
 import { wrapText } from './wrap-text.ts';
 
 export interface TraceImageStep {
@@ -125,7 +126,7 @@ function drawPanels(context: SKRSContext2D, trace: TraceImage, { panel, columns 
     context.translate(0, TITLE_HEIGHT);
     if (step) {
       const earlier = new Set(steps.slice(0, index - 1).flatMap(({ picked }) => picked));
-      drawStep(context, canvas, { ...step, earlier }, tokenGrid, panel);
+      drawLatentStep(context, canvas, { ...step, earlier }, tokenGrid, panel);
     } else drawImage(context, canvas, panel);
     context.restore();
     captions.forEach((line, row) => {
@@ -141,7 +142,7 @@ function describeStep(step: TraceImageStep, [rows, columns]: readonly [number, n
   if (isNumber(step.attentionRatio)) measures.push(`ratio ${formatNumber(step.attentionRatio)}`);
   if (isNumber(step.focus)) measures.push(`focus ${formatNumber(step.focus)}`);
   const count = `${step.picked.length} of ${rows * columns} patches`;
-  const peak = `highest score ${formatNumber(highest(step.scores))}`;
+  const peak = `highest score ${formatNumber(highestScore(step.scores))}`;
   return measures.length > 0 ? [measures.join(' · '), `${count} · ${peak}`] : [count, peak];
 }
 
