@@ -2,6 +2,8 @@
 import fs from 'node:fs';
 import { type Module, manualSeed, noGrad, randn, scope, type Tensor } from '@ivtlr/torch';
 import type { Batch } from '../../packages/ivtlr/src/data/collate.ts';
+import { parseQwen25VLConfig } from '../../packages/ivtlr/src/models/qwen2-5-vl/config.ts';
+import { Qwen25VL } from '../../packages/ivtlr/src/models/qwen2-5-vl/model.ts';
 import { parseQwen2VLConfig } from '../../packages/ivtlr/src/models/qwen2-vl/config.ts';
 import { Qwen2VL } from '../../packages/ivtlr/src/models/qwen2-vl/model.ts';
 import type { ProcessedImage } from '../../packages/ivtlr/src/models/types.ts';
@@ -28,8 +30,10 @@ export function readGolden<T>(name: string): T {
 }
 
 /** The case's model, its weights drawn as the Python side drew them. */
-export function seededModel(golden: GoldenCase): Qwen2VL {
-  return drawWeights(new Qwen2VL(parseQwen2VLConfig(golden.config, golden.name)), golden.seed).eval();
+export function seededModel({ config, name, seed }: GoldenCase): Qwen2VL | Qwen25VL {
+  const newer = (config as { model_type: string }).model_type === 'qwen2_5_vl';
+  const made = newer ? new Qwen25VL(parseQwen25VLConfig(config, name)) : new Qwen2VL(parseQwen2VLConfig(config, name));
+  return drawWeights(made, seed).eval();
 }
 
 export function drawWeights<M extends Module>(model: M, seed: number): M {

@@ -1,15 +1,19 @@
-/** Latent reasoning and its training loss against the official IVT-LR code. */
+/** Latent reasoning and its training loss against the official IVT-LR code, or against the rendering that it vouches for. */
 import { AdamW, liveTensorCount, scope } from '@ivtlr/torch';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { generateAll } from '../../packages/ivtlr/src/latent/generate.ts';
 import { LATENT_DEFAULTS, type LatentOptions } from '../../packages/ivtlr/src/latent/options.ts';
-import type { VisionLanguageModel } from '../../packages/ivtlr/src/models/types.ts';
+import type { PositionKind, VisionLanguageModel } from '../../packages/ivtlr/src/models/types.ts';
 import { trainingLoss } from '../../packages/ivtlr/src/train/loss.ts';
 import { type ChameleonCase, seededChameleon, seededChameleonImages } from './chameleon-model.ts';
 import { type GoldenCase, makeBatch, readGolden, relativeError, seededImages, seededModel } from './model.ts';
 
 /** A case of either family. */
-type AnyCase = GoldenCase & Pick<ChameleonCase, 'pictures'>;
+type AnyCase = GoldenCase &
+  Pick<ChameleonCase, 'pictures'> & {
+    /** Without it: sequential, as the official code has it. */
+    positions?: PositionKind;
+  };
 
 interface GenerateCase extends AnyCase {
   latents: number;
@@ -53,6 +57,12 @@ const FAMILIES = {
     model: seededModel,
     images: seededImages,
   },
+  'qwen2.5-vl': {
+    generate: readGolden<GenerateGolden>('qwen25-generate.json'),
+    train: readGolden<TrainGolden>('qwen25-train.json'),
+    model: seededModel,
+    images: seededImages,
+  },
   chameleon: {
     generate: readGolden<GenerateGolden>('chameleon-generate.json'),
     train: readGolden<TrainGolden>('chameleon-train.json'),
@@ -61,7 +71,18 @@ const FAMILIES = {
   },
 };
 
-const official = (patches: number): LatentOptions => ({ ...LATENT_DEFAULTS, patches, onExhausted: 'reuse' });
+const official = ({
+  patches,
+  positions = 'sequential',
+}: {
+  patches: number;
+  positions?: PositionKind;
+}): LatentOptions => ({
+  ...LATENT_DEFAULTS,
+  patches,
+  positions,
+  onExhausted: 'reuse',
+});
 
 let baseline = 0;
 beforeEach(() => {
@@ -72,7 +93,13 @@ afterEach(() => {
 });
 
 test('there are enough cases', () => {
-  const { 'qwen2-vl': qwen, chameleon } = FAMILIES;
+  const { 'qwen2-vl': qwen, chameleon, ...rendered } = FAMILIES;
+  for (const { generate, train } of Object.values(rendered)) {
+    expect(generate.cases.length).toBeGreaterThanOrEqual(16);
+    expect(new Set(generate.cases.map(({ latents }) => latents))).toEqual(new Set([0, 1, 2, 3, 4]));
+    expect(train.cases.every(({ steps }) => steps === 10)).toBe(true);
+    expect(train.cases.length).toBeGreaterThanOrEqual(4);
+  }
   expect(qwen.generate.cases.length).toBeGreaterThanOrEqual(24);
   expect(qwen.train.cases.length).toBeGreaterThanOrEqual(8);
   expect(qwen.generate.exhausted!.length).toBe(4);
@@ -97,7 +124,7 @@ describe.each(generateCases)('generate: %s', (_, golden, maxNewTokens, family) =
       const images = family.images(golden);
       const batch = makeBatch([golden.input_ids], [golden.input_ids.map(() => 1)], images, golden.ids);
       const options = {
-        ...official(golden.patches),
+        ...official(golden),
         maxNewTokens,
         eosIds: [golden.ids.eos],
         trace: true,
@@ -115,7 +142,9 @@ describe.each(generateCases)('generate: %s', (_, golden, maxNewTokens, family) =
 
 /** Trains exactly what the golden trains, and returns the optimiser. */
 function prepare({ module }: VisionLanguageModel, parts: readonly string[]): AdamW {
-  const trained = new Map([...module.namedParameters()].filter(([name]) => parts.some((part) => name.includes(part))));
+  // The decoder's alone: Qwen2.5-VL's vision tower has projections of the same names.
+  const named = [...module.namedParameters()].filter(([name]) => name.startsWith('model.layers.'));
+  const trained = new Map(named.filter(([name]) => parts.some((part) => name.includes(part))));
   module.setRequiresGrad(false);
   for (const parameter of trained.values()) parameter.requiresGrad = true;
   return new AdamW(trained, { lr: 4e-5, weightDecay: 0.01 });
@@ -138,7 +167,7 @@ describe.each(trainCases)('train: %s', (_, golden, parts, family) => {
         scope(() => {
           const batch = makeBatch(golden.input_ids, golden.attention_mask, images, golden.ids, golden.labels);
           const result = trainingLoss(model, batch, {
-            ...official(golden.patches),
+            ...official(golden),
             latentGradient: 'detached',
             pickSupervision: 0,
           });

@@ -1,4 +1,4 @@
-/** Qwen2-VL against Hugging Face transformers: vision features, positions, logits, attention row, greedy tokens. */
+/** Qwen2-VL and Qwen2.5-VL against Hugging Face transformers: vision features, positions, logits, attention row, greedy tokens. */
 import { liveTensorCount, scope, type Tensor, tensor } from '@ivtlr/torch';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { generateAll } from '../../packages/ivtlr/src/latent/generate.ts';
@@ -30,7 +30,12 @@ interface ForwardCase extends GoldenCase {
   sequential: Expected;
 }
 
-const { cases } = readGolden<{ cases: ForwardCase[] }>('qwen-forward.json');
+const cases = ['qwen-forward.json', 'qwen25-forward.json'].flatMap((file) =>
+  readGolden<{ cases: ForwardCase[] }>(file).cases.map((golden) => ({
+    ...golden,
+    name: `${file.replace('-forward.json', '')}: ${golden.name}`,
+  })),
+);
 
 let baseline = 0;
 beforeEach(() => {
@@ -65,8 +70,8 @@ const towerOnly = cases.filter(severalInARow);
 const complete = cases.filter((golden) => !severalInARow(golden));
 
 test('there are enough cases', () => {
-  expect(complete.length).toBeGreaterThanOrEqual(8);
-  expect(towerOnly.length).toBe(3);
+  expect(complete.length).toBeGreaterThanOrEqual(16);
+  expect(towerOnly.length).toBe(4);
 });
 
 describe.each(cases.map((golden) => [label(golden), golden] as const))('%s', (_, golden) => {

@@ -1,14 +1,48 @@
-// Makes docs/app.png: the bundled model, asked about a puzzle in a real browser.
+// Makes the pictures of docs/app.md from the bundled model, in a real browser:
 //   node apps/web/test/screenshot.mjs
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { chromium } from 'playwright-core';
 
-const at = (name) => fileURLToPath(new URL(`../../../${name}`, import.meta.url));
-const args = ['serve', '--port', '0', '--threads', '1', '--log-level', 'silent'];
-const server = spawn(process.execPath, [at('packages/ivtlr/bin/ivtlr.mjs'), ...args], {
+const root = fileURLToPath(new URL('../../../', import.meta.url));
+const bundled = path.join(root, 'packages/ivtlr/models/dominoes');
+
+/** File, address, width and height of the window, theme, and what is done before the picture is taken. */
+const PICTURES = [
+  ['app.png', '#/ask?seed=7', [1240, 960], 'light', (page) => ask(page, '.downloads')],
+  [
+    'app-what-if.png',
+    '#/what-if?seed=7&vary=zero-latents,random-patches&force=0:0&forbid=1:13',
+    [1240, 1000],
+    'dark',
+    (page) => ask(page, '.card:nth-child(4) .film'),
+  ],
+  ['app-runs.png', '#/runs?smooth=0.5', [1240, 920], 'light', (page) => page.locator('.chart canvas').nth(5).waitFor()],
+  ['app-phone.png', '#/ask?seed=7', [390, 844], 'dark', askOnPhone],
+];
+
+async function ask(page, last) {
+  await page.locator('.picture-box img').waitFor();
+  await page.locator('button.main').click();
+  await page.locator(last).waitFor();
+  await page.getByRole('button', { name: 'Stop' }).waitFor({ state: 'detached' });
+}
+
+async function askOnPhone(page) {
+  await ask(page, '.downloads');
+  await page.locator('#results').evaluate((results) => results.scrollIntoView());
+}
+
+const runs = fs.mkdtempSync(path.join(os.tmpdir(), 'ivtlr-screenshot-'));
+fs.mkdirSync(path.join(runs, 'dominoes'));
+fs.copyFileSync(path.join(bundled, 'metrics.jsonl'), path.join(runs, 'dominoes/metrics.jsonl'));
+const args = ['serve', '--port', '0', '--threads', '1', '--runs', runs, '--log-level', 'silent'];
+const server = spawn(process.execPath, [path.join(root, 'packages/ivtlr/bin/ivtlr.mjs'), ...args], {
   stdio: ['ignore', 'pipe', 'inherit'],
 });
 try {
@@ -21,15 +55,18 @@ try {
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
     args: process.getuid() === 0 ? ['--no-sandbox'] : [],
   });
-  const page = await browser.newPage({ viewport: { width: 1240, height: 960 }, colorScheme: 'light' });
-  await page.goto(`${url}/#/ask?seed=7`);
-  await page.locator('.picture-box img').waitFor();
-  await page.locator('button.main').click();
-  await page.locator('.downloads').waitFor();
-  await page.waitForTimeout(500);
-  await page.screenshot({ path: at('docs/app.png') });
+  for (const [name, hash, [width, height], colorScheme, act] of PICTURES) {
+    const page = await browser.newPage({ viewport: { width, height }, colorScheme });
+    await page.goto(`${url}/${hash}`);
+    await act(page);
+    // Charts and what fades in.
+    await page.waitForTimeout(700);
+    await page.screenshot({ path: path.join(root, 'docs', name) });
+    await page.close();
+  }
   await browser.close();
 } finally {
   server.kill('SIGTERM');
   if (server.exitCode === null) await once(server, 'exit');
+  fs.rmSync(runs, { recursive: true });
 }

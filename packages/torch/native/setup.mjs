@@ -103,7 +103,11 @@ function build(libtorch, file, log) {
       );
     const built = path.join(work, 'ivtlr_torch.node');
     const error = loadingError(built, libtorch);
-    if (error) throw new UnusableError(`the addon built against it cannot be loaded: ${error}`);
+    if (error) {
+      // A function that the addon itself should have is no fault of libtorch.
+      const Kind = /undefined symbol: \w*ivtlr/.test(error) ? NotCompiledError : UnusableError;
+      throw new Kind(`the addon built against it cannot be loaded: ${error}`);
+    }
     fs.mkdirSync(path.dirname(file), { recursive: true });
     fs.copyFileSync(built, `${file}.tmp`);
     fs.renameSync(`${file}.tmp`, file);

@@ -1,9 +1,10 @@
 """qwen-forward.json: transformers' Qwen2-VL on tiny models: vision, positions, logits, attention, greedy tokens."""
 
 import os
+import tiny_model
 import torch
 from numbers_json import rounded, stats, versions, write_cases
-from tiny_model import SHAPES, TextSource, build, draw_pixels, flat_config, image_tokens, special_ids, weights_check
+from tiny_model import TextSource, draw_pixels, image_tokens, special_ids, weights_check
 
 # rows: per row a list of parts, a number is that many text tokens, a pair is an image grid (height, width in patches)
 CASES = [
@@ -85,10 +86,10 @@ def usable(result):
     return result["mrope"]["greedy_gap"] > 1e-3 and max(greedy_tokens) < first_special
 
 
-def one_case(case, seed):
-    dims = SHAPES[case["shape"]]
+def one_case(case, seed, family):
+    dims = family.SHAPES[case["shape"]]
     ids, mask, grids = layout(case, seed, dims["vocab"])
-    model = build(dims, seed, case["tie"])
+    model = family.build(dims, seed, case["tie"])
     image = special_ids(dims["vocab"])["image"]
     input_ids, attention_mask = torch.tensor(ids), torch.tensor(mask)
     inputs = dict(input_ids=input_ids, attention_mask=attention_mask, mm_token_type_ids=(input_ids == image).long())
@@ -97,7 +98,7 @@ def one_case(case, seed):
         seed=seed,
         dims=dims,
         tie=case["tie"],
-        config=flat_config(dims, case["tie"]),
+        config=family.flat_config(dims, case["tie"]),
         ids=special_ids(dims["vocab"]),
         weights=weights_check(model),
         input_ids=ids,
@@ -127,14 +128,19 @@ def one_case(case, seed):
 
 
 def make(out):
+    make_cases(os.path.join(out, "qwen-forward.json"), CASES, 100, tiny_model)
+
+
+def make_cases(file, wanted, first_seed, family):
+    """`family` is a module with SHAPES, flat_config(dims, tie) and build(dims, seed, tie), as tiny_model."""
     cases = []
     with torch.no_grad():
-        for index, case in enumerate(CASES):
-            seed = 100 + 10 * index
-            result = one_case(case, seed)
+        for index, case in enumerate(wanted):
+            seed = first_seed + 10 * index
+            result = one_case(case, seed, family)
             while not usable(result):
                 seed += 1
-                result = one_case(case, seed)
+                result = one_case(case, seed, family)
             print(f"  {case['name']}: seed {seed}, gap {result['mrope']['greedy_gap']:.4f}", flush=True)
             cases.append(result)
-    write_cases(os.path.join(out, "qwen-forward.json"), dict(made_with=versions(), dtype="float32"), cases)
+    write_cases(file, dict(made_with=versions(), dtype="float32"), cases)

@@ -6,7 +6,7 @@ import sys
 import torch
 
 PARTS = ["forward", "generate", "train", "checkpoint", "folders", "configs", "rope", "lora", "preprocess", "tokens", "render"]
-PARTS += ["ddp", "deepspeed", "chameleon", "chameleon-official", "chameleon-folders", "chameleon-inputs", "chameleon-render", "chameleon-answers", "plain-answers", "sampling"]
+PARTS += ["ddp", "deepspeed", "chameleon", "chameleon-official", "chameleon-folders", "chameleon-inputs", "chameleon-render", "chameleon-answers", "plain-answers", "sampling", "qwen25"]
 
 
 def main():
@@ -94,6 +94,7 @@ def main():
                     "rope": "rope_cases",
                     "lora": "lora_cases",
                     "sampling": "sampling_cases",
+                    "qwen25": "qwen25_cases",
                     "preprocess": "preprocess_cases",
                     "chameleon-inputs": "chameleon_pictures",
                 }[part]

@@ -68,9 +68,10 @@ async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
   const task = await loadTask(taskName);
   const { stage, maxSteps, maxLatentStage, padLatentToMax } = flags;
   const model = await modelFolder(flags.model);
-  // A row is shown as it is trained on; a folder without settings has no profile for that, so it gets the official one.
+  // A row is shown as it is trained on; a folder without settings has no profile for that, so it gets the official one, if there is one.
+  const family = folderFamily(model);
   const settings = {
-    ...readReasoningSettings(model, folderFamily(model), flags.profile ?? 'official'),
+    ...readReasoningSettings(model, family, flags.profile ?? (family.official ? 'official' : 'consistent')),
     ...settingsFromFlags(flags),
   };
   const { profile } = settings;

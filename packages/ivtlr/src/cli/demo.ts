@@ -109,7 +109,7 @@ async function demo(options: DemoOptions): Promise<void> {
     );
   }
   say(`done in ${formatDuration((performance.now() - started) / 1000)}`);
-  process.stdout.write('\nTo ask it yourself, in a browser: npx ivtlr serve\n');
+  process.stdout.write('\nTo ask it yourself in a browser: npx ivtlr serve, then open http://127.0.0.1:8000\n');
 }
 
 /** Answers a sample by itself and draws its latent steps. Returns what to tell about it. */

@@ -1,20 +1,21 @@
 /** What can be done with a model folder's files alone, without weights: how samples become tokens, and how images are read. */
 import type { RenderOptions } from '../data/render.ts';
 import { UserError } from '../errors.ts';
-import type { Family, ImageSettings } from '../models/family.ts';
+import { checkProfile, type Family, type ImageSettings } from '../models/family.ts';
 import { folderFamily } from '../models/registry.ts';
 import type { ImageInputs } from '../models/types.ts';
 import { type ChatTemplate, loadChatTemplate, renderChat } from '../text/chat-template.ts';
 import type { ProfileName } from '../text/prompt.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
 
-/** How samples of a task become tokens for a folder's model. */
+/** How samples of a task become tokens for a folder's model. @throws UserError for a profile that the family has not */
 export function folderRendering(
   folder: string,
   family: Family,
   tokenizer: Tokenizer,
   profileName: ProfileName,
 ): (task: string) => RenderOptions {
+  checkProfile(family, profileName);
   let chatTemplate: ChatTemplate | undefined;
   return (task) => {
     const profile = family.prompts(profileName, task, folder, tokenizer);

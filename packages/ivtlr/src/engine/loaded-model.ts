@@ -24,7 +24,7 @@ import {
 } from '../lora/adapter-folder.ts';
 import { mergeLora, removeLora } from '../lora/inject.ts';
 import type { LoraOptions } from '../lora/options.ts';
-import { type Family, IMAGE_SIZE } from '../models/family.ts';
+import { checkProfile, type Family, IMAGE_SIZE } from '../models/family.ts';
 import { familyOf, loadModel, modelFiles } from '../models/registry.ts';
 import type { ImageInputs, ProcessedImage, VisionLanguageModel } from '../models/types.ts';
 import { PROFILES, type ProfileName } from '../text/prompt.ts';
@@ -36,7 +36,7 @@ const settingsFile = 'ivtlr.json';
 
 /**
  * How a model was trained to reason, kept as ivtlr.json beside its weights. Inference must do the same, so these are its defaults; the
- * values for what the file does not say are the official code's.
+ * values for what the file does not say are the official code's, where it knows the family.
  */
 export const reasoningSettingsSchema = z.strictObject({
   task: z
@@ -107,6 +107,8 @@ export function openModelFolder(path: string, options: OpenModelOptions = {}): L
   const { dtype, device, settings, mergeAdapters = true } = options;
   const base = isAdapterFolder(folder) ? baseOfAdapter(folder) : folder;
   const config = readJson(join(base, 'config.json'), 'model config');
+  const family = familyOf(config, join(base, 'config.json'));
+  if (settings?.profile) checkProfile(family, settings.profile);
   const model = loadModel(base, { ...(dtype && { dtype }), ...(device && { device }) });
   try {
     if (base === folder) return withModel(base, config, model, settings);
@@ -117,7 +119,6 @@ export function openModelFolder(path: string, options: OpenModelOptions = {}): L
       removeLora(model.module);
       model.module.setRequiresGrad(true); // as any model without adapters
     }
-    const family = familyOf(config, join(base, 'config.json'));
     const stored = readReasoningSettings(folder, family, settings?.profile);
     return { ...withModel(base, config, model, { ...stored, ...settings }), adapter };
   } catch (error) {
@@ -187,7 +188,7 @@ export function withModel(
  */
 export function readReasoningSettings(
   folder: string,
-  { patches, positions }: Pick<Family, 'patches' | 'positions'>,
+  { patches, positions, official }: Pick<Family, 'patches' | 'positions' | 'official'>,
   profile?: ProfileName,
 ): ReasoningSettings {
   const path = join(folder, settingsFile);
@@ -197,7 +198,8 @@ export function readReasoningSettings(
     : profile === undefined || profile === 'plain'
       ? plain
       : { profile };
-  return checkedSettings(reasoningSettingsSchema, { patches, ...stored }, path);
+  const defaults = { patches, ...(!official && { profile: 'consistent' }) };
+  return checkedSettings(reasoningSettingsSchema, { ...defaults, ...stored }, path);
 }
 
 function checkedSettings<T extends z.ZodType>(schema: T, value: unknown, path: string): z.output<T> {

@@ -9,7 +9,7 @@ import { schemaMistakes, UserError } from '../errors.ts';
 import { type FileContent, jsonFile, writeFiles } from '../file-contents.ts';
 import { isListed, readJson } from '../files.ts';
 import type { PathStyle } from '../models/types.ts';
-import { loraLayers, wrapLayers } from './inject.ts';
+import { isNamed, loraLayers, wrapLayers } from './inject.ts';
 import type { LoraLinear } from './linear.ts';
 import type { LoraOptions } from './options.ts';
 
@@ -114,7 +114,11 @@ export function adapterFiles(
     a: given(`${path}.lora_A.weight`, lora_A.weight),
     b: given(`${path}.lora_B.weight`, lora_B.weight),
   }));
-  return factorFiles(factors, options, place);
+  // PEFT would put new adapters into layers that a target names and the model has plain.
+  const plain = [...module.namedModules()]
+    .filter(([path, layer]) => layer instanceof Linear && options.targets.some((target) => isNamed(path, target)))
+    .map(([path]) => path);
+  return factorFiles(factors, options, place, plain);
 }
 
 /** Writes the model's adapters into an existing folder. */
@@ -125,11 +129,13 @@ export function saveAdapter(module: Module, folder: string, options: LoraOptions
 /**
  * The two files as PEFT reads them.
  * @param factors a (R, inputs) and b (outputs, R) of each layer, by this project's module path
+ * @param plain paths of layers that a target names and that have no adapter
  */
 export function factorFiles(
   factors: readonly { path: string; a: StoredTensor; b: StoredTensor }[],
   options: LoraOptions,
   { baseModel = null, style }: AdapterPlace,
+  plain: readonly string[] = [],
 ): FileContent[] {
   const tensors = new Map<string, StoredTensor>();
   for (const { path, a, b } of factors) {
@@ -145,6 +151,7 @@ export function factorFiles(
     lora_alpha: options.alpha,
     lora_dropout: options.dropout,
     target_modules: options.targets,
+    ...(plain.length > 0 && { exclude_modules: plain.map((path) => transformersPath(path, style)) }),
     bias: 'none',
     fan_in_fan_out: false,
     init_lora_weights: true,

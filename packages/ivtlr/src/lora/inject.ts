@@ -4,32 +4,42 @@ import { UserError } from '../errors.ts';
 import { LoraLinear, type LoraLinearOptions } from './linear.ts';
 import type { LoraOptions } from './options.ts';
 
+/** The decoder's layers, in every family. */
+const DECODER = 'model.layers.';
+
+/** Whether PEFT takes a layer for a target: its name is the target or ends in `.` and the target. */
+export function isNamed(path: string, target: string): boolean {
+  return path === target || path.endsWith(`.${target}`);
+}
+
 /**
- * Wraps every linear layer whose name is a target or ends in `.` and a target, and freezes everything else: afterwards only adapters have
- * `requiresGrad`. Initial values come from the global generator, in the order of the modules.
+ * Wraps every linear layer that a target names, and freezes everything else: afterwards only adapters have `requiresGrad`. A target that names
+ * layers of the decoder means those alone: some vision towers have layers of the same names. Initial values come from the global generator, in the
+ * order of the modules.
  * @returns the wrapped layers by module path
  * @throws UserError when a target names no linear layer, or the model has adapters already
  */
 export function injectLora(module: Module, options: LoraOptions): Map<string, LoraLinear> {
   if (loraLayers(module).size > 0)
     throw new UserError('the model already has LoRA adapters; merge or remove them first');
-  const modules = [...module.namedModules()];
-  const names = [...new Set(modules.filter(([, m]) => m instanceof Linear).map(([path]) => path.split('.').at(-1)!))];
-  const found = new Set<string>();
-  const chosen: [string, Linear][] = [];
-  for (const [path, candidate] of modules) {
-    const matching = options.targets.filter((target) => path === target || path.endsWith(`.${target}`));
-    if (matching.length === 0 || !(candidate instanceof Linear)) continue;
-    for (const target of matching) found.add(target);
-    chosen.push([path, candidate]);
+  const layers = [...module.namedModules()].filter((entry): entry is [string, Linear] => entry[1] instanceof Linear);
+  const chosen = new Set<string>();
+  const missing: string[] = [];
+  for (const target of options.targets) {
+    const named = layers.map(([path]) => path).filter((path) => isNamed(path, target));
+    if (named.length === 0) missing.push(target);
+    const own = named.filter((path) => path.startsWith(DECODER));
+    for (const path of own.length > 0 ? own : named) chosen.add(path);
   }
-  const missing = options.targets.filter((target) => !found.has(target));
-  if (missing.length > 0)
+  if (missing.length > 0) {
+    const ends = new Set(layers.map(([path]) => path.split('.').at(-1)!));
     throw new UserError(
-      `lora.targets: the model has no linear layer ${missing.join(', ')}; its layers end in ${names.join(', ')}`,
+      `lora.targets: the model has no linear layer ${missing.join(', ')}; its layers end in ${[...ends].join(', ')}`,
     );
+  }
   const { rank, alpha, dropout } = options;
-  return wrapLayers(module, chosen, () => ({ rank, scaling: alpha / rank, dropout }));
+  const wanted = layers.filter(([path]) => chosen.has(path));
+  return wrapLayers(module, wanted, () => ({ rank, scaling: alpha / rank, dropout }));
 }
 
 /** Wraps the given layers; `optionsOf` says how. Everything else is frozen. */

@@ -11,7 +11,10 @@ export const loraSchema = z.strictObject({
   alpha: z.number().positive().default(16),
   /** Share of the adapter's inputs dropped in training. */
   dropout: z.number().min(0).lt(1).default(0.05),
-  /** Linear layers by the end of their name: `q_proj`, or longer such as `self_attn.q_proj`. */
+  /**
+   * Linear layers by the end of their name: `q_proj`, or longer such as `self_attn.q_proj`. A name that the decoder has means the decoder's alone,
+   * not those of a vision tower.
+   */
   targets: z.array(z.string().min(1)).min(1).max(10_000).default(DECODER_PROJECTIONS),
 });
 

@@ -1,5 +1,6 @@
 /** What a model family brings along. Each folder beside this file exports one such object, and registry.ts lists them. */
 import type { Device, DType } from '@ivtlr/torch';
+import { UserError } from '../errors.ts';
 import type { ProfileName, PromptProfile } from '../text/prompt.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
 import type { ResizeRule } from '../vision/resize.ts';
@@ -49,6 +50,8 @@ export interface Family {
   inputs(folder: string, settings: ImageSettings): ImageInputs;
   /** The wording of a task's prompts. @throws UserError when the tokenizer lacks a special token that they need */
   prompts(profile: ProfileName, task: string, folder: string, tokenizer: Tokenizer): PromptProfile;
+  /** Whether the official IVT-LR code knows the family: without it there is no profile `official`. */
+  official: boolean;
   /** The text of one image token in a prompt. */
   imageToken: string;
   /** Samples longer than this lose whole steps from the end. */
@@ -57,4 +60,15 @@ export interface Family {
   patches: number;
   /** Those its makers gave it. */
   positions: PositionKind;
+}
+
+/** @throws UserError for a profile that the family has not */
+export function checkProfile(
+  { modelType, official }: Pick<Family, 'modelType' | 'official'>,
+  profile: ProfileName,
+): void {
+  if (profile === 'official' && !official)
+    throw new UserError(
+      `there is no profile official for ${modelType}, which the official IVT-LR code does not know: use consistent or plain`,
+    );
 }

@@ -153,7 +153,7 @@ describe('assembleRun', () => {
     expect((await run.validation.measure(positionOf(run.plan, 0))).samples).toBe(1);
     const saved = join(folder, 'saved');
     writeFiles(saved, run.trainee.files(run.plan.phases.at(-1)!));
-    expect(readReasoningSettings(saved, { patches: 1, positions: 'mrope' }).task).toBe('mine');
+    expect(readReasoningSettings(saved, { patches: 1, positions: 'mrope', official: true }).task).toBe('mine');
   });
 
   it('says what a recipe asks for in vain', async () => {

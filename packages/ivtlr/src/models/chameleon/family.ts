@@ -23,6 +23,7 @@ export const chameleon: Family = {
     return inputs;
   },
   prompts: (profile, task, folder, tokenizer) => chameleonPrompts(profile, task, folderTokens(folder, tokenizer)),
+  official: true,
   imageToken: IMAGE_TOKEN,
   maxTokens: 1400,
   patches: 64,

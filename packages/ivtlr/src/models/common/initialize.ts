@@ -24,7 +24,9 @@ export function initializeWeights(module: Module, { layers, tied, residualScale 
         else if (name.endsWith('embed_tokens.weight')) ops.normal_(parameter, 0, tied ? 0.09 : 0.7);
         else {
           const fanIn = shape.slice(1).reduce((a, b) => a * b);
-          const residual = /(o_proj|down_proj)\.weight$/.test(name) ? 1 / Math.sqrt(2 * layers) : residualScale(name);
+          const residual = /^model\.layers\..*(o_proj|down_proj)\.weight$/.test(name)
+            ? 1 / Math.sqrt(2 * layers)
+            : residualScale(name);
           ops.normal_(parameter, 0, residual / Math.sqrt(fanIn));
         }
       }

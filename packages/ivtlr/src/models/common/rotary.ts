@@ -117,8 +117,8 @@ function rotaryFrequencies({ headSize, theta, scaling }: RotaryOptions): Tensor 
   return divided.mul(ramp).add(frequencies.mul(ops.rsub_Scalar(ramp, 1)));
 }
 
-/** Makes angles that outlive every scope and serve training too, though the first use may be at inference. The caller disposes them. */
-export function makeTable(make: () => RotaryAngles): RotaryAngles {
+/** Makes tensors that outlive every scope and serve training too, though the first use may be at inference. The caller disposes them. */
+export function makeTable<Table extends object>(make: () => Table): Table {
   return inferenceMode(() => noGrad(() => scope(() => keep(make()))), false);
 }
 

@@ -8,6 +8,7 @@ import { checkConfig, layerCount, normEps, tokenId, vocabularySize, width } from
 import type { DecoderConfig } from '../common/decoder.ts';
 import { readRope, ropeFields } from '../common/rope-config.ts';
 
+/** The decoder's keys, which the newer Qwen families have too. */
 const text = z.object({
   ...ropeFields,
   hidden_size: width.default(8192),
@@ -56,21 +57,39 @@ const top = z.object({
 /** M-RoPE's frequencies per axis where the file names none. */
 const DEFAULT_SECTIONS = [16, 24, 24];
 
-export interface Qwen2VLConfig extends DecoderConfig {
+/** The part of config.json outside the towers. */
+interface OuterConfig {
+  text_config?: Record<string, unknown> | null | undefined;
+  image_token_id: number;
+  tie_word_embeddings?: boolean | null | undefined;
+}
+
+/** How an image is cut up for the vision tower. */
+export interface VisionPatches {
+  patchSize: number;
+  /** Frames a patch spans; a still image is repeated. */
+  frames: number;
+  /** Patches along one side of an image token. */
+  merge: number;
+}
+
+/** The patch embedding and its rotary positions, which Qwen2.5-VL's tower shares. */
+export interface PatchConfig extends VisionPatches {
+  dim: number;
+  heads: number;
+  channels: number;
+}
+
+/** What config.json says about the decoder and the prompt. */
+export interface QwenTextConfig extends DecoderConfig {
   /** Frequencies per axis (time, height, width). */
   mropeSections: number[];
   tied: boolean;
   imageTokenId: number;
-  vision: {
-    depth: number;
-    dim: number;
-    heads: number;
-    mlpDim: number;
-    patchSize: number;
-    frames: number;
-    merge: number;
-    channels: number;
-  };
+}
+
+export interface Qwen2VLConfig extends QwenTextConfig {
+  vision: PatchConfig & { depth: number; mlpDim: number };
 }
 
 /** The vision tower's sizes alone. @throws UserError naming the file and the key that is wrong */
@@ -91,6 +110,24 @@ export function parseVisionConfig(json: unknown, source: string): Qwen2VLConfig[
 /** @throws UserError naming the file and the key that is wrong, or whose value this project's layers cannot follow */
 export function parseQwen2VLConfig(json: unknown, source: string): Qwen2VLConfig {
   const outer = checkConfig(top, json, source);
+  const { embed_dim: dim, num_heads: heads } = outer.vision_config;
+  checkVisionHeads('embed_dim', dim, heads, source);
+  return { ...parseTextConfig(outer, json, source), vision: parseVisionConfig(json, source) };
+}
+
+/** A quarter of a head's channels turns with the row, a quarter with the column, each as pairs. @throws UserError */
+export function checkVisionHeads(key: string, dim: number, heads: number, source: string): void {
+  if (dim % (4 * heads) !== 0)
+    throw new UserError(
+      `${source}: vision_config.${key} ${dim} should be a multiple of 4 times num_heads, ${4 * heads}`,
+    );
+}
+
+/**
+ * The decoder's part of config.json: its `text_config`, or the file itself in the flat form.
+ * @throws UserError naming the file and the key that is wrong, or whose value this project's layers cannot follow
+ */
+export function parseTextConfig(outer: OuterConfig, json: unknown, source: string): QwenTextConfig {
   const where = outer.text_config ? 'text_config' : '';
   const inner = checkConfig(text, outer.text_config ?? json, source, where);
   const rope = readRope(inner, 1e6, source, where);
@@ -112,10 +149,6 @@ export function parseQwen2VLConfig(json: unknown, source: string): Qwen2VLConfig
     refuse('use_sliding_window: attention through a sliding window is not supported');
   if (outer.image_token_id >= inner.vocab_size)
     refuse(`image_token_id is ${outer.image_token_id}, but vocab_size is ${inner.vocab_size}`);
-  const v = outer.vision_config;
-  // A quarter of a head's channels turns with the row, a quarter with the column, each as pairs.
-  if (v.embed_dim % (4 * v.num_heads) !== 0)
-    refuse(`vision_config.embed_dim ${v.embed_dim} should be a multiple of 4 times num_heads, ${4 * v.num_heads}`);
   return {
     hiddenSize: inner.hidden_size,
     layers: inner.num_hidden_layers,
@@ -128,6 +161,5 @@ export function parseQwen2VLConfig(json: unknown, source: string): Qwen2VLConfig
     mropeSections: sections,
     tied: outer.tie_word_embeddings || inner.tie_word_embeddings || false,
     imageTokenId: outer.image_token_id,
-    vision: parseVisionConfig(json, source),
   };
 }

@@ -1,7 +1,7 @@
 /** Qwen2-VL as a Family. */
 import type { Family } from '../family.ts';
 import { parseQwen2VLConfig } from './config.ts';
-import { OFFICIAL_INPUTS, Qwen2VlInputs } from './inputs.ts';
+import { inputOptions, Qwen2VlInputs } from './inputs.ts';
 import { originalName, Qwen2VL } from './model.ts';
 import { qwen2VlPrompts } from './prompts.ts';
 
@@ -12,22 +12,11 @@ export const qwen2Vl: Family = {
     return { make: (options) => new Qwen2VL(config, options), tied: config.tied };
   },
   storedName: originalName,
-  inputs: (folder, { profile, imageSize, resize }) =>
-    Qwen2VlInputs.fromFolder(folder, {
-      ...(profile === 'official' && OFFICIAL_INPUTS),
-      ...(imageSize && { fixedSize: parseImageSize(imageSize) }),
-      ...(resize && { resize }),
-    }),
+  inputs: (folder, settings) => Qwen2VlInputs.fromFolder(folder, inputOptions(settings)),
   prompts: qwen2VlPrompts,
+  official: true,
   imageToken: '<|image_pad|>',
   maxTokens: 3400,
   patches: 32,
   positions: 'mrope',
 };
-
-/** `native` -> undefined, `280x140` -> width and height. */
-function parseImageSize(text: string): { width: number; height: number } | undefined {
-  if (text === 'native') return undefined;
-  const [width, height] = text.split('x').map(Number);
-  return { width: width!, height: height! };
-}

@@ -16,8 +16,9 @@ import { normalizedLevels } from '../../vision/normalize.ts';
 import type { ResizeFilter, ResizeRule } from '../../vision/resize.ts';
 import { PreparedInputs } from '../common/prepared-inputs.ts';
 import { checkedConfig, only, readPreprocessorConfig, resizeFilter } from '../common/preprocessor-config.ts';
+import type { ImageSettings } from '../family.ts';
 import type { ProcessedImage } from '../types.ts';
-import { parseVisionConfig } from './config.ts';
+import { parseVisionConfig, type VisionPatches } from './config.ts';
 import { type PreparationRules, prepareImage } from './prepare.ts';
 
 export interface Qwen2VlInputOptions extends DecodeOptions {
@@ -35,6 +36,22 @@ export const OFFICIAL_SIZE = { width: 280, height: 280 } as const;
 
 /** How the official IVT-LR code reads images: everything to one size by Pillow 11.1, RGBA over white. */
 export const OFFICIAL_INPUTS: Qwen2VlInputOptions = { fixedSize: OFFICIAL_SIZE, alpha: 'white', resize: 'pillow-11' };
+
+/** What a model's settings say about images. */
+export function inputOptions({ profile, imageSize, resize }: ImageSettings): Qwen2VlInputOptions {
+  return {
+    ...(profile === 'official' && OFFICIAL_INPUTS),
+    ...(imageSize && { fixedSize: parseImageSize(imageSize) }),
+    ...(resize && { resize }),
+  };
+}
+
+/** `native` -> undefined, `280x140` -> width and height. */
+function parseImageSize(text: string): { width: number; height: number } | undefined {
+  if (text === 'native') return undefined;
+  const [width, height] = text.split('x').map(Number);
+  return { width: width!, height: height! };
+}
 
 /** More would enlarge every small image to more memory than the largest photographs need. */
 const pixelLimit = z
@@ -120,14 +137,19 @@ export class Qwen2VlInputs extends PreparedInputs<PreparationRules> {
 
   /**
    * As the model folder says (readPreprocessorConfig); where it says nothing Hugging Face's defaults hold.
+   * @param patchesOf reads the vision tower's patches from config.json
    * @throws UserError also where the vision tower of config.json takes other patches
    */
-  static fromFolder(folder: string, options: Qwen2VlInputOptions = {}): Qwen2VlInputs {
+  static fromFolder(
+    folder: string,
+    options: Qwen2VlInputOptions = {},
+    patchesOf: (config: unknown, source: string) => VisionPatches = parseVisionConfig,
+  ): Qwen2VlInputs {
     const { config, source } = readPreprocessorConfig(folder);
     const inputs = new Qwen2VlInputs(config, options, source);
     const modelSource = join(folder, 'config.json');
     if (!isListed(modelSource)) return inputs;
-    const { patchSize, merge, frames } = parseVisionConfig(readJson(modelSource, 'model config'), modelSource);
+    const { patchSize, merge, frames } = patchesOf(readJson(modelSource, 'model config'), modelSource);
     for (const [key, own, model, wanted] of [
       ['patch_size', inputs.patchSize, 'patch_size', patchSize],
       ['merge_size', inputs.mergeSize, 'spatial_merge_size', merge],

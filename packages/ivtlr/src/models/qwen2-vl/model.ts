@@ -1,22 +1,33 @@
-/** Qwen2-VL: vision tower, decoder and language head under the checkpoint's names, as a VisionLanguageModel. */
+/** Qwen2-VL and its relatives: vision tower, decoder and language head under the checkpoint's names, as a VisionLanguageModel. */
 import { type FactoryOptions, fromBytes, type LinearLayer, type Module, type Tensor } from '@ivtlr/torch';
-import { Decoder } from '../common/decoder.ts';
+import { Decoder, type DecoderTraits } from '../common/decoder.ts';
 import { DecoderModel, languageHead } from '../common/decoder-model.ts';
 import { initializeWeights } from '../common/initialize.ts';
 import { sequentialPositions } from '../common/positions.ts';
 import type { PathStyle, PositionKind, ProcessedImage, PromptPositions } from '../types.ts';
-import type { Qwen2VLConfig } from './config.ts';
+import type { Qwen2VLConfig, QwenTextConfig } from './config.ts';
 import { Qwen2VisionTower } from './vision.ts';
 
-export class Qwen2VL extends DecoderModel<Qwen2VLConfig> {
-  readonly visual: Qwen2VisionTower;
+/** A vision tower whose image tokens are (N, D) an image. */
+interface VisionTower extends Module {
+  encode(images: readonly ProcessedImage[]): Tensor[];
+}
+
+/** What a configuration must say for QwenVL. */
+interface QwenVLConfig extends QwenTextConfig {
+  vision: { depth: number };
+}
+
+/** The parts that the families have in common; each has a tower of its own. */
+export abstract class QwenVL<Config extends QwenVLConfig> extends DecoderModel<Config> {
+  readonly visual: VisionTower;
   readonly model: Decoder;
   readonly lm_head: LinearLayer;
 
-  constructor(config: Qwen2VLConfig, options: FactoryOptions = {}) {
+  constructor(config: Config, visual: VisionTower, traits: DecoderTraits, options: FactoryOptions) {
     super(config);
-    this.visual = new Qwen2VisionTower(config, options);
-    this.model = new Decoder(config, { qkvBias: true, mropeSections: config.mropeSections }, options);
+    this.visual = visual;
+    this.model = new Decoder(config, { ...traits, mropeSections: config.mropeSections }, options);
     this.lm_head = languageHead(config, this.model, options);
   }
 
@@ -84,8 +95,14 @@ export class Qwen2VL extends DecoderModel<Qwen2VLConfig> {
   initialize(): void {
     const { layers, tied, vision } = this.config;
     const residualScale = (name: string) =>
-      /blocks\.\d+\.(attn\.proj|mlp\.fc2)\.weight$/.test(name) ? 1 / Math.sqrt(2 * vision.depth) : 1;
+      /blocks\.\d+\.(attn\.proj|mlp\.fc2|mlp\.down_proj)\.weight$/.test(name) ? 1 / Math.sqrt(2 * vision.depth) : 1;
     initializeWeights(this, { layers, tied, residualScale });
+  }
+}
+
+export class Qwen2VL extends QwenVL<Qwen2VLConfig> {
+  constructor(config: Qwen2VLConfig, options: FactoryOptions = {}) {
+    super(config, new Qwen2VisionTower(config, options), { qkvBias: true }, options);
   }
 }
 

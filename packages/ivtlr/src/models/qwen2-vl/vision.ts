@@ -20,14 +20,14 @@ import * as ops from '@ivtlr/torch/ops';
 import { attend, NO_MASK } from '../common/attention.ts';
 import { makeTable, type RotaryAngles, rotate } from '../common/rotary.ts';
 import type { ProcessedImage } from '../types.ts';
-import type { Qwen2VLConfig } from './config.ts';
+import type { PatchConfig, Qwen2VLConfig } from './config.ts';
 
 /** Real images come in any number of sizes: only the angles of the last grids stay. */
 const GRIDS_KEPT = 16;
 
-class PatchEmbed extends Module {
+export class PatchEmbed extends Module {
   readonly proj: Conv3d;
-  constructor(config: Qwen2VLConfig['vision'], options: FactoryOptions) {
+  constructor(config: PatchConfig, options: FactoryOptions) {
     super();
     const { channels, frames, patchSize, dim } = config;
     this.proj = new Conv3d(channels, dim, [frames, patchSize, patchSize], { bias: false, ...options });
@@ -107,18 +107,21 @@ class PatchMerger extends Module {
   forward(x: Tensor): Tensor {
     const [I] = x.shape as [number];
     const merged = this.ln_q.forward(x).reshape([I, -1, this.#width]);
-    return this.mlp[2].forward(ops.gelu(this.mlp[0].forward(merged)));
+    return this.mlp.forward(merged);
   }
 }
 
 /** A sequence in the checkpoint: 0 and 2 are linear, 1 is the activation between them. */
-class MergerMlp extends Module {
+export class MergerMlp extends Module {
   0: LinearLayer;
   2: LinearLayer;
   constructor(width: number, out: number, options: FactoryOptions) {
     super();
     this[0] = new Linear(width, width, options);
     this[2] = new Linear(width, out, options);
+  }
+  forward(merged: Tensor): Tensor {
+    return this[2].forward(ops.gelu(this[0].forward(merged)));
   }
 }
 
@@ -127,7 +130,7 @@ export class Qwen2VisionTower extends Module {
   readonly blocks: VisionBlock[];
   readonly merger: PatchMerger;
   readonly #config: Qwen2VLConfig['vision'];
-  readonly #angles = new Map<string, RotaryAngles>();
+  readonly #angles = new GridTables<RotaryAngles>();
 
   constructor(config: Qwen2VLConfig, options: FactoryOptions) {
     super();
@@ -139,25 +142,13 @@ export class Qwen2VisionTower extends Module {
 
   /** Image token embeddings, (N, D) an image. Images of one grid go through together. */
   encode(images: readonly ProcessedImage[]): Tensor[] {
-    const groups = new Map<string, number[]>();
-    images.forEach(({ grid }, i) => {
-      const key = grid.join('x');
-      groups.set(key, [...(groups.get(key) ?? []), i]);
-    });
-    const results: Tensor[] = [];
-    for (const indices of groups.values()) {
-      const encoded = this.forward(stack(indices.map((i) => images[i]!.pixels)), images[indices[0]!]!.grid);
-      indices.forEach((i, j) => {
-        results[i] = encoded.select(0, j);
-      });
-    }
-    return results;
+    return encodeByGrid(images, (pixels, grid) => this.forward(pixels, grid));
   }
 
   /** pixels (I, P, 1176) float32 of one grid -> (I, N, D). */
   forward(pixels_IPF: Tensor, grid: ProcessedImage['grid']): Tensor {
     const weight = this.patch_embed.proj.weight;
-    const angles = this.#anglesOf(grid, weight.device);
+    const angles = this.#angles.of(grid, weight.device, () => gridAngles(grid, this.#config, weight.device));
     let x = scope(() => this.patch_embed.forward(pixels_IPF.to({ dtype: weight.dtype, device: weight.device })));
     for (const block of this.blocks) {
       const before = x;
@@ -167,47 +158,80 @@ export class Qwen2VisionTower extends Module {
     return scope(() => this.merger.forward(x));
   }
 
-  /** Angles (1, 1, P, E): rows turn the first half of the frequencies, columns the second, in 2x2-merge order. */
-  #anglesOf(grid: ProcessedImage['grid'], device: string): RotaryAngles {
-    const key = `${grid.join('x')} ${device}`;
-    const known = this.#angles.get(key);
-    if (known) return known;
-    const { dim, heads, merge } = this.#config;
-    const [time, rows, columns] = grid;
-    const quarter = dim / heads / 4;
-    const patches = rows * columns;
-    const angles = new Float32Array(time * patches * quarter * 2);
-    let at = 0;
-    const axis = new Float32Array(quarter);
-    for (let i = 0; i < quarter; i++) axis[i] = 1 / 10000 ** ((2 * i) / (dim / heads / 2));
-    for (let t = 0; t < time; t++)
-      for (let r = 0; r < rows; r += merge)
-        for (let c = 0; c < columns; c += merge)
-          for (let member = 0; member < merge * merge; member++) {
-            for (let i = 0; i < quarter; i++) angles[at++] = (r + Math.floor(member / merge)) * axis[i]!;
-            for (let i = 0; i < quarter; i++) angles[at++] = (c + (member % merge)) * axis[i]!;
-          }
-    const made = makeTable(() => {
-      const half = fromBytes(new Uint8Array(angles.buffer), 'float32', [1, 1, time * patches, quarter * 2]);
-      const both = ops.cat([half, half], -1);
-      return { cos: ops.cos(both).to({ device }), sin: ops.sin(both).to({ device }) };
+  override dispose(): void {
+    super.dispose();
+    this.#angles.dispose();
+  }
+}
+
+/** Runs images of one grid together: `forward` takes (I, P, values) and gives (I, N, D). Returns (N, D) an image. */
+export function encodeByGrid(
+  images: readonly ProcessedImage[],
+  forward: (pixels: Tensor, grid: ProcessedImage['grid']) => Tensor,
+): Tensor[] {
+  const groups = new Map<string, number[]>();
+  images.forEach(({ grid }, i) => {
+    const key = grid.join('x');
+    groups.set(key, [...(groups.get(key) ?? []), i]);
+  });
+  const results: Tensor[] = [];
+  for (const indices of groups.values()) {
+    const encoded = forward(stack(indices.map((i) => images[i]!.pixels)), images[indices[0]!]!.grid);
+    indices.forEach((i, j) => {
+      results[i] = encoded.select(0, j);
     });
-    for (const [oldest, { cos, sin }] of this.#angles) {
-      if (this.#angles.size < GRIDS_KEPT) break;
-      cos.dispose();
-      sin.dispose();
-      this.#angles.delete(oldest);
+  }
+  return results;
+}
+
+/** Angles (1, 1, P, E): rows turn the first half of the frequencies, columns the second, in 2x2-merge order. Call inside a scope. */
+export function gridAngles(
+  [time, rows, columns]: ProcessedImage['grid'],
+  { dim, heads, merge }: Pick<PatchConfig, 'dim' | 'heads' | 'merge'>,
+  device: string,
+): RotaryAngles {
+  const quarter = dim / heads / 4;
+  const patches = rows * columns;
+  const angles = new Float32Array(time * patches * quarter * 2);
+  let at = 0;
+  const axis = new Float32Array(quarter);
+  for (let i = 0; i < quarter; i++) axis[i] = 1 / 10000 ** ((2 * i) / (dim / heads / 2));
+  for (let t = 0; t < time; t++)
+    for (let r = 0; r < rows; r += merge)
+      for (let c = 0; c < columns; c += merge)
+        for (let member = 0; member < merge * merge; member++) {
+          for (let i = 0; i < quarter; i++) angles[at++] = (r + Math.floor(member / merge)) * axis[i]!;
+          for (let i = 0; i < quarter; i++) angles[at++] = (c + (member % merge)) * axis[i]!;
+        }
+  const half = fromBytes(new Uint8Array(angles.buffer), 'float32', [1, 1, time * patches, quarter * 2]);
+  const both = ops.cat([half, half], -1);
+  return { cos: ops.cos(both).to({ device }), sin: ops.sin(both).to({ device }) };
+}
+
+/** Tables of tensors that belong to a grid; those of the last grids stay. */
+export class GridTables<Table extends object> {
+  readonly #tables = new Map<string, Table>();
+
+  of(grid: ProcessedImage['grid'], device: string, make: () => Table): Table {
+    const key = `${grid.join('x')} ${device}`;
+    const known = this.#tables.get(key);
+    if (known) return known;
+    const made = makeTable(make);
+    for (const [oldest, table] of this.#tables) {
+      if (this.#tables.size < GRIDS_KEPT) break;
+      disposeTable(table);
+      this.#tables.delete(oldest);
     }
-    this.#angles.set(key, made);
+    this.#tables.set(key, made);
     return made;
   }
 
-  override dispose(): void {
-    super.dispose();
-    for (const { cos, sin } of this.#angles.values()) {
-      cos.dispose();
-      sin.dispose();
-    }
-    this.#angles.clear();
+  dispose(): void {
+    for (const table of this.#tables.values()) disposeTable(table);
+    this.#tables.clear();
   }
+}
+
+function disposeTable(table: object): void {
+  for (const tensor of Object.values(table) as Tensor[]) tensor.dispose();
 }

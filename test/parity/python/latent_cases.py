@@ -1,0 +1,131 @@
+"""Goldens of latent reasoning on Qwen-like families that have no official code: latent_reference.py run on tiny models.
+
+A family is a module with SHAPES, flat_config(dims, tie), build(dims, seed, tie) and
+prompt(model, ids, mask, pixels, grids, positions), which fills a latent_reference.Prompt; where its decoder takes further arguments, also
+further(model, prompt), which gives what latent_reference.decoder_pass is given as `further`. Formats: official-generate.json and
+official-train.json, with `positions` beside them.
+"""
+
+import torch
+import latent_reference
+from numbers_json import rounded, versions, write_cases
+from official_cases import LR, NEW_TOKENS, TRAINED, WEIGHT_DECAY, collated, first_safe
+from official_cases import prompt as prompt_ids
+from tiny_model import TextSource, draw_pixels, hub_name, image_tokens, special_ids, weights_check
+
+STEPS = 10
+
+
+def record_of(family, name, shape, tie, seed, latents, patches, grids, positions, model):
+    dims = family.SHAPES[shape]
+    return dict(
+        name=f"{shape}{' tied' if tie else ''}, {name}",
+        seed=seed,
+        dims=dims,
+        tie=tie,
+        config=family.flat_config(dims, tie),
+        ids=special_ids(dims["vocab"]),
+        positions=positions,
+        latents=latents,
+        patches=patches,
+        image_grid_thw=[[1, *g] for g in grids],
+        weights=weights_check(model),
+    )
+
+
+def decoder_of(family, model, prompt):
+    further = getattr(family, "further", None)
+    rest = (further(model, prompt),) if further else ()
+    return latent_reference.decoder_pass(model.model.language_model, *rest)
+
+
+def generate_case(family, row, seed):
+    shape, tie, latents, patches, grid, count, positions = row
+    dims = family.SHAPES[shape]
+    model, ids = family.build(dims, seed, tie), special_ids(dims["vocab"])
+    asked = prompt_ids(TextSource(seed, dims["vocab"]), count, grid, ids)
+    pixels, grids = draw_pixels(seed, [grid])
+    with torch.no_grad():
+        prompt = family.prompt(model, torch.tensor([asked]), torch.ones(1, len(asked), dtype=torch.long), pixels, grids, positions)
+        decode = decoder_of(family, model, prompt)
+        told = latent_reference.answer(decode, model.get_input_embeddings(), model.lm_head, prompt, latents, patches, NEW_TOKENS)
+    gaps = told["gaps"]
+    name = f"T {latents}, K {patches}, {grid[0]}x{grid[1]}, {count} text tokens, {positions}"
+    record = record_of(family, name, shape, tie, seed, latents, patches, [grid], positions, model)
+    record.update(
+        input_ids=asked + [ids["latent"]] * latents,
+        picked=told["picked"],
+        new_tokens=told["tokens"],
+        last_logits=rounded(told["first_logits"]),
+        gaps={key: rounded(value) if value < float("inf") else None for key, value in vars(gaps).items()},
+    )
+    # A near tie could go either way on another machine; a special token would be read in two ways.
+    order = 5e-8 if image_tokens(grid) <= 100 else 1e-8
+    safe = gaps.logit > 1e-3 and gaps.pick > 1e-6 and gaps.order > order and max(told["tokens"]) < ids["video"]
+    return record, safe
+
+
+def make_generate(file, rows, first_seed, family):
+    cases = []
+    for index, row in enumerate(rows):
+        record = first_safe(lambda s: generate_case(family, row, s), first_seed + 100 * index)
+        print(f"  {record['name']}: seed {record['seed']}, gaps {record['gaps']}", flush=True)
+        cases.append(record)
+    write_cases(file, dict(made_with=versions(), dtype="float32", max_new_tokens=NEW_TOKENS), cases)
+
+
+def train_case(family, row, seed):
+    shape, tie, latents, patches, grids, count, positions = row
+    dims = family.SHAPES[shape]
+    model, ids = family.build(dims, seed, tie), special_ids(dims["vocab"])
+    text = TextSource(seed, dims["vocab"])
+    pairs = [(prompt_ids(text, count + 7 * i, g, ids), text.ids(25 + 3 * i)) for i, g in enumerate(grids)]
+    rows, labels, mask, _ = collated(pairs, ids, latents)
+    pixels, thw = draw_pixels(seed, grids)
+    split = max(len(question) for question, _ in pairs)
+    before = [torch.tensor([r[:split] for r in values]) for values in (rows, mask)]
+    after = [torch.tensor([r[split + latents :] for r in values]) for values in (rows, labels, mask)]
+    name = f"batch {len(grids)}, T {latents}, K {patches}, {STEPS} steps, {positions}"
+    record = record_of(family, name, shape, tie, seed, latents, patches, grids, positions, model)
+    named = {hub_name(n): p for n, p in model.model.language_model.named_parameters(prefix="model.language_model")}
+    trained = {n: named[n] for n in sorted(named) if any(t in n for t in TRAINED)}
+    model.requires_grad_(False)
+    for parameter in trained.values():
+        parameter.requires_grad_(True)
+    start = {n: p.detach().clone() for n, p in trained.items()}
+    optimiser = torch.optim.AdamW(list(trained.values()), lr=LR, weight_decay=WEIGHT_DECAY)
+    losses, gradients, picks, gaps = [], None, None, latent_reference.Gaps()
+    for _ in range(STEPS):
+        prompt = family.prompt(model, *before, pixels, thw, positions)
+        loss, picked = latent_reference.training_loss(
+            decoder_of(family, model, prompt), model.get_input_embeddings(), model.lm_head, prompt, latents, patches, *after, gaps
+        )
+        loss.backward()
+        losses.append(loss.item())
+        if gradients is None:
+            gradients = {n: rounded(p.grad.double().norm().item()) for n, p in trained.items()}
+            picks = picked
+        optimiser.step()
+        optimiser.zero_grad()
+    moved = {n: rounded((p.detach() - start[n]).double().norm().item()) for n, p in trained.items()}
+    record.update(
+        input_ids=rows,
+        labels=labels,
+        attention_mask=mask,
+        steps=STEPS,
+        losses=rounded(losses),
+        picked=picks,
+        gradient_norms=gradients,
+        moved_norms=moved,
+    )
+    return record, gaps.pick > 1e-6 and gaps.order > 1e-8
+
+
+def make_train(file, rows, first_seed, family):
+    cases = []
+    for index, row in enumerate(rows):
+        record = first_safe(lambda s: train_case(family, row, s), first_seed + 100 * index)
+        print(f"  {record['name']}: seed {record['seed']}, losses {record['losses'][0]} .. {record['losses'][-1]}", flush=True)
+        cases.append(record)
+    optimiser = dict(name="AdamW", lr=LR, betas=[0.9, 0.999], eps=1e-8, weight_decay=WEIGHT_DECAY, clipping=None)
+    write_cases(file, dict(made_with=versions(), dtype="float32", trained=list(TRAINED), optimiser=optimiser), cases)
