@@ -2,10 +2,10 @@
 import { type DType, manualSeed, randn } from '@ivtlr/torch';
 import { type Batch, collate } from '../packages/ivtlr/src/data/collate.ts';
 import { IGNORE, type Rendered } from '../packages/ivtlr/src/data/render.ts';
+import { tokensOf } from '../packages/ivtlr/src/latent/image-columns.ts';
 import { parseQwen2VLConfig } from '../packages/ivtlr/src/models/qwen2-vl/config.ts';
 import { Qwen2VL } from '../packages/ivtlr/src/models/qwen2-vl/model.ts';
 import type { ProcessedImage } from '../packages/ivtlr/src/models/types.ts';
-import { tokensOf } from '../packages/ivtlr/src/text/prompt-image.ts';
 
 export const TINY_IDS = { image: 60, latent: 61, eos: 62 } as const;
 

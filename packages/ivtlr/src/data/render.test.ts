@@ -99,7 +99,6 @@ describe('training rows', () => {
       labels: [...prompt.map(() => -100), ...rest],
       latentStart: prompt.length,
       latentSteps: 0,
-      image,
       imageTokens: 3,
     });
   });

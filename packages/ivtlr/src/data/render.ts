@@ -5,7 +5,7 @@
 import { UserError } from '../errors.ts';
 import { type ChatTemplate, renderChat } from '../text/chat-template.ts';
 import { choiceLetter, type Phase, type PromptProfile, stripText } from '../text/prompt.ts';
-import { expandImages, type PromptImage, requireImages, tokensOf, writeImages } from '../text/prompt-image.ts';
+import { expandImages, type PromptImage, requireImages, writeImages } from '../text/prompt-image.ts';
 import type { Sample, SupervisedSample } from './sample.ts';
 
 /** Label of a position that is not trained. */
@@ -128,7 +128,7 @@ export async function tokenizeSample(
   const tokenized: TokenizedSample = {
     id: sample.id,
     promptIds,
-    imageTokens: tokensOf(images),
+    imageTokens: promptIds.filter((id) => id === imageId).length,
     stepIds,
     answerIds,
     afterLatentIds,
@@ -201,7 +201,7 @@ export async function renderSupervised(
     labels,
     latentStart: promptIds.length,
     latentSteps: 0,
-    imageTokens: tokensOf(images),
+    imageTokens: promptIds.filter((id) => id === imageId).length,
   };
 }
 

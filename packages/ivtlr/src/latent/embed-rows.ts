@@ -4,8 +4,7 @@ import * as ops from '@ivtlr/torch/ops';
 import { UserError } from '../errors.ts';
 import { indexTensor } from '../models/common/index-tensor.ts';
 import type { VisionLanguageModel } from '../models/types.ts';
-import { tokensOf } from '../text/prompt-image.ts';
-import { areTogether, atColumns } from './image-columns.ts';
+import { areTogether, atColumns, tokensOf } from './image-columns.ts';
 import type { EncodedImages } from './kept-prefixes.ts';
 import type { Row } from './row.ts';
 

@@ -1,8 +1,12 @@
 /** Where the tokens of a prompt's images stand in it: an image's together, or in several runs between other tokens. */
 import type { Tensor } from '@ivtlr/torch';
 import { indexTensor } from '../models/common/index-tensor.ts';
-import type { ColumnSpan } from '../models/types.ts';
-import type { PromptImage } from '../text/prompt-image.ts';
+import type { ColumnSpan, ProcessedImage } from '../models/types.ts';
+
+/** N: the tokens of all images. */
+export function tokensOf(images: readonly Pick<ProcessedImage, 'tokens'>[]): number {
+  return images.reduce((sum, { tokens }) => sum + tokens, 0);
+}
 
 /** Columns of the image tokens among token ids, in order: column i of the list is that of image token i. */
 export function imageColumns(ids: readonly number[], imageTokenId: number): number[] {
@@ -21,7 +25,10 @@ export function atColumns(values_T: Tensor, columns: readonly number[]): Tensor 
 }
 
 /** Of each image from its first token to its last, with what stands between its runs. */
-export function imageSpans(columns: readonly number[], images: readonly PromptImage[]): ColumnSpan[] {
+export function imageSpans(
+  columns: readonly number[],
+  images: readonly Pick<ProcessedImage, 'tokens'>[],
+): ColumnSpan[] {
   let at = 0;
   return images.map(({ tokens }) => {
     const own = columns.slice(at, at + tokens);

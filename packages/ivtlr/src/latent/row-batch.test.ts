@@ -5,7 +5,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { TINY_IDS, tinyImage, tinyModel } from '../../../../test/tiny-model.ts';
 import { createModel } from '../models/registry.ts';
 import type { ProcessedImage, VisionLanguageModel } from '../models/types.ts';
-import { tokensOf } from '../text/prompt-image.ts';
+import { tokensOf } from './image-columns.ts';
 import { LATENT_DEFAULTS } from './options.ts';
 import type { Row, RowRequest } from './row.ts';
 import { RowBatch, type RowBatchOptions, type RowEvent } from './row-batch.ts';

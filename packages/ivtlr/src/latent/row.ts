@@ -6,8 +6,7 @@
 import { Generator, keep, randint, scope, type Tensor } from '@ivtlr/torch';
 import type { ProcessedImage } from '../models/types.ts';
 import { Random } from '../random.ts';
-import { tokensOf } from '../text/prompt-image.ts';
-import { imageColumns } from './image-columns.ts';
+import { imageColumns, tokensOf } from './image-columns.ts';
 import type { TokenLogprobs } from './next-token.ts';
 import type { LatentOptions } from './options.ts';
 import { completeSampling, isGreedy, type Sampling } from './sampling.ts';

@@ -15,8 +15,7 @@ import type {
   PositionKind,
   VisionLanguageModel,
 } from '../models/types.ts';
-import { tokensOf } from '../text/prompt-image.ts';
-import { imageColumns, imageSpans } from './image-columns.ts';
+import { imageColumns, imageSpans, tokensOf } from './image-columns.ts';
 
 /** A batch's prompts as they enter the decoder. */
 export interface EmbeddedPrompt {

@@ -55,11 +55,6 @@ export function requireImages(
   );
 }
 
-/** Image tokens of all of them. */
-export function tokensOf(images: readonly PromptImage[]): number {
-  return images.reduce((sum, { tokens }) => sum + tokens, 0);
-}
-
 /** Runs of tokens that an image becomes. */
 function runsOf({ written }: PromptImage, marker: string): number {
   return written === undefined ? 1 : written.split(marker).length - 1;
