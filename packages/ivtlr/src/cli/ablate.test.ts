@@ -1,9 +1,12 @@
 /** Runs the built program as a user would; `npm test` builds it first. */
 import { execFile } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { expect, it } from 'vitest';
+import { readAblations } from '../server/run-ablations.ts';
 
 const program = fileURLToPath(new URL('../../bin/ivtlr.mjs', import.meta.url));
 const models = fileURLToPath(new URL('../../models', import.meta.url));
@@ -40,6 +43,18 @@ it('compares every change with the full model on the same samples', async () => 
   // The bundled model needs its latent steps.
   expect(zero.versus.interval95[1]).toBeLessThan(0);
   expect(zero.versus.textChanged).toBeGreaterThan(0);
+  // The server shows it where it lies in a run's folder.
+  const run = mkdtempSync(join(tmpdir(), 'ivtlr-ablate-'));
+  writeFileSync(join(run, 'run.json'), '{"totalSteps":1}');
+  writeFileSync(join(run, 'table.json'), JSON.stringify(report));
+  const tables = readAblations(run);
+  rmSync(run, { recursive: true });
+  expect(tables).toMatchObject([{ file: 'table.json', task: 'dominoes', trainedLatents: 3 }]);
+  expect(tables[0]!.rows.map(({ key }) => key)).toEqual(keys);
+  expect(tables[0]!.rows[1]).toMatchObject({
+    result: { accuracy: zero.result.accuracyStrict, samples: 21 },
+    versus: { difference: zero.versus.difference },
+  });
 });
 
 it('prints a table, and refuses a model without latent steps', async () => {

@@ -185,9 +185,14 @@ export interface RunList {
 
 export interface RunSummary {
   name: string;
+  /** Of the run's recipe, and empty in a folder that has none (`run.json`, or a checkpoint). */
   task: string;
+  /** The folder or hub name that the training started from; `fresh FAMILY` for random weights. */
   model: string;
+  /** `ivt-lr`, `coconut`, `cot` or `no-cot`. */
+  mode: string;
   steps: number;
+  /** Null in a folder without `run.json` or a checkpoint. */
   totalSteps: number | null;
   /** Whether a process holds the run's lock. */
   running: boolean;
@@ -201,4 +206,43 @@ export interface RunMetrics {
   lines: readonly Record<string, unknown>[];
   next: number;
   checkpoints: readonly string[];
+  /** The .json files in the run's folder that `ivtlr ablate --json > RUN/ANY.json` wrote, by name. */
+  ablations: readonly AblationTable[];
+}
+
+/** Does the latent step do anything? One model asked whole and with parts taken away, on the same samples. */
+export interface AblationTable {
+  /** Name of the file in the run's folder. */
+  file: string;
+  /** The model that was asked, as it was given to the command. */
+  model: string;
+  task: string;
+  split: string;
+  trainedLatents: number;
+  /** The first row is the full model. */
+  rows: readonly AblationTableRow[];
+}
+
+export interface AblationTableRow {
+  /** Such as `full`, `no-latent-text` or `latents-2`. */
+  key: string;
+  title: string;
+  latents: number;
+  /** Accuracies are shares from 0 to 1, `interval95` is that of `accuracy`. Null where the model cannot take the change; `problem` says why. */
+  result: {
+    accuracy: number;
+    accuracyOfficial: number;
+    interval95: readonly [number, number];
+    samples: number;
+    secondsPerSample: number;
+  } | null;
+  problem: string | null;
+  /** Against the full model: difference of accuracies, answers made wrong and right, share of answers whose text changed. Null for the full model. */
+  versus: {
+    difference: number;
+    interval95: readonly [number, number];
+    lost: number;
+    gained: number;
+    textChanged: number;
+  } | null;
 }

@@ -4,9 +4,10 @@ import { join } from 'node:path';
 import type { FastifyInstance } from 'fastify';
 import { readJson, readText } from '../files.ts';
 import { isLocked } from '../runs/run-lock.ts';
-import { checkpointName, checkpointRoot, latestFile } from '../train/checkpoint-names.ts';
+import { checkpointName, checkpointRoot, latestFile, runFile } from '../train/checkpoint-names.ts';
 import { badRequest, HttpError } from './http-error.ts';
 import type { RunList, RunMetrics, RunSummary } from './protocol.ts';
+import { readAblations } from './run-ablations.ts';
 import type { Service } from './service.ts';
 
 const METRICS = 'metrics.jsonl';
@@ -37,7 +38,7 @@ export function addRunRoutes(app: FastifyInstance, { runs }: Service): void {
     // A resumed run drops lines, and then everything is new.
     const from = Number(after) > entries.length ? 0 : Number(after);
     const lines = entries.slice(from, from + MAX_LINES);
-    return { summary, lines, next: from + lines.length, checkpoints: checkpoints(run) };
+    return { summary, lines, next: from + lines.length, checkpoints: checkpoints(run), ablations: readAblations(run) };
   });
 }
 
@@ -50,17 +51,20 @@ function runNames(folder: string): string[] {
 
 function summarize(name: string, run: string): { summary: RunSummary; entries: Record<string, unknown>[] } {
   const entries = readLines(join(run, METRICS));
-  const recipe = lastRecipe(run);
+  const { recipe, totalSteps } = recipeOf(run);
   const steps = entries.reduce((most, { step }) => (typeof step === 'number' ? Math.max(most, step) : most), 0);
   const text = (value: unknown) => (typeof value === 'string' ? value : '');
+  const model = (recipe.model ?? {}) as { folder?: unknown; config?: { model_type?: unknown } };
+  const fresh = text(model.config?.model_type);
   return {
     entries,
     summary: {
       name,
       task: text(recipe.task),
-      model: text((recipe.model as { path?: unknown } | undefined)?.path),
+      model: text(model.folder) || (fresh && `fresh ${fresh}`),
+      mode: text(recipe.mode),
       steps,
-      totalSteps: null,
+      totalSteps: typeof totalSteps === 'number' ? totalSteps : null,
       running: isLocked(run),
       updated: statSync(join(run, METRICS)).mtimeMs,
     },
@@ -91,13 +95,22 @@ function checkpoints(run: string): string[] {
     : [];
 }
 
-/** The recipe of the newest checkpoint; empty before there is one. */
-function lastRecipe(run: string): Record<string, unknown> {
+/** What the run wrote when it began; in older folders, what its newest checkpoint has. Empty where there is neither. */
+function recipeOf(run: string): { recipe: Record<string, unknown>; totalSteps?: unknown } {
+  const object = (value: unknown) =>
+    (typeof value === 'object' && value !== null ? value : {}) as Record<string, unknown>;
   try {
+    const file = join(run, runFile);
+    if (existsSync(file)) {
+      const { recipe, totalSteps } = object(readJson(file, 'run'));
+      return { recipe: object(recipe), totalSteps };
+    }
     const latest = readText(join(checkpointRoot(run), latestFile), 'name of the newest checkpoint').trim();
-    if (!checkpointName.test(latest)) return {};
-    return readJson(join(checkpointRoot(run), latest, 'recipe.json'), 'recipe') as Record<string, unknown>;
+    if (!checkpointName.test(latest)) return { recipe: {} };
+    const folder = join(checkpointRoot(run), latest);
+    const { totalSteps } = object(readJson(join(folder, 'state.json'), 'checkpoint state'));
+    return { recipe: object(readJson(join(folder, 'recipe.json'), 'recipe')), totalSteps };
   } catch {
-    return {};
+    return { recipe: {} };
   }
 }

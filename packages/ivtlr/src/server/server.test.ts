@@ -220,6 +220,11 @@ describe('around the chat', () => {
     expect([more.lines, more.next]).toEqual([[{ kind: 'step', step: 3 }], 3]);
     for (const name of ['second', '..%2Fsecret', '.', '..']) expect((await get(`/api/runs/${name}`)).status).toBe(404);
     expect((await get('/api/runs/first?after=x')).status).toBe(400);
+    expect(first.summary).toMatchObject({ task: '', model: '', mode: '', totalSteps: null });
+    const recipe = { task: 'dominoes', mode: 'ivt-lr', model: { config: { model_type: 'qwen2_vl' } } };
+    writeFileSync(join(folder, 'runs', 'first', 'run.json'), JSON.stringify({ totalSteps: 9, recipe }));
+    const told = { task: 'dominoes', model: 'fresh qwen2_vl', mode: 'ivt-lr', totalSteps: 9 };
+    expect(((await (await get('/api/runs')).json()) as RunList).runs).toMatchObject([told]);
   });
 
   test('openapi.json describes every route', async () => {

@@ -1,4 +1,4 @@
-/** Names in a run's folder of checkpoints. */
+/** Names in a run's folder. */
 import { join } from 'node:path';
 
 /** A whole checkpoint's folder. */
@@ -6,6 +6,9 @@ export const checkpointName = /^step-\d+$/;
 
 /** Holds the name of the newest complete checkpoint. */
 export const latestFile = 'latest';
+
+/** In the run's folder: its recipe and how many steps it has, for whoever watches it. */
+export const runFile = 'run.json';
 
 export function checkpointRoot(out: string): string {
   return join(out, 'checkpoints');

@@ -200,6 +200,7 @@ describe('runTraining', () => {
   it('keeps only the newest checkpoints', async () => {
     await run(out, { everySteps: 3 });
     expect(readdirSync(join(out, 'checkpoints')).sort()).toEqual(['latest', 'step-00000018', 'step-00000019']);
+    expect(JSON.parse(readFileSync(join(out, 'run.json'), 'utf8'))).toMatchObject({ totalSteps: 19, recipe: { out } });
   });
 
   it('stops at a loss that is no number, names the batch and keeps the checkpoint', async () => {

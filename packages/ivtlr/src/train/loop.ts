@@ -3,13 +3,14 @@ import { join } from 'node:path';
 import { type AdamWOptions, HostMemory } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
 import { type FileContent, jsonFile, writeFiles } from '../file-contents.ts';
-import { writeFolderAtomic } from '../files.ts';
+import { writeFileAtomic, writeFolderAtomic } from '../files.ts';
 import { ALONE, type Ranks } from '../parallel/ranks.ts';
 import { type Update, WholeUpdate } from '../parallel/update.ts';
 import { agree, type Failure } from './agreement.ts';
 import { disposeBatches, type MicroBatch } from './batches.ts';
 import { BatchesAhead } from './batches-ahead.ts';
 import { type Checkpoint, captureState, restoreCheckpoint, runFiles } from './checkpoint.ts';
+import { runFile } from './checkpoint-names.ts';
 import { type CheckpointPeers, CheckpointWriter } from './checkpoint-writer.ts';
 import { MetricsLog, readMetrics, type StepMetrics } from './metrics.ts';
 import { optimizerFile } from './optimizer-files.ts';
@@ -110,7 +111,11 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
   /** What the first process does for all. */
   const byFirst = <T>(work: () => T | Promise<T>): Promise<T | null> =>
     isFirst ? byItself(work) : Promise.resolve(null);
-  const metrics = await byFirst(() => new MetricsLog(metricsFile, first));
+  const metrics = await byFirst(() => {
+    const { totalSteps } = plan;
+    writeFileAtomic(join(out, runFile), `${JSON.stringify({ totalSteps, recipe }, null, 2)}\n`);
+    return new MetricsLog(metricsFile, first);
+  });
   const events = recipe.tensorboard
     ? await byFirst(() => new EventWriter(join(out, 'tensorboard'), run.resume ? { purgeFrom: first + 1 } : {}))
     : null;
