@@ -135,5 +135,5 @@ test('latent steps in a padded batch of four, tiles of different number: each ro
 
 test('M-RoPE positions are refused', () => {
   using model = seededSmolVlm(cases[0]!);
-  expect(() => model.promptPositions([[100]], [[1]], [null], 'mrope')).toThrow(UserError);
+  expect(() => model.promptPositions([[100]], [[1]], [[]], 'mrope')).toThrow(UserError);
 });
