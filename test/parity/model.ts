@@ -105,7 +105,7 @@ export function makeBatch(
           ? labels[0]!.findIndex((l) => l !== -100)
           : inputIds[0]!.length,
     latentSteps,
-    images: withImage.map((has) => (has ? images[next++]! : null)),
+    images: withImage.map((has) => (has ? [images[next++]!] : [])),
     pickTargets: inputIds.map(() => null),
   };
 }

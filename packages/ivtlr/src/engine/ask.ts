@@ -229,13 +229,14 @@ export class Asker<Q extends Question> {
     const render = this.#opened.renderOptions(options.task ?? settings.task ?? DEFAULT_TASK);
     const { messages } = question;
     const { promptIds, afterLatentIds } = messages
-      ? await tokenizeConversation(messages, image, render)
-      : await tokenizeSample(toSample(question), image, 'infer', render);
+      ? await tokenizeConversation(messages, [image], render)
+      : await tokenizeSample(toSample(question), [image], 'infer', render);
     const latent = { ...latentOptions(settings), ...options.latent };
+    const imageKey = this.#options.imageKey?.(question);
     return {
       promptIds,
-      image,
-      imageKey: this.#options.imageKey?.(question),
+      images: [image],
+      imageKeys: imageKey === undefined ? undefined : [imageKey],
       latentSteps,
       afterLatentIds: [...afterLatentIds, ...this.#start],
       options: {

@@ -64,7 +64,7 @@ export async function inspectSample(
   const prepared = await inputs.prepare(sample.image);
   const { image, source } = prepared;
   const layout = inputs.layout(prepared);
-  const tokenized = await tokenizeSample(sample, layout, 'train', render);
+  const tokenized = await tokenizeSample(sample, [layout], 'train', render);
   const plan = curriculum(stage, options, tokenized.stepIds.length);
   const { ids, labels, latentStart, latentSteps, imageTokens } = renderTraining(tokenized, plan);
   const imageId = tokenizer.tokenToId(render.imageToken);
