@@ -46,7 +46,7 @@ const caseFile = path.join(folder, 'case.json');
 fs.writeFileSync(caseFile, JSON.stringify(testCase));
 
 function rowCase() {
-  const base = makeCase('small', 1);
+  const base = makeCase('qwen2-vl', 'small', 1);
   const { ids, prompt, latents, grid, patches, config, dims } = base;
   const written = Array.from({ length: 25 }, (_, i) => (i * 7919) % (dims.vocab - 16));
   const row = [...prompt, ...new Array(latents).fill(ids.latent), ...written];

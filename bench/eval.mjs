@@ -60,7 +60,7 @@ function writeTokenizer() {
 
 /** The model as a folder; returns the ids the official code wants. */
 function writeModel() {
-  const shape = makeCase(values.size, Number(values.threads));
+  const shape = makeCase('qwen2-vl', values.size, Number(values.threads));
   const ids = { latent: 151659, slat: 151657, elat: 151658, eos: 151645, image: 151655, vstart: 151652, vend: 151653 };
   Object.assign(shape.config, {
     vocab_size: 151936,
@@ -106,7 +106,7 @@ async function writeCase({ ids, dtype }) {
   const samples = (await readSamples(dataFolder, m3cot)).slice(0, Number(values['official-samples']));
   const rows = [];
   for (const [i, sample] of samples.entries()) {
-    const { promptIds } = await tokenizeSample(sample, { tokens: 100 }, 'infer', renderOptions('m3cot'));
+    const { promptIds } = await tokenizeSample(sample, [{ tokens: 100 }], 'infer', renderOptions('m3cot'));
     const image = path.join(folder, `${i}.jpg`);
     fs.writeFileSync(image, sample.image.bytes);
     rows.push({ id: sample.id, promptIds, image });
@@ -185,11 +185,11 @@ const same = peer.rows.filter(({ id, tokens }) => {
 }).length;
 
 // The least a sample costs: its products at the machine's best rate, and its part of the weights a batch reads once a written token.
-const shape = makeCase(values.size, Number(values.threads));
+const shape = makeCase('qwen2-vl', values.size, Number(values.threads));
 shape.prompt = { length: prepared.tokens.reduce((a, b) => a + b, 0) / prepared.tokens.length };
 shape.newTokens = Number(values.new);
 const shapeFile = path.join(folder, 'shape.json');
-fs.writeFileSync(shapeFile, JSON.stringify(makeCase(values.size, Number(values.threads))));
+fs.writeFileSync(shapeFile, JSON.stringify(makeCase('qwen2-vl', values.size, Number(values.threads))));
 const machine = runJson(process.execPath, [here('inference-ours.mjs'), shapeFile, '1', '--floor'], 'the machine');
 const needs = demand(shape);
 const best = (rates) => Math.max(...Object.values(rates)) * 1e9;

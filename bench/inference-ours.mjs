@@ -41,7 +41,7 @@ function measureModel() {
     attentionMask: [row.map(() => 1)],
     latentStart: prompt.length,
     latentSteps: latents,
-    images: [image],
+    images: [[image]],
     pickTargets: [null],
   };
   const options = { ...LATENT_DEFAULTS, patches, onExhausted: 'reuse', maxNewTokens: newTokens, eosIds: [] };
@@ -75,7 +75,7 @@ function measureModel() {
 function measureMachine() {
   const { dims, dtype, grid, prompt, patches } = testCase;
   const products = productRates(dtype, [
-    [grid[0] * grid[1], dims.vdim, 4 * dims.vdim],
+    [grid[0] * grid[1], dims.vdim, dims.vinter ?? 4 * dims.vdim],
     [prompt.length, dims.hidden, dims.inter],
     [prompt.length, dims.inter, dims.hidden],
     [patches + 1, dims.hidden, dims.inter],

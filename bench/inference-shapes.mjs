@@ -1,50 +1,53 @@
 // Shapes that bench/inference.mjs measures, and what a run on them must compute and read at least.
 
-/** Sizes of a Qwen2-VL; 2b is Qwen2-VL-2B. */
-const DIMS = {
-  tiny: {
-    hidden: 64,
-    layers: 3,
-    heads: 4,
-    kv: 2,
-    inter: 128,
-    vocab: 512,
-    vdepth: 2,
-    vdim: 32,
-    vheads: 2,
-    mrope: [2, 3, 3],
+const TINY = { hidden: 64, layers: 3, heads: 4, kv: 2, inter: 128, vocab: 512, mrope: [2, 3, 3], vdim: 32, vheads: 2 };
+
+/**
+ * By family: `sizes`, `visionConfig` and `visionWork`, the multiplications of one patch in the blocks' weights, and patches that it attends to, summed
+ * over the blocks.
+ */
+export const FAMILIES = {
+  'qwen2-vl': {
+    modelType: 'qwen2_vl',
+    sizes: {
+      tiny: { ...TINY, vdepth: 2 },
+      small: {
+        ...{ hidden: 512, layers: 8, heads: 8, kv: 2, inter: 1408, vocab: 8192, mrope: [8, 12, 12] },
+        ...{ vdepth: 6, vdim: 256, vheads: 4 },
+      },
+      '2b': {
+        ...{ hidden: 1536, layers: 28, heads: 12, kv: 2, inter: 8960, vocab: 151936, mrope: [16, 24, 24] },
+        ...{ vdepth: 32, vdim: 1280, vheads: 16 },
+      },
+    },
+    visionConfig: ({ hidden, vdim }) => ({ embed_dim: vdim, hidden_size: hidden, mlp_ratio: 4 }),
+    visionWork: ({ vdepth, vdim }, patches) => ({ weights: vdepth * 12 * vdim * vdim, attended: vdepth * patches }),
   },
-  small: {
-    hidden: 512,
-    layers: 8,
-    heads: 8,
-    kv: 2,
-    inter: 1408,
-    vocab: 8192,
-    vdepth: 6,
-    vdim: 256,
-    vheads: 4,
-    mrope: [8, 12, 12],
-  },
-  '2b': {
-    hidden: 1536,
-    layers: 28,
-    heads: 12,
-    kv: 2,
-    inter: 8960,
-    vocab: 151936,
-    vdepth: 32,
-    vdim: 1280,
-    vheads: 16,
-    mrope: [16, 24, 24],
+  'qwen2.5-vl': {
+    modelType: 'qwen2_5_vl',
+    sizes: {
+      tiny: { ...TINY, vdepth: 3, vinter: 52, vfull: [1] },
+      '3b': {
+        ...{ hidden: 2048, layers: 36, heads: 16, kv: 2, inter: 11008, vocab: 151936, mrope: [16, 24, 24] },
+        ...{ vdepth: 32, vdim: 1280, vheads: 16, vinter: 3420, vfull: [7, 15, 23, 31] },
+      },
+    },
+    visionConfig: ({ hidden, vdim, vinter, vfull }) => ({
+      ...{ hidden_size: vdim, intermediate_size: vinter, out_hidden_size: hidden, hidden_act: 'silu' },
+      ...{ window_size: 112, fullatt_block_indexes: vfull, tokens_per_second: 2 },
+    }),
+    // Windows of 112 pixels hold 8 x 8 patches at most.
+    visionWork: ({ vdepth, vdim, vinter, vfull }, patches) => ({
+      weights: vdepth * (4 * vdim * vdim + 3 * vdim * vinter),
+      attended: vfull.length * patches + (vdepth - vfull.length) * Math.min(64, patches),
+    }),
   },
 };
 
-export const SIZES = Object.keys(DIMS);
-
-/** A 280x280 image among 60 text tokens, three latent steps of 32 patches, 16 new tokens. @param {string} size */
-export function makeCase(size, threads) {
-  const dims = DIMS[size];
+/** A 280x280 image among 60 text tokens, three latent steps of 32 patches, 16 new tokens. @param {string} family @param {string} size */
+export function makeCase(family, size, threads) {
+  const { modelType, sizes, visionConfig } = FAMILIES[family];
+  const dims = sizes[size];
   const at = (back) => dims.vocab - back;
   const ids = {
     image: at(1),
@@ -64,6 +67,7 @@ export function makeCase(size, threads) {
   });
   const image = new Array((grid[0] * grid[1]) / 4).fill(ids.image);
   return {
+    family,
     size,
     dims,
     ids,
@@ -77,7 +81,7 @@ export function makeCase(size, threads) {
     spread: size === 'tiny',
     dtype: size === 'tiny' ? 'float32' : 'bfloat16',
     config: {
-      model_type: 'qwen2_vl',
+      model_type: modelType,
       vocab_size: dims.vocab,
       hidden_size: dims.hidden,
       intermediate_size: dims.inter,
@@ -96,11 +100,9 @@ export function makeCase(size, threads) {
       vision_start_token_id: ids.vstart,
       vision_end_token_id: ids.vend,
       vision_config: {
+        ...visionConfig(dims),
         depth: dims.vdepth,
-        embed_dim: dims.vdim,
-        hidden_size: dims.hidden,
         num_heads: dims.vheads,
-        mlp_ratio: 4,
         in_chans: 3,
         patch_size: 14,
         spatial_patch_size: 14,
@@ -112,12 +114,13 @@ export function makeCase(size, threads) {
 }
 
 /** What each phase has to do at least: floating-point operations of its matrix products, bytes of weights read by single-row passes. */
-export function demand({ dims, grid, prompt, latents, patches, newTokens, dtype }) {
-  const { hidden: D, layers, heads, kv, inter, vocab, vdepth, vdim: C } = dims;
+export function demand({ family, dims, grid, prompt, latents, patches, newTokens, dtype }) {
+  const { hidden: D, layers, heads, kv, inter, vocab, vdim: C } = dims;
   const P = grid[0] * grid[1];
   const perLayer = 2 * D * D + (2 * D * D * kv) / heads + 3 * D * inter;
+  const work = FAMILIES[family].visionWork(dims, P);
   const vision =
-    2 * P * vdepth * 12 * C * C + 4 * P * P * C * vdepth + 2 * P * 1176 * C + 2 * (P / 4) * (4 * C) * (4 * C + D);
+    2 * P * work.weights + 4 * P * work.attended * C + 2 * P * 1176 * C + 2 * (P / 4) * (4 * C) * (4 * C + D);
   /** Rows that see `past` positions before them. */
   const decoder = (rows, past) => layers * (2 * rows * perLayer + 4 * rows * (past + rows / 2) * D);
   const step = patches + 1;
@@ -130,6 +133,6 @@ export function demand({ dims, grid, prompt, latents, patches, newTokens, dtype 
     prefillFlops: vision + decoder(prompt.length, 0),
     latentFlops: latentRows + 2 * D * vocab,
     decodeBytes: (newTokens - 1) * (layers * perLayer + D * vocab) * bytes,
-    weightBytes: (layers * perLayer + D * vocab + vdepth * 12 * C * C + 4 * C * (4 * C + D)) * bytes,
+    weightBytes: (layers * perLayer + D * vocab + work.weights + 4 * C * (4 * C + D)) * bytes,
   };
 }

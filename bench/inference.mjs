@@ -1,19 +1,21 @@
-// Latent reasoning on a Qwen2-VL of random weights, timed by phase beside Python. After a build:
-//   PYTHON=python3 node bench/inference.mjs [--size tiny|small|2b] [--official DIR] [--threads 2] [--repeat 3] [--json] [--save]
+// Latent reasoning on a model of random weights, timed by phase beside Python. After a build:
+//   PYTHON=python3 node bench/inference.mjs [--family qwen2-vl|qwen2.5-vl] [--size tiny|..] [--official DIR] [--threads 2] [--repeat 3] [--json] [--save]
 // One 280x280 image, 60 text tokens, 3 latent steps of 32 patches, 16 new tokens, against (a) transformers with SDPA and a key/value
 // cache doing the same work and (b) the official code from the checkout DIR. Each runs in a process of its own, one after the other; times
 // are those of its fastest run. PYTHON must have torch and transformers (test/parity/python/requirements.txt).
-// Size 2b is Qwen2-VL-2B in bfloat16 and takes about 5 GB and some minutes; tiny runs in float32 on one set of weights and compares picks
-// and tokens too. --save writes bench/results/inference-SIZE.json.
+// Size 2b is Qwen2-VL-2B in bfloat16 and takes about 5 GB and some minutes, 3b is Qwen2.5-VL-3B and takes about 8 GB; tiny runs in float32 on one set of weights and compares picks
+// and tokens too. --save writes bench/results/inference-[FAMILY-]SIZE.json; the official code knows
+// the family qwen2-vl only.
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
-import { demand, makeCase, SIZES } from './inference-shapes.mjs';
+import { demand, FAMILIES, makeCase } from './inference-shapes.mjs';
 import { circumstances, fail, here, round, runJson, save } from './run.mjs';
 
 const { values } = parseArgs({
   options: {
+    family: { type: 'string', default: 'qwen2-vl' },
     size: { type: 'string', default: 'tiny' },
     official: { type: 'string' },
     threads: { type: 'string', default: String(Math.min(2, os.availableParallelism())) },
@@ -22,7 +24,12 @@ const { values } = parseArgs({
     save: { type: 'boolean', default: false },
   },
 });
-if (!SIZES.includes(values.size)) fail(`--size is ${SIZES.join(', ')}, not ${values.size}`);
+const { family, size } = values;
+if (!FAMILIES[family]) fail(`--family is ${Object.keys(FAMILIES).join(', ')}, not ${family}`);
+const sizes = Object.keys(FAMILIES[family].sizes);
+if (!sizes.includes(size)) fail(`--size of ${family} is ${sizes.join(', ')}, not ${size}`);
+if (values.official && family !== 'qwen2-vl') fail('--official goes with --family qwen2-vl');
+const chosen = family === 'qwen2-vl' ? size : `${family}-${size}`;
 const python = process.env.PYTHON ?? 'python3';
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ivtlr-bench-'));
 process.on('exit', () => fs.rmSync(folder, { recursive: true, force: true }));
@@ -34,7 +41,7 @@ const peer = (which, ...rest) =>
     which,
   );
 
-const testCase = makeCase(values.size, Number(values.threads));
+const testCase = makeCase(family, size, Number(values.threads));
 const caseFile = path.join(folder, 'case.json');
 if (testCase.spread) testCase.folder = folder;
 fs.writeFileSync(caseFile, JSON.stringify(testCase));
@@ -45,7 +52,7 @@ const machine = runJson(process.execPath, [here('inference-ours.mjs'), caseFile,
 const sides = { ivtlr: runJson(process.execPath, [here('inference-ours.mjs'), caseFile, values.repeat], 'ivtlr') };
 sides.transformers = peer('transformers');
 if (values.official) sides.official = peer('official', '--official', path.resolve(values.official));
-else console.error('official: skipped, no --official DIR given');
+else if (family === 'qwen2-vl') console.error('official: skipped, no --official DIR given');
 
 const total = ({ prefill, latents, decode }) => prefill + latents + decode;
 const steps = testCase.newTokens - 1;
@@ -96,10 +103,10 @@ if (testCase.spread) {
 }
 
 const result = {
-  command: `node bench/inference.mjs --size ${values.size}${values.official ? ' --official DIR' : ''} --threads ${values.threads} --repeat ${values.repeat}`,
+  command: `node bench/inference.mjs${family === 'qwen2-vl' ? '' : ` --family ${family}`} --size ${size}${values.official ? ' --official DIR' : ''} --threads ${values.threads} --repeat ${values.repeat}`,
   ...before,
   versions: { ...sides.ivtlr.versions, ...sides.transformers.versions },
-  case: `${values.size}, ${testCase.dtype}: ${testCase.prompt.length} prompt tokens, ${testCase.latents} latent steps of ${testCase.patches} patches, ${testCase.newTokens} new tokens`,
+  case: `${chosen}, ${testCase.dtype}: ${testCase.prompt.length} prompt tokens, ${testCase.latents} latent steps of ${testCase.patches} patches, ${testCase.newTokens} new tokens`,
   seconds: Object.fromEntries(
     Object.entries(rows).map(([name, row]) => [
       name,
@@ -143,5 +150,5 @@ else {
     console.log(`same picks: ${agreement.picks ? 'yes' : 'NO'}; same tokens: ${agreement.tokens ? 'yes' : 'NO'}`);
 }
 
-if (values.save) save(`inference-${values.size}`, result);
+if (values.save) save(`inference-${chosen}`, result);
 if (agreement && !(agreement.picks && agreement.tokens)) process.exit(1);

@@ -24,7 +24,7 @@ with open(args.case, encoding="utf8") as file:
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
-from transformers import AttentionInterface, DynamicCache, Qwen2VLConfig, Qwen2VLForConditionalGeneration  # noqa: E402
+from transformers import AttentionInterface, AutoConfig, AutoModelForImageTextToText, DynamicCache  # noqa: E402
 from transformers.initialization import no_init_weights  # noqa: E402
 from transformers.integrations.sdpa_attention import sdpa_attention_forward  # noqa: E402
 
@@ -40,15 +40,15 @@ def build():
     """The case's model: loaded from its folder, or of its shape with small random weights."""
     attention = "eager" if args.which == "official" else "sdpa"
     if args.which != "make" and case.get("folder"):
-        model = Qwen2VLForConditionalGeneration.from_pretrained(
+        model = AutoModelForImageTextToText.from_pretrained(
             case["folder"], attn_implementation=attention, dtype=getattr(torch, case["dtype"])
         )
         return model.eval()
-    config = Qwen2VLConfig(**case["config"])
+    config = AutoConfig.for_model(**case["config"])
     config._attn_implementation = attention
     torch.set_default_dtype(getattr(torch, case["dtype"]))
     with no_init_weights():
-        model = Qwen2VLForConditionalGeneration(config)
+        model = AutoModelForImageTextToText.from_config(config)
     torch.set_default_dtype(torch.float32)
     torch.manual_seed(0)
     block = torch.randn(1 << 22)

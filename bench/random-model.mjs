@@ -1,24 +1,16 @@
 // A model of a case's shape with small random weights, without a float32 copy on the way: 2B parameters in bfloat16 are 4.4 GB.
 import { noGrad, randn, scope, skipInit } from '@ivtlr/torch';
-import { parseChameleonConfig } from '../packages/ivtlr/dist/models/chameleon/config.js';
-import { Chameleon } from '../packages/ivtlr/dist/models/chameleon/model.js';
-import { parseQwen2VLConfig } from '../packages/ivtlr/dist/models/qwen2-vl/config.js';
-import { Qwen2VL } from '../packages/ivtlr/dist/models/qwen2-vl/model.js';
-
-const MAKE = {
-  qwen2_vl: (config, options) => new Qwen2VL(parseQwen2VLConfig(config, 'case'), options),
-  chameleon: (config, options) => new Chameleon(parseChameleonConfig(config, 'case'), options),
-};
+import { familyOf } from '../packages/ivtlr/dist/models/registry.js';
 
 /** With `spread` the weights are large enough for varied answers and clear winners. */
 export function randomModel({ config, dtype, spread = false }) {
-  const model = skipInit(() => MAKE[config.model_type](config, { dtype }));
+  const model = skipInit(() => familyOf(config, 'case').backbone(config, 'case').make({ dtype }));
   noGrad(() =>
     scope(() => {
       const block = randn([1 << 22])
         .mul(spread ? 0.6 : 0.02)
         .to(dtype);
-      for (const [name, parameter] of model.namedParameters()) {
+      for (const [name, parameter] of model.module.namedParameters()) {
         // The norms of Chameleon's heads have two dimensions.
         if (parameter.ndim === 1 || /[qk]_norm/.test(name)) parameter.fill_(name.endsWith('bias') ? 0 : 1);
         else

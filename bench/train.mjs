@@ -33,7 +33,7 @@ process.on('exit', () => fs.rmSync(folder, { recursive: true, force: true }));
 
 /** Rows left-padded to the first latent slot, then right-padded, as the official collator does. */
 function trainingCase() {
-  const base = makeCase(values.size, Number(values.threads));
+  const base = makeCase('qwen2-vl', values.size, Number(values.threads));
   const { ids, prompt, latents } = base;
   let state = 777;
   const text = (length) =>

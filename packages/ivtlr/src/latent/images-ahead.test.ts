@@ -19,14 +19,14 @@ function request(grid: [number, number], maxNewTokens: number): RowRequest {
   const image = tinyImage(grid, 1);
   return {
     promptIds: [1, ...new Array<number>(image.tokens).fill(TINY_IDS.image), 2, 3],
-    ...{ image, latentSteps: 1, afterLatentIds: [] },
+    ...{ images: [image], latentSteps: 1, afterLatentIds: [] },
     options: { ...LATENT_DEFAULTS, patches: 2, maxNewTokens, eosIds: [] },
   };
 }
 
 test('the units of the tower give what it gives at once', () => {
   scope(() => {
-    const { image } = request([6, 8], 1);
+    const [image] = request([6, 8], 1).images;
     const whole = inferenceMode(() => model.encodeImages([image!])[0]!.toNumbers());
     const before = liveTensorCount();
     const ahead = new ImagesAhead(model);

@@ -32,6 +32,11 @@ export class ImagesAhead {
     return encoding.encoded !== null;
   }
 
+  /** Whether nothing of the image is left. */
+  isRead(image: ProcessedImage): boolean {
+    return !this.#model.encodeInUnits || (this.#images.get(image)?.encoded ?? null) !== null;
+  }
+
   /** The whole encoding of an image that was begun, (N, D), which stays this object's; null for one that was not. */
   get(image: ProcessedImage): Tensor | null {
     const encoding = this.#images.get(image);

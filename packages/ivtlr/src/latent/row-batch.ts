@@ -9,7 +9,7 @@ import { indexTensor } from '../models/common/index-tensor.ts';
 import type { SlotCache } from '../models/common/slot-cache.ts';
 import type { RowGroup, VisionLanguageModel } from '../models/types.ts';
 import { embedRows } from './embed-rows.ts';
-import { atColumns, imageSpan } from './image-columns.ts';
+import { atColumns, imageSpans } from './image-columns.ts';
 import { ImagesAhead } from './images-ahead.ts';
 import { KeptParts } from './kept-prefixes.ts';
 import { chooseTokens, damagedLogits, logprobsOf, type TokenLogprobs } from './next-token.ts';
@@ -106,20 +106,22 @@ export class RowBatch {
   }
 
   /**
-   * Reads a piece of a request's image before it is added, as much work as `pieceTokens` prompt tokens, unless prompts are waiting: they come
-   * first, so that rows that write never wait for more than one piece between two steps. An image whose turn never comes is freed by `forget`.
-   * @returns whether the image is read, so that the request can be added
+   * Reads a piece of a request's images before it is added, as much work as `pieceTokens` prompt tokens, unless prompts are waiting: they come
+   * first, so that rows that write never wait for more than one piece between two steps. Images of a request that is never added are freed by `forget`.
+   * @returns whether all of them are read, so that the request can be added
    */
-  readAhead({ image, imageKey }: RowRequest): boolean {
-    if (!image || this.#kept?.images.get(imageKey)) return true;
+  readAhead({ images, imageKeys }: RowRequest): boolean {
+    const left = images.filter((_, i) => !this.#kept?.images.get(imageKeys?.[i]));
+    if (left.length === 0) return true;
     if ([...this.#rows].some(({ phase }) => phase === 'prefill')) return false;
     const { pieceTokens = Number.POSITIVE_INFINITY } = this.#options;
-    return this.#ahead.advance(image, pieceTokens);
+    const next = left.find((image) => !this.#ahead.isRead(image));
+    return next === undefined || (this.#ahead.advance(next, pieceTokens) && next === left.at(-1));
   }
 
   /** Frees what was read ahead for a request. */
-  forget({ image }: RowRequest): void {
-    if (image) this.#ahead.forget(image);
+  forget({ images }: RowRequest): void {
+    for (const image of images) this.#ahead.forget(image);
   }
 
   /** Takes a row out before its end. Rows that would have taken its latent steps end with an error, which the next `step` gives. */
@@ -371,9 +373,9 @@ export class RowBatch {
 function describeGroup(group: readonly Piece[]): RowGroup {
   const [{ row, size, last }] = group as [Piece, ...Piece[]];
   const hidden = group.map(({ row }) => {
-    const { image, options } = row.request;
-    if (!options.hideImageFromLatents || !image || row.pendingLatent === 0) return null;
-    return { count: row.pendingLatent, columns: imageSpan(row.imageColumns) };
+    const { images, options } = row.request;
+    if (!options.hideImageFromLatents || images.length === 0 || row.pendingLatent === 0) return null;
+    return { count: row.pendingLatent, columns: imageSpans(row.imageColumns, images) };
   });
   return {
     slots: group.map(({ row }) => row.slot),
