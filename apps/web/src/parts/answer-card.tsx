@@ -88,7 +88,7 @@ function CardFilm({ answer, base, shown, onShow }: FilmProps) {
               earlier={earlier[index]!}
               heat
             />
-            <span class="hidden">{`Latent step ${index + 1}: ${placesOf(step, image.tokenGrid)}`}</span>
+            <span class="hidden">{`Latent step ${index + 1}: ${placesOf(step, image)}`}</span>
             <span aria-hidden="true">
               {index + 1}
               {different[index]!.length > 0 && ' ≠'}
@@ -103,7 +103,7 @@ function CardFilm({ answer, base, shown, onShow }: FilmProps) {
           different={different[shown!]!}
           earlier={earlier[shown!]!}
           heat
-          label={`Latent step ${shown! + 1}: looked at ${placesOf(step, image.tokenGrid)}`}
+          label={`Latent step ${shown! + 1}: looked at ${placesOf(step, image)}`}
         />
       )}
       {base && <p class="quiet">{pickSummary(different, others)}</p>}

@@ -21,7 +21,11 @@ export async function tokenizeConversation(
   const promptOf = (turns: readonly ChatMessage[]) =>
     writeImages(renderChat(chatTemplate, turns, { addGenerationPrompt: true }), images, imageToken);
   const frame = messages.map((message) => withTexts(message, (text) => (text === '' ? '' : 'x')));
-  const encoded = await tokenizer.encodeBatch([afterLatents, promptOf(frame), promptOf(messages)]);
+  const encoded = await tokenizer.encodeBatch([
+    afterLatents,
+    promptOf(frame),
+    promptOf(messages.map((message) => withTexts(message, (text) => text))),
+  ]);
   const [afterLatentIds, frameIds, markedIds] = encoded as [number[], number[], number[]];
   const imageId = idOf(tokenizer, imageToken);
   requireImages(frameIds, imageId, images, true, options);
@@ -32,7 +36,8 @@ export async function tokenizeConversation(
 
 function withTexts(message: ChatMessage, change: (text: string) => string): ChatMessage {
   const { role, content } = message;
-  if (typeof content === 'string') return { role, content: change(content) };
+  // As a list of parts: some templates, such as SmolVLM's, write nothing for a plain text.
+  if (typeof content === 'string') return { role, content: [{ type: 'text', text: change(content) }] };
   return { role, content: content.map((part) => (part.type === 'text' ? { ...part, text: change(part.text) } : part)) };
 }
 
