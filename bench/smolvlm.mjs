@@ -79,7 +79,15 @@ writeModel(model);
 await writeData(data);
 const before = circumstances(threads);
 const set = {
-  ...{ model, out, threads, dtype: values.dtype, 'data.folder': data, 'data.validation.everyEpochs': 100, tensorboard: false },
+  ...{
+    model,
+    out,
+    threads,
+    dtype: values.dtype,
+    'data.folder': data,
+    'data.validation.everyEpochs': 100,
+    tensorboard: false,
+  },
   ...{ globalBatch: samples, microBatch: 2, numEpochs: 6, 'latent.epochsPerStage': 1, 'checkpoint.stageModels': false },
 };
 // The first epochs only bring the curriculum to its last stage; the last one is measured.
