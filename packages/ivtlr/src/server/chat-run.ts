@@ -133,10 +133,10 @@ export class ChatRun {
     switch (event.type) {
       case 'start': {
         const { ablation, questions } = this.#options;
-        const { seed = null } = questions[index]!.options;
+        const { seed } = questions[index]!.options;
         said.image = event.image;
         said.promptTokens = event.promptTokens;
-        said.settings = { ...event.settings, ablation, seed };
+        said.settings = { ...event.settings, ablation, ...(seed !== undefined && { seed }) };
         this.#chunk({ index, delta: { role: 'assistant', content: '' }, ivtlr: { image: event.image } });
         return;
       }

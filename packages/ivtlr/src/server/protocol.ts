@@ -64,7 +64,7 @@ export interface IvtlrResponse {
     task: string;
     ablation: AblationName | null;
     /** Of drawn tokens and random patches: the request's, or the one drawn for it. Sent as `seed` it gives the same answer again. */
-    seed: number | null;
+    seed?: number;
   };
   seconds?: { queued: number; image: number; prefill: number; latents: number; decode: number };
 }
