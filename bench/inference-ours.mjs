@@ -20,13 +20,15 @@ function buildModel() {
 
 function readPixels() {
   if (testCase.folder) return openSafetensors(path.join(testCase.folder, 'inputs.safetensors')).read('pixel_values');
-  return randn([testCase.grid[0] * testCase.grid[1], 1176]);
+  const { tiles, dims } = testCase;
+  return randn(tiles ? [tiles, 3, dims.side, dims.side] : [testCase.grid[0] * testCase.grid[1], 1176]);
 }
 
 function measureModel() {
   const { prompt, ids, latents, patches, newTokens, grid } = testCase;
   const model = buildModel();
-  const tokens = (grid[0] * grid[1]) / 4;
+  const columns = prompt.flatMap((id, column) => (id === ids.image ? [column] : []));
+  const tokens = columns.length;
   const row = [...prompt, ...new Array(latents).fill(ids.latent)];
   const image = {
     pixels: readPixels(),
@@ -64,7 +66,7 @@ function measureModel() {
   }
   return {
     runs,
-    picks: last.picked[0].map((picked) => picked.map((index) => index + prompt.indexOf(ids.image))),
+    picks: last.picked[0].map((picked) => picked.map((index) => columns[index])),
     tokens: last.tokens[0],
     peakMegabytes: process.resourceUsage().maxRSS / 1024,
     versions: { node: process.version, libtorch: torchVersion() },
@@ -75,7 +77,7 @@ function measureModel() {
 function measureMachine() {
   const { dims, dtype, grid, prompt, patches } = testCase;
   const products = productRates(dtype, [
-    [grid[0] * grid[1], dims.vdim, dims.vinter ?? 4 * dims.vdim],
+    [dims.side ? (dims.side / dims.patch) ** 2 : grid[0] * grid[1], dims.vdim, dims.vinter ?? 4 * dims.vdim],
     [prompt.length, dims.hidden, dims.inter],
     [prompt.length, dims.inter, dims.hidden],
     [patches + 1, dims.hidden, dims.inter],

@@ -44,6 +44,53 @@ export const FAMILIES = {
   },
 };
 
+/** SigLIP and a Llama decoder: sizes and what differs from the Qwen families. */
+const SMOLVLM = {
+  tiny: { ...TINY, vdim: 32, vdepth: 2, vheads: 2, vinter: 64, side: 64, patch: 8, scale: 2 },
+  '256m': { ...siglip(), hidden: 576, layers: 30, heads: 9, kv: 3, inter: 1536 },
+  '500m': { ...siglip(), hidden: 960, layers: 32, heads: 15, kv: 5, inter: 2560 },
+};
+for (const size of ['256m', '500m']) SMOLVLM[`${size}-float32`] = { ...SMOLVLM[size], dtype: 'float32' };
+
+function siglip() {
+  return { vocab: 49280, vdim: 768, vdepth: 12, vheads: 12, vinter: 3072, side: 512, patch: 16, scale: 4 };
+}
+
+FAMILIES.smolvlm = {
+  modelType: 'smolvlm',
+  sizes: SMOLVLM,
+  visionWork: ({ vdepth, vdim, vinter }, patches) => ({
+    weights: vdepth * (4 * vdim * vdim + 2 * vdim * vinter),
+    attended: vdepth * patches,
+  }),
+};
+
+/** A picture of 2x2 tiles and the whole among 60 text tokens; as in a prompt, two markers stand before each tile. */
+function makeSmolVlmCase(size, { text, ids }) {
+  const dims = SMOLVLM[size];
+  const run = new Array((dims.side / dims.patch / dims.scale) ** 2).fill(ids.image);
+  const marked = Array.from({ length: 5 }, (_, tile) => [text[tile], text[tile + 1], ...run]).flat();
+  return {
+    tiles: 5,
+    config: {
+      model_type: 'smolvlm',
+      image_token_id: ids.image,
+      scale_factor: dims.scale,
+      tie_word_embeddings: true,
+      text_config: {
+        ...{ model_type: 'llama', vocab_size: dims.vocab, hidden_size: dims.hidden, intermediate_size: dims.inter },
+        ...{ num_hidden_layers: dims.layers, num_attention_heads: dims.heads, num_key_value_heads: dims.kv },
+        ...{ max_position_embeddings: 8192, rms_norm_eps: 1e-5, rope_theta: 100000 },
+      },
+      vision_config: {
+        ...{ hidden_size: dims.vdim, intermediate_size: dims.vinter, num_hidden_layers: dims.vdepth },
+        ...{ num_attention_heads: dims.vheads, image_size: dims.side, patch_size: dims.patch },
+      },
+    },
+    prompt: [...text.slice(0, 20), ...marked, ...text.slice(20)],
+  };
+}
+
 /** A 280x280 image among 60 text tokens, three latent steps of 32 patches, 16 new tokens. @param {string} family @param {string} size */
 export function makeCase(family, size, threads) {
   const { modelType, sizes, visionConfig } = FAMILIES[family];
@@ -66,7 +113,7 @@ export function makeCase(family, size, threads) {
     return state % (dims.vocab - 16);
   });
   const image = new Array((grid[0] * grid[1]) / 4).fill(ids.image);
-  return {
+  const made = {
     family,
     size,
     dims,
@@ -79,8 +126,8 @@ export function makeCase(family, size, threads) {
     newTokens: 16,
     // Tiny runs in float32 on equal weights, so that picks and tokens can be compared; the others draw their own.
     spread: size === 'tiny',
-    dtype: size === 'tiny' ? 'float32' : 'bfloat16',
-    config: {
+    dtype: size === 'tiny' ? 'float32' : (dims.dtype ?? 'bfloat16'),
+    config: visionConfig && {
       model_type: modelType,
       vocab_size: dims.vocab,
       hidden_size: dims.hidden,
@@ -111,16 +158,19 @@ export function makeCase(family, size, threads) {
       },
     },
   };
+  return family === 'smolvlm' ? { ...made, ...makeSmolVlmCase(size, { text, ids }) } : made;
 }
 
 /** What each phase has to do at least: floating-point operations of its matrix products, bytes of weights read by single-row passes. */
-export function demand({ family, dims, grid, prompt, latents, patches, newTokens, dtype }) {
-  const { hidden: D, layers, heads, kv, inter, vocab, vdim: C } = dims;
-  const P = grid[0] * grid[1];
+export function demand({ family, dims, grid, prompt, latents, patches, newTokens, dtype, tiles = 1 }) {
+  const { hidden: D, layers, heads, kv, inter, vocab, vdim: C, scale } = dims;
+  const P = scale ? (dims.side / dims.patch) ** 2 : grid[0] * grid[1];
   const perLayer = 2 * D * D + (2 * D * D * kv) / heads + 3 * D * inter;
   const work = FAMILIES[family].visionWork(dims, P);
+  const [values, merger] = scale ? [3 * dims.patch ** 2, scale ** 2 * C * D] : [1176, 4 * C * (4 * C + D)];
   const vision =
-    2 * P * work.weights + 4 * P * work.attended * C + 2 * P * 1176 * C + 2 * (P / 4) * (4 * C) * (4 * C + D);
+    tiles *
+    (2 * P * work.weights + 4 * P * work.attended * C + 2 * P * values * C + 2 * (P / (scale ?? 2) ** 2) * merger);
   /** Rows that see `past` positions before them. */
   const decoder = (rows, past) => layers * (2 * rows * perLayer + 4 * rows * (past + rows / 2) * D);
   const step = patches + 1;
@@ -133,6 +183,6 @@ export function demand({ family, dims, grid, prompt, latents, patches, newTokens
     prefillFlops: vision + decoder(prompt.length, 0),
     latentFlops: latentRows + 2 * D * vocab,
     decodeBytes: (newTokens - 1) * (layers * perLayer + D * vocab) * bytes,
-    weightBytes: (layers * perLayer + D * vocab + work.weights + 4 * C * (4 * C + D)) * bytes,
+    weightBytes: (layers * perLayer + D * vocab + work.weights + merger) * bytes,
   };
 }

@@ -32,8 +32,9 @@ torch.set_num_threads(case["threads"])
 ids = case["ids"]
 prompt, latents, patches, new_tokens = case["prompt"], case["latents"], case["patches"], case["newTokens"]
 rows, columns = case["grid"]
-image_tokens = rows * columns // 4
-image_start = prompt.index(ids["image"])
+places = torch.tensor([place for place, token in enumerate(prompt) if token == ids["image"]])
+image_tokens = len(places)
+tiles = case.get("tiles")
 
 
 def build():
@@ -76,7 +77,16 @@ def draw_pixels():
         from safetensors.torch import load_file
 
         return load_file(os.path.join(case["folder"], "inputs.safetensors"))["pixel_values"]
-    return torch.randn(rows * columns, 3 * 2 * 14 * 14, generator=torch.Generator().manual_seed(1))
+    side = case["dims"].get("side")
+    shape = (tiles, 3, side, side) if tiles else (rows * columns, 3 * 2 * 14 * 14)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def encode(model, pixels):
+    """(image tokens, D)"""
+    if tiles:
+        return model.get_image_features(pixel_values=pixels[None]).pooler_output.flatten(0, 1)
+    return model.model.visual(pixels, grid_thw=torch.tensor([[1, rows, columns]])).pooler_output
 
 
 class Tap:
@@ -105,19 +115,20 @@ class Tap:
 
 def run_transformers(model, tap, pixels):
     """One answer: seconds per phase, picked columns, tokens."""
-    decoder, head = model.model.language_model, model.lm_head
-    grid = torch.tensor([[1, rows, columns]])
+    decoder, head = model.model.text_model if tiles else model.model.language_model, model.lm_head
     picks, tokens = [], []
     started = time.perf_counter()
     embeds = decoder.embed_tokens(torch.tensor([prompt]))
-    images = model.model.visual(pixels.to(embeds.dtype), grid_thw=grid).pooler_output
-    embeds[0, image_start : image_start + image_tokens] = images
+    images = encode(model, pixels.to(embeds.dtype))
+    embeds[0, places] = images
     cache = DynamicCache(config=decoder.config)
     free = torch.ones(image_tokens, dtype=torch.bool)
 
     def forward(inputs):
         past = cache.get_seq_length()
-        positions = torch.arange(past, past + inputs.shape[1]).view(1, 1, -1).expand(3, 1, -1)
+        positions = torch.arange(past, past + inputs.shape[1]).view(1, -1)
+        if not tiles:  # M-RoPE's axes
+            positions = positions.expand(3, 1, -1)
         return decoder(inputs_embeds=inputs, position_ids=positions, past_key_values=cache, use_cache=True).last_hidden_state
 
     marks = []
@@ -125,10 +136,10 @@ def run_transformers(model, tap, pixels):
     for _ in range(latents):
         tap.start()
         hidden = forward(pending)
-        scores = tap.stop()[0, image_start : image_start + image_tokens]
+        scores = tap.stop()[0, places]
         picked = scores.masked_fill(~free, float("-inf")).topk(patches, sorted=False)[1]
         free[picked] = False
-        picks.append((picked + image_start).tolist())
+        picks.append(places[picked].tolist())
         pending = torch.cat([images[picked][None], hidden[:, -1:]], 1)
         marks.append(time.perf_counter())
     for _ in range(new_tokens):

@@ -7,6 +7,7 @@ import torch
 
 PARTS = ["forward", "generate", "train", "checkpoint", "folders", "configs", "rope", "lora", "preprocess", "tokens", "render"]
 PARTS += ["ddp", "deepspeed", "chameleon", "chameleon-official", "chameleon-folders", "chameleon-inputs", "chameleon-render", "chameleon-answers", "plain-answers", "sampling", "qwen25", "qwen25-folders"]
+PARTS += ["smolvlm", "smolvlm-inputs", "smolvlm-folders"]
 
 
 def main():
@@ -98,6 +99,9 @@ def main():
                     "qwen25-folders": "qwen25_folders",
                     "preprocess": "preprocess_cases",
                     "chameleon-inputs": "chameleon_pictures",
+                    "smolvlm": "smolvlm_cases",
+                    "smolvlm-inputs": "smolvlm_inputs",
+                    "smolvlm-folders": "smolvlm_folders",
                 }[part]
             )
             module.make(out)
