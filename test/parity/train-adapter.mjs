@@ -1,5 +1,6 @@
-// Trains a small LoRA adapter on goldens/hf-tiny-f32 and writes it with the logits it gives, for python/check_adapter.py. After a build:
-//   node test/parity/train-adapter.mjs OUT && python test/parity/python/check_adapter.py OUT
+// Trains a small LoRA adapter on goldens/hf-tiny-f32 (or, with qwen25, on qwen25-bf16-sharded in float32) and writes it with the logits it gives, for
+// python/check_adapter.py. After a build:
+//   node test/parity/train-adapter.mjs OUT [qwen25] && python test/parity/python/check_adapter.py OUT [qwen25]
 import fs from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -11,14 +12,23 @@ import { injectLora, loraParameters } from '../../packages/ivtlr/dist/lora/injec
 import { loadModel } from '../../packages/ivtlr/dist/models/registry.js';
 import { trainingLoss } from '../../packages/ivtlr/dist/train/loss.js';
 
-const out = process.argv[2];
+const [out, family] = process.argv.slice(2);
 if (!out) {
-  console.error('usage: node test/parity/train-adapter.mjs OUT');
+  console.error('usage: node test/parity/train-adapter.mjs OUT [qwen25]');
   process.exit(2);
 }
 const goldens = fileURLToPath(new URL('goldens', import.meta.url));
-const golden = JSON.parse(fs.readFileSync(path.join(goldens, 'lora.json'), 'utf8'));
-const { base, seed, input_ids: inputIds, labels, image_grid_thw: grids } = golden.cases[0];
+const read = (name) => JSON.parse(fs.readFileSync(path.join(goldens, name), 'utf8'));
+const { targets, cases } = read('lora.json');
+const { base, seed, input_ids: inputIds, labels, image_grid_thw: grids } = family === 'qwen25' ? qwen25() : cases[0];
+
+/** The last nine tokens are learned. */
+function qwen25() {
+  const { sharded } = read('qwen25-folders.json');
+  const { folder, input_ids: ids } = sharded;
+  return { ...sharded, base: folder, input_ids: [ids], labels: [ids.map((id, i) => (i < ids.length - 9 ? -100 : id))] };
+}
+
 const [, height, width] = grids[0];
 manualSeed(seed + 1);
 const image = {
@@ -37,8 +47,8 @@ const batch = {
   images: [[image]],
   pickTargets: [null],
 };
-const model = loadModel(path.join(goldens, base));
-const options = { rank: 3, alpha: 5, dropout: 0.1, targets: golden.targets };
+const model = loadModel(path.join(goldens, base), { dtype: 'float32' });
+const options = { rank: 3, alpha: 5, dropout: 0.1, targets };
 injectLora(model.module, options);
 model.module.train();
 const optimizer = new AdamW(loraParameters(model.module), { lr: 5e-3 });

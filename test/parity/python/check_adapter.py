@@ -1,4 +1,4 @@
-"""Reads the adapters that test/parity/train-adapter.mjs wrote into DIR with PEFT and compares the logits: check_adapter.py DIR"""
+"""Reads the adapters that test/parity/train-adapter.mjs wrote into DIR with PEFT and compares the logits: check_adapter.py DIR [qwen25]"""
 
 import json
 import os
@@ -6,21 +6,34 @@ import sys
 import warnings
 import torch
 from peft import PeftModel
-from lora_cases import base_model, inputs
 
 LIMIT = 1e-5
 
 
-def main(folder):
+def of_family(goldens, family):
+    """(a function that loads the base, the inputs of its forward)."""
+    if family == "qwen25":
+        from transformers import Qwen2_5_VLForConditionalGeneration
+        from qwen25_folders import SHAPES, question
+
+        base = os.path.join(goldens, "qwen25-bf16-sharded")
+        load = lambda: Qwen2_5_VLForConditionalGeneration.from_pretrained(base, dtype=torch.float32, attn_implementation="eager").eval()
+        return load, question(SHAPES["folder"])[1]
+    from lora_cases import base_model, inputs
+
+    return lambda: base_model(goldens, torch.float32), inputs()[1]
+
+
+def main(folder, family=None):
     goldens = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "goldens")
     with open(os.path.join(folder, "result.json"), encoding="utf-8") as file:
         ours = torch.tensor(json.load(file)["logits"])
-    _, given = inputs()
+    load, given = of_family(goldens, family)
     worst = 0.0
     for style in ("nested", "flat"):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            model = PeftModel.from_pretrained(base_model(goldens, torch.float32), os.path.join(folder, style)).eval()
+            model = PeftModel.from_pretrained(load(), os.path.join(folder, style)).eval()
         missing = [str(w.message).splitlines()[0] for w in caught if "missing adapter keys" in str(w.message)]
         if missing:
             print(f"{style}: this transformers has other module paths ({missing[0][:80]}..)")
@@ -41,4 +54,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
