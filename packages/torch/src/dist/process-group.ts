@@ -13,6 +13,7 @@ import type { Tensor } from '../core/tensor.ts';
 import { DistributedError } from './errors.ts';
 import { FAILED, failureKey, LOOK_AROUND, whoIsMissing } from './failure.ts';
 import { findMemoryPeers } from './memory-peers.ts';
+import { type SharedBuffer, shareMemory } from './shared-memory.ts';
 import { setStorageBytes } from './storage.ts';
 import type { Store } from './store.ts';
 
@@ -39,10 +40,19 @@ interface GroupSetup {
   owned?: Disposable[];
 }
 
+/** A tensor's place in a flat buffer of several. */
+export interface Piece {
+  /** Contiguous; null stands for zeros. */
+  tensor: Tensor | null;
+  /** Elements. */
+  offset: number;
+  numel: number;
+}
+
 /** A collective under way. */
-export interface Work {
+export interface Work<T = Tensor> {
   /** Waits for the end; its tensor. @throws DistributedError when it failed or took longer than the group's timeout */
-  wait(): Tensor;
+  wait(): T;
 }
 
 /** dtypes of which Gloo's sum is divided for an average. */
@@ -170,6 +180,46 @@ export class ProcessGroup implements Disposable {
   reduceScatterIntoAsync(out: Tensor, tensor: Tensor, { op = 'sum', purpose }: ReduceOptions = {}): Work {
     if (this.#exchanges(tensor, op)) return this.#exchange('reduce_scatter', purpose, out, tensor, op);
     return this.#start('reduce_scatter_tensor_out', purpose, [tensor, op, this.size, this.name, out], out);
+  }
+
+  /** Whether all processes read each other's memory. The first call is a collective. */
+  get readsEachOther(): boolean {
+    return this.size > 1 && this.#findPeers();
+  }
+
+  /**
+   * The sum over all processes of a buffer of size * part elements, of which only pieces exist: with `out` (part) each process gets its part of the
+   * sum, else the pieces, none of them null, get their sums. Only where all read each other's memory; the pieces must stay as they are until the
+   * end.
+   */
+  sumPiecesAsync(
+    pieces: readonly Piece[],
+    part: number,
+    out: Tensor | null,
+    /** Whether to add to what `out` holds. */
+    { add = false, purpose }: CollectiveOptions & { add?: boolean } = {},
+  ): Work<void> {
+    const name = out ? 'reduce_scatter' : 'all_reduce';
+    const number = this.#exchangesMade + 1;
+    this.#exchangesMade += 2;
+    const tensors = pieces.map(({ tensor }) => tensor);
+    const offsets = pieces.map(({ offset }) => offset);
+    const lengths = pieces.map(({ numel }) => numel);
+    const timeout = Math.ceil(this.timeout * 1000);
+    const id = this.#explained(name, purpose, () =>
+      native.startSumOfPieces(this.name, tensors, offsets, lengths, part, out, add, number, timeout),
+    );
+    return { wait: () => this.#explained(name, purpose, () => native.finishSumOfPieces(id)) };
+  }
+
+  /**
+   * Buffers of which each process has a part of so many bytes, the same everywhere, multiples of the system's pages. All processes call it.
+   * @returns null where they do not read each other's memory or the system does not let them share it
+   */
+  shareMemory(partBytes: readonly number[]): SharedBuffer[] | null {
+    if (!this.readsEachOther) return null;
+    const texts = (text: string) => this.allGatherText(text, { purpose: 'shared memory' });
+    return shareMemory(this.name, this.rank, partBytes, texts);
   }
 
   /** The tensor of one process, by its rank in the group. */
