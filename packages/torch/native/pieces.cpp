@@ -43,7 +43,7 @@ using Addresses = std::vector<std::vector<uint64_t>>;
 
 // The sum over all processes of `count` elements of a piece from `offset` on, in the order of ranks; low precision as float32. Undefined where nobody has any.
 at::Tensor sum_block(const Sum& sum, size_t piece, int64_t offset, int64_t count, const Addresses& addresses, const at::Tensor& scratch) {
-  const bool low = c10::elementSize(sum.dtype) < 4;
+  const bool low = c10::isFloatingType(sum.dtype) && c10::elementSize(sum.dtype) < 4;
   const at::Tensor& own = sum.pieces[piece].tensor;
   at::Tensor total;
   for (const Peer& peer : sum.peers) {

@@ -84,12 +84,7 @@ interface Native {
   ): number;
   finishSumOfPieces(id: number): void;
   newSharedMemory(bytes: number): number;
-  mapSharedMemory(
-    group: string,
-    rank: number,
-    files: readonly number[],
-    partBytes: readonly number[],
-  ): number[] | null;
+  mapSharedMemory(group: string, rank: number, files: readonly number[], partBytes: readonly number[]): number[] | null;
   closeSharedMemory(file: number): void;
   dropSharedBuffer(id: number): void;
   sharedPart(id: number, dtype: string, elements: number): number;

@@ -2,9 +2,9 @@ export { type DistributedEnvironment, distributedEnvironment } from './environme
 export { DistributedError } from './errors.ts';
 export { initProcessGroup, type ProcessGroupOptions } from './init-process-group.ts';
 export { bytesReadFromPeers } from './memory-peers.ts';
+export type { Piece } from './pieces.ts';
 export {
   type CollectiveOptions,
-  type Piece,
   ProcessGroup,
   type ReduceOp,
   type ReduceOptions,
