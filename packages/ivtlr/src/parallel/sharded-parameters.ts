@@ -245,9 +245,12 @@ export class ShardedParameters implements SegmentObserver, Disposable {
     const { flat } = held;
     const add = held.gradients !== null;
     if (this.stage > 0) held.gradients ??= keep(flat.borrow(flat.shardSize));
-    const pieces = this.stage === 0 ? flat.gradientsInPlace() : flat.lendGradients();
+    const pieces = keep(this.stage === 0 ? flat.gradientsInPlace() : flat.lendGradients());
     const work = this.#group.sumPiecesAsync(pieces, flat.shardSize, held.gradients, { add, purpose });
-    return { work, settle() {} };
+    const settle = () => {
+      for (const { tensor } of pieces) tensor?.dispose();
+    };
+    return { work, settle };
   }
 
   #sumCopies(held: Held, purpose: string): Pending {

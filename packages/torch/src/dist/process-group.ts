@@ -204,7 +204,9 @@ export class ProcessGroup implements Disposable {
    */
   shareMemory(partBytes: readonly number[]): SharedBuffer[] | null {
     if (!this.readsEachOther) return null;
-    return shareMemory(this.name, this.rank, partBytes, (text) => this.allGatherText(text, { purpose: 'sharing memory' }));
+    return shareMemory(this.name, this.rank, partBytes, (text) =>
+      this.allGatherText(text, { purpose: 'sharing memory' }),
+    );
   }
 
   /** The tensor of one process, by its rank in the group. */
