@@ -10,7 +10,7 @@
 // Seconds are the median step's. `predicted` is the cost model of docs/scaling.md: the time apart, and the bytes of each collective at the rates
 // that it reaches by itself. `apart` is two processes that know nothing of each other: what the machine itself loses by having both cores busy.
 // Bytes are those that the loopback device counts, a step and process, beside the formula of the stage. PYTHON needs
-// test/parity/python/requirements.txt. --save writes bench/results/distributed.json.
+// test/parity/python/requirements.txt. With --only ivtlr the peers' rows are those of the saved result. --save writes bench/results/distributed.json.
 import { spawn } from 'node:child_process';
 import fs from 'node:fs';
 import net from 'node:net';
@@ -157,6 +157,10 @@ for (const train of values.train.split(',')) {
   }
 }
 
+// With --only ivtlr the peers are those of the saved result.
+const saved = here('results/distributed.json');
+if (!withPeer && fs.existsSync(saved))
+  rows.push(...JSON.parse(fs.readFileSync(saved, 'utf8')).rows.filter(({ side }) => side === 'peer'));
 const ours = rows.filter(({ side }) => side === 'ivtlr');
 const peerOf = (row) =>
   rows.find((other) => other.side === 'peer' && ['train', 'micros', 'zero'].every((key) => other[key] === row[key]));
@@ -166,13 +170,12 @@ const checks = {
   behindThePeer: ours
     .filter((row) => peerOf(row)?.efficiency > row.efficiency)
     .map(({ train, micros, zero }) => `${train}, ${micros} micro-batches, zero ${zero}`),
-  largestLossDifference: withPeer
-    ? Math.max(
-        ...ours
-          .filter(({ train }) => train === 'all')
-          .flatMap((row) => row.losses.map((loss, i) => Math.abs(loss / peerOf(row).losses[i] - 1))),
-      )
-    : null,
+  largestLossDifference: Math.max(
+    ...ours
+      .filter((row) => row.train === 'all' && peerOf(row))
+      .flatMap((row) => row.losses.map((loss, i) => Math.abs(loss / (peerOf(row).losses[i] ?? Number.NaN) - 1)))
+      .filter((difference) => !Number.isNaN(difference)),
+  ),
 };
 const result = {
   command: `node bench/distributed.mjs --official DIR --steps ${values.steps} --micros ${values.micros} --train ${values.train}`,

@@ -45,6 +45,13 @@ function peak() {
   return Number(kilobytes) * 1024;
 }
 
+/** Shards of other processes that are read in place: resident here too, but those processes' memory. All of the model is trained. */
+function mappedOfOthers(sharded) {
+  const kilobytes = /RssShmem:\s*(\d+)/.exec(fs.readFileSync('/proc/self/status', 'utf8'))[1];
+  const own = sharded.trained.reduce((sum, { flat, parameters }) => sum + (parameters ? flat.shardBytes : 0), 0);
+  return Math.max(0, Number(kilobytes) * 1024 - own);
+}
+
 const zero = Number(process.argv[2]);
 setNumThreads(1);
 setFlushDenormal(true);
@@ -126,6 +133,7 @@ console.log(
     bare,
     peakOfMaking,
     peakOfSteps,
+    othersMapped: mappedOfOthers(sharded),
     peak: Math.max(peakOfMaking, peakOfSteps),
     losses,
     seconds,

@@ -3,7 +3,8 @@
 // Every process has one thread and takes two steps of two micro-batches, one short row each. Counted are the bytes of the tensors that a process
 // holds between the passes of a step, when activations are freed: weights, optimiser state, and gradients at their most, with those that are on
 // their way to other processes. `step` is what is held when the optimiser moves the weights. Peaks are resident memory above `bare`, what the
-// process had before the model was made; `making` is the one while the model was made and shared out, `peak` that of everything.
+// process had before the model was made; `making` is the one while the model was made and shared out, `peak` that of everything,
+// and `ownPeak` that without the shards of other processes, which are read in place and so resident in all of them.
 // Stage 0 needs about 20 bytes a parameter and process: 17 GB for four. --save writes bench/results/memory-processes.json.
 import { spawn } from 'node:child_process';
 import net from 'node:net';
@@ -88,6 +89,7 @@ const rows = stages.map(({ zero, ranks }) => ({
   counted: most(ranks, (rank) => rank.weights + rank.gradientsAtMost + rank.optimiser),
   making: most(ranks, (rank) => rank.peakOfMaking - rank.bare),
   peak: most(ranks, (rank) => rank.peak - rank.bare),
+  ownPeak: most(ranks, (rank) => rank.peak - rank.bare - rank.othersMapped),
   peakOfEach: ranks.map((rank) => Math.round((rank.peak - rank.bare) / 2 ** 20)),
   bare: most(ranks, (rank) => rank.bare),
 }));
@@ -103,6 +105,7 @@ const result = {
   stepShare: share('step'),
   countedShare: share('counted'),
   peakShare: share('peak'),
+  ownPeakShare: share('ownPeak'),
   losses: losses.map((loss) => Number(loss.toPrecision(7))),
 };
 if (values.json) console.log(JSON.stringify(result, null, 2));
@@ -112,7 +115,7 @@ else {
     rows.map(({ peakOfEach, ...row }, i) => ({
       ...row,
       share: result.countedShare[i],
-      peakShare: result.peakShare[i],
+      ownPeakShare: result.ownPeakShare[i],
     })),
   );
 }

@@ -4,6 +4,9 @@
 #include "dispatch.h"
 #include "distributed.h"
 #include "exchange.h"
+#include "peers.h"
+#include "pieces.h"
+#include "shared.h"
 #include "storage.h"
 #include "tensor.h"
 
@@ -108,6 +111,14 @@ NAPI_MODULE_INIT() {
         {"startGather", start_gather},
         {"startReduceScatter", start_reduce_scatter},
         {"finishExchange", finish_exchange},
+        {"startSumOfPieces", start_sum_of_pieces},
+        {"finishSumOfPieces", finish_sum_of_pieces},
+        {"newSharedMemory", new_shared_memory},
+        {"mapSharedMemory", map_shared_memory},
+        {"closeSharedMemory", close_shared_memory},
+        {"dropSharedBuffer", drop_shared_buffer},
+        {"sharedPart", shared_part},
+        {"attachSharedBuffer", attach_shared_buffer},
         {"describeMemory", describe_memory},
         {"canReadMemory", can_read_memory},
         {"setPeers", set_peers},

@@ -1,61 +1,22 @@
 #include "exchange.h"
 
 #include <ATen/ATen.h>
-#include <sched.h>
-#include <sys/uio.h>
-#include <unistd.h>
 
-#include <atomic>
-#include <cerrno>
-#include <chrono>
-#include <cstddef>
-#include <cstring>
-#include <fstream>
 #include <map>
-#include <thread>
 #include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include "addon.h"
+#include "peers.h"
 #include "storage.h"
 
 namespace ivtlr {
 namespace {
 
-using Milliseconds = std::chrono::milliseconds;
-
-// Exchanges that can be under way at one time; the places of older ones are used again.
-constexpr int64_t slots = 1024;
-
-// Where the others look, in this process's memory: what it lends to which exchange, and which exchanges it has read all for. Exchanges count from 1.
-struct Mailbox {
-  std::atomic<uint64_t> probe;  // what others try to read, to see whether they may
-  struct Slot {
-    std::atomic<uint64_t> exchange;
-    std::atomic<uint64_t> address;
-  };
-  Slot lent[slots];
-  std::atomic<uint64_t> read[slots];
-};
-
-// What a process knows of another one of its machine.
-struct Peer {
-  pid_t pid = 0;
-  bool can_read = false;    // this process may read its memory
-  bool reads_mine = false;  // it may read the memory of this one
-  uint64_t mailbox = 0;     // address in its memory
-};
-
-// By the group's name; without an entry everything goes by messages. Never destroyed: others may look there until the end of the process.
-std::map<std::string, std::vector<Peer>>& peers_of_group = *new std::map<std::string, std::vector<Peer>>();
-std::map<std::string, Mailbox*>& mailboxes = *new std::map<std::string, Mailbox*>();
-
 // Smaller tensors are sent: a message is quicker than being told where to read.
 constexpr int64_t read_from = 1 << 16;
 // Of sums in one go: small enough for the second-level cache.
 constexpr int64_t block_bytes = 1 << 18;
-
-uint64_t bytes_read = 0;
 
 struct Other {
   int rank = 0;
@@ -100,47 +61,9 @@ at::Tensor flat(const at::Tensor& tensor) {
   return tensor.view({-1});
 }
 
-bool read_memory(pid_t pid, uint64_t address, void* into, size_t bytes) {
-  auto* to = static_cast<char*>(into);
-  while (bytes > 0) {
-    iovec local{to, bytes}, remote{reinterpret_cast<void*>(address), bytes};
-    const ssize_t count = process_vm_readv(pid, &local, 1, &remote, 1, 0);
-    if (count <= 0) return false;
-    to += count;
-    address += static_cast<uint64_t>(count);
-    bytes -= static_cast<size_t>(count);
-  }
-  return true;
-}
-
-void read_or_throw(const Other& other, uint64_t address, void* into, size_t bytes) {
-  if (!read_memory(other.peer.pid, address, into, bytes))
-    throw std::runtime_error("the memory of rank " + std::to_string(other.rank) + " cannot be read: " + std::strerror(errno));
-}
-
 void read_part(const Other& other, int64_t offset, const at::Tensor& into) {
-  read_or_throw(other, other.address + static_cast<uint64_t>(offset), into.data_ptr(), into.nbytes());
-  bytes_read += into.nbytes();
+  read_tensor(other.peer, other.address + static_cast<uint64_t>(offset), into);
 }
-
-// Looks at a number in another process's memory until it is the wanted one. Processes arrive at about the same time, so it first looks again at once,
-// and then ever less often.
-void await_number(const Other& other, uint64_t address, uint64_t wanted, Milliseconds timeout) {
-  using Clock = std::chrono::steady_clock;
-  const auto start = Clock::now();
-  for (int looks = 0;; looks++) {
-    uint64_t found = 0;
-    read_or_throw(other, address, &found, sizeof found);
-    if (found == wanted) return;
-    const auto waited = Clock::now() - start;
-    if (waited > timeout)
-      throw std::runtime_error("Timed out waiting " + std::to_string(timeout.count()) + " ms for rank " + std::to_string(other.rank));
-    if (waited < std::chrono::microseconds(200)) sched_yield();
-    else std::this_thread::sleep_for(waited < Milliseconds(20) ? std::chrono::microseconds(50) : std::chrono::microseconds(500));
-  }
-}
-
-uint64_t address_of(const at::Tensor& tensor) { return static_cast<uint64_t>(reinterpret_cast<uintptr_t>(tensor.data_ptr())); }
 
 // Starts what comes from and goes to each other process: the part of `out` or of the sum it gives, and the part of `own` it gets.
 napi_value start(napi_env env, napi_callback_info info, bool sums) {
@@ -160,13 +83,11 @@ napi_value start(napi_env env, napi_callback_info info, bool sums) {
   const int64_t length = part.numel(), bytes = part.nbytes();
   if (whole.numel() != size * length || whole.scalar_type() != part.scalar_type())
     throw std::runtime_error("the one tensor should be as long as the parts of all ranks together");
-  const auto found = peers_of_group.find(name);
-  const auto mailbox = mailboxes.find(name);
-  const bool reads = found != peers_of_group.end() && mailbox != mailboxes.end() && bytes >= read_from;
+  const PeerGroup* peers = bytes >= read_from ? peers_of(name) : nullptr;
   for (int i = 1; i < size; i++) {
     Other other;
     other.rank = (rank + i) % size;
-    if (reads) other.peer = found->second[static_cast<size_t>(other.rank)];
+    if (peers) other.peer = peers->peers[static_cast<size_t>(other.rank)];
     if (!other.peer.can_read) {
       if (sums) {
         // Borrowed, like the caller's own buffers: see set_bytes.
@@ -180,11 +101,9 @@ napi_value start(napi_env env, napi_callback_info info, bool sums) {
     }
     exchange.others.push_back(std::move(other));
   }
-  if (reads) {
-    exchange.mailbox = mailbox->second;
-    auto& slot = exchange.mailbox->lent[exchange.number % slots];
-    slot.address.store(address_of(exchange.own));
-    slot.exchange.store(exchange.number);
+  if (peers) {
+    exchange.mailbox = peers->mailbox;
+    lend(*exchange.mailbox, exchange.number, exchange.own.data_ptr());
   }
   for (const auto& other : exchange.others) {
     if (other.peer.reads_mine) continue;
@@ -252,87 +171,25 @@ napi_value finish_exchange(napi_env env, napi_callback_info info) {
     Exchange& exchange = found.mapped();
     const int rank = exchange.group->getRank();
     const int64_t length = exchange.sums ? exchange.out.numel() : exchange.own.numel();
-    const uint64_t slot = exchange.number % slots;
     for (auto& other : exchange.others) {
       if (!other.peer.can_read) {
         other.came->wait();
         continue;
       }
-      const uint64_t lent = other.peer.mailbox + offsetof(Mailbox, lent) + slot * sizeof(Mailbox::Slot);
-      await_number(other, lent + offsetof(Mailbox::Slot, exchange), exchange.number, exchange.timeout);
-      read_or_throw(other, lent + offsetof(Mailbox::Slot, address), &other.address, sizeof other.address);
+      other.address = await_lent(other.peer, exchange.number, exchange.timeout);
       // Of a buffer that is summed, this process reads its own part.
       if (exchange.sums) other.address += static_cast<uint64_t>(rank * length) * exchange.own.element_size();
       else read_part(other, 0, exchange.out.narrow(0, other.rank * length, length));
     }
     if (exchange.sums) sum_up(exchange, rank);
-    if (exchange.mailbox) exchange.mailbox->read[slot].store(exchange.number);
+    if (exchange.mailbox) tell_read(*exchange.mailbox, exchange.number);
     for (const auto& other : exchange.others) {
       if (exchange.sums && !other.peer.can_read) set_bytes(other.part, 0);
-      if (other.peer.reads_mine)
-        await_number(other, other.peer.mailbox + offsetof(Mailbox, read) + slot * sizeof(uint64_t), exchange.number, exchange.timeout);
+      if (other.peer.reads_mine) await_read(other.peer, exchange.number, exchange.timeout);
     }
     for (const auto& work : exchange.works) work->wait();
     return undefined(env);
   }, [] { return std::string("exchange"); });
-}
-
-// describeMemory(group) -> what another process of it needs to know to find out whether it may read this one's memory
-napi_value describe_memory(napi_env env, napi_callback_info info) {
-  return guarded(env, [&] {
-    const auto args = arguments(env, info, 1);
-    std::string boot;
-    std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), boot);
-    char space[64] = "";
-    if (readlink("/proc/self/ns/pid", space, sizeof space - 1) < 0) space[0] = 0;
-    auto* mailbox = new Mailbox();
-    mailboxes[to_string(env, args[0])] = mailbox;
-    const auto address = static_cast<uint64_t>(reinterpret_cast<uintptr_t>(mailbox));
-    // Another process's memory hardly holds the same number in this place.
-    const uint64_t probe = static_cast<uint64_t>(getpid()) << 32 ^ address ^ static_cast<uint64_t>(time(nullptr)) << 16;
-    mailbox->probe.store(probe);
-    return string(env, boot + " " + space + " " + std::to_string(getpid()) + " " + std::to_string(address) + " " + std::to_string(probe));
-  }, [] { return std::string("describeMemory"); });
-}
-
-// canReadMemory(pid, address of the mailbox and its probe as described) -> whether this process may read that one's memory
-napi_value can_read_memory(napi_env env, napi_callback_info info) {
-  return guarded(env, [&] {
-    const auto args = arguments(env, info, 3);
-    uint64_t found = 0;
-    const bool ok = read_memory(static_cast<pid_t>(to_int(env, args[0])), std::stoull(to_string(env, args[1])), &found, sizeof found) &&
-                    found == std::stoull(to_string(env, args[2]));
-    napi_value result;
-    NAPI_OK(napi_get_boolean(env, ok, &result));
-    return result;
-  }, [] { return std::string("canReadMemory"); });
-}
-
-// setPeers(group, for every rank: [pid, address of its mailbox, whether this process reads its memory, whether it reads this one's])
-napi_value set_peers(napi_env env, napi_callback_info info) {
-  return guarded(env, [&] {
-    const auto args = arguments(env, info, 2);
-    std::vector<Peer> peers;
-    for (uint32_t i = 0; i < array_length(env, args[1]); i++) {
-      const napi_value entry = element(env, args[1], i);
-      Peer peer;
-      peer.pid = static_cast<pid_t>(to_int(env, element(env, entry, 0)));
-      peer.mailbox = std::stoull(to_string(env, element(env, entry, 1)));
-      peer.can_read = to_bool(env, element(env, entry, 2));
-      peer.reads_mine = to_bool(env, element(env, entry, 3));
-      // Who is read must also be able to see that it was.
-      peer.can_read = peer.can_read && peer.reads_mine;
-      peer.reads_mine = peer.can_read;
-      peers.push_back(peer);
-    }
-    peers_of_group[to_string(env, args[0])] = std::move(peers);
-    return undefined(env);
-  }, [] { return std::string("setPeers"); });
-}
-
-// bytesRead() -> bytes that this process has read from the memory of others
-napi_value bytes_read_so_far(napi_env env, napi_callback_info) {
-  return guarded(env, [&] { return number(env, static_cast<double>(bytes_read)); }, [] { return std::string("bytesRead"); });
 }
 
 }  // namespace ivtlr

@@ -9,9 +9,5 @@ namespace ivtlr {
 napi_value start_gather(napi_env env, napi_callback_info info);
 napi_value start_reduce_scatter(napi_env env, napi_callback_info info);
 napi_value finish_exchange(napi_env env, napi_callback_info info);
-napi_value describe_memory(napi_env env, napi_callback_info info);
-napi_value can_read_memory(napi_env env, napi_callback_info info);
-napi_value set_peers(napi_env env, napi_callback_info info);
-napi_value bytes_read_so_far(napi_env env, napi_callback_info info);
 
 }  // namespace ivtlr

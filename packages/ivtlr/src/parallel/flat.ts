@@ -5,11 +5,14 @@ import {
   type DType,
   elementSize,
   empty,
+  type Piece as GradientPiece,
   keep,
   noGrad,
+  type SharedBuffer,
   scope,
   setStorageBytes,
   type Tensor,
+  zeros,
 } from '@ivtlr/torch';
 
 /** A parameter's place in the buffer, in elements. */
@@ -30,6 +33,8 @@ export interface Piece {
 
 /** Parameters begin at multiples of so many bytes, as kernels like it. */
 const ALIGNMENT = 64;
+/** Shards are multiples of so many bytes: the usual page of memory, so that processes can map each other's. */
+const PAGE = 4096;
 
 export class Flat {
   /** The part of the model that the parameters belong to. */
@@ -58,7 +63,7 @@ export class Flat {
       end = roundedUp(end + tensor.numel, unit);
       return { name, tensor, offset };
     });
-    this.size = roundedUp(end, processes * unit);
+    this.size = roundedUp(end, (processes * PAGE) / elementSize(first.dtype));
     this.shardSize = this.size / processes;
   }
 
@@ -75,6 +80,18 @@ export class Flat {
   /** An uninitialised buffer of the whole size; the caller's. */
   newBuffer(): Tensor {
     return this.borrow(this.size);
+  }
+
+  /** Bytes of a shard. */
+  get shardBytes(): number {
+    return this.shardSize * elementSize(this.dtype);
+  }
+
+  /** As newBuffer, still without memory. */
+  hollowBuffer(): Tensor {
+    const buffer = empty([this.size], { dtype: this.dtype, device: this.device });
+    setStorageBytes(buffer, 0);
+    return buffer;
   }
 
   /** An uninitialised buffer of so many elements, in memory that was given back before if there is some; see `giveBack`. */
@@ -107,6 +124,55 @@ export class Flat {
   }
 
   /**
+   * As moveInto, into memory that the processes share.
+   * @returns a buffer that has the whole as its memory, which is complete when all processes have come here
+   */
+  share(shared: SharedBuffer, rank: number): Tensor {
+    const buffer = keep(this.hollowBuffer());
+    shared.attach(buffer);
+    noGrad(() =>
+      scope(() => {
+        const own = buffer.narrow(0, rank * this.shardSize, this.shardSize);
+        for (const { tensor, start, end, shardOffset } of this.pieces(rank))
+          own.narrow(0, shardOffset, end - start).copy_(tensor.flatten().narrow(0, start, end - start));
+        for (const parameter of this.parameters)
+          call('aten::set_data', '', parameter.tensor, this.viewOf(parameter, buffer));
+      }),
+    );
+    return buffer;
+  }
+
+  /**
+   * The gradients as they are, which the parameters lose. Call inside a scope.
+   */
+  lendGradients(): GradientPiece[] {
+    return this.parameters.map(({ tensor, offset }) => {
+      const { grad } = tensor;
+      tensor.grad = null;
+      return { tensor: grad && contiguous(grad), offset, numel: tensor.numel };
+    });
+  }
+
+  /** The gradients, which stay where they are; zeros where a parameter has none. Call inside a scope. */
+  gradientsInPlace(): GradientPiece[] {
+    return this.parameters.map(({ tensor, offset }) => {
+      const { grad } = tensor;
+      const own = grad ? contiguous(grad) : zeros(tensor.shape, { dtype: tensor.dtype, device: tensor.device });
+      if (own !== grad) tensor.grad = own;
+      return { tensor: own, offset, numel: tensor.numel };
+    });
+  }
+
+  /** Makes the parts of a buffer the parameters' gradients. */
+  setGradients(buffer: Tensor): void {
+    noGrad(() =>
+      scope(() => {
+        for (const parameter of this.parameters) parameter.tensor.grad = this.viewOf(parameter, buffer);
+      }),
+    );
+  }
+
+  /**
    * The gradients side by side; zeros where a parameter has none. They are taken from the parameters.
    * @returns a borrowed buffer
    */
@@ -132,6 +198,10 @@ export class Flat {
       }),
     );
   }
+}
+
+function contiguous(gradient: Tensor): Tensor {
+  return noGrad(() => gradient.contiguous());
 }
 
 /** Gives the memory of a borrowed buffer back, and disposes of the buffer. */

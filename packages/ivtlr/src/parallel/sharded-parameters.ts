@@ -9,6 +9,7 @@ import {
   noGrad,
   type ProcessGroup,
   type SegmentObserver,
+  type SharedBuffer,
   scope,
   setStorageBytes,
   type Tensor,
@@ -25,22 +26,28 @@ export interface Shard {
   flat: Flat;
   /** (shardSize) this process's part of the parameters; null with stage 0, which has no buffer of parameters. */
   parameters: Tensor | null;
-  /** Summed over all processes: (shardSize), or the whole buffer (size) with stage 0. Null before the first reduction of a step. */
+  /**
+   * (shardSize) summed over all processes; null before the first reduction of a step. With stage 0 the sums are the parameters' `.grad`, and this
+   * is the memory that they are in (size), or null where each has its own.
+   */
   gradients: Tensor | null;
 }
 
 interface Held extends Shard {
   /** (size) the parameters of all processes; its memory is there only while the part is gathered. Null with stage 0 and for frozen ones below 3. */
   whole: Tensor | null;
+  /** Where all processes of the machine read each other's shards in place. */
+  shared: SharedBuffer | null;
 }
 
 interface Pending {
-  held: Held;
-  work: Work;
-  /** What is sent; freed when the work is done. */
-  sent: Tensor;
-  into: Tensor;
+  work: Work<unknown>;
+  /** What is left to do when the work is done. */
+  settle(): void;
 }
+
+/** There is nothing to wait for. */
+const DONE: Work<unknown> = { wait: () => {} };
 
 /** Reductions under way at one time with stages 2 and 3, which are there to save the memory of gradients. */
 const REDUCTIONS_AT_ONCE = 2;
@@ -55,8 +62,10 @@ export class ShardedParameters implements SegmentObserver, Disposable {
   #order: Collective[] = [];
   readonly #complete = new Set<string>();
   readonly #resident = new Set<string>();
-  #ahead: { part: string; works: Work[] } | null = null;
+  #ahead: { part: string; works: Work<unknown>[] } | null = null;
   #pending: Pending[] = [];
+  /** Whether gradients are summed where they are, in each other's memory. */
+  readonly #reads: boolean;
 
   /** Takes the parameters over; with stages 1 to 3 they move into flat buffers. `requiresGrad` says which are trained. */
   constructor(
@@ -71,6 +80,7 @@ export class ShardedParameters implements SegmentObserver, Disposable {
     const owner = new Map<Tensor, string>();
     const names = new Map([...module.namedParameters()].map(([name, tensor]) => [tensor, name]));
     const aliases = new Map<string, Set<string>>();
+    const flatsByPart = new Map<string, Flat[]>();
     for (const [part, modules] of namedParts(parts)) {
       const own: [string, Tensor][] = [];
       for (const tensor of new Set(modules.flatMap((m) => m.parameters()))) {
@@ -80,12 +90,21 @@ export class ShardedParameters implements SegmentObserver, Disposable {
         owner.set(tensor, part);
         own.push([names.get(tensor)!, tensor]);
       }
-      const flats = flatsOf(part, own, group.size).filter(({ trained }) => trained || stage === 3);
-      this.#parts.set(
+      flatsByPart.set(
         part,
-        flats.map((flat) => this.#hold(flat)),
+        flatsOf(part, own, group.size).filter(({ trained }) => trained || stage === 3),
       );
     }
+    const all = [...flatsByPart.values()].flat();
+    const onCpu = all.every(({ device }) => device === 'cpu');
+    this.#reads = onCpu && group.readsEachOther;
+    const shared = (stage > 0 && onCpu && group.shareMemory(all.map(({ shardBytes }) => shardBytes))) || [];
+    for (const [part, flats] of flatsByPart)
+      this.#parts.set(
+        part,
+        flats.map((flat) => this.#hold(flat, shared[all.indexOf(flat)] ?? null)),
+      );
+    if (shared.length > 0) group.barrier({ purpose: 'the parameters are shared' });
     const trained = new Set(
       [...this.#parts].filter(([, held]) => held.some(({ flat }) => flat.trained)).map(([part]) => part),
     );
@@ -106,14 +125,16 @@ export class ShardedParameters implements SegmentObserver, Disposable {
     return this.#group.rank;
   }
 
-  #hold(flat: Flat): Held {
-    const held: Held = { flat, parameters: null, gradients: null, whole: null };
+  #hold(flat: Flat, shared: SharedBuffer | null): Held {
+    const held: Held = { flat, parameters: null, gradients: null, whole: null, shared };
     if (this.stage === 0) return held;
-    const whole = keep(flat.newBuffer());
-    flat.moveInto(whole);
+    const whole = shared ? flat.share(shared, this.rank) : keep(flat.newBuffer());
+    if (!shared) flat.moveInto(whole);
     const own = () => whole.narrow(0, this.rank * flat.shardSize, flat.shardSize);
     if (this.stage < 3) return { ...held, whole, parameters: keep(noGrad(own)) };
-    const parameters = keep(noGrad(() => scope(() => own().clone())));
+    const parameters = shared
+      ? shared.part(flat.dtype, flat.shardSize)
+      : keep(noGrad(() => scope(() => own().clone())));
     setStorageBytes(whole, 0);
     return { ...held, whole, parameters };
   }
@@ -184,16 +205,21 @@ export class ShardedParameters implements SegmentObserver, Disposable {
     else this.#arrive(next.part, this.#gather(next.part), wanted);
   }
 
-  #gather(part: string): Work[] {
+  #gather(part: string): Work<unknown>[] {
     return this.#parts.get(part)!.map((held) => this.#gatherFlat(held));
   }
 
-  #gatherFlat({ flat, whole, parameters }: Held): Work {
+  #gatherFlat({ flat, whole, parameters, shared }: Held): Work<unknown> {
+    if (shared) {
+      // Nobody changes parameters before all have come to the end of a step's passes, nor reads them before all have changed theirs.
+      shared.attach(whole!);
+      return DONE;
+    }
     setStorageBytes(whole!, whole!.nbytes);
     return this.#group.allGatherIntoAsync(whole!, parameters!, { purpose: `parameters of ${flat.part}` });
   }
 
-  #arrive(part: string, works: readonly Work[], wanted: string | undefined): void {
+  #arrive(part: string, works: readonly Work<unknown>[], wanted: string | undefined): void {
     for (const work of works) work.wait();
     if (part === wanted) this.#resident.add(part);
     else if (!this.#resident.has(part)) this.#putAway(part);
@@ -206,42 +232,65 @@ export class ShardedParameters implements SegmentObserver, Disposable {
 
   #reduce(part: string): void {
     for (const held of this.#parts.get(part)!) {
-      const { flat } = held;
-      if (!flat.trained) continue;
-      for (const { name, tensor } of flat.parameters) if (tensor.hasGrad) this.touched.add(name);
-      const sent = keep(flat.takeGradients());
-      const purpose = `gradients of ${part}`;
-      if (this.stage === 0) {
-        const work = this.#group.allReduceInPlaceAsync(sent, { purpose });
-        this.#pending.push({ held, work, sent, into: sent });
-        continue;
-      }
+      if (!held.flat.trained) continue;
+      for (const { name, tensor } of held.flat.parameters) if (tensor.hasGrad) this.touched.add(name);
       while (this.stage > 1 && this.#pending.length >= REDUCTIONS_AT_ONCE) this.#settle();
-      const into = keep(flat.borrow(flat.shardSize));
-      const work = this.#group.reduceScatterIntoAsync(into, sent, { purpose });
-      this.#pending.push({ held, work, sent, into });
+      const purpose = `gradients of ${part}`;
+      this.#pending.push(scope(() => (this.#reads ? this.#sumInPlace(held, purpose) : this.#sumCopies(held, purpose))));
     }
   }
 
-  /** Waits for the oldest reduction and adds what it gave to the step's gradients. */
-  #settle(): void {
-    const { held, work, sent, into } = this.#pending.shift()!;
-    work.wait();
-    if (sent !== into) giveBack(sent);
-    if (!held.gradients) held.gradients = into;
-    else {
-      noGrad(() => held.gradients!.add_(into));
-      giveBack(into);
+  /** The others read the gradients where the backward pass has left them. */
+  #sumInPlace(held: Held, purpose: string): Pending {
+    const { flat } = held;
+    const add = held.gradients !== null;
+    if (this.stage > 0) held.gradients ??= keep(flat.borrow(flat.shardSize));
+    const pieces = keep(this.stage === 0 ? flat.gradientsInPlace() : flat.lendGradients());
+    const work = this.#group.sumPiecesAsync(pieces, flat.shardSize, held.gradients, { add, purpose });
+    const settle = () => {
+      for (const { tensor } of pieces) tensor?.dispose();
+    };
+    return { work, settle };
+  }
+
+  #sumCopies(held: Held, purpose: string): Pending {
+    const { flat } = held;
+    const sent = keep(flat.takeGradients());
+    if (this.stage === 0) {
+      const work = this.#group.allReduceInPlaceAsync(sent, { purpose });
+      const settle = () => {
+        held.gradients = sent;
+        flat.setGradients(sent);
+      };
+      return { work, settle };
     }
+    const into = keep(flat.borrow(flat.shardSize));
+    const work = this.#group.reduceScatterIntoAsync(into, sent, { purpose });
+    const settle = () => {
+      giveBack(sent);
+      if (!held.gradients) held.gradients = into;
+      else {
+        noGrad(() => held.gradients!.add_(into));
+        giveBack(into);
+      }
+    };
+    return { work, settle };
+  }
+
+  /** Waits for the oldest reduction. */
+  #settle(): void {
+    const { work, settle } = this.#pending.shift()!;
+    work.wait();
+    settle();
   }
 
   /** After the shards have been changed: the whole parameters follow, where they are kept. */
   shareParameters(): void {
-    if (this.stage !== 1 && this.stage !== 2) return;
-    const works = this.trained.map((shard) => {
-      const { flat, whole, parameters } = shard as Held;
-      return this.#group.allGatherIntoAsync(whole!, parameters!, { purpose: `parameters of ${flat.part}` });
-    });
+    if (this.stage === 0) return;
+    const all = [...this.#parts.values()].flat();
+    if (all.some(({ shared }) => shared)) this.#group.barrier({ purpose: 'the parameters are moved' });
+    if (this.stage === 3) return;
+    const works = all.filter(({ flat }) => flat.trained).map((held) => this.#gatherFlat(held));
     for (const work of works) work.wait();
   }
 
@@ -277,9 +326,10 @@ export class ShardedParameters implements SegmentObserver, Disposable {
 
   dispose(): void {
     this.#free();
-    for (const { whole, parameters } of [...this.#parts.values()].flat()) {
+    for (const { whole, parameters, shared } of [...this.#parts.values()].flat()) {
       parameters?.dispose();
       whole?.dispose();
+      shared?.[Symbol.dispose]();
     }
   }
 

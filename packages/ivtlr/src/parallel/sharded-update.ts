@@ -20,8 +20,8 @@ import { loadState, type OptimizerShard, type OptimizerSource, type Update } fro
 interface Moved {
   piece: Piece;
   parameter: Tensor;
-  /** Its gradient within a shard's gradients. */
-  gradient(gradients: Tensor): Tensor;
+  /** Its summed gradient; null where there was no reduction. */
+  gradient(): Tensor | null;
 }
 
 export class ShardedUpdate implements Update {
@@ -31,6 +31,8 @@ export class ShardedUpdate implements Update {
   /** Per shard, in its order. */
   readonly #moved: Moved[][];
   #optimizer: AdamW | null;
+  /** What `squares` last gave. */
+  #squares = 0;
 
   /** @param sharded becomes this object's */
   constructor(sharded: ShardedParameters, options: AdamWOptions) {
@@ -39,28 +41,23 @@ export class ShardedUpdate implements Update {
     this.sizes = new Map(
       sharded.trained.flatMap(({ flat }) => flat.parameters.map(({ name, tensor }) => [name, tensor.numel] as const)),
     );
-    this.#moved = sharded.trained.map(({ flat, parameters }) =>
-      parameters === null
-        ? flat.parameters.map((place) => ({
-            piece: {
-              name: place.name,
-              tensor: place.tensor,
-              start: 0,
-              end: place.tensor.numel,
-              shardOffset: place.offset,
-            },
-            parameter: place.tensor,
-            gradient: (gradients) => flat.viewOf(place, gradients),
-          }))
-        : flat.pieces(sharded.rank).map((piece) => {
-            const length = piece.end - piece.start;
-            return {
-              piece,
-              parameter: keep(noGrad(() => parameters.narrow(0, piece.shardOffset, length))),
-              gradient: (gradients) => gradients.narrow(0, piece.shardOffset, length),
-            };
-          }),
-    );
+    this.#moved = sharded.trained.map((shard) => {
+      const { flat, parameters } = shard;
+      if (parameters === null)
+        return flat.parameters.map(({ name, tensor, offset }) => ({
+          piece: { name, tensor, start: 0, end: tensor.numel, shardOffset: offset },
+          parameter: tensor,
+          gradient: () => tensor.grad,
+        }));
+      return flat.pieces(sharded.rank).map((piece) => {
+        const length = piece.end - piece.start;
+        return {
+          piece,
+          parameter: keep(noGrad(() => parameters.narrow(0, piece.shardOffset, length))),
+          gradient: () => shard.gradients?.narrow(0, piece.shardOffset, length) ?? null,
+        };
+      });
+    });
     this.#optimizer = this.#newOptimizer();
   }
 
@@ -93,10 +90,10 @@ export class ShardedUpdate implements Update {
   }
 
   squares(): number {
-    return scope(() =>
+    this.#squares = scope(() =>
       noGrad(() => {
-        const norms = this.#sharded.trained.flatMap(({ gradients }) =>
-          gradients ? [ops.linalg_vector_norm(gradients, 2, null, false, wide(gradients))] : [],
+        const norms = this.#gradients().map((gradients) =>
+          ops.linalg_vector_norm(gradients, 2, null, false, wide(gradients)),
         );
         if (norms.length === 0) return 0;
         return stack(norms.map((norm) => norm.to('float64')))
@@ -105,24 +102,28 @@ export class ShardedUpdate implements Update {
           .item();
       }),
     );
+    return this.#squares;
   }
 
   norm(squares: number): number {
     // With stage 0 every process has all gradients.
-    return Math.sqrt(this.#sharded.stage === 0 ? this.squares() : squares);
+    return Math.sqrt(this.#sharded.stage === 0 ? this.#squares : squares);
+  }
+
+  /** The step's sums that this process has. Call inside a scope. */
+  #gradients(): Tensor[] {
+    const shards = this.#sharded.trained;
+    if (this.#sharded.stage > 0) return shards.flatMap(({ gradients }) => gradients ?? []);
+    return this.#moved.flat().flatMap(({ gradient }) => gradient() ?? []);
   }
 
   step(lr: number, factor: number, touched: readonly boolean[]): void {
     const chosen = new Set([...this.sizes.keys()].filter((_, i) => touched[i]));
     scope(() =>
       noGrad(() => {
-        this.#sharded.trained.forEach(({ gradients }, i) => {
-          if (!gradients) return;
-          if (factor !== 1) gradients.mul_(factor);
-          for (const { piece, parameter, gradient } of this.#moved[i]!) {
-            if (chosen.has(piece.name)) parameter.grad = gradient(gradients);
-          }
-        });
+        if (factor !== 1) for (const gradients of this.#gradients()) gradients.mul_(factor);
+        for (const { piece, parameter, gradient } of this.#moved.flat())
+          parameter.grad = chosen.has(piece.name) ? gradient() : null;
       }),
     );
     if (this.#optimizer) {

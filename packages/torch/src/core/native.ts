@@ -78,6 +78,24 @@ interface Native {
   startGather(group: string, out: Handle, tensor: Handle, exchange: number, timeout: number): number;
   startReduceScatter(group: string, out: Handle, tensor: Handle, exchange: number, timeout: number): number;
   finishExchange(id: number): void;
+  startSumOfPieces(
+    group: string,
+    tensors: readonly (Handle | null)[],
+    offsets: readonly number[],
+    lengths: readonly number[],
+    part: number,
+    out: Handle | null,
+    add: boolean,
+    exchange: number,
+    timeout: number,
+  ): number;
+  finishSumOfPieces(id: number): void;
+  newSharedMemory(bytes: number): number;
+  mapSharedMemory(group: string, rank: number, files: readonly number[], partBytes: readonly number[]): number[] | null;
+  closeSharedMemory(file: number): void;
+  dropSharedBuffer(id: number): void;
+  sharedPart(id: number, dtype: string, elements: number): number;
+  attachSharedBuffer(id: number, tensor: Handle): void;
   describeMemory(group: string): string;
   canReadMemory(pid: number, address: string, number: string): boolean;
   setPeers(

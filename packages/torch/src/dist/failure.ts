@@ -50,3 +50,8 @@ export function whoIsMissing({ name, rank, ranks, store }: Members, servesStore:
 function pause(milliseconds: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds);
 }
+
+/** c10d's errors go on with advice and traces. */
+export function firstSentence(message: string): string {
+  return message.split(/\. |\n/)[0]!;
+}

@@ -2,6 +2,14 @@ export { type DistributedEnvironment, distributedEnvironment } from './environme
 export { DistributedError } from './errors.ts';
 export { initProcessGroup, type ProcessGroupOptions } from './init-process-group.ts';
 export { bytesReadFromPeers } from './memory-peers.ts';
-export { type CollectiveOptions, ProcessGroup, type ReduceOp, type ReduceOptions, type Work } from './process-group.ts';
+export type { Piece } from './pieces.ts';
+export {
+  type CollectiveOptions,
+  ProcessGroup,
+  type ReduceOp,
+  type ReduceOptions,
+  type Work,
+} from './process-group.ts';
+export type { SharedBuffer } from './shared-memory.ts';
 export { dieWithParent, setStorageBytes } from './storage.ts';
 export { Store, type StoreOptions, type WaitOptions } from './store.ts';

@@ -8,12 +8,13 @@ import { cat, empty, fromBytes, zeros } from '../core/creation.ts';
 import { TorchError } from '../core/errors.ts';
 import { native } from '../core/native.ts';
 import { op } from '../core/op.ts';
-import { keep, scope } from '../core/scope.ts';
+import { scope } from '../core/scope.ts';
 import type { Tensor } from '../core/tensor.ts';
 import { DistributedError } from './errors.ts';
-import { FAILED, failureKey, LOOK_AROUND, whoIsMissing } from './failure.ts';
+import { FAILED, failureKey, firstSentence, LOOK_AROUND, whoIsMissing } from './failure.ts';
 import { findMemoryPeers } from './memory-peers.ts';
-import { setStorageBytes } from './storage.ts';
+import { type Piece, startSumOfPieces } from './pieces.ts';
+import { type SharedBuffer, shareMemory } from './shared-memory.ts';
 import type { Store } from './store.ts';
 
 export type ReduceOp = 'sum' | 'avg' | 'min' | 'max' | 'product';
@@ -40,9 +41,9 @@ interface GroupSetup {
 }
 
 /** A collective under way. */
-export interface Work {
+export interface Work<T = Tensor> {
   /** Waits for the end; its tensor. @throws DistributedError when it failed or took longer than the group's timeout */
-  wait(): Tensor;
+  wait(): T;
 }
 
 /** dtypes of which Gloo's sum is divided for an average. */
@@ -172,6 +173,42 @@ export class ProcessGroup implements Disposable {
     return this.#start('reduce_scatter_tensor_out', purpose, [tensor, op, this.size, this.name, out], out);
   }
 
+  /** Whether all read each other's memory. The first call is a collective. */
+  get readsEachOther(): boolean {
+    return this.size > 1 && this.#findPeers();
+  }
+
+  /**
+   * The sum over all processes of a buffer of size * part elements, of which only pieces exist: with `out` (part) each process gets its part of the
+   * sum (with `add` on top of what is there), else the pieces, none of them null, get their sums.
+   * Only where all read each other's memory. The pieces stay as they are until the end.
+   */
+  sumPiecesAsync(
+    pieces: readonly Piece[],
+    part: number,
+    out: Tensor | null,
+    { add = false, purpose }: CollectiveOptions & { add?: boolean } = {},
+  ): Work<void> {
+    const name = out ? 'reduce_scatter' : 'all_reduce';
+    const number = this.#exchangesMade + 1;
+    this.#exchangesMade += 2;
+    const id = this.#explained(name, purpose, () =>
+      startSumOfPieces(this.name, pieces, part, out, add, number, Math.ceil(this.timeout * 1000)),
+    );
+    return { wait: () => this.#explained(name, purpose, () => native.finishSumOfPieces(id)) };
+  }
+
+  /**
+   * Buffers of which each process has a part of so many bytes, the same everywhere, multiples of the system's pages. All processes call it.
+   * @returns null where they do not read each other's memory or the system does not let them share it
+   */
+  shareMemory(partBytes: readonly number[]): SharedBuffer[] | null {
+    if (!this.readsEachOther) return null;
+    return shareMemory(this.name, this.rank, partBytes, (text) =>
+      this.allGatherText(text, { purpose: 'sharing memory' }),
+    );
+  }
+
   /** The tensor of one process, by its rank in the group. */
   broadcast(tensor: Tensor, source: number, options: CollectiveOptions = {}): Tensor {
     return this.broadcastAsync(tensor, source, options).wait();
@@ -262,31 +299,28 @@ export class ProcessGroup implements Disposable {
 
   /** Each process sums its part and reads the sums of the others. */
   #allReduceByReading(tensor: Tensor, op: ReduceOp, purpose: string | undefined): Work {
-    const { dtype, nbytes } = tensor;
-    const part = keep(empty([tensor.numel / this.size], { dtype }));
-    setStorageBytes(part, 0);
-    setStorageBytes(part, nbytes / this.size);
-    const summed = this.#exchange('all_reduce', purpose, part, tensor, op);
+    const { numel } = tensor;
+    const what = purpose === undefined ? {} : { purpose };
+    const work = this.sumPiecesAsync([{ tensor, offset: 0, numel }], numel / this.size, null, what);
     let over = false;
     const wait = (): Tensor => {
       if (over) return tensor;
       over = true;
-      this.#exchange('all_reduce', purpose, tensor, summed.wait(), 'sum', native.startGather).wait();
-      setStorageBytes(part, 0);
-      part.dispose();
+      work.wait();
+      if (op === 'avg') scope(() => noGrad(() => tensor.detach().mul_(1 / this.size)));
       return tensor;
     };
     return { wait };
   }
 
   #exchange(
-    name: 'all_gather' | 'reduce_scatter' | 'all_reduce',
+    name: 'all_gather' | 'reduce_scatter',
     purpose: string | undefined,
     out: Tensor,
     tensor: Tensor,
     op: string,
-    start = name === 'all_gather' ? native.startGather : native.startReduceScatter,
   ): Work {
+    const start = name === 'all_gather' ? native.startGather : native.startReduceScatter;
     this.#findPeers();
     const number = ++this.#exchangesMade;
     const id = this.#explained(name, purpose, () =>
@@ -362,9 +396,4 @@ export class ProcessGroup implements Disposable {
       );
     }
   }
-}
-
-/** c10d's errors go on with advice and traces. */
-function firstSentence(message: string): string {
-  return message.split(/\. |\n/)[0]!;
 }
