@@ -63,6 +63,19 @@ const FAMILIES = {
     model: seededModel,
     images: seededImages,
   },
+  'qwen3-vl': {
+    generate: readGolden<GenerateGolden>('qwen3-generate.json'),
+    train: readGolden<TrainGolden>('qwen3-train.json'),
+    model: seededModel,
+    images: seededImages,
+  },
+  'qwen3-vl, patches without DeepStack features': {
+    generate: readGolden<GenerateGolden>('qwen3-generate-plain.json'),
+    train: readGolden<TrainGolden>('qwen3-train-plain.json'),
+    model: seededModel,
+    images: seededImages,
+    options: { latentDeepstack: 'off' },
+  },
   chameleon: {
     generate: readGolden<GenerateGolden>('chameleon-generate.json'),
     train: readGolden<TrainGolden>('chameleon-train.json'),

@@ -11,7 +11,7 @@ import latent_reference
 from numbers_json import rounded, versions, write_cases
 from official_cases import LR, NEW_TOKENS, TRAINED, WEIGHT_DECAY, collated, first_safe
 from official_cases import prompt as prompt_ids
-from tiny_model import TextSource, draw_pixels, hub_name, image_tokens, special_ids, weights_check
+from tiny_model import PATCH_VALUES, TextSource, draw_pixels, hub_name, image_tokens, special_ids, weights_check
 
 STEPS = 10
 
@@ -44,7 +44,7 @@ def generate_case(family, row, seed):
     dims = family.SHAPES[shape]
     model, ids = family.build(dims, seed, tie), special_ids(dims["vocab"])
     asked = prompt_ids(TextSource(seed, dims["vocab"]), count, grid, ids)
-    pixels, grids = draw_pixels(seed, [grid])
+    pixels, grids = draw_pixels(seed, [grid], getattr(family, "PATCH_VALUES", PATCH_VALUES))
     with torch.no_grad():
         prompt = family.prompt(model, torch.tensor([asked]), torch.ones(1, len(asked), dtype=torch.long), pixels, grids, positions)
         decode = decoder_of(family, model, prompt)
@@ -81,7 +81,7 @@ def train_case(family, row, seed):
     text = TextSource(seed, dims["vocab"])
     pairs = [(prompt_ids(text, count + 7 * i, g, ids), text.ids(25 + 3 * i)) for i, g in enumerate(grids)]
     rows, labels, mask, _ = collated(pairs, ids, latents)
-    pixels, thw = draw_pixels(seed, grids)
+    pixels, thw = draw_pixels(seed, grids, getattr(family, "PATCH_VALUES", PATCH_VALUES))
     split = max(len(question) for question, _ in pairs)
     before = [torch.tensor([r[:split] for r in values]) for values in (rows, mask)]
     after = [torch.tensor([r[split + latents :] for r in values]) for values in (rows, labels, mask)]

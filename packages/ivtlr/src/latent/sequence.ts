@@ -19,14 +19,14 @@ import { imageColumns, imageSpan } from './image-columns.ts';
 
 /** A batch's prompts as they enter the decoder. */
 export interface EmbeddedPrompt {
-  /** (B, P, D), image tokens filled in. */
+  /** (B, P, I), image tokens filled in. */
   rows: Tensor;
   /** (B, P) bool, null when no row is padded. */
   valid: Tensor | null;
   /** (A, B, P) */
   positions: Tensor;
   next: number[];
-  /** (B, N, D) image token embeddings, short rows padded with zeros; null without images. */
+  /** (B, N, I) image tokens as they enter the decoder, short rows padded with zeros; null without images. */
   images: Tensor | null;
   /** Of each row's image tokens. */
   imageColumns: number[][];
@@ -52,7 +52,7 @@ export function embedPrompt(
     const longest = Math.max(...present.map(({ tokens }) => tokens));
     let at = 0;
     const perRow = batch.images.map((image, b) => {
-      if (!image) return ops.zeros([longest, model.hiddenSize], rows.dtype, null, model.device);
+      if (!image) return ops.zeros([longest, model.inputSize], rows.dtype, null, model.device);
       checkImageTokens(columns[b]!, image.tokens);
       const own = encoded[at++]!;
       return image.tokens === longest ? own : ops.constant_pad_nd(own, [0, 0, 0, longest - image.tokens]);
@@ -137,7 +137,7 @@ export class Sequence {
   }
 
   /**
-   * Adds rows (B, R, D) at the next positions. `mask` says which of them count (default: all); those that do not take no position.
+   * Adds rows (B, R, I) at the next positions. `mask` says which of them count (default: all); those that do not take no position.
    * `latent` rows are the ones hideImageFromLatents is about.
    */
   push(

@@ -12,9 +12,10 @@ import { loadWeights, weightsFile } from './common/weights.ts';
 import type { Backbone, Family, LoadModelOptions } from './family.ts';
 import { qwen25Vl } from './qwen2-5-vl/family.ts';
 import { qwen2Vl } from './qwen2-vl/family.ts';
+import { qwen3Vl } from './qwen3-vl/family.ts';
 import type { PathStyle, VisionLanguageModel } from './types.ts';
 
-export const FAMILIES: readonly Family[] = [qwen2Vl, qwen25Vl, chameleon];
+export const FAMILIES: readonly Family[] = [qwen2Vl, qwen25Vl, qwen3Vl, chameleon];
 
 /** The family of a config.json. @throws UserError naming `source` when its model_type is not known */
 export function familyOf(config: unknown, source: string): Family {
