@@ -45,12 +45,14 @@ GENERATE = [
 ]
 PLAIN_GENERATE = [GENERATE[2], GENERATE[7], GENERATE[12], GENERATE[15]]
 
-# shape, tied, T, K, grids (one a row), text tokens of the first row (+7 a further row), positions
+# shape, tied, T, K, grids (one a row), text tokens of the first row (+7 a further row), positions, whether gradients flow through the latent steps
 TRAIN = [
     ("gqa", False, 2, 8, [(12, 20), (8, 12)], 24, "mrope"),
     ("wide", True, 3, 6, [(8, 12), (8, 12)], 22, "sequential"),
     ("one", False, 1, 12, [(12, 12)], 28, "mrope"),
     ("all", False, 0, 8, [(8, 8), (6, 12)], 17, "mrope"),
+    ("gqa", False, 3, 6, [(8, 12), (12, 12)], 20, "mrope", "through"),
+    ("all", True, 2, 9, [(12, 12)], 26, "sequential", "through"),
 ]
 
 
@@ -60,4 +62,4 @@ def make(out):
     latent_cases.make_generate(os.path.join(out, "qwen3-generate.json"), GENERATE, 41000, qwen3_model)
     latent_cases.make_train(os.path.join(out, "qwen3-train.json"), TRAIN, 43000, qwen3_model)
     latent_cases.make_generate(os.path.join(out, "qwen3-generate-plain.json"), PLAIN_GENERATE, 44000, plain)
-    latent_cases.make_train(os.path.join(out, "qwen3-train-plain.json"), TRAIN[:2], 45000, plain)
+    latent_cases.make_train(os.path.join(out, "qwen3-train-plain.json"), [*TRAIN[:2], TRAIN[4]], 45000, plain)
