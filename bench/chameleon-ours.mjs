@@ -120,7 +120,7 @@ function answer() {
     attentionMask: [row.map(() => 1)],
     latentStart: prompt.length,
     latentSteps: LATENTS,
-    images: [image],
+    images: [[image]],
     pickTargets: [null],
   };
   const options = { ...LATENT_DEFAULTS, patches: PATCHES, maxNewTokens: NEW_TOKENS, eosIds: [] };

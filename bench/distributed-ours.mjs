@@ -62,13 +62,15 @@ const batch = {
   ...{ inputIds, attentionMask, labels, latentSteps: testCase.latents },
   latentStart: inputIds[0].indexOf(ids.latent),
   images: [
-    {
-      pixels: openSafetensors(path.join(testCase.folder, 'inputs.safetensors')).read('pixel_values'),
-      grid: [1, ...grid],
-      tokens: (grid[0] * grid[1]) / 4,
-      tokenGrid: grid.map((n) => n / 2),
-      source: { width: grid[1] * 14, height: grid[0] * 14 },
-    },
+    [
+      {
+        pixels: openSafetensors(path.join(testCase.folder, 'inputs.safetensors')).read('pixel_values'),
+        grid: [1, ...grid],
+        tokens: (grid[0] * grid[1]) / 4,
+        tokenGrid: grid.map((n) => n / 2),
+        source: { width: grid[1] * 14, height: grid[0] * 14 },
+      },
+    ],
   ],
   pickTargets: [null],
 };

@@ -106,7 +106,7 @@ async function writeCase({ ids, dtype }) {
   const samples = (await readSamples(dataFolder, m3cot)).slice(0, Number(values['official-samples']));
   const rows = [];
   for (const [i, sample] of samples.entries()) {
-    const { promptIds } = await tokenizeSample(sample, { tokens: 100 }, 'infer', renderOptions('m3cot'));
+    const { promptIds } = await tokenizeSample(sample, [{ tokens: 100 }], 'infer', renderOptions('m3cot'));
     const image = path.join(folder, `${i}.jpg`);
     fs.writeFileSync(image, sample.image.bytes);
     rows.push({ id: sample.id, promptIds, image });

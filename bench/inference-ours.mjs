@@ -41,7 +41,7 @@ function measureModel() {
     attentionMask: [row.map(() => 1)],
     latentStart: prompt.length,
     latentSteps: latents,
-    images: [image],
+    images: [[image]],
     pickTargets: [null],
   };
   const options = { ...LATENT_DEFAULTS, patches, onExhausted: 'reuse', maxNewTokens: newTokens, eosIds: [] };

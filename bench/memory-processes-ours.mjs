@@ -96,7 +96,7 @@ function microBatch(index) {
     attentionMask: [row.map(() => 1)],
     latentStart: prompt.length,
     latentSteps: LATENT_STEPS,
-    images: [image],
+    images: [[image]],
     pickTargets: [null],
   };
   return { batch, ids: [String(seed)], weight: 1 / (2 * ranks.size) };

@@ -55,7 +55,7 @@ const batch = {
   labels,
   latentSteps: testCase.latents,
   latentStart: inputIds[0].indexOf(ids.latent),
-  images,
+  images: images.map((image) => [image]),
   pickTargets: images.map(() => null),
 };
 const options = {

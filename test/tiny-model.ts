@@ -2,6 +2,7 @@
 import { type DType, manualSeed, randn } from '@ivtlr/torch';
 import { type Batch, collate } from '../packages/ivtlr/src/data/collate.ts';
 import { IGNORE, type Rendered } from '../packages/ivtlr/src/data/render.ts';
+import { tokensOf } from '../packages/ivtlr/src/latent/image-columns.ts';
 import { parseQwen2VLConfig } from '../packages/ivtlr/src/models/qwen2-vl/config.ts';
 import { Qwen2VL } from '../packages/ivtlr/src/models/qwen2-vl/model.ts';
 import type { ProcessedImage } from '../packages/ivtlr/src/models/types.ts';
@@ -30,11 +31,13 @@ export function tinyModel(options: { dtype?: DType; seed?: number } = {}): Qwen2
 }
 
 export interface TinyRow {
-  /** Tokens in front of the image, and after it up to the latent slots. */
+  /** Tokens in front of the image, and after the last one up to the latent slots. */
   before: number[];
   after: number[];
   /** Rows and columns of image tokens; null for no image. */
   grid: [number, number] | null;
+  /** Further images, each with the tokens in front of it. */
+  more?: { between: number[]; grid: [number, number] }[];
   latentSteps: number;
   /** Written text after the latent slots, all of it labelled. */
   text?: number[];
@@ -58,18 +61,24 @@ export function tinyImage(grid: [number, number], seed: number): ProcessedImage 
 
 /** Call inside a scope. */
 export function tinyBatch(rows: readonly TinyRow[]): Batch {
-  const images = rows.map(({ grid, seed }) => grid && tinyImage(grid, seed));
-  const rendered = rows.map(({ before, after, latentSteps, text = [], pickTargets }, b): Rendered => {
-    const imageTokens = images[b]?.tokens ?? 0;
-    const prompt = [...before, ...new Array<number>(imageTokens).fill(TINY_IDS.image), ...after];
+  const images = rows.map(({ grid, more = [], seed }) =>
+    [grid, ...more.map((other) => other.grid)].flatMap((each, i) => (each ? [tinyImage(each, seed + 1000 * i)] : [])),
+  );
+  const rendered = rows.map(({ before, after, grid, more = [], latentSteps, text = [], pickTargets }, b): Rendered => {
+    const run = (size: [number, number] | null) => new Array<number>(size ? size[0] * size[1] : 0).fill(TINY_IDS.image);
+    const prompt = [
+      ...before,
+      ...run(grid),
+      ...more.flatMap((other) => [...other.between, ...run(other.grid)]),
+      ...after,
+    ];
     const ids = [...prompt, ...new Array<number>(latentSteps).fill(TINY_IDS.latent), ...text];
     return {
       ids,
       labels: ids.map((id, i) => (i < prompt.length + latentSteps ? IGNORE : id)),
       latentStart: prompt.length,
       latentSteps,
-      image: null,
-      imageTokens,
+      imageTokens: tokensOf(images[b]!),
       ...(pickTargets && { pickTargets }),
     };
   });

@@ -92,7 +92,7 @@ export const readers = {
       answer: '1',
     };
     for (const phase of ['train', 'infer'])
-      await tokenizeSample(sample, { tokens: 4 }, phase, renderOptions('dominoes'));
+      await tokenizeSample(sample, [{ tokens: 4 }], phase, renderOptions('dominoes'));
     scope(() => {
       inputs.finish(processed);
     });

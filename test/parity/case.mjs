@@ -70,7 +70,7 @@ function makeBatch(inputIds, attentionMask, labels, images, ids) {
             labels[0].findIndex((label) => label !== -100),
           ) || inputIds[0].length,
     latentSteps: inputIds[0].filter((id) => id === ids.latent).length,
-    images,
+    images: images.map((image) => [image]),
     pickTargets: images.map(() => null),
   };
 }

@@ -109,8 +109,8 @@ describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, g
       if (input_ids.length === 1) return;
       for (const [b, row] of input_ids.entries()) {
         const own = row.filter((_, s) => attention_mask[b]![s] === 1);
-        const picture = batch.images[b];
-        const alone = generateAll(model, makeBatch([own], [own.map(() => 1)], picture ? [picture] : [], ids), options);
+        const pictures = batch.images[b]!;
+        const alone = generateAll(model, makeBatch([own], [own.map(() => 1)], [...pictures], ids), options);
         expect(alone.tokens[0]).toEqual(golden.greedy[b]);
         expect(relativeError(without(together.firstLogits[b]!), without(alone.firstLogits[0]!))).toBeLessThan(1e-5);
       }
@@ -154,7 +154,7 @@ describe('latent steps in a padded batch of four', () => {
 describe('what does not fit is said', () => {
   test('M-RoPE positions, and an image of another size than its preprocessing counted', () => {
     using model = seededChameleon(cases[0]!);
-    expect(() => model.promptPositions([[100]], [[1]], [null], 'mrope')).toThrow(UserError);
+    expect(() => model.promptPositions([[100]], [[1]], [[]], 'mrope')).toThrow(UserError);
     scope(() => {
       manualSeed(1);
       const pixels = randn([1, 3, 32, 32]);

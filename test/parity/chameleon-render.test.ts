@@ -103,7 +103,7 @@ test('official training: token ids and labels of every stage', async () => {
     const sample = sampleOf(entry);
     const name = `${entry.task} ${sample.id}`;
     const options = { ...render.official(entry.task), maxTokens: entry.max_tokens };
-    const tokenized = await tokenizeSample(sample, { tokens: N }, 'train', options);
+    const tokenized = await tokenizeSample(sample, [{ tokens: N }], 'train', options);
     expect(tokenized.promptIds, name).toEqual(unfolded(entry.prompt_ids));
     expect(tokenized.stepIds, name).toEqual(entry.step_ids);
     expect(tokenized.answerIds, name).toEqual(entry.answer_ids);
@@ -127,7 +127,7 @@ test("inference: the processor's ids, the separator behind the slots", async () 
   for (const entry of goldens.cases) {
     const sample = sampleOf(entry);
     for (const profile of ['official', 'consistent'] as const) {
-      const tokenized = await tokenizeSample(sample, { tokens: N }, 'infer', render[profile](entry.task));
+      const tokenized = await tokenizeSample(sample, [{ tokens: N }], 'infer', render[profile](entry.task));
       const name = `${entry.task} ${sample.id} ${profile}`;
       expect(renderInference(tokenized, 3).ids, name).toEqual(unfolded(entry.infer_ids[profile]));
       expect(renderInference(tokenized, 0).ids.at(-1), name).toBe(separator);
@@ -139,7 +139,7 @@ test('consistent training is the inference row with steps and answer behind it, 
   for (const entry of goldens.cases) {
     const sample = sampleOf(entry);
     const options = { ...render.consistent(entry.task), maxTokens: 1e6 };
-    const row = renderTraining(await tokenizeSample(sample, { tokens: N }, 'train', options), {
+    const row = renderTraining(await tokenizeSample(sample, [{ tokens: N }], 'train', options), {
       latentSteps: 3,
       droppedSteps: 100,
     });
@@ -156,7 +156,7 @@ test('the limit of the family holds when none is given', () => {
 test("a text that spells a token of Chameleon's is refused, in every place", async () => {
   const sample = sampleOf(goldens.cases.find((entry) => entry.task === 'm3cot')!);
   const ids = (more: Partial<Sample>, phase: 'train' | 'infer') =>
-    tokenizeSample({ ...sample, ...more }, { tokens: N }, phase, render.official('m3cot'));
+    tokenizeSample({ ...sample, ...more }, [{ tokens: N }], phase, render.official('m3cot'));
   for (const token of ['<s>', '</s>', '<image>', '<reserved08706>', '<racm3:break>', 'IMGIMGAZ', '<|latent|>']) {
     const text = `see ${token}!`;
     for (const phase of ['train', 'infer'] as const) {

@@ -60,7 +60,7 @@ function microBatch({ latents, images: [first, count], input_ids, labels, attent
     attentionMask: attention_mask,
     latentStart: input_ids[0].indexOf(golden.ids.latent),
     latentSteps: latents,
-    images,
+    images: images.map((image) => [image]),
     pickTargets: input_ids.map(() => null),
   };
   return { batch, ids: input_ids.map((_, row) => `${first + row}`), weight: 1 / total };

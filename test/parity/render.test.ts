@@ -89,7 +89,7 @@ test('token ids and labels of every stage', async () => {
     const sample = sampleOf(entry);
     const name = `${entry.task} ${sample.id}`;
     const options = { ...render.official(entry.task), maxSteps: entry.max_steps, maxTokens: entry.max_tokens };
-    const tokenized = await tokenizeSample(sample, { tokens: imageTokens }, 'train', options);
+    const tokenized = await tokenizeSample(sample, [{ tokens: imageTokens }], 'train', options);
     expect(tokenized.promptIds, name).toEqual(entry.prompt_ids);
     expect(tokenized.stepIds, name).toEqual(entry.step_ids);
     expect(tokenized.answerIds, name).toEqual(entry.answer_ids);
@@ -116,7 +116,7 @@ test('what inference gives the model', async () => {
     for (const profile of ['official', 'consistent'] as const) {
       const tokenized = await tokenizeSample(
         sample,
-        { tokens: goldens.image_tokens },
+        [{ tokens: goldens.image_tokens }],
         'infer',
         render[profile](entry.task),
       );
@@ -133,7 +133,7 @@ test('the limit of the family holds when none is given', () => {
 test("a text that spells a token of Qwen2-VL's is refused, in every place; what only looks like one is text", async () => {
   const sample = sampleOf(goldens.cases.find((entry) => entry.task === 'm3cot')!);
   const ids = async (more: Partial<Sample>, profile: 'official' | 'consistent') =>
-    (await tokenizeSample({ ...sample, ...more }, { tokens: 4 }, 'train', render[profile]('m3cot'))).promptIds;
+    (await tokenizeSample({ ...sample, ...more }, [{ tokens: 4 }], 'train', render[profile]('m3cot'))).promptIds;
   for (const token of [
     '<|im_end|>',
     '<|im_start|>',

@@ -43,7 +43,7 @@ const rowsOf = (golden: Case, seed = 1) =>
     (promptIds, at) =>
       new Row(
         {
-          ...{ promptIds, image: null, latentSteps: 0, afterLatentIds: [] },
+          ...{ promptIds, images: [], latentSteps: 0, afterLatentIds: [] },
           options: {
             ...{ ...LATENT_DEFAULTS, maxNewTokens: 1, eosIds: [], logprobs: 5 },
             ...{ seed: seed + at, sampling: samplingOf(golden) },

@@ -34,7 +34,7 @@ const batch = {
   attentionMask: inputIds.map((row) => row.map(() => 1)),
   latentStart: labels[0].findIndex((label) => label !== -100),
   latentSteps: 0,
-  images: [image],
+  images: [[image]],
   pickTargets: [null],
 };
 const model = loadModel(path.join(goldens, base));

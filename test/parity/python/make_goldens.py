@@ -6,7 +6,7 @@ import sys
 import torch
 
 PARTS = ["forward", "generate", "train", "checkpoint", "folders", "configs", "rope", "lora", "preprocess", "tokens", "render"]
-PARTS += ["ddp", "deepspeed", "chameleon", "chameleon-official", "chameleon-folders", "chameleon-inputs", "chameleon-render", "chameleon-answers", "plain-answers", "sampling", "qwen25", "qwen3"]
+PARTS += ["ddp", "deepspeed", "chameleon", "chameleon-official", "chameleon-folders", "chameleon-inputs", "chameleon-render", "chameleon-answers", "plain-answers", "sampling", "qwen25", "qwen25-folders", "qwen3"]
 
 
 def main():
@@ -96,6 +96,7 @@ def main():
                     "sampling": "sampling_cases",
                     "qwen25": "qwen25_cases",
                     "qwen3": "qwen3_cases",
+                    "qwen25-folders": "qwen25_folders",
                     "preprocess": "preprocess_cases",
                     "chameleon-inputs": "chameleon_pictures",
                 }[part]

@@ -7,6 +7,7 @@ import { DATASETS } from '../tasks/datasets.ts';
 import type { IndexedSample } from '../tasks/read-samples.ts';
 import { SPLITS, type Split, type Task } from '../tasks/task.ts';
 import type { ProfileName } from '../text/prompt.ts';
+import { viewsOf } from '../vision/token-views.ts';
 import { askedAs, imageSizeOption, profileOption, settingsFromFlags } from './asking-flags.ts';
 import { addReadingFlags, type ReadingFlags, SkippedRows } from './data-flags.ts';
 import { latentStepCount, MAX, seedNumber, wholeNumberWithin } from './number-flags.ts';
@@ -64,7 +65,7 @@ async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
   const { readReasoningSettings } = await import('../engine/loaded-model.ts');
   const { writeFileAtomic } = await import('../files.ts');
   const { loadTask } = await import('../tasks/task-file.ts');
-  const { drawTokenGrid } = await import('../trace/token-grid-image.ts');
+  const { drawTokenGrids } = await import('../trace/token-grid-image.ts');
   const task = await loadTask(taskName);
   const { stage, maxSteps, maxLatentStage, padLatentToMax } = flags;
   const model = await modelFolder(flags.model);
@@ -78,8 +79,8 @@ async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
   const opened = openWithoutWeights(model, settings);
   const sample = await findSample(task, flags);
   const options = { task: task.name, stage, maxSteps, maxLatentStage, padLatentToMax };
-  const { inspected, image } = await inspectSample(sample, opened, options);
-  writeFileAtomic(flags.png, await drawTokenGrid(image, inspected.image.tokenGrid));
+  const { inspected, images } = await inspectSample(sample, opened, options);
+  writeFileAtomic(flags.png, await drawTokenGrids(images, inspected.image));
   if (flags.json) {
     const { split, row, png } = flags;
     // Latent steps are those of the stage.
@@ -139,11 +140,13 @@ export function describe(
   const paint = (kind: TokenRun['kind'], text: string) =>
     colour ? `${COLOURS[kind]}${printable(text)}\x1b[0m` : printable(text);
   const { tokens, image, stage, latents, droppedSteps, steps, truncatedSteps } = sample;
-  const [rows, columns] = image.tokenGrid;
+  const grids = viewsOf(image).map(
+    ({ name, grid: [rows, columns] }) => `${rows} x ${columns}${image.views ? ` (${name})` : ''}`,
+  );
   const meta = Object.entries(sample.meta).map(([name, value]) => `${name}: ${value}`);
   const lines = [
     `sample ${sample.id}   answer ${sample.answer}   ${meta.join(', ')}`,
-    `image ${image.width}x${image.height} read at ${imageSize === 'native' ? 'its own size' : imageSize} (${resize}): ${rows} x ${columns} = ${tokens.image} image tokens`,
+    `image ${image.width}x${image.height} read at ${imageSize === 'native' ? 'its own size' : imageSize} (${resize}): ${grids.join(' + ')} = ${tokens.image} image tokens`,
     '',
     ...steps.map((step, index) => {
       const length = tokens.steps[index];

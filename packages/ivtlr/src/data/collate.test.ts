@@ -10,7 +10,6 @@ function row(prompt: number[], latentSteps: number, rest: number[]): Rendered {
     labels: [...head.map(() => -100), ...rest],
     latentStart: prompt.length,
     latentSteps,
-    image: null,
     imageTokens: 2,
   };
 }
@@ -18,7 +17,7 @@ function row(prompt: number[], latentSteps: number, rest: number[]): Rendered {
 test('prompts end in one column, rests are padded on the right', () => {
   const long = { ...row([1, 5, 5, 2], 2, [7, 8]), pickTargets: [[0], [1]] };
   const short = row([5, 5], 2, [6, 6, 6]);
-  expect(collate([long, short], ['P', null], 3)).toEqual({
+  expect(collate<string>([long, short], [['P', 'Q'], []], 3)).toEqual({
     inputIds: [
       [1, 5, 5, 2, 9, 9, 7, 8, 3],
       [3, 3, 5, 5, 9, 9, 6, 6, 6],
@@ -33,15 +32,15 @@ test('prompts end in one column, rests are padded on the right', () => {
     ],
     latentStart: 4,
     latentSteps: 2,
-    images: ['P', null],
+    images: [['P', 'Q'], []],
     pickTargets: [[[0], [1]], null],
   });
 });
 
 test('misuse is refused', () => {
   expect(() => collate([], [], 0)).toThrow(RangeError);
-  expect(() => collate([row([1], 1, [])], [], 0)).toThrow(/1 rows need as many images, not 0/);
-  expect(() => collate([row([1], 1, []), row([1], 2, [])], [null, null], 0)).toThrow(
+  expect(() => collate([row([1], 1, [])], [], 0)).toThrow(/1 rows need as many lists of images, not 0/);
+  expect(() => collate([row([1], 1, []), row([1], 2, [])], [[], []], 0)).toThrow(
     /same number of latent slots, not 1,2/,
   );
 });
@@ -62,7 +61,7 @@ test('for any rows: taking the pads away gives the rows back, slots are aligned,
       const rows = parts.map(([prompt, rest]) => row(prompt, latentSteps, rest));
       const batch = collate(
         rows,
-        rows.map(() => null),
+        rows.map(() => []),
         3,
       );
       batch.inputIds.forEach((padded, index) => {

@@ -11,24 +11,25 @@ export interface Batch<Image = ProcessedImage> {
   latentStart: number;
   /** T, the same for all rows. */
   latentSteps: number;
-  images: (Image | null)[];
+  /** Of each row, in the order of their tokens. */
+  images: (readonly Image[])[];
   pickTargets: (number[][] | null)[];
 }
 
 /**
  * Left-pads so that all prompts end in one column, then right-pads.
- * @param images one per row, null where the row has none.
+ * @param images of each row, in the order of their tokens
  * @throws RangeError when rows have different numbers of latent slots: see `groupByLatents`.
  */
 export function collate<Image = ProcessedImage>(
   rows: readonly Rendered[],
-  images: readonly (Image | null)[],
+  images: readonly (readonly Image[])[],
   padId: number,
 ): Batch<Image> {
   const first = rows[0];
   if (!first) throw new RangeError('a batch needs at least one row');
   if (images.length !== rows.length)
-    throw new RangeError(`${rows.length} rows need as many images, not ${images.length}`);
+    throw new RangeError(`${rows.length} rows need as many lists of images, not ${images.length}`);
   if (rows.some((row) => row.latentSteps !== first.latentSteps)) {
     throw new RangeError(
       `rows of one batch need the same number of latent slots, not ${rows.map((row) => row.latentSteps)}`,

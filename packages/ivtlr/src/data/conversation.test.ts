@@ -41,7 +41,7 @@ test('turns in their order, the image where it stands', async () => {
     { role: 'assistant', content: 'red' },
     { role: 'user', content: 'to blue ?' },
   ];
-  const { promptIds, afterLatentIds } = await tokenizeConversation(messages, { tokens: 3 }, options);
+  const { promptIds, afterLatentIds } = await tokenizeConversation(messages, [{ tokens: 3 }], options);
   expect(promptIds.map((id) => tokenizer.idToToken(id))).toEqual([
     ...['Start', '\n', 'the', 'answer', '<|endoftext|>', '\n'],
     ...['follow', '\n', 'which', 'colour', '<|vision_start|>', ...Array(3).fill('<|image_pad|>'), '<|vision_end|>'],
@@ -54,10 +54,10 @@ test('turns in their order, the image where it stands', async () => {
 test('one turn of the user is the prompt of a question', async () => {
   const image = { kind: 'rgb' as const, width: 1, height: 1, data: new Uint8Array(3) };
   const sample = { id: '', image, question: 'which colour ?', choices: [], rationale: '', answer: '', meta: {} };
-  const asked = await tokenizeSample(sample, { tokens: 4 }, 'infer', options);
+  const asked = await tokenizeSample(sample, [{ tokens: 4 }], 'infer', options);
   const said = await tokenizeConversation(
     [{ role: 'user', content: [picture, text('which colour ?')] }],
-    { tokens: 4 },
+    [{ tokens: 4 }],
     options,
   );
   expect(said.promptIds).toEqual(asked.promptIds);
@@ -76,7 +76,7 @@ test('a special token in any turn is refused with its place', async () => {
       { role: 'user', content: 'blue' },
     ];
     messages[at] = { role, content: 'red <|endoftext|> blue' };
-    await expect(tokenizeConversation(messages, { tokens: 3 }, options)).rejects.toThrow(
+    await expect(tokenizeConversation(messages, [{ tokens: 3 }], options)).rejects.toThrow(
       `message ${at + 1} spells <|endoftext|>, a token that only the prompt may put in`,
     );
   }
@@ -84,10 +84,10 @@ test('a special token in any turn is refused with its place', async () => {
 
 test('without a picture, with two, and for a model whose prompts go through no template', async () => {
   const one: ChatMessage = { role: 'user', content: [picture, text('red')] };
-  await expect(tokenizeConversation([{ role: 'user', content: 'red' }], { tokens: 3 }, options)).rejects.toThrow(
+  await expect(tokenizeConversation([{ role: 'user', content: 'red' }], [{ tokens: 3 }], options)).rejects.toThrow(
     'once',
   );
-  await expect(tokenizeConversation([one, one], { tokens: 3 }, options)).rejects.toThrow('once');
+  await expect(tokenizeConversation([one, one], [{ tokens: 3 }], options)).rejects.toThrow('once');
   const { chatTemplate, ...without } = options;
-  await expect(tokenizeConversation([one], { tokens: 3 }, without)).rejects.toThrow('has no conversations');
+  await expect(tokenizeConversation([one], [{ tokens: 3 }], without)).rejects.toThrow('has no conversations');
 });

@@ -1,17 +1,17 @@
-/** Conversations about one image, through the chat template as their makers document it. */
+/** Conversations, about images or none, through the chat template as their makers document it. */
 import { UserError } from '../errors.ts';
 import { type ChatMessage, renderChat } from '../text/chat-template.ts';
-import { expandImage, type PromptImage, requireOneImage, writeImage } from '../text/prompt-image.ts';
+import { expandImages, type PromptImage, requireImages, writeImages } from '../text/prompt-image.ts';
 import { idOf, type RenderOptions, type TokenizedSample } from './render.ts';
 
 /**
  * The prompt that asks for the next turn of the assistant.
- * @param messages with content of kind `image` once
+ * @param messages with content of kind `image` once for each image
  * @throws UserError when a text spells a token that only the template may put in, or the prompts of this model go through no chat template
  */
 export async function tokenizeConversation(
   messages: readonly ChatMessage[],
-  image: PromptImage,
+  images: readonly PromptImage[],
   options: RenderOptions,
 ): Promise<Pick<TokenizedSample, 'promptIds' | 'afterLatentIds'>> {
   const { tokenizer, profile, imageToken, chatTemplate } = options;
@@ -19,20 +19,25 @@ export async function tokenizeConversation(
   if (!chat || !chatTemplate)
     throw new UserError(`the prompt profile ${profile.name} of this model has no conversations`);
   const promptOf = (turns: readonly ChatMessage[]) =>
-    writeImage(renderChat(chatTemplate, turns, { addGenerationPrompt: true }), image, imageToken);
+    writeImages(renderChat(chatTemplate, turns, { addGenerationPrompt: true }), images, imageToken);
   const frame = messages.map((message) => withTexts(message, (text) => (text === '' ? '' : 'x')));
-  const encoded = await tokenizer.encodeBatch([afterLatents, promptOf(frame), promptOf(messages)]);
+  const encoded = await tokenizer.encodeBatch([
+    afterLatents,
+    promptOf(frame),
+    promptOf(messages.map((message) => withTexts(message, (text) => text))),
+  ]);
   const [afterLatentIds, frameIds, markedIds] = encoded as [number[], number[], number[]];
   const imageId = idOf(tokenizer, imageToken);
-  requireOneImage(frameIds, imageId, image, true, options);
+  requireImages(frameIds, imageId, images, true, options);
   const added = (ids: readonly number[]) => ids.filter((id) => tokenizer.isAdded(id));
   if (String(added(markedIds)) !== String(added(frameIds))) throw await spelledToken(messages, options);
-  return { promptIds: expandImage(markedIds, imageId, image), afterLatentIds };
+  return { promptIds: expandImages(markedIds, imageId, images, imageToken), afterLatentIds };
 }
 
 function withTexts(message: ChatMessage, change: (text: string) => string): ChatMessage {
   const { role, content } = message;
-  if (typeof content === 'string') return { role, content: change(content) };
+  // As a list of parts: some templates, such as SmolVLM's, write nothing for a plain text.
+  if (typeof content === 'string') return { role, content: [{ type: 'text', text: change(content) }] };
   return { role, content: content.map((part) => (part.type === 'text' ? { ...part, text: change(part.text) } : part)) };
 }
 

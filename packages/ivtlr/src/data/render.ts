@@ -5,8 +5,8 @@
 import { UserError } from '../errors.ts';
 import { type ChatTemplate, renderChat } from '../text/chat-template.ts';
 import { choiceLetter, type Phase, type PromptProfile, stripText } from '../text/prompt.ts';
-import { expandImage, type PromptImage, requireOneImage, writeImage } from '../text/prompt-image.ts';
-import type { RawImage, Sample, SupervisedSample } from './sample.ts';
+import { expandImages, type PromptImage, requireImages, writeImages } from '../text/prompt-image.ts';
+import type { Sample, SupervisedSample } from './sample.ts';
 
 /** Label of a position that is not trained. */
 export const IGNORE = -100;
@@ -38,7 +38,6 @@ export interface RenderOptions {
 /** A sample in tokens, before a stage is chosen. */
 export interface TokenizedSample {
   id: string;
-  image: RawImage;
   /** Ends where the latent slots begin; the image token stands `imageTokens` times in it. */
   promptIds: number[];
   imageTokens: number;
@@ -64,7 +63,6 @@ export interface Rendered {
   latentStart: number;
   /** T */
   latentSteps: number;
-  image: RawImage | null;
   imageTokens: number;
   /** Per latent slot, the image tokens its step looks at; empty lists where nothing is known. */
   pickTargets?: number[][];
@@ -88,12 +86,13 @@ export function renderPrompt(
 }
 
 /**
- * Tokenises a sample whose image becomes `image.tokens` tokens.
+ * Tokenises a sample.
+ * @param images what becomes of its images, one each
  * @throws UserError when a text spells a token that only the prompt may put in (`<image>`, `<|im_end|>`), or a training sample has no answer.
  */
 export async function tokenizeSample(
   sample: Sample,
-  image: PromptImage,
+  images: readonly PromptImage[],
   phase: Phase,
   options: RenderOptions,
 ): Promise<TokenizedSample> {
@@ -104,7 +103,8 @@ export async function tokenizeSample(
   const steps = mergeRuns(pieces, maxSteps).map((run) => run.join('. '));
   const promptOf = (texts: Pick<Sample, 'question' | 'choices'>) => {
     const body = renderPrompt(texts, profile, phase);
-    return writeImage(profile[phase].chat ? chatPrompt(body, true, options) : body, image, options.imageToken);
+    const text = profile[phase].chat ? chatPrompt(body, images.length, options) : body;
+    return writeImages(text, images, options.imageToken);
   };
   const frame = promptOf({ question: 'x', choices: sample.choices.map(() => 'x') });
   const texts = [frame, promptOf(sample), ...steps.map((step) => `${step}\n`)];
@@ -116,20 +116,19 @@ export async function tokenizeSample(
   const [frameIds, markedIds, ...rest] = encoded as [number[], number[], ...number[][]];
   const imageId = idOf(tokenizer, options.imageToken);
   const latentId = idOf(tokenizer, options.latentToken);
-  requireOneImage(frameIds, imageId, image, profile[phase].chat, options);
+  requireImages(frameIds, imageId, images, profile[phase].chat, options);
   // Only the prompt around a sample's texts puts special tokens in; what the texts themselves spell is never read as one.
   const added = (ids: readonly number[]) => ids.filter((id) => tokenizer.isAdded(id));
   if (String(added(markedIds)) !== String(added(frameIds)) || rest.some((ids) => added(ids).length > 0)) {
     throw await spelledToken(sample, training, tokenizer);
   }
-  const promptIds = expandImage(markedIds, imageId, image);
+  const promptIds = expandImages(markedIds, imageId, images, options.imageToken);
   const answerIds = training ? [...rest.pop()!, tokenizer.eosId] : [];
   const stepIds = fitSteps(rest, maxTokens - promptIds.length - afterLatentIds.length - answerIds.length);
   const tokenized: TokenizedSample = {
     id: sample.id,
-    image: sample.image,
     promptIds,
-    imageTokens: image.tokens,
+    imageTokens: promptIds.filter((id) => id === imageId).length,
     stepIds,
     answerIds,
     afterLatentIds,
@@ -169,7 +168,6 @@ export function renderInference(
     labels: new Array<number>(ids.length).fill(IGNORE),
     latentStart: sample.promptIds.length,
     latentSteps,
-    image: sample.image,
     imageTokens: sample.imageTokens,
   };
 }
@@ -184,14 +182,14 @@ export async function renderSupervised(
   options: Omit<RenderOptions, 'profile'>,
 ): Promise<Rendered> {
   const { tokenizer } = options;
-  const chat = chatPrompt('', image !== null, options);
-  const prompt = image ? writeImage(chat, image, options.imageToken) : chat;
+  const images = image ? [image] : [];
+  const prompt = writeImages(chatPrompt('', images.length, options), images, options.imageToken);
   const [markedIds, ...segments] = await tokenizer.encodeBatch([prompt, ...sample.segments.map(({ text }) => text)]);
   const imageId = idOf(tokenizer, options.imageToken);
-  if (image) requireOneImage(markedIds!, imageId, image, true, options);
+  requireImages(markedIds!, imageId, images, true, options);
   const spelled = segments.flat().find((id) => tokenizer.isAdded(id));
   if (spelled !== undefined) throw new UserError(`a text to train on spells ${tokenizer.idToToken(spelled)}`);
-  const promptIds = image ? expandImage(markedIds!, imageId, image) : markedIds!;
+  const promptIds = expandImages(markedIds!, imageId, images, options.imageToken);
   const ids = [...promptIds];
   const labels = new Array<number>(ids.length).fill(IGNORE);
   segments.forEach((segment, index) => {
@@ -203,8 +201,7 @@ export async function renderSupervised(
     labels,
     latentStart: promptIds.length,
     latentSteps: 0,
-    image: sample.image ?? null,
-    imageTokens: image?.tokens ?? 0,
+    imageTokens: promptIds.filter((id) => id === imageId).length,
   };
 }
 
@@ -227,10 +224,13 @@ async function spelledToken(sample: Sample, training: boolean, tokenizer: TextEn
   );
 }
 
-function chatPrompt(text: string, withImage: boolean, options: Pick<RenderOptions, 'chatTemplate'>): string {
+function chatPrompt(text: string, images: number, options: Pick<RenderOptions, 'chatTemplate'>): string {
   if (!options.chatTemplate)
     throw new UserError('the prompt profile needs a chat template, and the model folder has none');
-  const content = [...(withImage ? [{ type: 'image' as const }] : []), { type: 'text' as const, text }];
+  const content = [
+    ...Array.from({ length: images }, () => ({ type: 'image' as const })),
+    { type: 'text' as const, text },
+  ];
   return renderChat(options.chatTemplate, [{ role: 'user', content }], { addGenerationPrompt: true });
 }
 

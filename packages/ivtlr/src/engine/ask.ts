@@ -9,6 +9,7 @@ import { UserError } from '../errors.ts';
 import { positionsOf, type Row, type RowRequest } from '../latent/row.ts';
 import { RowBatch, type RowEvent } from '../latent/row-batch.ts';
 import type { ProcessedImage } from '../models/types.ts';
+import type { TokenLayout } from '../vision/token-views.ts';
 import { AnswerText } from './answer-text.ts';
 import { endOfAnswerIds } from './end-of-answer.ts';
 import { type LoadedModel, latentOptions } from './loaded-model.ts';
@@ -61,7 +62,7 @@ export async function* answer<Q extends Question>(
 /** What is known of a question that is being answered. */
 interface Open<Q> {
   question: Q;
-  tokenGrid: Answer['tokenGrid'];
+  layout: TokenLayout;
   source: Answer['source'];
   imageSeconds: number;
   /** Null when nobody asks for the text before its end. */
@@ -153,9 +154,9 @@ export class Asker<Q extends Question> {
       const seconds = (performance.now() - started) / 1000 / rows.length;
       rows.forEach((row, i) => {
         const { question, image, text, seconds: imageSeconds } = prepared[i]!;
-        const { tokenGrid, source } = image;
+        const { tokenGrid, views, source } = image;
         row.seconds.prefill += seconds;
-        this.#open.set(row, { question, tokenGrid, source, imageSeconds, text });
+        this.#open.set(row, { question, layout: { tokenGrid, views }, source, imageSeconds, text });
       });
       return [];
     } catch (error) {
@@ -229,13 +230,14 @@ export class Asker<Q extends Question> {
     const render = this.#opened.renderOptions(options.task ?? settings.task ?? DEFAULT_TASK);
     const { messages } = question;
     const { promptIds, afterLatentIds } = messages
-      ? await tokenizeConversation(messages, image, render)
-      : await tokenizeSample(toSample(question), image, 'infer', render);
+      ? await tokenizeConversation(messages, [image], render)
+      : await tokenizeSample(toSample(question), [image], 'infer', render);
     const latent = { ...latentOptions(settings), ...options.latent };
+    const imageKey = this.#options.imageKey?.(question);
     return {
       promptIds,
-      image,
-      imageKey: this.#options.imageKey?.(question),
+      images: [image],
+      imageKeys: imageKey === undefined ? undefined : [imageKey],
       latentSteps,
       afterLatentIds: [...afterLatentIds, ...this.#start],
       options: {
@@ -290,7 +292,7 @@ export class Asker<Q extends Question> {
   }
 
   #end(row: Row, open: Open<Q>, finishReason: Answer['finishReason']): AskEvent<Q> {
-    const { question, tokenGrid, source, imageSeconds, text } = open;
+    const { question, layout, source, imageSeconds, text } = open;
     this.#open.delete(row);
     const { tokens, picked, traces, textTraces, logprobs, seconds, steps, request } = row;
     return {
@@ -303,7 +305,7 @@ export class Asker<Q extends Question> {
         stopString: text?.stop ?? null,
         tokens,
         logprobs,
-        tokenGrid,
+        ...layout,
         source,
         picked,
         trace: traces,

@@ -7,6 +7,7 @@ import type { Sampling } from '../latent/sampling.ts';
 import type { StepTrace } from '../latent/trace.ts';
 import type { ProcessedImage } from '../models/types.ts';
 import type { ChatMessage } from '../text/chat-template.ts';
+import type { TokenLayout } from '../vision/token-views.ts';
 
 export interface Question {
   image: RawImage;
@@ -69,7 +70,8 @@ export interface AskOptions<Q extends Question = Question> extends Omit<Question
   pieceTokens?: number | undefined;
 }
 
-export interface Answer {
+/** Its layout is that of the image tokens which picks count. */
+export interface Answer extends TokenLayout {
   promptIds: readonly number[];
   /** Without special tokens, and without a stop string and what came with it. */
   text: string;
@@ -81,8 +83,6 @@ export interface Answer {
   tokens: number[];
   /** One per token, with `logprobs`. */
   logprobs: TokenLogprobs[];
-  /** Rows and columns of the image tokens that picks count. */
-  tokenGrid: readonly [rows: number, columns: number];
   /** The image's own size, and the part of it that the tokens cover. */
   source: ProcessedImage['source'];
   /** Per latent step: image-token indices in the order they were inserted. */

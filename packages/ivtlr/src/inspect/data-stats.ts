@@ -49,7 +49,7 @@ export async function gatherStats(
     lists.rationale.push(lengths[1]!);
     lists.choice.push(...lengths.slice(2));
     if (render) {
-      const { promptIds, stepIds, answerIds } = await tokenizeSample(sample, { tokens: 0 }, 'train', render);
+      const { promptIds, stepIds, answerIds } = await tokenizeSample(sample, [{ tokens: 0 }], 'train', render);
       lists.prompt.push(promptIds.length);
       lists.step.push(...stepIds.map((ids) => ids.length));
       lists.answer.push(answerIds.length);

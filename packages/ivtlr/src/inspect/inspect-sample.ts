@@ -52,19 +52,19 @@ export interface InspectedSample {
   labels: number[];
 }
 
-/** @returns the description, and the image as the model sees it. @throws UserError as rendering and image do */
+/** @returns the description, and the image as the model sees it, once for each view of it. @throws UserError as rendering and image do */
 export async function inspectSample(
   sample: Sample,
   opened: FolderWithoutWeights,
   options: InspectOptions,
-): Promise<{ inspected: InspectedSample; image: RgbImage }> {
+): Promise<{ inspected: InspectedSample; images: RgbImage[] }> {
   const { tokenizer, inputs } = opened;
   const { stage, maxSteps, maxTokens } = options;
   const render = { ...opened.renderOptions(options.task), maxSteps, ...(maxTokens !== undefined && { maxTokens }) };
   const prepared = await inputs.prepare(sample.image);
-  const { image, source } = prepared;
+  const { image, whole, source } = prepared;
   const layout = inputs.layout(prepared);
-  const tokenized = await tokenizeSample(sample, layout, 'train', render);
+  const tokenized = await tokenizeSample(sample, [layout], 'train', render);
   const plan = curriculum(stage, options, tokenized.stepIds.length);
   const { ids, labels, latentStart, latentSteps, imageTokens } = renderTraining(tokenized, plan);
   const imageId = tokenizer.tokenToId(render.imageToken);
@@ -106,5 +106,5 @@ export async function inspectSample(
     image: { ...source, tokenGrid: layout.tokenGrid, ...(layout.views && { views: layout.views }) },
     ...{ runs, ids, labels },
   };
-  return { inspected, image };
+  return { inspected, images: whole ? [image, whole] : [image] };
 }

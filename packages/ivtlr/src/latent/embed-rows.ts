@@ -1,10 +1,10 @@
 /** Prompts as they enter the decoder, row by row. Shapes: P prompt tokens, N image tokens, D hidden size, A position axes. */
-import { keep, type Tensor } from '@ivtlr/torch';
+import { cat, keep, type Tensor } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import { UserError } from '../errors.ts';
 import { indexTensor } from '../models/common/index-tensor.ts';
 import type { VisionLanguageModel } from '../models/types.ts';
-import { areTogether, atColumns } from './image-columns.ts';
+import { areTogether, atColumns, tokensOf } from './image-columns.ts';
 import type { EncodedImages } from './kept-prefixes.ts';
 import type { Row } from './row.ts';
 
@@ -12,7 +12,7 @@ import type { Row } from './row.ts';
  * Gives every row its first input: the embedded prompt (P, D) with its image tokens filled in, and their positions (A, P). Call inside a scope
  * and inference mode.
  * @param known pictures that were encoded before; those that are encoded now are added
- * @throws RangeError when a prompt's image tokens are not its image's
+ * @throws RangeError when a prompt's image tokens are not its pictures'
  * @throws UserError when the model has fewer positions than a row needs before its first written token
  */
 export function embedRows(
@@ -25,51 +25,53 @@ export function embedRows(
     latentSteps === 0 ? [...promptIds, ...afterLatentIds] : promptIds,
   );
   for (const row of rows) check(model, row);
-  const withImage = rows.filter(({ request }) => request.image !== null);
-  const encoded = encodeImages(model, withImage, known);
+  const encoded = encodeImages(model, rows, known);
   const embedded = model.embed(indexTensor(prompts.flat(), model.device).unsqueeze(0)).select(0, 0);
   let start = 0;
   rows.forEach((row, b) => {
-    const { image, options } = row.request;
+    const { images, options } = row.request;
     const ids = prompts[b]!;
     const own = embedded.narrow(0, start, ids.length);
     start += ids.length;
-    if (image) {
-      const tokens_ND = encoded[withImage.indexOf(row)]!.to(own.dtype);
+    if (images.length > 0) {
+      const tokens_ND = cat(encoded.splice(0, images.length), 0).to(own.dtype);
       if (areTogether(row.imageColumns)) atColumns(own, row.imageColumns).copy_(tokens_ND);
       else ops.index_copy_(own, 0, indexTensor(row.imageColumns, own.device), tokens_ND);
       row.images = keep(tokens_ND.slice(0));
     }
-    const { positions, next } = model.promptPositions([ids], [ids.map(() => 1)], [image], options.positions);
+    const { positions, next } = model.promptPositions([ids], [ids.map(() => 1)], [images], options.positions);
     row.pending = keep(own);
     row.promptPositions = keep(positions.select(1, 0));
     row.next = next[0]!;
   });
 }
 
-/** Token embeddings of the rows' pictures, (N, D) each. */
+/** Token embeddings of all rows' pictures in order, (N, D) each. */
 function encodeImages(
   model: VisionLanguageModel,
   rows: readonly Row[],
   known: EncodedImages | null | undefined,
 ): Tensor[] {
-  const found = rows.map(({ request }) => known?.get(request.imageKey) ?? null);
-  const fresh = rows.filter((_, i) => found[i] === null);
-  const encoded = fresh.length > 0 ? model.encodeImages(fresh.map(({ request }) => request.image!)) : [];
-  fresh.forEach(({ request: { imageKey } }, i) => {
-    if (imageKey !== undefined) known?.put(imageKey, encoded[i]!);
+  const pictures = rows.flatMap(({ request: { images, imageKeys } }) =>
+    images.map((image, i) => ({ image, key: imageKeys?.[i] })),
+  );
+  const found = pictures.map(({ key }) => known?.get(key) ?? null);
+  const fresh = pictures.filter((_, i) => found[i] === null);
+  const encoded = fresh.length > 0 ? model.encodeImages(fresh.map(({ image }) => image)) : [];
+  fresh.forEach(({ key }, i) => {
+    if (key !== undefined) known?.put(key, encoded[i]!);
   });
   return found.map((image) => image ?? encoded.shift()!);
 }
 
 function check(model: VisionLanguageModel, row: Row): void {
-  const { image, options } = row.request;
+  const { images, options } = row.request;
   const found = row.imageColumns.length;
-  const tokens = image?.tokens ?? 0;
-  if (found !== tokens) throw new RangeError(`the prompt has ${found} image tokens, its image ${tokens}`);
+  const tokens = tokensOf(images);
+  if (found !== tokens) throw new RangeError(`the prompt has ${found} image tokens, its images ${tokens}`);
   const needed = row.positions - options.maxNewTokens;
   if (needed >= model.maxPositions)
     throw new UserError(
-      `the prompt takes ${needed} positions with its image and latent steps, but the model has ${model.maxPositions} (max_position_embeddings): use a shorter text, a smaller image or fewer patches`,
+      `the prompt takes ${needed} positions with its images and latent steps, but the model has ${model.maxPositions} (max_position_embeddings): use a shorter text, smaller images or fewer patches`,
     );
 }

@@ -284,7 +284,7 @@ describe('a consumer that stops early leaves nothing behind', () => {
       await Promise.resolve(); // other code may run in between
     }
     expect(result.tokens).toEqual(wanted.tokens);
-    for (const image of batch.images) image?.pixels.dispose();
+    for (const { pixels } of batch.images.flat()) pixels.dispose();
   });
 });
 

@@ -96,7 +96,7 @@ function rowsOf(batch: Batch, options: GenerateOptions): RowRequest[] {
     const kept = (from: number, to: number) => ids.slice(from, to).filter((_, i) => attentionMask[b]![from + i] === 1);
     return {
       promptIds: kept(0, latentStart),
-      image: images[b] ?? null,
+      images: images[b]!,
       latentSteps,
       afterLatentIds: kept(latentStart + latentSteps, ids.length),
       options,

@@ -37,8 +37,8 @@ function request({
   const before = Array.from({ length: 6 }, (_, i) => 1 + i);
   return {
     promptIds: [...before, ...new Array<number>(12).fill(TINY_IDS.image), ...question],
-    image: tinyImage(GRID, picture),
-    ...{ imageKey: String(picture), latentSteps, afterLatentIds: [] },
+    images: [tinyImage(GRID, picture)],
+    ...{ imageKeys: [String(picture)], latentSteps, afterLatentIds: [] },
     options: { ...LATENT_DEFAULTS, positions, patches: 2, maxNewTokens, eosIds: [], trace: true },
   };
 }

@@ -1,6 +1,6 @@
 /**
  * What rows that have left a batch leave behind for the next ones: keys and values of a prompt that begins like theirs, still in the cache, and the
- * token embeddings of pictures. A row takes part when its request says which picture it has.
+ * token embeddings of pictures. A row takes part when its request names its pictures, of which it may have none.
  */
 import { inferenceMode, keep, scope, type Tensor } from '@ivtlr/torch';
 import type { SlotCache } from '../models/common/slot-cache.ts';
@@ -12,10 +12,10 @@ const SLOTS = 4;
 const LEAST = 16;
 
 interface Kept {
-  /** Token ids whose keys and values the slot holds, from position 0. */
-  ids: readonly number[];
-  /** What besides the ids they depend on. */
-  key: string;
+  /** Tokens whose keys and values the slot holds, from position 0: ids, and for image tokens the name of their picture. */
+  tokens: readonly (number | string)[];
+  /** How they are numbered, on which keys depend too. */
+  positions: string;
   /** Rises with every row that leaves. */
   time: number;
 }
@@ -29,13 +29,14 @@ class KeptPrefixes {
    * The free slot that holds the longest beginning of a row's prompt, at least one position of which is left to run.
    * @returns null when none holds enough of it to be of use
    */
-  find({ request }: Row, free: readonly number[]): { slot: number; length: number } | null {
-    const key = keyOf(request);
+  find(row: Row, free: readonly number[]): { slot: number; length: number } | null {
+    const tokens = namedTokens(row);
+    if (!tokens) return null;
     let best: { slot: number; length: number } | null = null;
     for (const slot of free) {
       const kept = this.#slots.get(slot);
-      if (!kept || kept.key !== key) continue;
-      const length = commonLength(kept.ids, request.promptIds);
+      if (!kept || kept.positions !== row.request.options.positions) continue;
+      const length = commonLength(kept.tokens, tokens);
       if (length >= LEAST && length > (best?.length ?? 0)) best = { slot, length };
     }
     return best;
@@ -49,13 +50,13 @@ class KeptPrefixes {
 
   /** Notes what a row's slot holds. @param length positions that the slot holds */
   keep(row: Row, length: number): void {
-    const { promptIds, latentSteps, afterLatentIds } = row.request;
-    const key = keyOf(row.request);
-    if (key === null) return;
+    const { latentSteps, afterLatentIds, options } = row.request;
+    const prompt = namedTokens(row);
+    if (!prompt) return;
     // Latent rows have no ids, so nothing behind them can be found again.
     const written = latentSteps === 0 ? [...afterLatentIds, ...row.tokens] : [];
-    const ids = [...promptIds, ...written].slice(0, length);
-    this.#slots.set(row.slot, { ids, key, time: ++this.#time });
+    const tokens = [...prompt, ...written].slice(0, length);
+    this.#slots.set(row.slot, { tokens, positions: options.positions, time: ++this.#time });
   }
 
   /** A slot holds something else from now on. */
@@ -68,11 +69,19 @@ class KeptPrefixes {
   }
 }
 
-function keyOf({ imageKey, options }: Row['request']): string | null {
-  return imageKey === undefined ? null : `${options.positions} ${imageKey}`;
+/** The prompt's tokens, image tokens by the name of their picture; null when the pictures are not named. */
+function namedTokens({ request: { promptIds, images, imageKeys }, imageColumns }: Row): (number | string)[] | null {
+  if (!imageKeys) return null;
+  const tokens: (number | string)[] = [...promptIds];
+  let at = 0;
+  images.forEach(({ tokens: count }, i) => {
+    for (const column of imageColumns.slice(at, at + count)) tokens[column] = imageKeys[i]!;
+    at += count;
+  });
+  return tokens;
 }
 
-function commonLength(kept: readonly number[], prompt: readonly number[]): number {
+function commonLength(kept: readonly (number | string)[], prompt: readonly (number | string)[]): number {
   const most = Math.min(kept.length, prompt.length - 1);
   let length = 0;
   while (length < most && kept[length] === prompt[length]) length++;

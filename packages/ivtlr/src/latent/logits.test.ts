@@ -14,7 +14,7 @@ afterEach(() => expect(liveTensorCount()).toBe(baseline));
 const rowOf = (sampling: Partial<Sampling>, seed?: number) =>
   new Row(
     {
-      ...{ promptIds: [3, 3, 1], image: null, latentSteps: 0, afterLatentIds: [2] },
+      ...{ promptIds: [3, 3, 1], images: [], latentSteps: 0, afterLatentIds: [2] },
       options: { ...LATENT_DEFAULTS, maxNewTokens: 4, eosIds: [], sampling, ...(seed !== undefined && { seed }) },
     },
     0,

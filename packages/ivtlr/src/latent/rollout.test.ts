@@ -354,6 +354,6 @@ test(
   check(() => {
     const batch = tinyBatch([ROW(1)]);
     batch.inputIds[0]![2] = TINY_IDS.eos;
-    expect(() => embedPrompt(model, batch, 'sequential')).toThrow('the prompt has 11 image tokens, its image 12');
+    expect(() => embedPrompt(model, batch, 'sequential')).toThrow('the prompt has 11 image tokens, its images 12');
   }),
 );

@@ -5,6 +5,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { TINY_IDS, tinyImage, tinyModel } from '../../../../test/tiny-model.ts';
 import { createModel } from '../models/registry.ts';
 import type { ProcessedImage, VisionLanguageModel } from '../models/types.ts';
+import { tokensOf } from './image-columns.ts';
 import { LATENT_DEFAULTS } from './options.ts';
 import type { Row, RowRequest } from './row.ts';
 import { RowBatch, type RowBatchOptions, type RowEvent } from './row-batch.ts';
@@ -71,6 +72,8 @@ const planned = fc.record({
   before: fc.array(fc.integer({ min: 1, max: 30 }), { minLength: 1, maxLength: 4 }),
   after: fc.array(fc.integer({ min: 1, max: 30 }), { minLength: 1, maxLength: 6 }),
   grid: fc.option(fc.constantFrom(...GRIDS), { freq: 5 }),
+  /** Further images, where there is one. */
+  more: fc.oneof({ weight: 2, arbitrary: fc.constant([]) }, fc.array(fc.constantFrom(...GRIDS), { maxLength: 2 })),
   seed: fc.nat(5),
   latentSteps: fc.nat(4),
   behind: fc.array(fc.integer({ min: 1, max: 30 }), { maxLength: 2 }),
@@ -108,14 +111,16 @@ const planned = fc.record({
 type Planned = typeof planned extends fc.Arbitrary<infer T> ? T : never;
 
 function requestOf(plan: Planned, { imageId, image }: Family): RowRequest {
-  const made = plan.grid && image(plan.grid, plan.seed);
+  const grids = plan.grid ? [plan.grid, ...plan.more] : [];
+  const images = grids.map((grid, i) => image(grid, plan.seed + 10 * i));
+  const imageTokens = tokensOf(images);
   const options = { ...LATENT_DEFAULTS, ...plan.options, trace: true, firstLogits: true, traceText: plan.seed === 0 };
   if (imageId === CHAMELEON_IMAGE) options.positions = 'sequential';
   // Such a step would insert nothing, which is refused when the row is made.
   if (options.latentText === 'off' && options.latentVision === 'off') options.latentText = 'on';
   const { sampling, seed, latentSteps } = plan;
   const wishes = plan.wishes.slice(0, latentSteps).map(([forced, forbidden]) => {
-    const within = (list: readonly number[]) => list.filter((index) => index < (made?.tokens ?? 0));
+    const within = (list: readonly number[]) => list.filter((index) => index < imageTokens);
     const most = options.latentVision === 'off' ? 0 : options.patches;
     const force = within(forced).slice(0, most);
     return { force, forbid: within(forbidden).filter((index) => !force.includes(index)) };
@@ -123,9 +128,13 @@ function requestOf(plan: Planned, { imageId, image }: Family): RowRequest {
   const forcePatches = wishes.map(({ force }) => force);
   const forbidPatches = wishes.map(({ forbid }) => forbid);
   return {
-    promptIds: [...plan.before, ...new Array<number>(made?.tokens ?? 0).fill(imageId), ...plan.after],
-    image: made,
-    imageKey: `${plan.seed} ${plan.grid}`,
+    promptIds: [
+      ...plan.before,
+      ...images.flatMap(({ tokens }, i) => [...(i > 0 ? [7] : []), ...new Array<number>(tokens).fill(imageId)]),
+      ...plan.after,
+    ],
+    images,
+    imageKeys: grids.map((grid, i) => `${plan.seed + 10 * i} ${grid}`),
     latentSteps: plan.latentSteps,
     afterLatentIds: plan.behind,
     options: { ...options, seed, ...(sampling && { sampling }), forcePatches, forbidPatches },

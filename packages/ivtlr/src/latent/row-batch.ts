@@ -9,7 +9,7 @@ import { indexTensor } from '../models/common/index-tensor.ts';
 import type { SlotCache } from '../models/common/slot-cache.ts';
 import type { RowGroup, VisionLanguageModel } from '../models/types.ts';
 import { embedRows } from './embed-rows.ts';
-import { atColumns, imageSpan } from './image-columns.ts';
+import { atColumns, imageSpans } from './image-columns.ts';
 import { KeptParts } from './kept-prefixes.ts';
 import { chooseTokens, damagedLogits, logprobsOf, type TokenLogprobs } from './next-token.ts';
 import { Row, type RowRequest } from './row.ts';
@@ -351,9 +351,9 @@ export class RowBatch {
 function describeGroup(group: readonly Piece[]): RowGroup {
   const [{ row, size, last }] = group as [Piece, ...Piece[]];
   const hidden = group.map(({ row }) => {
-    const { image, options } = row.request;
-    if (!options.hideImageFromLatents || !image || row.pendingLatent === 0) return null;
-    return { count: row.pendingLatent, columns: imageSpan(row.imageColumns) };
+    const { images, options } = row.request;
+    if (!options.hideImageFromLatents || images.length === 0 || row.pendingLatent === 0) return null;
+    return { count: row.pendingLatent, columns: imageSpans(row.imageColumns, images) };
   });
   return {
     slots: group.map(({ row }) => row.slot),

@@ -6,7 +6,7 @@
 import { Generator, keep, randint, scope, type Tensor } from '@ivtlr/torch';
 import type { ProcessedImage } from '../models/types.ts';
 import { Random } from '../random.ts';
-import { imageColumns } from './image-columns.ts';
+import { imageColumns, tokensOf } from './image-columns.ts';
 import type { TokenLogprobs } from './next-token.ts';
 import type { LatentOptions } from './options.ts';
 import { completeSampling, isGreedy, type Sampling } from './sampling.ts';
@@ -42,9 +42,10 @@ export interface RowOptions extends LatentOptions {
 export interface RowRequest {
   /** Prompt up to the latent steps, image tokens included. */
   promptIds: readonly number[];
-  image: ProcessedImage | null;
-  /** Names the picture, such as a hash of its bytes: rows of the same picture may take what others have left behind (see kept-prefixes.ts). */
-  imageKey?: string | undefined;
+  /** In the order of their tokens; empty for text alone. */
+  images: readonly ProcessedImage[];
+  /** Names the pictures, one each, such as a hash of its bytes: rows of the same pictures may take what others have left behind (see kept-prefixes.ts). */
+  imageKeys?: readonly string[] | undefined;
   /** T */
   latentSteps: number;
   /** Read like written text after the latent steps, before the first token is chosen. */
@@ -93,7 +94,7 @@ export class Row {
   promptPositions: Tensor | null = null;
   /** Position of the next token. */
   next = 0;
-  /** (N, I) image tokens as they enter the decoder; null without image. */
+  /** (N, I) image tokens of all its pictures as they enter the decoder, one behind the other; null for text alone. */
   images: Tensor | null = null;
   /** Of the image tokens in the prompt. */
   readonly imageColumns: readonly number[];
@@ -110,7 +111,7 @@ export class Row {
   ring: readonly Row[] | null = null;
 
   constructor(request: RowRequest, imageTokenId: number) {
-    const { promptIds, image, latentSteps, afterLatentIds, options } = request;
+    const { promptIds, images, latentSteps, afterLatentIds, options } = request;
     if (promptIds.length === 0) throw new RangeError('a row needs a prompt of at least one token');
     for (const [name, value] of Object.entries({
       latentSteps,
@@ -122,14 +123,15 @@ export class Row {
       if (!Number.isSafeInteger(value) || value < 0)
         throw new RangeError(`${name} should be a whole number of at least 0, not ${value}`);
     if (latentSteps > 0) checkLatentOptions(options);
-    checkPatchWishes(options, latentSteps, image?.tokens ?? 0);
+    const imageTokens = tokensOf(images);
+    checkPatchWishes(options, latentSteps, imageTokens);
     this.sampling = completeSampling(options.sampling);
     this.random = isGreedy(this.sampling) ? null : new Random(options.seed ?? drawnSeed());
     const penalised = this.sampling.repetitionPenalty !== 1;
     this.seen = new Set(penalised ? [...promptIds, ...afterLatentIds] : []);
     this.request = request;
     this.imageColumns = imageColumns(promptIds, imageTokenId);
-    this.used = new Uint8Array(image?.tokens ?? 0);
+    this.used = new Uint8Array(imageTokens);
     this.generator = options.seed === undefined ? null : new Generator(options.seed);
     const traced = options.trace || options.traceText;
     this.tracer = traced ? new Tracer(promptIds.length, this.imageColumns) : null;

@@ -9,13 +9,13 @@ import type { Batch } from '../data/collate.ts';
 import type { KeyValueCache } from '../models/common/kv-cache.ts';
 import type {
   AttentionScores,
+  ColumnSpan,
   ForwardOptions,
   ForwardResult,
   PositionKind,
-  ProcessedImage,
   VisionLanguageModel,
 } from '../models/types.ts';
-import { imageColumns, imageSpan } from './image-columns.ts';
+import { imageColumns, imageSpans, tokensOf } from './image-columns.ts';
 
 /** A batch's prompts as they enter the decoder. */
 export interface EmbeddedPrompt {
@@ -26,10 +26,11 @@ export interface EmbeddedPrompt {
   /** (A, B, P) */
   positions: Tensor;
   next: number[];
-  /** (B, N, I) image tokens as they enter the decoder, short rows padded with zeros; null without images. */
+  /** (B, N, I) image tokens of all of a row's pictures as they enter the decoder, short rows padded with zeros; null without images. */
   images: Tensor | null;
-  /** Of each row's image tokens. */
+  /** Of each row's image tokens, and from the first to the last one of each image. */
   imageColumns: number[][];
+  imageSpans: ColumnSpan[][];
 }
 
 /** Embeds columns [0, latentStart) of a batch. @param segments cuts what follows from it */
@@ -44,18 +45,20 @@ export function embedPrompt(
   const mask = batch.attentionMask.map((row) => row.slice(0, end));
   const { positions, next } = model.promptPositions(ids, mask, batch.images, kind);
   const columns = ids.map((row) => imageColumns(row, model.imageTokenId));
-  const present = batch.images.filter((image): image is ProcessedImage => image !== null);
+  const present = batch.images.flat();
   const embed = (): readonly Tensor[] => {
     const rows = model.embed(toIds(ids, model.device));
     if (present.length === 0) return [rows];
     const encoded = model.encodeImages(present);
-    const longest = Math.max(...present.map(({ tokens }) => tokens));
+    const tokens = batch.images.map(tokensOf);
+    const longest = Math.max(...tokens);
     let at = 0;
-    const perRow = batch.images.map((image, b) => {
-      if (!image) return ops.zeros([longest, model.inputSize], rows.dtype, null, model.device);
-      checkImageTokens(columns[b]!, image.tokens);
-      const own = encoded[at++]!;
-      return image.tokens === longest ? own : ops.constant_pad_nd(own, [0, 0, 0, longest - image.tokens]);
+    const perRow = batch.images.map((images, b) => {
+      checkImageTokens(columns[b]!, tokens[b]!);
+      if (images.length === 0) return ops.zeros([longest, model.inputSize], rows.dtype, null, model.device);
+      const own = images.length === 1 ? encoded[at]! : cat(encoded.slice(at, at + images.length), 0);
+      at += images.length;
+      return tokens[b] === longest ? own : ops.constant_pad_nd(own, [0, 0, 0, longest - tokens[b]!]);
     });
     const isImage = tensor(ids.map((row) => row.map((id) => id === model.imageTokenId))).to({ device: model.device });
     const filled = ops.masked_scatter(rows, isImage.unsqueeze(-1).expand(rows.shape), cat(encoded, 0).to(rows.dtype));
@@ -72,12 +75,13 @@ export function embedPrompt(
     next,
     images,
     imageColumns: columns,
+    imageSpans: columns.map((row, b) => imageSpans(row, batch.images[b]!)),
   };
 }
 
 function checkImageTokens(columns: readonly number[], tokens: number): void {
   if (columns.length !== tokens)
-    throw new RangeError(`the prompt has ${columns.length} image tokens, its image ${tokens}`);
+    throw new RangeError(`the prompt has ${columns.length} image tokens, its images ${tokens}`);
 }
 
 /** (B, R) int64 */
@@ -195,6 +199,6 @@ export class Sequence {
       }
       at += size;
     }
-    return { rows: [start, end] as const, columns: this.prompt.imageColumns.map(imageSpan) };
+    return { rows: [start, end] as const, columns: this.prompt.imageSpans };
   }
 }

@@ -48,12 +48,15 @@ export interface PromptPositions {
   next: number[];
 }
 
+/** A run of columns: the first, and one past the last. */
+export type ColumnSpan = readonly [start: number, end: number];
+
 /** Columns that some rows of a forward pass may not attend to. */
 export interface HiddenColumns {
   /** First and one-past-last row within this pass. */
   rows: readonly [number, number];
-  /** Per batch row: first and one-past-last absolute column. */
-  columns: readonly (readonly [number, number])[];
+  /** Per batch row: absolute columns. */
+  columns: readonly (readonly ColumnSpan[])[];
 }
 
 /** How many positions a cache for inference has room for; or one for training through it: as one graph, or cut at the layers. */
@@ -93,7 +96,7 @@ export interface RowGroup {
   /** Whether the attention probabilities of each row's last position are wanted. */
   scores: boolean;
   /** Per row: how many of its first new positions may not attend to which columns; null when all rows see everything. */
-  hidden: readonly ({ count: number; columns: readonly [number, number] } | null)[] | null;
+  hidden: readonly ({ count: number; columns: readonly ColumnSpan[] } | null)[] | null;
 }
 
 /** One pass over rows of different lengths, packed one behind the other in the order of their groups. Shapes: R all new positions. */
@@ -150,11 +153,11 @@ export interface VisionLanguageModel {
   asInputs(vectors: Tensor): Tensor;
   /** Image tokens as they enter the decoder, (N, I) an image. */
   encodeImages(images: readonly ProcessedImage[]): Tensor[];
-  /** Positions of left-padded prompts. `images` holds one entry a row, null without image. */
+  /** Positions of left-padded prompts. `images` holds the pictures of each row in the order of their tokens. */
   promptPositions(
     ids: readonly (readonly number[])[],
     mask: readonly (readonly number[])[],
-    images: readonly (ProcessedImage | null)[],
+    images: readonly (readonly ProcessedImage[])[],
     kind: PositionKind,
   ): PromptPositions;
   newCache(batch: number, capacity: CacheCapacity): KeyValueCache;

@@ -171,7 +171,7 @@ class Serving {
       return false;
     }
     this.#prepared.shift();
-    const { tokenGrid, source } = next.image;
+    const { image } = next;
     const refused = this.#asker.start([next]);
     if (refused.length === 0) {
       const { settings } = this.#opened;
@@ -180,7 +180,7 @@ class Serving {
       question.last = performance.now();
       this.#tell(question, {
         type: 'start',
-        image: seenImage(tokenGrid, source),
+        image: seenImage(image, image.source),
         promptTokens: promptIds.length,
         settings: { latents: latentSteps, patches: options.patches, task },
       });

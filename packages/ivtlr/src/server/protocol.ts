@@ -1,7 +1,9 @@
 /**
  * What clients, the HTTP server and the process that owns the model say to each other, as plain data. The browser app imports these types too, so
- * this file imports nothing. Chat requests and responses follow OpenAI's API; what is ours stands in the field `ivtlr`, which other clients ignore.
+ * this file imports nothing but a file that imports nothing. Chat requests and responses follow OpenAI's API; what is ours stands in the field `ivtlr`, which other clients ignore.
  */
+
+import type { TokenLayout } from '../vision/token-views.ts';
 
 /** Names of what can be taken away from the latent steps; see the list of `ivtlr eval --ablation`. */
 export type AblationName = string;
@@ -26,9 +28,7 @@ export interface IvtlrRequest {
 }
 
 /** The picture as the model sees it. */
-export interface SeenImage {
-  /** Rows and columns of the image tokens. */
-  tokenGrid: readonly [rows: number, columns: number];
+export interface SeenImage extends TokenLayout {
   /** Size of the picture that was sent, in pixels, and the part of it that the tokens cover. */
   width: number;
   height: number;

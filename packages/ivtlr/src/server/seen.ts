@@ -3,11 +3,12 @@ import type { TokenLogprobs } from '../latent/next-token.ts';
 import type { StepTrace } from '../latent/trace.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
 import type { ImageSource } from '../vision/image.ts';
+import type { TokenLayout } from '../vision/token-views.ts';
 import type { SeenImage, SeenStep, TokenLogprob } from './protocol.ts';
 
-export function seenImage(tokenGrid: readonly [number, number], { width, height, shown }: ImageSource): SeenImage {
+export function seenImage({ tokenGrid, views }: TokenLayout, { width, height, shown }: ImageSource): SeenImage {
   const { left, top, width: w, height: h } = shown ?? { left: 0, top: 0, width, height };
-  return { tokenGrid, width, height, crop: { x: left, y: top, width: w, height: h } };
+  return { tokenGrid, ...(views && { views }), width, height, crop: { x: left, y: top, width: w, height: h } };
 }
 
 /** @param seconds since the step before */

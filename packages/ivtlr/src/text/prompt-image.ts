@@ -1,4 +1,4 @@
-/** The place of an image in a prompt: one marker in the text that becomes the image's tokens. */
+/** The places of images in a prompt: a marker each in the text, which becomes the image's tokens. */
 import { UserError } from '../errors.ts';
 import type { ChatTemplate } from './chat-template.ts';
 
@@ -13,32 +13,49 @@ export interface PromptImage {
   written?: string | undefined;
 }
 
-/** The text of a prompt with what is written for the image in place of its marker. */
-export function writeImage(text: string, { written }: PromptImage, marker: string): string {
-  return written === undefined ? text : text.replace(marker, () => written);
+/** The text of a prompt with what is written for each image in place of its marker. */
+export function writeImages(text: string, images: readonly PromptImage[], marker: string): string {
+  let at = 0;
+  return text.replaceAll(marker, () => images[at++]?.written ?? marker);
 }
 
-/** The ids of such a text with every marker repeated, so that there are as many as the image has tokens. */
-export function expandImage(ids: readonly number[], imageId: number, { tokens }: PromptImage): number[] {
-  const runs = ids.filter((id) => id === imageId).length;
-  const run = new Array<number>(tokens / runs).fill(imageId);
-  return ids.flatMap((id) => (id === imageId ? run : [id]));
-}
-
-/** @throws UserError for a prompt, without its texts, that does not have the image's marker once */
-export function requireOneImage(
+/** The ids of such a text with every marker repeated, so that there are as many as the images have tokens. */
+export function expandImages(
   ids: readonly number[],
   imageId: number,
-  { written }: PromptImage,
+  images: readonly PromptImage[],
+  marker: string,
+): number[] {
+  const runs = images.flatMap((image) => {
+    const count = runsOf(image, marker);
+    return new Array<number>(count).fill(image.tokens / count);
+  });
+  let at = 0;
+  return ids.flatMap((id) => (id === imageId ? new Array<number>(runs[at++]!).fill(imageId) : [id]));
+}
+
+/** @throws UserError for a prompt, without its texts, that does not have each image's marker once */
+export function requireImages(
+  ids: readonly number[],
+  imageId: number,
+  images: readonly PromptImage[],
   chat: boolean,
   { imageToken, chatTemplate }: { imageToken: string; chatTemplate?: ChatTemplate | undefined },
 ): void {
   const found = ids.filter((id) => id === imageId).length;
-  const runs = written === undefined ? 1 : written.split(imageToken).length - 1;
+  const runs = images.reduce((sum, image) => sum + runsOf(image, imageToken), 0);
   if (found === runs) return;
-  const times = found < runs ? found : found - runs + 1;
   const where = chat ? `the chat template in ${chatTemplate?.source}` : 'the prompt profile';
+  if (images.length === 1)
+    throw new UserError(
+      `${where} should put ${imageToken} once for the image of a user's message, but does so ${found < runs ? found : found - runs + 1} times`,
+    );
   throw new UserError(
-    `${where} should put ${imageToken} once for the image of a user's message, but does so ${times} times`,
+    `${where} should put ${imageToken} once for each of the ${images.length} images, ${runs} times in all, but does so ${found} times`,
   );
+}
+
+/** Runs of tokens that an image becomes. */
+function runsOf({ written }: PromptImage, marker: string): number {
+  return written === undefined ? 1 : written.split(marker).length - 1;
 }

@@ -5,6 +5,7 @@ import { makeFolder, writeFileAtomic } from '../files.ts';
 import { choiceLetter } from '../text/prompt.ts';
 import { decodeImage } from '../vision/decode.ts';
 import type { ImageSource, RgbImage } from '../vision/image.ts';
+import { placeOf, type TokenLayout } from '../vision/token-views.ts';
 import { drawTrace } from './trace-image.ts';
 
 export interface TraceFiles {
@@ -27,12 +28,12 @@ export async function writeTrace(
   makeFolder(folder);
   const files = { image: join(folder, `${name}.png`), numbers: join(folder, `${name}.json`) };
   const original = await decodeImage(question.image);
-  const { tokenGrid, source } = answer;
+  const { tokenGrid, views, source } = answer;
   const image = source.shown ? cutOut(original, source.shown) : original;
   const steps = answer.trace;
   const cutFrom = image === original ? undefined : original;
   const texts = { question: questionText(question), answer: answer.text };
-  writeFileAtomic(files.image, drawTrace({ image, cutFrom, tokenGrid, steps, ...texts }));
+  writeFileAtomic(files.image, drawTrace({ image, cutFrom, tokenGrid, views, steps, ...texts }));
   const numbers = { ...about, ...answerToJson(question, answer), image: { name: imageName(question), ...source } };
   writeFileAtomic(files.numbers, `${JSON.stringify(numbers, null, 1)}\n`);
   return files;
@@ -58,7 +59,7 @@ function cutOut(image: RgbImage, part: NonNullable<ImageSource['shown']>): RgbIm
 
 /** The answer with its trace as plain data; picked patches with their places in the grid. */
 export function answerToJson(question: Question, answer: Answer): Record<string, unknown> {
-  const columns = answer.tokenGrid[1];
+  const { tokenGrid, views } = answer;
   return {
     question: question.question,
     choices: [...question.choices],
@@ -70,20 +71,26 @@ export function answerToJson(question: Question, answer: Answer): Record<string,
     generatedTokens: answer.tokens.length,
     tokens: answer.tokens,
     seconds: answer.seconds,
-    tokenGrid: answer.tokenGrid,
+    tokenGrid,
+    ...(views && { views }),
     steps: answer.trace.map((step, index) => ({
       step: index + 1,
       attentionRatio: step.attentionRatio,
       focus: step.focus,
       picked: step.picked.map((token, order) => ({
         token,
-        row: Math.floor(token / columns),
-        column: token % columns,
+        ...placeIn(answer, token),
         score: step.pickedScores[order],
       })),
       scores: step.scores,
     })),
   };
+}
+
+/** Row and column; with several views also the one whose they are. */
+function placeIn(layout: TokenLayout, token: number) {
+  const { view, row, column } = placeOf(layout, token);
+  return layout.views ? { view: view.name, row, column } : { row, column };
 }
 
 function questionText({ question, choices }: Question): string {

@@ -1,14 +1,15 @@
 /** Draws what a latent answer looked at: the image, then one panel per latent step. */
-import { createCanvas, type SKRSContext2D } from '@napi-rs/canvas';
+import { type Canvas, createCanvas, type SKRSContext2D } from '@napi-rs/canvas';
 import type { RgbImage } from '../vision/image.ts';
+import { type TokenLayout, type TokenView, tokenCount, viewsOf, viewTokens } from '../vision/token-views.ts';
 import { heatColour } from './heat-colours.ts';
-import { highestScore } from './step-panel.ts';
+import { highestScore, stepInView } from './step-panel.ts';
 import { FONT, loadFonts } from './trace-font.ts';
 import { drawImage, drawLatentStep, type PanelSize, toCanvas } from './trace-panel.ts';
 import { wrapText } from './wrap-text.ts';
 
 export interface TraceImageStep {
-  /** Indices of the picked image tokens, row-major over `tokenGrid`. */
+  /** Indices of the picked image tokens. */
   picked: readonly number[];
   /** Attention score of every image token, N in all. Values that are not finite count as 0. */
   scores: ArrayLike<number>;
@@ -18,11 +19,10 @@ export interface TraceImageStep {
   focus?: number | null | undefined;
 }
 
-export interface TraceImage {
+export interface TraceImage extends TokenLayout {
   image: RgbImage;
   /** Size of the image that `image` was cut out of. */
   cutFrom?: { width: number; height: number } | undefined;
-  tokenGrid: readonly [rows: number, columns: number];
   steps: readonly TraceImageStep[];
   question: string;
   answer: string;
@@ -47,6 +47,8 @@ const LEGEND_HEIGHT = 34;
 interface Layout {
   panel: PanelSize;
   columns: number;
+  /** Of a view. */
+  rows: number;
   width: number;
   stripHeight: number;
 }
@@ -77,20 +79,25 @@ export function drawTrace(trace: TraceImage): Uint8Array {
   return canvas.toBuffer('image/png');
 }
 
-function checkTrace({ image, tokenGrid: [rows, columns], steps }: TraceImage): void {
+function checkTrace({ image, steps, ...layout }: TraceImage): void {
   if (image.data.length !== image.width * image.height * 3) throw new RangeError('drawTrace: the image is not RGB');
+  const tokens = tokenCount(layout);
   for (const [index, { picked, scores }] of steps.entries()) {
-    const wrong = picked.find((token) => !(token >= 0 && token < rows * columns));
-    if (wrong !== undefined || scores.length !== rows * columns) {
+    const wrong = picked.find((token) => !(token >= 0 && token < tokens));
+    if (wrong !== undefined || scores.length !== tokens) {
+      const grids = viewsOf(layout).map(({ grid }) => grid.join('x'));
       throw new RangeError(
-        `drawTrace: step ${index + 1} has ${scores.length} scores and picks token ${wrong ?? '-'}, the grid is ${rows}x${columns}`,
+        `drawTrace: step ${index + 1} has ${scores.length} scores and picks token ${wrong ?? '-'}, the grid is ${grids.join(' and ')}`,
       );
     }
   }
 }
 
-/** Panels have about the same area whatever the image's shape; rows break before they get wider than a screen. */
-function planLayout({ image, steps }: TraceImage): Layout {
+/**
+ * Panels have about the same area whatever the image's shape; rows break before they get wider than a screen. An image that is seen several times
+ * has a strip for each view.
+ */
+function planLayout({ image, steps, ...layout }: TraceImage): Layout {
   const aspect = Math.min(Math.max(image.width / image.height, 0.4), 4);
   const width = Math.round(Math.min(Math.max(320 * Math.sqrt(aspect), 240), 640));
   const height = Math.round((width * image.height) / image.width);
@@ -99,18 +106,37 @@ function planLayout({ image, steps }: TraceImage): Layout {
   const fit = Math.max(1, Math.floor((MAX_ROW_WIDTH - 2 * MARGIN + GAP) / (width + GAP)));
   const rows = Math.ceil(count / fit);
   const columns = Math.ceil(count / rows);
+  const views = viewsOf(layout).length;
   return {
     panel,
     columns,
+    rows,
     width: Math.max(2 * MARGIN + columns * (width + GAP) - GAP, 560),
-    stripHeight: MARGIN + rows * (TITLE_HEIGHT + panel.height + CAPTION_HEIGHT),
+    stripHeight: MARGIN + views * rows * (TITLE_HEIGHT + panel.height + CAPTION_HEIGHT),
   };
 }
 
-function drawPanels(context: SKRSContext2D, trace: TraceImage, { panel, columns }: Layout): void {
-  const { image, cutFrom, tokenGrid, steps } = trace;
-  const canvas = toCanvas(image);
+function drawPanels(context: SKRSContext2D, trace: TraceImage, layout: Layout): void {
+  const canvas = toCanvas(trace.image);
+  viewsOf(trace).forEach((view, index) => {
+    context.save();
+    context.translate(0, index * layout.rows * (TITLE_HEIGHT + layout.panel.height + CAPTION_HEIGHT));
+    drawView(context, canvas, trace, view, layout);
+    context.restore();
+  });
+}
+
+/** The image and the steps as one view of it shows them. */
+function drawView(
+  context: SKRSContext2D,
+  canvas: Canvas,
+  trace: TraceImage,
+  view: TokenView,
+  { panel, columns }: Layout,
+): void {
+  const { image, cutFrom, steps } = trace;
   const whole = cutFrom ? ` of ${cutFrom.width}x${cutFrom.height}` : '';
+  const name = trace.views && trace.views.length > 1 ? ` · ${view.name}` : '';
   for (let index = 0; index <= steps.length; index++) {
     context.save();
     context.translate(
@@ -118,15 +144,15 @@ function drawPanels(context: SKRSContext2D, trace: TraceImage, { panel, columns 
       MARGIN + Math.floor(index / columns) * (TITLE_HEIGHT + panel.height + CAPTION_HEIGHT),
     );
     const step = steps[index - 1];
-    drawText(context, step ? `Latent step ${index}` : 'Image', 0, 15, { font: `bold 15px ${FONT}` });
+    drawText(context, `${step ? `Latent step ${index}` : 'Image'}${name}`, 0, 15, { font: `bold 15px ${FONT}` });
     const captions = step
-      ? describeStep(step, tokenGrid)
-      : [`${image.width}x${image.height}${whole} pixels`, `${tokenGrid[0]}x${tokenGrid[1]} image tokens`];
+      ? describeStep(step, view)
+      : [`${image.width}x${image.height}${whole} pixels`, `${view.grid[0]}x${view.grid[1]} image tokens`];
     context.save();
     context.translate(0, TITLE_HEIGHT);
     if (step) {
       const earlier = new Set(steps.slice(0, index - 1).flatMap(({ picked }) => picked));
-      drawLatentStep(context, canvas, { ...step, earlier }, tokenGrid, panel);
+      drawLatentStep(context, canvas, stepInView({ ...step, earlier }, view), view.grid, panel);
     } else drawImage(context, canvas, panel);
     context.restore();
     captions.forEach((line, row) => {
@@ -137,12 +163,14 @@ function drawPanels(context: SKRSContext2D, trace: TraceImage, { panel, columns 
   }
 }
 
-function describeStep(step: TraceImageStep, [rows, columns]: readonly [number, number]): string[] {
+function describeStep(step: TraceImageStep, view: TokenView): string[] {
   const measures: string[] = [];
   if (isNumber(step.attentionRatio)) measures.push(`ratio ${formatNumber(step.attentionRatio)}`);
   if (isNumber(step.focus)) measures.push(`focus ${formatNumber(step.focus)}`);
-  const count = `${step.picked.length} of ${rows * columns} patches`;
-  const peak = `highest score ${formatNumber(highestScore(step.scores))}`;
+  const end = view.start + viewTokens(view);
+  const picked = step.picked.filter((token) => token >= view.start && token < end);
+  const count = `${picked.length} of ${viewTokens(view)} patches`;
+  const peak = `highest score ${formatNumber(highestScore(Array.from(step.scores).slice(view.start, end)))}`;
   return measures.length > 0 ? [measures.join(' · '), `${count} · ${peak}`] : [count, peak];
 }
 

@@ -117,12 +117,12 @@ export class BatchMaker {
     const image = await process(sample.image);
     const pickTargets = pickTargetTokens(sample, image);
     const placed = pickTargets ? { ...sample, pickTargets } : sample;
-    const tokenized = await tokenizeSample(placed, image, 'train', this.#o.render);
+    const tokenized = await tokenizeSample(placed, [image], 'train', this.#o.render);
     const steps = tokenized.stepIds.length;
     const plan = this.#o.answerOnly
       ? { latentSteps: 0, droppedSteps: steps }
       : curriculum(stage, this.#o.latent, steps);
-    return { id: sample.id, rendered: renderTraining(tokenized, plan), image };
+    return { id: sample.id, rendered: renderTraining(tokenized, plan), images: [image] };
   }
 
   async #pretrainStep({ phase, phaseStep }: Position, process: ProcessImage): Promise<MicroBatch[]> {
@@ -142,7 +142,7 @@ export class BatchMaker {
           rows.push({
             id: `${name}/${task} ${index}`,
             rendered: await renderSupervised(drawn, image, render),
-            image,
+            images: image ? [image] : [],
           });
         }
         micros.push(...this.#collate(rows, weight / batch, phase.start + phaseStep, chunk));
@@ -159,7 +159,7 @@ export class BatchMaker {
       return {
         batch: collate(
           group,
-          members.map((row) => row.image),
+          members.map((row) => row.images),
           this.#o.padId,
         ),
         ids: members.map((row) => row.id),
@@ -175,12 +175,12 @@ type ProcessImage = (image: RawImage) => Promise<ProcessedImage>;
 interface Row {
   id: string;
   rendered: Rendered;
-  image: ProcessedImage | null;
+  images: readonly ProcessedImage[];
 }
 
 /** Frees the image tensors of micro-batches. */
 export function disposeBatches(micros: readonly MicroBatch[]): void {
-  for (const micro of micros) for (const image of micro.batch.images) image?.pixels.dispose();
+  for (const micro of micros) for (const { pixels } of micro.batch.images.flat()) pixels.dispose();
 }
 
 /** A whole number between `from` and a bound that rises linearly to `to`; after the ramp always `to`. */

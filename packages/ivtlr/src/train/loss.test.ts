@@ -17,6 +17,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { TINY_IDS, type TinyRow, tinyBatch, tinyModel } from '../../../../test/tiny-model.ts';
 import type { Batch } from '../data/collate.ts';
 import { generateAll } from '../latent/generate.ts';
+import { tokensOf } from '../latent/image-columns.ts';
 import { LATENT_DEFAULTS } from '../latent/options.ts';
 import { Rollout } from '../latent/rollout.ts';
 import { embedPrompt, Sequence, toIds } from '../latent/sequence.ts';
@@ -83,7 +84,7 @@ beforeAll(() => {
 afterEach(() => expect(liveTensorCount()).toBe(baseline));
 afterAll(() => {
   model.dispose();
-  for (const image of batch.images) image?.pixels.dispose();
+  for (const { pixels } of batch.images.flat()) pixels.dispose();
   for (const direction of directions.values()) direction.dispose();
 });
 
@@ -231,7 +232,7 @@ const imageStart = (b: number) => batch.inputIds[b]!.indexOf(TINY_IDS.image);
 function pickLossOf(scores: number[], b: number, step: number): number {
   const targets = ROWS[b]!.pickTargets![step]!;
   if (targets.length === 0) return 0;
-  const own = scores.slice(imageStart(b), imageStart(b) + batch.images[b]!.tokens);
+  const own = scores.slice(imageStart(b), imageStart(b) + tokensOf(batch.images[b]!));
   const sum = own.reduce((a, c) => a + c, 0);
   return -Math.log(targets.reduce((a, index) => a + own[index]!, 0) / sum + 1e-6);
 }

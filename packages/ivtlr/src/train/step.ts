@@ -130,7 +130,7 @@ function agreeOnRounds(ranks: Ranks, micros: readonly MicroBatch[] | Failure): R
   if (failures! > 0) raiseTogether(ranks, failure);
   const needs = Array.from({ length: count! }, (_, i) => {
     const batch = own[i]?.batch;
-    return [batch?.latentSteps ?? 0, batch?.images.some((image) => image !== null) ? 1 : 0];
+    return [batch?.latentSteps ?? 0, batch?.images.some((images) => images.length > 0) ? 1 : 0];
   });
   const all = ranks.size === 1 ? needs.flat() : ranks.max(needs.flat(), 'the rounds of the step');
   return needs.map((_, i) => ({ latentSteps: all[2 * i]!, images: all[2 * i + 1]! > 0 }));

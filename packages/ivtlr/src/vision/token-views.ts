@@ -48,6 +48,16 @@ export function cellIn({ grid: [, columns], tile: [tileRows, tileColumns] }: Tok
   };
 }
 
+/** The token of the image in a cell of a view. */
+export function tokenIn(
+  { grid: [, columns], start, tile: [tileRows, tileColumns] }: TokenView,
+  row: number,
+  column: number,
+) {
+  const tile = Math.floor(row / tileRows) * (columns / tileColumns) + Math.floor(column / tileColumns);
+  return start + tile * tileRows * tileColumns + (row % tileRows) * tileColumns + (column % tileColumns);
+}
+
 /** Where a token of the image lies. @throws RangeError for one that the image has not */
 export function placeOf(layout: TokenLayout, token: number): TokenPlace {
   const view = viewsOf(layout).find((view) => token >= view.start && token < view.start + viewTokens(view));

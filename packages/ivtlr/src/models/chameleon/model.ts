@@ -111,7 +111,7 @@ export class Chameleon extends DecoderModel<ChameleonConfig> {
   promptPositions(
     _ids: readonly (readonly number[])[],
     mask: readonly (readonly number[])[],
-    _images: readonly (ProcessedImage | null)[],
+    _images: readonly (readonly ProcessedImage[])[],
     kind: PositionKind,
   ): PromptPositions {
     if (kind !== 'sequential')

@@ -70,8 +70,8 @@ export function batchMask(
 function hiddenMask(batch: number, rows: number, total: number, hidden: HiddenColumns, device: string): Tensor {
   const rowBits = new Uint8Array(rows).fill(1, hidden.rows[0], hidden.rows[1]);
   const columnBits = new Uint8Array(batch * total);
-  hidden.columns.forEach(([start, end], b) => {
-    columnBits.fill(1, b * total + start, b * total + end);
+  hidden.columns.forEach((spans, b) => {
+    for (const [start, end] of spans) columnBits.fill(1, b * total + start, b * total + end);
   });
   const row = fromBytes(rowBits, 'bool', [1, 1, rows, 1]).to({ device });
   const column = fromBytes(columnBits, 'bool', [batch, 1, 1, total]).to({ device });

@@ -53,7 +53,7 @@ export abstract class DecoderModel<Config extends DecoderModelConfig> extends Mo
   abstract promptPositions(
     ids: readonly (readonly number[])[],
     mask: readonly (readonly number[])[],
-    images: readonly (ProcessedImage | null)[],
+    images: readonly (readonly ProcessedImage[])[],
     kind: PositionKind,
   ): PromptPositions;
 

@@ -96,7 +96,7 @@ function hiddenMask(hidden: NonNullable<RowGroup['hidden']>, S: number, T: numbe
   hidden.forEach((row, i) => {
     for (let s = 0; s < (row?.count ?? 0); s++) {
       const start = (i * S + s) * T;
-      bits.fill(1, start + row!.columns[0], start + row!.columns[1]);
+      for (const [from, to] of row!.columns) bits.fill(1, start + from, start + to);
     }
   });
   return fromBytes(bits, 'bool', [b, 1, S, T]).to({ device });

@@ -55,7 +55,7 @@ export abstract class QwenVL<Config extends QwenVLConfig> extends DecoderModel<C
   promptPositions(
     ids: readonly (readonly number[])[],
     mask: readonly (readonly number[])[],
-    images: readonly (ProcessedImage | null)[],
+    images: readonly (readonly ProcessedImage[])[],
     kind: PositionKind,
   ): PromptPositions {
     if (kind === 'sequential') return sequentialPositions(mask, this.device);
@@ -64,13 +64,14 @@ export abstract class QwenVL<Config extends QwenVLConfig> extends DecoderModel<C
     const flat = new BigInt64Array(3 * B * S);
     const next = ids.map((row, b) => {
       let at = 0;
+      let seen = 0;
       for (let s = 0; s < S; s++) {
         const put = (axis: number, column: number, value: number) => {
           flat[(axis * B + b) * S + column] = BigInt(value);
         };
         if (!mask[b]![s]) continue;
-        const image = images[b];
-        if (row[s] === this.imageTokenId && image) {
+        const image = row[s] === this.imageTokenId ? images[b]![seen++] : undefined;
+        if (image) {
           const [rows, columns] = image.tokenGrid;
           for (let n = 0; n < image.tokens; n++, s++) {
             put(0, s, at + Math.floor(n / (rows * columns)));
