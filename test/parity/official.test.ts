@@ -1,5 +1,5 @@
 /** Latent reasoning and its training loss against the official IVT-LR code, or against the rendering that it vouches for. */
-import { AdamW, liveTensorCount, scope } from '@ivtlr/torch';
+import { AdamW, liveTensorCount, type Module, scope } from '@ivtlr/torch';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { generateAll } from '../../packages/ivtlr/src/latent/generate.ts';
 import { imageColumns } from '../../packages/ivtlr/src/latent/image-columns.ts';
@@ -57,7 +57,7 @@ interface TrainGolden {
 interface FamilyCases {
   generate: GenerateGolden;
   train: TrainGolden;
-  model(golden: AnyCase): VisionLanguageModel & Disposable;
+  model(golden: AnyCase): VisionLanguageModel & Module;
   images(golden: AnyCase): ProcessedImage[];
   /** Beside the official ones. */
   options?: Partial<LatentOptions>;

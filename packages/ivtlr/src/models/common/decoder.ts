@@ -268,9 +268,10 @@ export class Decoder extends Module {
     const graph = cache instanceof GraphCache ? cache : null;
     const last = this.layers.length - 1;
     // Several segments read their parts of the inputs, so these get borders of their own: no segment goes back through what made them.
+    // They are copies, since a view asks for gradients as its base does, even where none are recorded.
     const [inputs, ...features] = (
       this.deepstackLevels > 0
-        ? segments.run({ parts: [], depth: -1 }, () => this.#parts(inputs_BSI))
+        ? segments.run({ parts: [], depth: -1 }, () => this.#parts(inputs_BSI).map((part) => part.clone()))
         : [inputs_BSI]
     ) as [Tensor, ...Tensor[]];
     let x = inputs;
