@@ -1,4 +1,4 @@
-/** Activation checkpointing gives the gradients of a plain backward pass, on the models and batches of official-train.json and chameleon-train.json. */
+/** Activation checkpointing gives the gradients of a plain backward pass, on the models and batches of official-train.json, qwen3-train.json and chameleon-train.json. */
 import { liveTensorCount, manualSeed, noGrad, randn, scope } from '@ivtlr/torch';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { LATENT_DEFAULTS } from '../../packages/ivtlr/src/latent/options.ts';
@@ -23,6 +23,9 @@ const CHAMELEON = { model: seededChameleon, images: seededChameleonImages };
 type Family = typeof QWEN | typeof CHAMELEON;
 const all = [
   ...cases.slice(0, 11).map((golden) => [golden.name, golden, QWEN] as const),
+  ...readGolden<{ cases: TrainCase[] }>('qwen3-train.json').cases.map(
+    (golden) => [`qwen3-vl ${golden.name}`, golden, QWEN] as const,
+  ),
   ...readGolden<{ cases: TrainCase[] }>('chameleon-train.json').cases.map(
     (golden) => [`chameleon ${golden.name}`, golden, CHAMELEON] as const,
   ),

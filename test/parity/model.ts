@@ -6,6 +6,8 @@ import { parseQwen25VLConfig } from '../../packages/ivtlr/src/models/qwen2-5-vl/
 import { Qwen25VL } from '../../packages/ivtlr/src/models/qwen2-5-vl/model.ts';
 import { parseQwen2VLConfig } from '../../packages/ivtlr/src/models/qwen2-vl/config.ts';
 import { Qwen2VL } from '../../packages/ivtlr/src/models/qwen2-vl/model.ts';
+import { parseQwen3VLConfig } from '../../packages/ivtlr/src/models/qwen3-vl/config.ts';
+import { Qwen3VL } from '../../packages/ivtlr/src/models/qwen3-vl/model.ts';
 import type { ProcessedImage } from '../../packages/ivtlr/src/models/types.ts';
 
 export interface Stats {
@@ -30,10 +32,17 @@ export function readGolden<T>(name: string): T {
 }
 
 /** The case's model, its weights drawn as the Python side drew them. */
-export function seededModel({ config, name, seed }: GoldenCase): Qwen2VL | Qwen25VL {
-  const newer = (config as { model_type: string }).model_type === 'qwen2_5_vl';
-  const made = newer ? new Qwen25VL(parseQwen25VLConfig(config, name)) : new Qwen2VL(parseQwen2VLConfig(config, name));
-  return drawWeights(made, seed).eval();
+export function seededModel({ config, name, seed }: GoldenCase): Qwen2VL | Qwen25VL | Qwen3VL {
+  const make = {
+    qwen2_vl: () => new Qwen2VL(parseQwen2VLConfig(config, name)),
+    qwen2_5_vl: () => new Qwen25VL(parseQwen25VLConfig(config, name)),
+    qwen3_vl: () => new Qwen3VL(parseQwen3VLConfig(config, name)),
+  }[modelType(config)];
+  return drawWeights(make(), seed).eval();
+}
+
+function modelType(config: unknown) {
+  return (config as { model_type: 'qwen2_vl' | 'qwen2_5_vl' | 'qwen3_vl' }).model_type;
 }
 
 export function drawWeights<M extends Module>(model: M, seed: number): M {
@@ -67,20 +76,22 @@ export function seededImages(golden: GoldenCase): ProcessedImage[] {
   const total = counts.reduce((a, b) => a + b, 0);
   if (total === 0) return [];
   manualSeed(golden.seed + 1);
-  const pixels = randn([total, 1176]);
+  // Qwen3-VL's patches are of 16x16 pixels, those of the others of 14x14.
+  const patchSize = modelType(golden.config) === 'qwen3_vl' ? 16 : 14;
+  const pixels = randn([total, 3 * 2 * patchSize ** 2]);
   let at = 0;
   const images = grids.map((grid, i): ProcessedImage => {
     const own = pixels.narrow(0, at, counts[i]!);
     at += counts[i]!;
-    return makeImage(own, grid);
+    return makeImage(own, grid, patchSize);
   });
   pixels.dispose();
   return images;
 }
 
-export function makeImage(pixels: Tensor, grid: [number, number, number]): ProcessedImage {
+export function makeImage(pixels: Tensor, grid: [number, number, number], patchSize = 14): ProcessedImage {
   const [, h, w] = grid;
-  return { pixels, grid, tokens: (h * w) / 4, tokenGrid: [h / 2, w / 2], source: { width: w * 14, height: h * 14 } };
+  return { pixels, grid, tokens: (h * w) / 4, tokenGrid: [h / 2, w / 2], source: { width: w * patchSize, height: h * patchSize } };
 }
 
 /** Collated rows as a Batch; rows without image tokens get no image. */

@@ -1,10 +1,10 @@
 /** Latent reasoning and its training loss against the official IVT-LR code, or against the rendering that it vouches for. */
-import { AdamW, liveTensorCount, scope } from '@ivtlr/torch';
+import { AdamW, liveTensorCount, type Module, scope } from '@ivtlr/torch';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { generateAll } from '../../packages/ivtlr/src/latent/generate.ts';
 import { imageColumns } from '../../packages/ivtlr/src/latent/image-columns.ts';
 import { LATENT_DEFAULTS, type LatentOptions } from '../../packages/ivtlr/src/latent/options.ts';
-import type { PositionKind, VisionLanguageModel } from '../../packages/ivtlr/src/models/types.ts';
+import type { PositionKind, ProcessedImage, VisionLanguageModel } from '../../packages/ivtlr/src/models/types.ts';
 import { trainingLoss } from '../../packages/ivtlr/src/train/loss.ts';
 import { seededChameleon, seededChameleonImages } from './chameleon-model.ts';
 import { type GoldenCase, makeBatch, readGolden, relativeError, seededImages, seededModel } from './model.ts';
@@ -31,6 +31,8 @@ interface GenerateCase extends AnyCase {
 
 interface TrainCase extends AnyCase {
   patches: number;
+  /** Gradients flow through the latent steps, which the official code does not do. */
+  through?: boolean;
   input_ids: number[][];
   labels: number[][];
   attention_mask: number[][];
@@ -52,6 +54,15 @@ interface TrainGolden {
   cases: TrainCase[];
 }
 
+interface FamilyCases {
+  generate: GenerateGolden;
+  train: TrainGolden;
+  model(golden: AnyCase): VisionLanguageModel & Module;
+  images(golden: AnyCase): ProcessedImage[];
+  /** Beside the official ones. */
+  options?: Partial<LatentOptions>;
+}
+
 const FAMILIES = {
   'qwen2-vl': {
     generate: readGolden<GenerateGolden>('official-generate.json'),
@@ -64,6 +75,19 @@ const FAMILIES = {
     train: readGolden<TrainGolden>('qwen25-train.json'),
     model: seededModel,
     images: seededImages,
+  },
+  'qwen3-vl': {
+    generate: readGolden<GenerateGolden>('qwen3-generate.json'),
+    train: readGolden<TrainGolden>('qwen3-train.json'),
+    model: seededModel,
+    images: seededImages,
+  },
+  'qwen3-vl, patches without DeepStack features': {
+    generate: readGolden<GenerateGolden>('qwen3-generate-plain.json'),
+    train: readGolden<TrainGolden>('qwen3-train-plain.json'),
+    model: seededModel,
+    images: seededImages,
+    options: { latentDeepstack: 'off' as const },
   },
   chameleon: {
     generate: readGolden<GenerateGolden>('chameleon-generate.json'),
@@ -102,7 +126,8 @@ afterEach(() => {
 
 test('there are enough cases', () => {
   const { 'qwen2-vl': qwen, chameleon, ...rendered } = FAMILIES;
-  for (const { generate, train } of Object.values(rendered)) {
+  for (const { generate, train, options } of Object.values<FamilyCases>(rendered)) {
+    if (options) continue; // some of a family's cases once more
     expect(generate.cases.length).toBeGreaterThanOrEqual(16);
     expect(new Set(generate.cases.map(({ latents }) => latents))).toEqual(new Set([0, 1, 2, 3, 4]));
     expect(train.cases.every(({ steps }) => steps === 10)).toBe(true);
@@ -118,7 +143,7 @@ test('there are enough cases', () => {
   expect(chameleon.train.cases.length).toBeGreaterThanOrEqual(4);
 });
 
-const generateCases = Object.entries(FAMILIES).flatMap(([family, { generate, ...made }]) =>
+const generateCases = Object.entries<FamilyCases>(FAMILIES).flatMap(([family, { generate, ...made }]) =>
   [...generate.cases, ...(generate.exhausted ?? [])].map((golden, i) => {
     const name = `${family}: ${i < generate.cases.length ? '' : 'exhausted: '}${golden.name}`;
     return [name, golden, generate.max_new_tokens, made] as const;
@@ -133,6 +158,7 @@ describe.each(generateCases)('generate: %s', (_, golden, maxNewTokens, family) =
       const batch = makeBatch([golden.input_ids], [golden.input_ids.map(() => 1)], images, golden.ids);
       const options = {
         ...official(golden),
+        ...family.options,
         maxNewTokens,
         eosIds: [golden.ids.eos],
         trace: true,
@@ -158,7 +184,7 @@ function prepare({ module }: VisionLanguageModel, parts: readonly string[]): Ada
   return new AdamW(trained, { lr: 4e-5, weightDecay: 0.01 });
 }
 
-const trainCases = Object.entries(FAMILIES).flatMap(([family, { train, ...made }]) =>
+const trainCases = Object.entries<FamilyCases>(FAMILIES).flatMap(([family, { train, ...made }]) =>
   train.cases.map((golden) => [`${family}: ${golden.name}`, golden, train.trained, made] as const),
 );
 
@@ -176,7 +202,8 @@ describe.each(trainCases)('train: %s', (_, golden, parts, family) => {
           const batch = makeBatch(golden.input_ids, golden.attention_mask, images, golden.ids, golden.labels);
           const result = trainingLoss(model, batch, {
             ...official(golden),
-            latentGradient: 'detached',
+            ...family.options,
+            latentGradient: golden.through ? 'through' : 'detached',
             pickSupervision: 0,
           });
           result.loss.backward();

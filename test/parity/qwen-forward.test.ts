@@ -1,4 +1,4 @@
-/** Qwen2-VL and Qwen2.5-VL against Hugging Face transformers: vision features, positions, logits, attention row, greedy tokens. */
+/** Qwen2-VL, Qwen2.5-VL and Qwen3-VL against Hugging Face transformers: vision features, positions, logits, attention row, greedy tokens. */
 import { liveTensorCount, scope, type Tensor, tensor } from '@ivtlr/torch';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { generateAll } from '../../packages/ivtlr/src/latent/generate.ts';
@@ -26,11 +26,13 @@ interface ForwardCase extends GoldenCase {
   input_ids: number[][];
   attention_mask: number[][];
   vision?: Stats[];
+  /** Qwen3-VL: per image, the features of each DeepStack level. */
+  deepstack?: Stats[][];
   mrope: Expected;
   sequential: Expected;
 }
 
-const cases = ['qwen-forward.json', 'qwen25-forward.json'].flatMap((file) =>
+const cases = ['qwen-forward.json', 'qwen25-forward.json', 'qwen3-forward.json'].flatMap((file) =>
   readGolden<{ cases: ForwardCase[] }>(file).cases.map((golden) => ({
     ...golden,
     name: `${file.replace('-forward.json', '')}: ${golden.name}`,
@@ -70,8 +72,8 @@ const towerOnly = cases.filter(severalInARow);
 const complete = cases.filter((golden) => !severalInARow(golden));
 
 test('there are enough cases', () => {
-  expect(complete.length).toBeGreaterThanOrEqual(16);
-  expect(towerOnly.length).toBe(4);
+  expect(complete.length).toBeGreaterThanOrEqual(24);
+  expect(towerOnly.length).toBe(5);
 });
 
 describe.each(cases.map((golden) => [label(golden), golden] as const))('%s', (_, golden) => {
@@ -94,12 +96,16 @@ describe.each(cases.map((golden) => [label(golden), golden] as const))('%s', (_,
         const encoded = model.encodeImages(seededImages(golden));
         expect(encoded.length).toBe(golden.vision!.length);
         encoded.forEach((features, i) => {
-          const wanted = golden.vision![i]!;
-          const got = stats(features);
-          expect(got.shape).toEqual(wanted.shape);
-          expect(relativeError(got.first, wanted.first)).toBeLessThan(1e-4);
-          for (const key of ['sum', 'abs_sum', 'weighted'] as const)
-            expect(Math.abs(got[key] - wanted[key]) / wanted.abs_sum).toBeLessThan(1e-4);
+          // Behind an embedding stand the features of the DeepStack levels.
+          const levels = [golden.vision![i]!, ...(golden.deepstack?.[i] ?? [])];
+          expect(features.shape[1]).toBe(model.inputSize);
+          levels.forEach((wanted, level) => {
+            const got = stats(features.narrow(1, level * model.hiddenSize, model.hiddenSize));
+            expect(got.shape).toEqual(wanted.shape);
+            expect(relativeError(got.first, wanted.first)).toBeLessThan(1e-4);
+            for (const key of ['sum', 'abs_sum', 'weighted'] as const)
+              expect(Math.abs(got[key] - wanted[key]) / wanted.abs_sum).toBeLessThan(1e-4);
+          });
         });
       });
     });

@@ -109,11 +109,16 @@ def one_case(case, seed, family):
     mrope = sequential.expand(3, -1, -1)
     deltas = torch.zeros(len(ids), 1, dtype=torch.long)
     if grids:
-        pixels, thw = draw_pixels(seed, grids)
+        pixels, thw = draw_pixels(seed, grids, getattr(family, "PATCH_VALUES", tiny_model.PATCH_VALUES))
         inputs.update(pixel_values=pixels, image_grid_thw=thw)
-        features = model.model.get_image_features(pixels, thw).pooler_output
+        encoded = model.model.get_image_features(pixels, thw)
         result["pixels"] = rounded(pixels.reshape(-1)[:8])
-        result["vision"] = [stats(f) for f in features]
+        result["vision"] = [stats(f) for f in encoded.pooler_output]
+        if hasattr(encoded, "deepstack_features"):
+            counts = [image_tokens(grid) for grid in grids]
+            levels = [level.split(counts) for level in encoded.deepstack_features]
+            # For each image, its features of all levels.
+            result["deepstack"] = [[stats(level[i]) for level in levels] for i in range(len(grids))]
         mrope, deltas = model.model.get_rope_index(
             input_ids, inputs["mm_token_type_ids"], image_grid_thw=thw, attention_mask=attention_mask
         )

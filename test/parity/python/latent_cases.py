@@ -11,7 +11,7 @@ import latent_reference
 from numbers_json import rounded, versions, write_cases
 from official_cases import LR, NEW_TOKENS, TRAINED, WEIGHT_DECAY, collated, first_safe
 from official_cases import prompt as prompt_ids
-from tiny_model import TextSource, draw_pixels, hub_name, image_tokens, special_ids, weights_check
+from tiny_model import PATCH_VALUES, TextSource, draw_pixels, hub_name, image_tokens, special_ids, weights_check
 
 STEPS = 10
 
@@ -44,7 +44,7 @@ def generate_case(family, row, seed):
     dims = family.SHAPES[shape]
     model, ids = family.build(dims, seed, tie), special_ids(dims["vocab"])
     asked = prompt_ids(TextSource(seed, dims["vocab"]), count, grid, ids)
-    pixels, grids = draw_pixels(seed, [grid])
+    pixels, grids = draw_pixels(seed, [grid], getattr(family, "PATCH_VALUES", PATCH_VALUES))
     with torch.no_grad():
         prompt = family.prompt(model, torch.tensor([asked]), torch.ones(1, len(asked), dtype=torch.long), pixels, grids, positions)
         decode = decoder_of(family, model, prompt)
@@ -75,17 +75,18 @@ def make_generate(file, rows, first_seed, family):
 
 
 def train_case(family, row, seed):
-    shape, tie, latents, patches, grids, count, positions = row
+    shape, tie, latents, patches, grids, count, positions, *rest = row
+    through = rest == ["through"]
     dims = family.SHAPES[shape]
     model, ids = family.build(dims, seed, tie), special_ids(dims["vocab"])
     text = TextSource(seed, dims["vocab"])
     pairs = [(prompt_ids(text, count + 7 * i, g, ids), text.ids(25 + 3 * i)) for i, g in enumerate(grids)]
     rows, labels, mask, _ = collated(pairs, ids, latents)
-    pixels, thw = draw_pixels(seed, grids)
+    pixels, thw = draw_pixels(seed, grids, getattr(family, "PATCH_VALUES", PATCH_VALUES))
     split = max(len(question) for question, _ in pairs)
     before = [torch.tensor([r[:split] for r in values]) for values in (rows, mask)]
     after = [torch.tensor([r[split + latents :] for r in values]) for values in (rows, labels, mask)]
-    name = f"batch {len(grids)}, T {latents}, K {patches}, {STEPS} steps, {positions}"
+    name = f"batch {len(grids)}, T {latents}, K {patches}, {STEPS} steps, {positions}{', through the latent steps' if through else ''}"
     record = record_of(family, name, shape, tie, seed, latents, patches, grids, positions, model)
     named = {hub_name(n): p for n, p in model.model.language_model.named_parameters(prefix="model.language_model")}
     trained = {n: named[n] for n in sorted(named) if any(t in n for t in TRAINED)}
@@ -98,7 +99,7 @@ def train_case(family, row, seed):
     for _ in range(STEPS):
         prompt = family.prompt(model, *before, pixels, thw, positions)
         loss, picked = latent_reference.training_loss(
-            decoder_of(family, model, prompt), model.get_input_embeddings(), model.lm_head, prompt, latents, patches, *after, gaps
+            decoder_of(family, model, prompt), model.get_input_embeddings(), model.lm_head, prompt, latents, patches, *after, gaps, through
         )
         loss.backward()
         losses.append(loss.item())
@@ -109,6 +110,7 @@ def train_case(family, row, seed):
         optimiser.zero_grad()
     moved = {n: rounded((p.detach() - start[n]).double().norm().item()) for n, p in trained.items()}
     record.update(
+        **(dict(through=True) if through else {}),
         input_ids=rows,
         labels=labels,
         attention_mask=mask,

@@ -90,9 +90,8 @@ def appended(sequence, rows, sources=None, mask=None):
     )
 
 
-@torch.no_grad()
 def latent_steps(decode, prompt, latents, patches, gaps=None):
-    """T latent steps. Returns the sequence with what they put in, as constants, and the picked places: [step][row][K], in the order picked."""
+    """T latent steps. Returns the sequence with what they put in, and the picked places: [step][row][K], in the order picked."""
     sequence, picked = start(prompt), []
     free = [torch.ones(len(places), dtype=torch.bool) for places in prompt.places]
     for _ in range(latents):
@@ -100,7 +99,7 @@ def latent_steps(decode, prompt, latents, patches, gaps=None):
         chosen = []
         for row, places in enumerate(prompt.places):
             # Where fewer than K are free, -inf stands several times and picked patches come again.
-            own = scores[row, places].masked_fill(~free[row], float("-inf"))
+            own = scores[row, places].detach().masked_fill(~free[row], float("-inf"))
             if gaps is not None:
                 note_pick(gaps, own, patches)
             best = own.topk(patches, sorted=False)[1]
@@ -138,17 +137,18 @@ def answer(decode, embed, head, prompt, latents, patches, new_tokens, eos=None):
     return dict(picked=[rows[0] for rows in picked], tokens=tokens, first_logits=first, gaps=gaps)
 
 
-def training_loss(decode, embed, head, prompt, latents, patches, text, labels, text_mask, gaps=None):
+def training_loss(decode, embed, head, prompt, latents, patches, text, labels, text_mask, gaps=None, through=False):
     """(mean cross-entropy over the labelled tokens, with its graph; picked as latent_steps gives them).
 
     text, labels, text_mask (B, R): what follows the latent slots, right-padded; labels are -100 where there is no loss. Every row of the prompt
-    ends in the last column. The rows that latent steps put in are constants, as in the official code.
+    ends in the last column. The rows that latent steps put in are constants, as in the official code; with `through` gradients flow back to them.
     """
-    steps, picked = latent_steps(decode, prompt, latents, patches, gaps)
+    with torch.set_grad_enabled(through):
+        steps, picked = latent_steps(decode, prompt, latents, patches, gaps)
     sequence = start(prompt)
     before = prompt.mask.shape[1]
     if latents > 0:
-        sequence = appended(sequence, steps.embeddings[:, before:].detach(), steps.sources[:, before:])
+        sequence = appended(sequence, steps.embeddings[:, before:], steps.sources[:, before:])
     written = sequence.mask.shape[1]
     sequence = appended(sequence, embed(text), mask=text_mask)
     hidden = decode(sequence, False)[0]

@@ -7,7 +7,7 @@ import torch
 
 PARTS = ["forward", "generate", "train", "checkpoint", "folders", "configs", "rope", "lora", "preprocess", "tokens", "render"]
 PARTS += ["ddp", "deepspeed", "chameleon", "chameleon-official", "chameleon-folders", "chameleon-inputs", "chameleon-render", "chameleon-answers", "plain-answers", "sampling", "qwen25", "qwen25-folders"]
-PARTS += ["smolvlm", "smolvlm-inputs", "smolvlm-folders"]
+PARTS += ["smolvlm", "smolvlm-inputs", "smolvlm-folders", "qwen3"]
 
 
 def main():
@@ -96,6 +96,7 @@ def main():
                     "lora": "lora_cases",
                     "sampling": "sampling_cases",
                     "qwen25": "qwen25_cases",
+                    "qwen3": "qwen3_cases",
                     "qwen25-folders": "qwen25_folders",
                     "preprocess": "preprocess_cases",
                     "chameleon-inputs": "chameleon_pictures",

@@ -149,10 +149,10 @@ def weights_check(model):
     )
 
 
-def draw_pixels(seed, grids):
-    """Patches (sum of h*w, 1176) of all images, one draw, and image_grid_thw."""
+def draw_pixels(seed, grids, values=PATCH_VALUES):
+    """Patches (sum of h*w, values) of all images, one draw, and image_grid_thw."""
     torch.manual_seed(seed + 1)
-    pixels = torch.randn(sum(h * w for h, w in grids), PATCH_VALUES)
+    pixels = torch.randn(sum(h * w for h, w in grids), values)
     return pixels, torch.tensor([[1, h, w] for h, w in grids], dtype=torch.long)
 
 

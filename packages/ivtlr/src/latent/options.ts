@@ -23,6 +23,11 @@ export const latentOptionsSchema = z.strictObject({
   /** `swap` takes another row's of the batch; `off` inserts no row at all. */
   latentText: z.enum(['on', 'off', 'zero', 'swap']).default('on'),
   latentVision: z.enum(['on', 'off', 'zero', 'swap', 'random']).default('on'),
+  /**
+   * Where the model adds further features of an image token to its first layers (Qwen3-VL's DeepStack): a patch that is inserted again brings them
+   * along, as it did in the prompt (`on`), or is its embedding alone (`off`). Other models have none.
+   */
+  latentDeepstack: z.enum(['on', 'off']).default('on'),
   /** Latent rows may not attend to the image tokens; later text may. Scores still see them. */
   hideImageFromLatents: z.boolean().default(false),
 });

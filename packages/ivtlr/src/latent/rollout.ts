@@ -1,14 +1,14 @@
 /**
  * The latent steps of a training batch: run what is pending, take the last hidden state (latent text) and the image tokens it attends to most (latent
  * vision), push both as the next input.
- * Shapes: B batch, K patches, D hidden size, N image tokens, T all positions so far.
+ * Shapes: B batch, K patches, D hidden size, I width of an input row, N image tokens, T all positions so far.
  */
 import { stack, type Tensor, tensor } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import type { AttentionScores } from '../models/types.ts';
 import { atColumns } from './image-columns.ts';
 import type { LatentOptions } from './options.ts';
-import { checkLatentOptions, insertedRows, nothingToInsert, selectImageTokens } from './select.ts';
+import { checkLatentOptions, insertedRows, latentVision, nothingToInsert, selectImageTokens } from './select.ts';
 import type { Sequence } from './sequence.ts';
 
 export interface LatentStep {
@@ -18,7 +18,7 @@ export interface LatentStep {
   imageScores: Tensor | null;
   /** (B, T) float32: the whole row of attention probabilities. */
   scores: Tensor;
-  /** The rows that were inserted, (B, K+1, D) for the full method. */
+  /** The rows that were inserted, (B, K+1, I) for the full method. */
   inserted: Tensor;
   /** Which of them count, one a row and column; null when all do. */
   mask: number[][] | null;
@@ -70,7 +70,8 @@ export class Rollout {
     if (!withText && picked.some((row) => row.length === 0)) throw nothingToInsert(this.#steps);
     // Rows with fewer patches are padded in front: the last inserted row is what the next step reads, so it must count.
     const vision = K > 0 ? this.#latentVision(picked, K) : null;
-    const text = this.#options.latentText === 'swap' ? h_B1D.roll(1, 0) : h_B1D;
+    const h_B1I = this.sequence.model.asInputs(h_B1D);
+    const text = this.#options.latentText === 'swap' ? h_B1I.roll(1, 0) : h_B1I;
     let inserted = insertedRows(vision, text, this.#steps, this.#options);
     if (this.#mode.detach) inserted = inserted.detach();
     // A row gets as many swapped patches as the row they come from has picked.
@@ -110,13 +111,14 @@ export class Rollout {
     );
   }
 
-  /** (B, K, D): input embeddings of the picked image tokens, not hidden states. */
+  /** (B, K, I): input rows of the picked image tokens, not hidden states. */
   #latentVision(picked: readonly number[][], K: number): Tensor {
     const images = this.sequence.prompt.images!;
-    const [B, , D] = images.shape as [number, number, number];
+    const [B, , I] = images.shape as [number, number, number];
     const filled = picked.flatMap((row) => [...new Array<number>(K - row.length).fill(0), ...row].map(BigInt));
     const index = tensor(BigInt64Array.from(filled), { shape: [B, K, 1] }).to({ device: images.device });
-    const z = images.gather(1, index.expand([B, K, D]));
+    const tokens = images.gather(1, index.expand([B, K, I]));
+    const z = latentVision(tokens, this.sequence.model.hiddenSize, this.#options);
     return this.#options.latentVision === 'swap' ? z.roll(1, 0) : z;
   }
 }

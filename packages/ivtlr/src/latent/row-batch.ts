@@ -14,7 +14,7 @@ import { ImagesAhead } from './images-ahead.ts';
 import { KeptParts } from './kept-prefixes.ts';
 import { chooseTokens, damagedLogits, logprobsOf, type TokenLogprobs } from './next-token.ts';
 import { Row, type RowRequest } from './row.ts';
-import { insertedRows, selectImageTokens } from './select.ts';
+import { insertedRows, latentVision, selectImageTokens } from './select.ts';
 import type { StepTrace } from './trace.ts';
 
 export type RowEvent =
@@ -237,9 +237,14 @@ export class RowBatch {
       const own = atColumns(scores!, row.imageColumns);
       const wishes = { forced: options.forcePatches?.[steps] ?? [], forbidden: options.forbidPatches?.[steps] ?? [] };
       picked = selectImageTokens(own, row.used, steps, options, row.generator, wishes);
-      if (picked.length > 0) vision = images.indexSelect(0, indexTensor(picked, images.device));
+      if (picked.length > 0)
+        vision = latentVision(
+          images.indexSelect(0, indexTensor(picked, images.device)),
+          this.#model.hiddenSize,
+          options,
+        );
     }
-    row.chosen = keep({ vision, text: text_1D });
+    row.chosen = keep({ vision, text: this.#model.asInputs(text_1D) });
     row.picked.push(picked);
     let trace: StepTrace | null = null;
     if (options.trace) {
@@ -327,7 +332,7 @@ export class RowBatch {
     });
   }
 
-  /** (n, D) */
+  /** (n, I) */
   #embed(ids: readonly number[]): Tensor {
     return this.#model.embed(indexTensor(ids, this.#model.device).unsqueeze(0)).select(0, 0);
   }

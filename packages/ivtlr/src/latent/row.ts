@@ -63,9 +63,9 @@ export type Phase = 'prefill' | 'latent' | 'text' | 'ended';
 
 /** What a latent step of a row has chosen and not yet inserted. */
 export interface Chosen {
-  /** (K, D) input embeddings of the picked image tokens; null when none was picked. */
+  /** (K, I) input rows of the picked image tokens; null when none was picked. */
   vision: Tensor | null;
-  /** (1, D) last hidden state. */
+  /** (1, I) last hidden state, as an input row. */
   text: Tensor;
 }
 
@@ -87,14 +87,14 @@ export class Row {
 
   /** @internal Everything below belongs to the batch. */
   slot = -1;
-  /** (S, D) input embeddings still to be run; the first `pendingLatent` of them are latent rows. */
+  /** (S, I) input rows still to be run; the first `pendingLatent` of them are latent rows. */
   pending: Tensor | null = null;
   pendingLatent = 0;
   /** (A, S) int64 positions of the pending prompt; null once it has run. */
   promptPositions: Tensor | null = null;
   /** Position of the next token. */
   next = 0;
-  /** (N, D) image token embeddings of all its pictures, one behind the other; null for text alone. */
+  /** (N, I) image tokens of all its pictures as they enter the decoder, one behind the other; null for text alone. */
   images: Tensor | null = null;
   /** Of the image tokens in the prompt. */
   readonly imageColumns: readonly number[];

@@ -123,10 +123,20 @@ export function checkPatchWishes(
 }
 
 /**
+ * Picked image tokens (.., I) as latent vision: all that the prompt gives the decoder of them, or their embeddings (the first D) alone.
+ * @param hiddenSize D
+ */
+export function latentVision(tokens: Tensor, hiddenSize: number, { latentDeepstack }: LatentOptions): Tensor {
+  const further = tokens.shape.at(-1)! - hiddenSize;
+  if (latentDeepstack === 'on' || further === 0) return tokens;
+  return ops.constant_pad_nd(tokens.narrow(-1, 0, hiddenSize), [0, further]);
+}
+
+/**
  * The rows a latent step inserts: patches first, then the latent text. Parts that an ablation zeroes keep their place.
- * @param vision (.., K, D) input embeddings of the picked image tokens; null when none was picked
- * @param text (.., 1, D) last hidden state
- * @returns (.., K+1, D) for the full method
+ * @param vision (.., K, I) input rows of the picked image tokens; null when none was picked
+ * @param text (.., 1, I) last hidden state, as an input row
+ * @returns (.., K+1, I) for the full method
  * @throws UserError when the options leave nothing to insert
  */
 export function insertedRows(vision: Tensor | null, text: Tensor, step: number, options: LatentOptions): Tensor {

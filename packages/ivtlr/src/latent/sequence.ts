@@ -19,14 +19,14 @@ import { imageColumns, imageSpans, tokensOf } from './image-columns.ts';
 
 /** A batch's prompts as they enter the decoder. */
 export interface EmbeddedPrompt {
-  /** (B, P, D), image tokens filled in. */
+  /** (B, P, I), image tokens filled in. */
   rows: Tensor;
   /** (B, P) bool, null when no row is padded. */
   valid: Tensor | null;
   /** (A, B, P) */
   positions: Tensor;
   next: number[];
-  /** (B, N, D) image token embeddings of all of a row's pictures, short rows padded with zeros; null without images. */
+  /** (B, N, I) image tokens of all of a row's pictures as they enter the decoder, short rows padded with zeros; null without images. */
   images: Tensor | null;
   /** Of each row's image tokens, and from the first to the last one of each image. */
   imageColumns: number[][];
@@ -55,7 +55,7 @@ export function embedPrompt(
     let at = 0;
     const perRow = batch.images.map((images, b) => {
       checkImageTokens(columns[b]!, tokens[b]!);
-      if (images.length === 0) return ops.zeros([longest, model.hiddenSize], rows.dtype, null, model.device);
+      if (images.length === 0) return ops.zeros([longest, model.inputSize], rows.dtype, null, model.device);
       const own = images.length === 1 ? encoded[at]! : cat(encoded.slice(at, at + images.length), 0);
       at += images.length;
       return tokens[b] === longest ? own : ops.constant_pad_nd(own, [0, 0, 0, longest - tokens[b]!]);
@@ -141,7 +141,7 @@ export class Sequence {
   }
 
   /**
-   * Adds rows (B, R, D) at the next positions. `mask` says which of them count (default: all); those that do not take no position.
+   * Adds rows (B, R, I) at the next positions. `mask` says which of them count (default: all); those that do not take no position.
    * `latent` rows are the ones hideImageFromLatents is about.
    */
   push(

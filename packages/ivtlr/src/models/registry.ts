@@ -12,10 +12,11 @@ import { loadWeights, weightsFile } from './common/weights.ts';
 import type { Backbone, Family, LoadModelOptions } from './family.ts';
 import { qwen25Vl } from './qwen2-5-vl/family.ts';
 import { qwen2Vl } from './qwen2-vl/family.ts';
+import { qwen3Vl } from './qwen3-vl/family.ts';
 import { smolVlm } from './smolvlm/family.ts';
 import type { PathStyle, VisionLanguageModel } from './types.ts';
 
-export const FAMILIES: readonly Family[] = [qwen2Vl, qwen25Vl, chameleon, smolVlm];
+export const FAMILIES: readonly Family[] = [qwen2Vl, qwen25Vl, qwen3Vl, chameleon, smolVlm];
 
 function typesOf({ modelType, olderModelTypes = [] }: Family): readonly string[] {
   return [modelType, ...olderModelTypes];

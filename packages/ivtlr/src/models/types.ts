@@ -1,6 +1,6 @@
 /**
  * What latent reasoning needs of a vision-language model. A family implements this in its own folder and nothing else knows it.
- * Shapes: B batch, S sequence, T positions so far, D hidden size, V vocabulary, N image tokens, A position axes.
+ * Shapes: B batch, S sequence, T positions so far, D hidden size, I width of an input row, V vocabulary, N image tokens, A position axes.
  */
 import type { Device, DType, Module, SegmentedPass, Tensor } from '@ivtlr/torch';
 import type { PromptImage } from '../text/prompt-image.ts';
@@ -137,6 +137,8 @@ export interface VisionLanguageModel {
   /** In today's transformers. */
   readonly pathStyle: PathStyle;
   readonly hiddenSize: number;
+  /** I: D, and D more for every layer to whose result an input row adds further features (Qwen3-VL's DeepStack). */
+  readonly inputSize: number;
   readonly vocabularySize: number;
   readonly imageTokenId: number;
   /** Positions the rotary embedding has angles for (max_position_embeddings). */
@@ -145,9 +147,11 @@ export interface VisionLanguageModel {
   readonly device: Device;
   /** The parameters, under Hugging Face names. */
   readonly module: Module;
-  /** ids (B, S) int64 -> (B, S, D). */
+  /** ids (B, S) int64 -> (B, S, I). */
   embed(ids: Tensor): Tensor;
-  /** Image token embeddings as they enter the decoder, (N, D) an image. */
+  /** Embeddings or hidden states (.., D) as input rows (.., I) without further features. */
+  asInputs(vectors: Tensor): Tensor;
+  /** Image tokens as they enter the decoder, (N, I) an image. */
   encodeImages(images: readonly ProcessedImage[]): Tensor[];
   /**
    * The same for one image, in units between which something else can run: yields after each unit how many prompt tokens would have been as much
@@ -164,9 +168,9 @@ export interface VisionLanguageModel {
   newCache(batch: number, capacity: CacheCapacity): KeyValueCache;
   /** A cache for rows that come and go, with room for `capacity` positions each. `fixed`: its shapes never change, as a CUDA graph needs. */
   newSlotCache(slots: number, capacity: number, options?: { fixed?: boolean }): SlotCache;
-  /** inputs (1, R, D) of rows of different lengths -> hidden states; see RowsForwardOptions. */
+  /** inputs (1, R, I) of rows of different lengths -> hidden states; see RowsForwardOptions. */
   forwardRows(inputs: Tensor, options: RowsForwardOptions): RowsForwardResult;
-  /** inputs (B, S, D) -> hidden states; S new positions after the cache's. */
+  /** inputs (B, S, I) -> hidden states; S new positions after the cache's. */
   forward(inputs: Tensor, options: ForwardOptions): ForwardResult;
   /** Parameters in groups that are used together: the parts that a segmented pass names. */
   parts(): ModelParts;

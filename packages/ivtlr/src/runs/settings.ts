@@ -25,6 +25,7 @@ export function settingsFor(recipe: Recipe, task: Task, opened: LoadedModel, lat
     allowRepeats: latent.allowRepeats,
     latentText: latent.latentText,
     latentVision: recipe.mode === 'coconut' ? 'off' : latent.latentVision,
+    latentDeepstack: latent.latentDeepstack,
     hideImageFromLatents: latent.hideImageFromLatents,
   };
 }

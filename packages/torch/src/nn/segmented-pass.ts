@@ -20,7 +20,7 @@ export interface SegmentObserver {
 }
 
 export interface SegmentOptions {
-  /** Whose parameters the segment reads. */
+  /** Whose parameters the segment reads; none when it only takes apart what earlier ones gave. */
   parts: readonly string[];
   /** Used by passes that go back depth by depth: a segment depends on lesser depths, and on earlier segments of its own. */
   depth: number;
@@ -53,7 +53,7 @@ export class SegmentedPass {
    * are replaced by their borders.
    */
   run<T extends readonly Tensor[]>(options: SegmentOptions, body: () => T): T {
-    this.#observer?.require(options.parts);
+    this.#require(options);
     const outputs = scope(body);
     if (!outputs.some(({ requiresGrad }) => requiresGrad)) return outputs;
     const made: Tensor[] = [];
@@ -88,7 +88,7 @@ export class SegmentedPass {
    * @param input a border or a constant; it says which devices' random numbers are meant
    */
   runTwice(options: SegmentOptions, input: Tensor, body: (input: Tensor) => Tensor): Tensor {
-    this.#observer?.require(options.parts);
+    this.#require(options);
     // The border is a leaf, so its gradient is collected without being handed through.
     const call = checkpoint(() => body(input), [input], { needsGrad: [false] });
     const border = call.output.detach();
@@ -107,6 +107,11 @@ export class SegmentedPass {
     return border;
   }
 
+  /** What reads no parameters leaves those of the parts before it where they are. */
+  #require({ parts }: SegmentOptions): void {
+    if (parts.length > 0) this.#observer?.require(parts);
+  }
+
   /** Carries the gradients that the borders have collected into the parameters' `.grad`. Once. */
   backward(): void {
     const order = this.#segments.splice(0).reverse();
@@ -118,7 +123,7 @@ export class SegmentedPass {
       scope(() => {
         const reached = segment.borders.filter(({ hasGrad }) => hasGrad);
         if (reached.length > 0) {
-          this.#observer?.require(segment.parts);
+          this.#require(segment);
           segment.backward(reached);
         }
         segment.dispose();

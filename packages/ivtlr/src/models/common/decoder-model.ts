@@ -11,6 +11,7 @@ import {
   Module,
   type Tensor,
 } from '@ivtlr/torch';
+import * as ops from '@ivtlr/torch/ops';
 import type {
   CacheCapacity,
   ForwardOptions,
@@ -69,6 +70,9 @@ export abstract class DecoderModel<Config extends DecoderModelConfig> extends Mo
   get hiddenSize(): number {
     return this.#config.hiddenSize;
   }
+  get inputSize(): number {
+    return this.hiddenSize * (1 + this.decoder.deepstackLevels);
+  }
   get vocabularySize(): number {
     return this.#config.vocabularySize;
   }
@@ -89,7 +93,12 @@ export abstract class DecoderModel<Config extends DecoderModelConfig> extends Mo
   }
 
   embed(ids: Tensor): Tensor {
-    return this.decoder.embed_tokens.forward(ids);
+    return this.asInputs(this.decoder.embed_tokens.forward(ids));
+  }
+
+  asInputs(vectors: Tensor): Tensor {
+    const further = this.inputSize - this.hiddenSize;
+    return further === 0 ? vectors : ops.constant_pad_nd(vectors, [0, further]);
   }
 
   logits(hidden: Tensor): Tensor {

@@ -1,7 +1,7 @@
 /**
  * The decoder that the families share: grouped-query attention with rotary positions, SwiGLU, RMSNorm. What differs is named in DecoderTraits.
  * Source: Hugging Face Qwen2VLTextModel, ChameleonModel. Property names are the checkpoints'.
- * Shapes: B batch, S new positions, T all positions, D width, H query heads, G key/value heads, E head size.
+ * Shapes: B batch, S new positions, T all positions, D width, I width of an input row (D, or with DeepStack D a level more), H query heads, G key/value heads, E head size.
  */
 import {
   Embedding,
@@ -30,6 +30,8 @@ export interface DecoderConfig {
   layers: number;
   heads: number;
   keyValueHeads: number;
+  /** Channels of a head; without it hiddenSize / heads. */
+  headSize?: number;
   intermediateSize: number;
   vocabularySize: number;
   normEps: number;
@@ -54,6 +56,10 @@ export interface DecoderTraits {
   normAfter?: boolean;
   /** M-RoPE: frequencies per axis. */
   mropeSections?: readonly number[];
+  /** M-RoPE: the axes take turns along the frequencies instead of each having a run of them. */
+  mropeInterleaved?: boolean;
+  /** DeepStack: in so many first layers, further features of an input row are added to what the layer gives. */
+  deepstackLevels?: number;
 }
 
 /** What every layer of one pass shares. */
@@ -77,15 +83,17 @@ class Attention extends Module {
   readonly k_norm: HeadNorm | undefined;
   readonly #heads: number;
   readonly #groups: number;
+  readonly #headSize: number;
   readonly #layer: number;
 
   constructor(config: DecoderConfig, traits: DecoderTraits, layer: number, options: FactoryOptions) {
     super();
     const { hiddenSize, heads, keyValueHeads } = config;
-    const headSize = hiddenSize / heads;
+    const headSize = headSizeOf(config);
     const bias = traits.qkvBias;
     this.#heads = heads;
     this.#groups = keyValueHeads;
+    this.#headSize = headSize;
     this.#layer = layer;
     this.q_proj = new Linear(hiddenSize, heads * headSize, { bias, ...options });
     this.k_proj = new Linear(hiddenSize, keyValueHeads * headSize, { bias, ...options });
@@ -96,9 +104,9 @@ class Attention extends Module {
   }
 
   forward(x_BSD: Tensor, pass: Pass): LayerResult {
-    const [B, S, D] = x_BSD.shape as [number, number, number];
+    const [B, S] = x_BSD.shape as [number, number, number];
     const split = (x: Tensor, heads: number, norm?: HeadNorm) => {
-      const x_BSHE = x.view([B, S, heads, D / this.#heads]);
+      const x_BSHE = x.view([B, S, heads, this.#headSize]);
       return (norm ? norm.forward(x_BSHE) : x_BSHE).transpose(1, 2);
     };
     const q = rotate(split(this.q_proj.forward(x_BSD), this.#heads, this.q_norm), pass.angles);
@@ -156,6 +164,10 @@ class DecoderLayer extends Module {
   }
 }
 
+function headSizeOf({ headSize, hiddenSize, heads }: DecoderConfig): number {
+  return headSize ?? hiddenSize / heads;
+}
+
 /** The name of a layer's parameters as a part of the model. */
 export function layerPart(layer: number): string {
   return `layers.${layer}`;
@@ -165,75 +177,81 @@ export class Decoder extends Module {
   readonly embed_tokens: Embedding;
   readonly layers: DecoderLayer[];
   readonly norm: RMSNorm;
+  /** See DecoderTraits. An input row holds its embedding (D) and so many further features (D each). */
+  readonly deepstackLevels: number;
   readonly #config: DecoderConfig;
   readonly #rotary: Rotary;
 
   constructor(config: DecoderConfig, traits: DecoderTraits, options: FactoryOptions) {
     super();
     this.#config = config;
+    this.deepstackLevels = traits.deepstackLevels ?? 0;
     this.embed_tokens = new Embedding(config.vocabularySize, config.hiddenSize, options);
     this.layers = Array.from({ length: config.layers }, (_, layer) => new DecoderLayer(config, traits, layer, options));
     this.norm = new RMSNorm(config.hiddenSize, { eps: config.normEps, ...options });
     this.#rotary = new Rotary({
-      headSize: config.hiddenSize / config.heads,
+      headSize: headSizeOf(config),
       theta: config.ropeTheta,
       scaling: config.ropeScaling,
       maxPositions: config.maxPositions,
       sections: traits.mropeSections ?? null,
+      interleaved: traits.mropeInterleaved ?? false,
     });
   }
 
   /** See VisionLanguageModel.newCache. */
   newCache(batch: number, capacity: CacheCapacity): KeyValueCache {
     if (typeof capacity === 'string') return new GraphCache(capacity === 'segments');
-    const { layers, keyValueHeads, hiddenSize, heads } = this.#config;
+    const { layers, keyValueHeads } = this.#config;
     const { dtype, device } = this.embed_tokens.weight;
     return new PreallocatedCache(
-      { layers, batch, heads: keyValueHeads, headSize: hiddenSize / heads, dtype, device },
+      { layers, batch, heads: keyValueHeads, headSize: headSizeOf(this.#config), dtype, device },
       capacity,
     );
   }
 
   /** See VisionLanguageModel.newSlotCache. */
   newSlotCache(slots: number, capacity: number, { fixed = false }: { fixed?: boolean } = {}): SlotCache {
-    const { layers, keyValueHeads, hiddenSize, heads } = this.#config;
+    const { layers, keyValueHeads } = this.#config;
     const { dtype, device } = this.embed_tokens.weight;
-    const shape = { layers, batch: slots, heads: keyValueHeads, headSize: hiddenSize / heads, dtype, device };
+    const shape = { layers, batch: slots, heads: keyValueHeads, headSize: headSizeOf(this.#config), dtype, device };
     return new SlotCache(shape, capacity, fixed);
   }
 
-  /** inputs (B, S, D) -> hidden states after the final norm, and the last row's attention probabilities. */
-  forward(inputs_BSD: Tensor, options: ForwardOptions): ForwardResult {
+  /** inputs (B, S, I) -> hidden states after the final norm, and the last row's attention probabilities. */
+  forward(inputs_BSI: Tensor, options: ForwardOptions): ForwardResult {
     const { segments = null } = options;
     const { hidden, scores } = segments
-      ? this.#runSegments(inputs_BSD, this.#pass(inputs_BSD, options), options, segments)
-      : scope(() => this.#run(inputs_BSD, this.#pass(inputs_BSD, options)));
-    options.cache?.advance(inputs_BSD.shape[1]!, options.valid ?? null);
+      ? this.#runSegments(inputs_BSI, this.#pass(inputs_BSI, options), options, segments)
+      : scope(() => this.#run(inputs_BSI, this.#pass(inputs_BSI, options)));
+    options.cache?.advance(inputs_BSI.shape[1]!, options.valid ?? null);
     return { hidden, scores: scores[0] ?? null };
   }
 
   /** See VisionLanguageModel.forwardRows. */
-  forwardRows(inputs_1RD: Tensor, { positions, cache, groups }: RowsForwardOptions): RowsForwardResult {
+  forwardRows(inputs_1RI: Tensor, { positions, cache, groups }: RowsForwardOptions): RowsForwardResult {
     return scope(() => {
-      const { dtype, device } = inputs_1RD;
+      const { dtype, device } = inputs_1RI;
       const attention = new RowAttention(cache, groups, device);
-      const result = this.#run(inputs_1RD, { angles: this.#rotary.angles(positions, dtype, device), attention });
+      const result = this.#run(inputs_1RI, { angles: this.#rotary.angles(positions, dtype, device), attention });
       attention.advance();
       return result;
     });
   }
 
   /** All layers. Scores are means over them. */
-  #run(inputs_BSD: Tensor, pass: Pass): LayerResult {
-    let x = inputs_BSD;
+  #run(inputs_BSI: Tensor, pass: Pass): LayerResult {
+    const [embeddings, ...features] = this.#parts(inputs_BSI) as [Tensor, ...Tensor[]];
+    let x = embeddings;
     let sums: Tensor[] = [];
-    for (const layer of this.layers) {
+    for (const [i, layer] of this.layers.entries()) {
       // A scope a layer: what a layer made and the graph does not need is freed before the next.
       const step: LayerResult = scope(() => {
-        const { hidden, scores } = layer.forward(x, pass);
+        const { hidden: given, scores } = layer.forward(x, pass);
+        const hidden = features[i] ? given.add(features[i]) : given;
         return { hidden, scores: sums.length > 0 ? scores.map((own, i) => sums[i]!.add(own)) : scores };
       });
-      if (x !== inputs_BSD) x.dispose();
+      if (x !== embeddings) x.dispose();
       for (const sum of sums) sum.dispose();
       ({ hidden: x, scores: sums } = step);
     }
@@ -242,17 +260,27 @@ export class Decoder extends Module {
 
   /** All layers, each a segment of its own; the final norm belongs to the last one. What the pass shares stays in the caller's scope. */
   #runSegments(
-    inputs_BSD: Tensor,
+    inputs_BSI: Tensor,
     pass: Pass,
     { cache, twice }: Pick<ForwardOptions, 'cache' | 'twice'>,
     segments: SegmentedPass,
   ): LayerResult {
     const graph = cache instanceof GraphCache ? cache : null;
     const last = this.layers.length - 1;
-    let x = inputs_BSD;
+    // Several segments read their parts of the inputs, so these get borders of their own: no segment goes back through what made them.
+    // They are copies, since a view asks for gradients as its base does, even where none are recorded.
+    const [inputs, ...features] = (
+      this.deepstackLevels > 0
+        ? segments.run({ parts: [], depth: -1 }, () => this.#parts(inputs_BSI).map((part) => part.clone()))
+        : [inputs_BSI]
+    ) as [Tensor, ...Tensor[]];
+    let x = inputs;
     let sums: Tensor[] = [];
     this.layers.forEach((layer, i) => {
-      const finish = (hidden: Tensor) => (i === last ? this.norm.forward(hidden) : hidden);
+      const finish = (given: Tensor) => {
+        const hidden = features[i] ? given.add(features[i]) : given;
+        return i === last ? this.norm.forward(hidden) : hidden;
+      };
       const options = { parts: [layerPart(i)], depth: i };
       const taken = x;
       if (twice) {
@@ -269,15 +297,22 @@ export class Decoder extends Module {
       if (graph) graph.replace(i, given[1]!, given[2]!);
       x = given[0]!;
       sums = given.slice(1 + rows);
-      if (taken !== inputs_BSD && !taken.requiresGrad) taken.dispose(); // no backward pass comes back to it
+      if (taken !== inputs && !taken.requiresGrad) taken.dispose(); // no backward pass comes back to it
     });
     return { hidden: x, scores: sums.map((sum) => sum.div(this.layers.length)) };
   }
 
-  #pass(inputs_BSD: Tensor, options: ForwardOptions): Pass {
-    const [B, S] = inputs_BSD.shape as [number, number, number];
+  /** The embeddings of input rows and the features that are added to the first layers' results, (B, S, D) each. */
+  #parts(inputs_BSI: Tensor): Tensor[] {
+    if (this.deepstackLevels === 0) return [inputs_BSI];
+    const D = this.#config.hiddenSize;
+    return Array.from({ length: 1 + this.deepstackLevels }, (_, i) => inputs_BSI.narrow(2, i * D, D));
+  }
+
+  #pass(inputs_BSI: Tensor, options: ForwardOptions): Pass {
+    const [B, S] = inputs_BSI.shape as [number, number, number];
     const { cache = null, valid = null, hidden = null, attentionScores = 'off' } = options;
-    const { dtype, device } = inputs_BSD;
+    const { dtype, device } = inputs_BSI;
     const mask = batchMask(B, S, cache, valid, hidden, device);
     return {
       angles: this.#rotary.angles(options.positions, dtype, device),

@@ -12,6 +12,7 @@ import {
   type Tensor,
 } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
+import { indexTensor } from './index-tensor.ts';
 import type { RopeScaling } from './rope-config.ts';
 
 /** Cosines and sines, each (B, 1, S, E), ready to broadcast over heads. */
@@ -26,8 +27,10 @@ export interface RotaryOptions {
   scaling: RopeScaling | null;
   /** Rows of the table: one more than the largest position. */
   maxPositions: number;
-  /** M-RoPE: how many of the E/2 frequencies follow each axis, in order. */
+  /** M-RoPE: how many of the E/2 frequencies follow each axis. */
   sections: readonly number[] | null;
+  /** Whether the axes take turns along the frequencies; without it each has a run of them, in order. */
+  interleaved?: boolean;
 }
 
 /**
@@ -54,6 +57,13 @@ export class Rotary {
     const rows = (axis: number, source: Tensor) =>
       source.indexSelect(0, positions_ABS.select(0, axis).reshape([B * S])).view([B, 1, S, headSize]);
     if (axes === 1 || !sections) return { cos: rows(0, table.cos), sin: rows(0, table.sin) };
+    if (this.#options.interleaved) {
+      // (B*S, E): the position that each channel's angle is looked up at.
+      const axis = indexTensor(interleavedAxes(sections), device);
+      const at = positions_ABS.reshape([axes, B * S]).indexSelect(0, axis).transpose(0, 1);
+      const pick = (source: Tensor) => source.gather(0, at).view([B, 1, S, headSize]);
+      return { cos: pick(table.cos), sin: pick(table.sin) };
+    }
     const mixed = (source: Tensor) => {
       const perAxis = sections.map((_, axis) => rows(axis, source));
       // The sections repeat for the second half of the head, whose angles are those of the first.
@@ -90,6 +100,19 @@ export class Rotary {
     this.#table?.sin.dispose();
     this.#table = null;
   }
+}
+
+/**
+ * The axis that each of E channels follows where axes take turns: the axes behind the first have every third frequency up to three times their number,
+ * the first all others. Source: Hugging Face Qwen3VLTextRotaryEmbedding.
+ */
+function interleavedAxes(sections: readonly number[]): number[] {
+  const count = sections.reduce((a, b) => a + b, 0);
+  const half = Array.from({ length: count }, (_, i) => {
+    const axis = i % sections.length;
+    return i < sections.length * sections[axis]! ? axis : 0;
+  });
+  return [...half, ...half];
 }
 
 /** (E/2) float32: radians a position turns each pair of a head's channels by. Source: Hugging Face modeling_rope_utils. */

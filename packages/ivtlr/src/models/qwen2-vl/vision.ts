@@ -39,7 +39,7 @@ export class PatchEmbed extends Module {
   }
 }
 
-class VisionAttention extends Module {
+export class VisionAttention extends Module {
   readonly qkv: LinearLayer;
   readonly proj: LinearLayer;
   readonly #heads: number;
