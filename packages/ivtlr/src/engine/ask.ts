@@ -4,7 +4,7 @@
  */
 import { tokenizeConversation } from '../data/conversation.ts';
 import { tokenizeSample } from '../data/render.ts';
-import type { Sample } from '../data/sample.ts';
+import type { RawImage, Sample } from '../data/sample.ts';
 import { UserError } from '../errors.ts';
 import { positionsOf, type Row, type RowRequest } from '../latent/row.ts';
 import { RowBatch, type RowEvent } from '../latent/row-batch.ts';
@@ -68,13 +68,13 @@ interface Open<Q> {
   text: AnswerText | null;
 }
 
-/** A question whose image is read and whose prompt is tokens. */
+/** A question whose images are read and whose prompt is tokens. */
 export interface PreparedQuestion<Q extends Question> {
   readonly question: Q;
   readonly request: RowRequest;
-  readonly image: ProcessedImage;
+  readonly images: readonly ProcessedImage[];
   readonly text: AnswerText | null;
-  /** Reading the image and making tokens. */
+  /** Reading the images and making tokens. */
   readonly seconds: number;
   /** Positions that it fills at most. */
   readonly positions: number;
@@ -129,18 +129,19 @@ export class Asker<Q extends Question> {
     return this.start(prepared);
   }
 
-  /** Reads a question's image and makes tokens of its prompt, beside the passes. @throws UserError for what cannot be read or taken */
+  /** Reads a question's images and makes tokens of its prompt, beside the passes. @throws UserError for what cannot be read or taken */
   async prepare(question: Q): Promise<PreparedQuestion<Q>> {
     const started = performance.now();
-    const image = await this.#image(question);
+    const images: ProcessedImage[] = [];
     try {
+      for (const image of question.images) images.push(await this.#processImage(image));
       const options = this.#optionsOf(question);
       const text = this.#text(options);
-      const request = await this.#request(question, image, options);
+      const request = await this.#request(question, images, options);
       const seconds = (performance.now() - started) / 1000;
-      return { question, request, image, text, seconds, positions: positionsOf(request) };
+      return { question, request, images, text, seconds, positions: positionsOf(request) };
     } catch (error) {
-      image.pixels.dispose();
+      for (const { pixels } of images) pixels.dispose();
       throw error;
     }
   }
@@ -169,8 +170,8 @@ export class Asker<Q extends Question> {
   }
 
   /** Frees a prepared question that will not be started. */
-  discard({ image }: PreparedQuestion<Q>): void {
-    image.pixels.dispose();
+  discard({ images }: PreparedQuestion<Q>): void {
+    for (const { pixels } of images) pixels.dispose();
   }
 
   /** Stops a question that was started; no event of it comes any more. Others that would have taken its latent steps end with an error. */
@@ -206,7 +207,7 @@ export class Asker<Q extends Question> {
     this.#batch.dispose();
   }
 
-  #image({ image }: Q): Promise<ProcessedImage> {
+  #processImage(image: RawImage): Promise<ProcessedImage> {
     return (this.#options.processImage ?? this.#opened.processImage)(image);
   }
 
@@ -220,7 +221,7 @@ export class Asker<Q extends Question> {
     return { ...all, ...set, latent, sampling: { ...all.sampling, ...own.sampling }, seed };
   }
 
-  async #request(question: Q, image: ProcessedImage, options: QuestionAskOptions): Promise<RowRequest> {
+  async #request(question: Q, images: readonly ProcessedImage[], options: QuestionAskOptions): Promise<RowRequest> {
     const { settings } = this.#opened;
     const { latentSteps = settings.latents, maxNewTokens = 512, trace = false, traceText = false } = options;
     const { seed, sampling, logprobs, forcePatches, forbidPatches } = options;
@@ -229,14 +230,13 @@ export class Asker<Q extends Question> {
     const render = this.#opened.renderOptions(options.task ?? settings.task ?? DEFAULT_TASK);
     const { messages } = question;
     const { promptIds, afterLatentIds } = messages
-      ? await tokenizeConversation(messages, [image], render)
-      : await tokenizeSample(toSample(question), [image], 'infer', render);
+      ? await tokenizeConversation(messages, images, render)
+      : await tokenizeSample(toSample(question), images, 'infer', render);
     const latent = { ...latentOptions(settings), ...options.latent };
-    const imageKey = this.#options.imageKey?.(question);
     return {
       promptIds,
-      images: [image],
-      imageKeys: imageKey === undefined ? undefined : [imageKey],
+      images,
+      imageKeys: this.#options.imageKeys?.(question),
       latentSteps,
       afterLatentIds: [...afterLatentIds, ...this.#start],
       options: {
@@ -322,13 +322,13 @@ export class Asker<Q extends Question> {
 }
 
 function toSample(question: Question): Sample {
-  const { image, choices } = question;
+  const { images, choices } = question;
   return {
     id: 'question',
     rationale: '',
     answer: '',
     meta: {},
-    image,
+    images: [...images],
     question: question.question,
     choices: [...choices],
   };

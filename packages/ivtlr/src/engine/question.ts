@@ -9,11 +9,12 @@ import type { ProcessedImage } from '../models/types.ts';
 import type { ChatMessage } from '../text/chat-template.ts';
 
 export interface Question {
-  image: RawImage;
+  /** In the order in which the prompt shows them; empty for text alone. */
+  images: readonly RawImage[];
   question: string;
   /** Texts of the choices, without letters; empty for an open question. */
   choices: readonly string[];
-  /** A conversation in place of question and choices; the image stands where its content of kind `image` does. */
+  /** A conversation in place of question and choices; the images stand where its content of kind `image` does. */
   messages?: readonly ChatMessage[] | null | undefined;
 }
 
@@ -61,8 +62,8 @@ export interface AskOptions<Q extends Question = Question> extends Omit<Question
   processImage?: ((image: RawImage) => Promise<ProcessedImage>) | undefined;
   /** Give `text-delta` events; default true. */
   textDeltas?: boolean | undefined;
-  /** Names a question's picture; questions of the same one then share what can be shared, within `keptImageBytes`. */
-  imageKey?: ((question: Q) => string | undefined) | undefined;
+  /** Names a question's pictures; questions that begin alike then share what can be shared, within `keptImageBytes`. */
+  imageKeys?: ((question: Q) => readonly string[] | undefined) | undefined;
   /** Bytes of picture embeddings that are kept for later questions about the same picture; default 0. */
   keptImageBytes?: number | undefined;
   /** Prompts longer than this run in pieces between the steps of the other questions. Default: in one piece. */
