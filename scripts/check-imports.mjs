@@ -95,6 +95,7 @@ const SHARED_WITH_APP = [
   'packages/ivtlr/src/server/protocol.ts',
   'packages/ivtlr/src/trace/heat-colours.ts',
   'packages/ivtlr/src/trace/step-panel.ts',
+  'packages/ivtlr/src/vision/token-views.ts',
 ];
 const APP_RULES = {
   main: '*',

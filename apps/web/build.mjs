@@ -8,7 +8,9 @@ const root = path.dirname(fileURLToPath(import.meta.url));
 const stamp = path.join(root, '../../packages/ivtlr/app/.built');
 const INPUTS = [
   ...['src', 'public', 'index.html', 'vite.config.ts', 'tsconfig.json', 'package.json', 'build.mjs'],
-  ...['heat-colours.ts', 'step-panel.ts'].map((name) => `../../packages/ivtlr/src/trace/${name}`),
+  ...['trace/heat-colours.ts', 'trace/step-panel.ts', 'vision/token-views.ts'].map(
+    (name) => `../../packages/ivtlr/src/${name}`,
+  ),
   '../../tsconfig.base.json',
 ];
 

@@ -55,7 +55,7 @@ function drawn(name: string, shape: readonly number[]): Tensor {
   const x = randn(shape);
   if (name.endsWith('.bias')) return x.mul(0.1);
   if (shape.length === 1 || /\.[qk]_norm\.weight$/.test(name)) return x.mul(0.1).add(1);
-  if (/^model\.(embed_tokens|vqmodel\.quantize\.embedding)\.weight$/.test(name)) return x.mul(0.6);
+  if (/(embed_tokens|vqmodel\.quantize\.embedding)\.weight$/.test(name)) return x.mul(0.6);
   const fanIn = shape.slice(1).reduce((a, b) => a * b);
   return x.mul((shape.length === 4 ? 1 : 0.6) / Math.sqrt(fanIn));
 }

@@ -2,18 +2,20 @@
 import { AdamW, liveTensorCount, scope } from '@ivtlr/torch';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { generateAll } from '../../packages/ivtlr/src/latent/generate.ts';
+import { imageColumns } from '../../packages/ivtlr/src/latent/image-columns.ts';
 import { LATENT_DEFAULTS, type LatentOptions } from '../../packages/ivtlr/src/latent/options.ts';
 import type { PositionKind, VisionLanguageModel } from '../../packages/ivtlr/src/models/types.ts';
 import { trainingLoss } from '../../packages/ivtlr/src/train/loss.ts';
-import { type ChameleonCase, seededChameleon, seededChameleonImages } from './chameleon-model.ts';
+import { seededChameleon, seededChameleonImages } from './chameleon-model.ts';
 import { type GoldenCase, makeBatch, readGolden, relativeError, seededImages, seededModel } from './model.ts';
+import { seededSmolVlm, seededSmolVlmImages } from './smolvlm-model.ts';
 
-/** A case of either family. */
-type AnyCase = GoldenCase &
-  Pick<ChameleonCase, 'pictures'> & {
-    /** Without it: sequential, as the official code has it. */
-    positions?: PositionKind;
-  };
+/** A case of any family; what it says of images is the family's own. */
+// biome-ignore lint/suspicious/noExplicitAny: each family reads its own cases only.
+type AnyCase = Omit<GoldenCase, 'image_grid_thw'> & { image_grid_thw: any; pictures: any; tile: number } & {
+  /** Without it: sequential, as the official code has it. */
+  positions?: PositionKind;
+};
 
 interface GenerateCase extends AnyCase {
   latents: number;
@@ -68,6 +70,12 @@ const FAMILIES = {
     train: readGolden<TrainGolden>('chameleon-train.json'),
     model: seededChameleon,
     images: seededChameleonImages,
+  },
+  smolvlm: {
+    generate: readGolden<GenerateGolden>('smolvlm-generate.json'),
+    train: readGolden<TrainGolden>('smolvlm-train.json'),
+    model: seededSmolVlm,
+    images: seededSmolVlmImages,
   },
 };
 
@@ -131,8 +139,8 @@ describe.each(generateCases)('generate: %s', (_, golden, maxNewTokens, family) =
         firstLogits: true,
       };
       const result = generateAll(model, batch, options);
-      const start = batch.inputIds[0]!.indexOf(golden.ids.image);
-      expect(result.traces[0]!.map(({ picked }) => picked.map((index) => index + start))).toEqual(golden.picked);
+      const columns = imageColumns(golden.input_ids, golden.ids.image);
+      expect(result.traces[0]!.map(({ picked }) => picked.map((index) => columns[index]))).toEqual(golden.picked);
       const logits = result.firstLogits[0]!.filter((_, id) => !golden.masked?.includes(id));
       expect(relativeError(logits, golden.last_logits)).toBeLessThan(1e-4);
       expect(result.tokens[0]).toEqual(golden.new_tokens);
@@ -175,7 +183,7 @@ describe.each(trainCases)('train: %s', (_, golden, parts, family) => {
           losses.push(result.loss.item());
           if (step === 0) {
             const absolute = result.picked.map((rows) =>
-              rows.map((row, b) => row.map((index) => index + batch.inputIds[b]!.indexOf(golden.ids.image))),
+              rows.map((row, b) => row.map((index) => imageColumns(batch.inputIds[b]!, golden.ids.image)[index])),
             );
             expect(absolute).toEqual(golden.picked);
             for (const [name, wanted] of Object.entries(golden.gradient_norms)) {

@@ -4,7 +4,7 @@ The rule, which test/parity/README.md states and the TypeScript side repeats:
 `torch.manual_seed(seed)`, then for every parameter, in sorted order of its hub name, one `torch.randn(shape)` (float32),
   names ending in `.bias`                 0.1 * randn
   1-D names ending in `.weight` (norms)   1 + 0.1 * randn
-  `model.embed_tokens.weight`             0.6 * randn
+  `..embed_tokens.weight`                 0.6 * randn
   5-D patch embedding                     0.6 / sqrt(product of the last four dims) * randn
   every other matrix (lm_head too)        0.6 / sqrt(last dim) * randn
 Chameleon's further kinds (chameleon_model.py): 2-D q_norm and k_norm weights are norms, 4-D convolutions 1 / sqrt(fan in) * randn,
@@ -107,7 +107,7 @@ def draw(name, shape):
         return x * 0.1
     if len(shape) == 1 or name.endswith(("q_norm.weight", "k_norm.weight")):
         return 1 + 0.1 * x
-    if name in ("model.embed_tokens.weight", "model.vqmodel.quantize.embedding.weight"):
+    if name.endswith("embed_tokens.weight") or name == "model.vqmodel.quantize.embedding.weight":
         return x * 0.6
     if len(shape) == 4:
         return x / math.sqrt(math.prod(shape[1:]))

@@ -1,6 +1,13 @@
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
-import { cellName, cellOf, highest, tokenAt } from './cells.ts';
+import type { SeenImage } from '../../../../packages/ivtlr/src/server/protocol.ts';
+import { placeOf } from '../../../../packages/ivtlr/src/vision/token-views.ts';
+import { cellName, highest, rectOf, type Size, tokenAt } from './cells.ts';
+
+function cellOf(token: number, image: SeenImage, size: Size) {
+  const { view, row, column } = placeOf(image, token);
+  return rectOf(row, column, view, image, size);
+}
 
 it('finds the cell of a token under a crop, and the token of a point', () => {
   const image = { tokenGrid: [2, 4], width: 200, height: 100, crop: { x: 50, y: 0, width: 100, height: 100 } } as const;
@@ -34,5 +41,30 @@ it('orders scores, earlier tokens first among equals', () => {
     { token: 3, score: 0.2 },
     { token: 0, score: 0.1 },
   ]);
-  expect(cellName(5, [2, 4])).toBe('row 2, column 2');
+  expect(cellName(5, { tokenGrid: [2, 4] })).toBe('row 2, column 2');
+});
+
+it('knows the tokens of tiles, and those of the whole picture behind them', () => {
+  const tile = [2, 2] as const;
+  const views = [
+    { name: 'tiles', grid: [2, 4] as const, start: 0, tile },
+    { name: 'whole', grid: tile, start: 8, tile },
+  ];
+  const image = {
+    tokenGrid: [2, 4] as const,
+    views,
+    width: 80,
+    height: 40,
+    crop: { x: 0, y: 0, width: 80, height: 40 },
+  };
+  const size = { width: 80, height: 40 };
+  // The second tile begins right of the first one.
+  expect(cellOf(4, image, size)).toEqual({ left: 40, top: 0, width: 20, height: 20 });
+  expect(tokenAt(50, 10, image, size)).toBe(4);
+  expect(cellOf(11, image, size)).toEqual({ left: 40, top: 20, width: 40, height: 20 });
+  expect([cellName(6, image), cellName(11, image)]).toEqual(['tiles: row 2, column 3', 'whole: row 2, column 2']);
+  for (let token = 0; token < 8; token++) {
+    const { left, top } = cellOf(token, image, size);
+    expect(tokenAt(left + 1, top + 1, image, size)).toBe(token);
+  }
 });

@@ -1,37 +1,52 @@
 /** Where image tokens lie on a drawn picture. */
 import type { SeenImage } from '../../../../packages/ivtlr/src/server/protocol.ts';
 import type { Rect } from '../../../../packages/ivtlr/src/trace/step-panel.ts';
+import {
+  placeOf,
+  type TokenLayout,
+  type TokenView,
+  tokenIn,
+  viewsOf,
+} from '../../../../packages/ivtlr/src/vision/token-views.ts';
 
 export interface Size {
   width: number;
   height: number;
 }
 
-/** The part of the drawing that a token covers. The grid lies over the crop, not over the whole picture. */
-export function cellOf(token: number, { tokenGrid, crop, ...picture }: SeenImage, size: Size): Rect {
-  const [rows, columns] = tokenGrid;
+/** The part of the drawing that a cell of a view covers. The grid lies over the crop, not over the whole picture. */
+export function rectOf(
+  row: number,
+  column: number,
+  { grid }: TokenView,
+  { crop, ...picture }: SeenImage,
+  size: Size,
+): Rect {
+  const [rows, columns] = grid;
   const width = ((crop.width / picture.width) * size.width) / columns;
   const height = ((crop.height / picture.height) * size.height) / rows;
   return {
-    left: (crop.x / picture.width) * size.width + (token % columns) * width,
-    top: (crop.y / picture.height) * size.height + Math.floor(token / columns) * height,
+    left: (crop.x / picture.width) * size.width + column * width,
+    top: (crop.y / picture.height) * size.height + row * height,
     width,
     height,
   };
 }
 
-/** The token at a point of the drawing; null outside the grid. */
+/** The token at a point of the drawing, of the first view; null outside the grid. */
 export function tokenAt(x: number, y: number, image: SeenImage, size: Size): number | null {
-  const [rows, columns] = image.tokenGrid;
-  const { left, top, width, height } = cellOf(0, image, size);
+  const view = viewsOf(image)[0]!;
+  const [rows, columns] = view.grid;
+  const { left, top, width, height } = rectOf(0, 0, view, image, size);
   const column = Math.floor((x - left) / width);
   const row = Math.floor((y - top) / height);
-  return column >= 0 && column < columns && row >= 0 && row < rows ? row * columns + column : null;
+  return column >= 0 && column < columns && row >= 0 && row < rows ? tokenIn(view, row, column) : null;
 }
 
-/** `row 2, column 3`, from 1. */
-export function cellName(token: number, [, columns]: SeenImage['tokenGrid']): string {
-  return `row ${Math.floor(token / columns) + 1}, column ${(token % columns) + 1}`;
+/** `row 2, column 3`, from 1; in a picture that is seen several times with the name of the view. */
+export function cellName(token: number, layout: TokenLayout): string {
+  const { view, row, column } = placeOf(layout, token);
+  return `${layout.views && layout.views.length > 1 ? `${view.name}: ` : ''}row ${row + 1}, column ${column + 1}`;
 }
 
 /** The tokens with the highest scores, best first. */

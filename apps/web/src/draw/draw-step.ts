@@ -1,7 +1,8 @@
 /** Draws a picture under the attention of one step, with the patches it picked. */
 import type { SeenImage, SeenStep } from '../../../../packages/ivtlr/src/server/protocol.ts';
 import * as panels from '../../../../packages/ivtlr/src/trace/step-panel.ts';
-import { cellOf, type Size } from './cells.ts';
+import { viewsOf } from '../../../../packages/ivtlr/src/vision/token-views.ts';
+import { rectOf, type Size } from './cells.ts';
 
 export interface StepDrawing {
   element: HTMLImageElement;
@@ -29,15 +30,22 @@ export function drawStep(context: CanvasRenderingContext2D, drawing: StepDrawing
     drawPicture(context, element, size);
     return;
   }
-  const panel: panels.Panel<HTMLImageElement> = {
-    ...{ context, picture: element, pictureWidth: element.naturalWidth, ...size },
-    cellOf: (token) => cellOf(token, image, size),
-    columns: image.tokenGrid[1],
-    fontFamily: 'system-ui, sans-serif',
-  };
-  panels.drawStep(panel, { ...step, scores: heat ? step.scores : null, earlier, tint: 0 });
-  panels.outline(panel, different, DIFFERENT);
-  if (pointed !== null) panels.outline(panel, [pointed], POINTED);
+  // Attention is that of the first view; of further ones, which lie over the same picture, only the picks are shown.
+  viewsOf(image).forEach((view, index) => {
+    const columns = view.grid[1];
+    const panel: panels.Panel<HTMLImageElement> = {
+      ...{ context, picture: element, pictureWidth: element.naturalWidth, ...size, columns },
+      cellOf: (cell) => rectOf(Math.floor(cell / columns), cell % columns, view, image, size),
+      fontFamily: 'system-ui, sans-serif',
+    };
+    const shown = panels.stepInView({ picked: step.picked, scores: heat ? step.scores : null, earlier }, view);
+    if (index === 0) panels.drawStep(panel, { ...shown, kind: step.kind, tint: 0 });
+    else panels.outline(panel, shown.picked, '#ffffff');
+    const cells = (tokens: readonly number[]) =>
+      panels.stepInView({ picked: tokens, scores: null, earlier: NONE }, view).picked;
+    panels.outline(panel, cells(different), DIFFERENT);
+    if (pointed !== null) panels.outline(panel, cells([pointed]), POINTED);
+  });
 }
 
 export function drawPicture(context: CanvasRenderingContext2D, element: HTMLImageElement, size: Size): void {

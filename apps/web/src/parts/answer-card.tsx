@@ -84,7 +84,7 @@ function CardFilm({ answer, base }: { answer: Answer; base: Answer | null }) {
               earlier={earlier[index]!}
               heat
             />
-            <span class="hidden">{`Latent step ${index + 1}: ${placesOf(step, image.tokenGrid)}`}</span>
+            <span class="hidden">{`Latent step ${index + 1}: ${placesOf(step, image)}`}</span>
             <span aria-hidden="true">
               {index + 1}
               {different[index]!.length > 0 && ' ≠'}
@@ -99,7 +99,7 @@ function CardFilm({ answer, base }: { answer: Answer; base: Answer | null }) {
           different={different[shown!]!}
           earlier={earlier[shown!]!}
           heat
-          label={`Latent step ${shown! + 1}: looked at ${placesOf(step, image.tokenGrid)}`}
+          label={`Latent step ${shown! + 1}: looked at ${placesOf(step, image)}`}
         />
       )}
       {base && <p class="quiet">{pickSummary(different, others)}</p>}

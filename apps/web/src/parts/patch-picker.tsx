@@ -1,4 +1,5 @@
 import { useRef, useState } from 'preact/hooks';
+import { tokenIn, viewsOf } from '../../../../packages/ivtlr/src/vision/token-views.ts';
 import { cellName } from '../draw/cells.ts';
 import { type Answer, latentSteps } from '../state/answer.ts';
 import { count } from '../state/numbers.ts';
@@ -29,7 +30,9 @@ export function PatchPicker({ base, force, forbid, onChange }: Props) {
   if (!image) return null;
   const at = Math.min(chosen, steps.length - 1);
   const most = base.settings?.patches ?? 1;
-  const [rows, columns] = image.tokenGrid;
+  // Patches of the first view can be chosen here.
+  const view = viewsOf(image)[0]!;
+  const [rows, columns] = view.grid;
   const { element } = base.asked.question.picture;
   const width = Math.min(WIDTH, room, Math.round((WIDTH * element.naturalWidth) / element.naturalHeight));
   const percent = (part: number, whole: number) => `${(100 * part) / whole}%`;
@@ -80,7 +83,8 @@ export function PatchPicker({ base, force, forbid, onChange }: Props) {
             // biome-ignore lint/a11y/useFocusableInteractive: its cells take the focus
             <div role="row" key={row}>
               {Array.from({ length: columns }, (_, column) => {
-                const token = row * columns + column;
+                const cell = row * columns + column;
+                const token = tokenIn(view, row, column);
                 const state = force[at]?.includes(token)
                   ? 'forced'
                   : forbid[at]?.includes(token)
@@ -93,9 +97,9 @@ export function PatchPicker({ base, force, forbid, onChange }: Props) {
                     role="gridcell"
                     key={token}
                     class={`patch ${state}`}
-                    tabIndex={token === current ? 0 : -1}
-                    aria-label={`${cellName(token, image.tokenGrid)}, ${state}`}
-                    onFocus={() => setCurrent(token)}
+                    tabIndex={cell === current ? 0 : -1}
+                    aria-label={`${cellName(token, image)}, ${state}`}
+                    onFocus={() => setCurrent(cell)}
                     onClick={() => toggle(token)}
                   >
                     {state === 'forced' ? '✓' : state === 'forbidden' ? '✕' : ''}

@@ -1,4 +1,5 @@
 import { useMemo, useState } from 'preact/hooks';
+import type { TokenLayout } from '../../../../packages/ivtlr/src/vision/token-views.ts';
 import { cellName, highest } from '../draw/cells.ts';
 import type { Answer, Step } from '../state/answer.ts';
 import { count, duration, shortNumber } from '../state/numbers.ts';
@@ -36,7 +37,7 @@ export function StepViewer({ answer, selected, onSelect, theme }: Props) {
             <StepCanvas
               {...{ element, image, step, earlier, heat, pointed }}
               width={canvasWidth}
-              label={step && image ? `${name}: looked at ${placesOf(step, image.tokenGrid)}` : 'The picture'}
+              label={step && image ? `${name}: looked at ${placesOf(step, image)}` : 'The picture'}
               onPoint={setPointed}
             />
           )}
@@ -54,7 +55,7 @@ export function StepViewer({ answer, selected, onSelect, theme }: Props) {
                   value={count(step.picked.length, 'patch', 'patches')}
                 />
               </dl>
-              <Scores {...{ step, pointed }} grid={image.tokenGrid} onPoint={setPointed} />
+              <Scores {...{ step, pointed }} layout={image} onPoint={setPointed} />
               <label class="check">
                 <input type="checkbox" checked={heat} onChange={(event) => setHeat(event.currentTarget.checked)} />{' '}
                 attention over the picture
@@ -101,13 +102,13 @@ function Fact({ name, value }: { name: string; value: string }) {
 
 interface ScoresProps {
   step: Step;
-  grid: readonly [number, number];
+  layout: TokenLayout;
   pointed: number | null;
   onPoint: (token: number | null) => void;
 }
 
 /** The highest scores of a step; the patch under the pointer comes below them. */
-function Scores({ step, grid, pointed, onPoint }: ScoresProps) {
+function Scores({ step, layout, pointed, onPoint }: ScoresProps) {
   const { scores, picked } = step;
   if (!scores) return null;
   const top = highest(scores, 5);
@@ -133,7 +134,7 @@ function Scores({ step, grid, pointed, onPoint }: ScoresProps) {
             onPointerLeave={() => onPoint(null)}
           >
             <th scope="row">
-              {cellName(token, grid)}
+              {cellName(token, layout)}
               {picked.includes(token) && <span title="picked"> ▣</span>}
             </th>
             <td class="bar">
@@ -169,7 +170,7 @@ function Film({ answer, index, onSelect }: { answer: Answer } & Omit<RowProps, '
             key={step.step}
             class="plain frame"
             aria-pressed={at === index}
-            title={topScores(step, image?.tokenGrid ?? null)}
+            title={topScores(step, image)}
             onClick={() => onSelect(at)}
           >
             <StepCanvas {...{ element, image, step, width }} earlier={earlier[at]!} heat />
@@ -215,15 +216,15 @@ export function pickedBefore(steps: readonly Step[], index: number): ReadonlySet
   return new Set(steps.slice(0, Math.max(index, 0)).flatMap(({ kind, picked }) => (kind === 'latent' ? picked : [])));
 }
 
-export function placesOf({ picked }: Pick<Step, 'picked'>, grid: readonly [number, number]): string {
+export function placesOf({ picked }: Pick<Step, 'picked'>, layout: TokenLayout): string {
   if (picked.length === 0) return 'nothing';
-  const named = picked.slice(0, 4).map((token) => cellName(token, grid));
+  const named = picked.slice(0, 4).map((token) => cellName(token, layout));
   return picked.length > 4 ? `${named.join('; ')} and ${picked.length - 4} more` : named.join('; ');
 }
 
-function topScores({ scores }: Step, grid: readonly [number, number] | null): string | undefined {
-  if (!scores || !grid) return undefined;
+function topScores({ scores }: Step, layout: TokenLayout | null): string | undefined {
+  if (!scores || !layout) return undefined;
   return highest(scores, 5)
-    .map(({ token, score }) => `${cellName(token, grid)}: ${shortNumber(score)}`)
+    .map(({ token, score }) => `${cellName(token, layout)}: ${shortNumber(score)}`)
     .join('\n');
 }

@@ -1,8 +1,8 @@
 /** Flags of every command that asks a model. Loads nothing native, so that --help is instant. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { LoadedModel, ReasoningSettings } from '../engine/loaded-model.ts';
-import { IMAGE_SIZE } from '../models/family.ts';
 import { PROFILES, type ProfileName } from '../text/prompt.ts';
+import { IMAGE_SIZE } from '../vision/resize.ts';
 import { MAX, newTokenCount, threadCount, wholeNumberWithin } from './number-flags.ts';
 
 export interface AskingFlags {

@@ -5,6 +5,7 @@ import { UserError } from '../errors.ts';
 import { ABLATIONS } from '../latent/options.ts';
 import type { TraceFiles } from '../trace/trace-files.ts';
 import { readImageFile } from '../vision/image-file.ts';
+import { tokenCount } from '../vision/token-views.ts';
 import { addAskingFlags, askedAs } from './asking-flags.ts';
 import { inferQuestions, type QuestionFlags } from './infer-questions.ts';
 import { latentStepCount, MAX, seedNumber, wholeNumberWithin } from './number-flags.ts';
@@ -98,7 +99,7 @@ async function inferOne(options: OneQuestion): Promise<void> {
   const { patches, latentVision } = { ...opened.settings, ...latent };
   const short = latentVision === 'off' ? -1 : result.picked.findIndex((picked) => picked.length < patches);
   if (short >= 0) {
-    const total = result.tokenGrid[0] * result.tokenGrid[1];
+    const total = tokenCount(result);
     process.stderr.write(
       `note: from latent step ${short + 1} on fewer than ${patches} of the image's ${total} tokens were left to pick\n`,
     );

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { DEVICE_NAME } from '../engine/device.ts';
 import { loraSchema } from '../lora/options.ts';
 import { dataSchema, latentTrainingSchema, loopSchema, rowCount } from '../train/options.ts';
-import { RESIZE_RULES } from '../vision/resize.ts';
+import { IMAGE_SIZE, RESIZE_RULES } from '../vision/resize.ts';
 
 /**
  * Which model to train: a Hugging Face folder (an earlier run's model folder too), or `config` (the contents of a config.json) for fresh
@@ -46,6 +46,8 @@ export const recipeSchema = z
     mode: z.enum(trainModes).default('ivt-lr'),
     model: modelSourceSchema,
     profile: z.enum(['official', 'consistent']).default('consistent'),
+    /** What every image is brought to, such as 512x512, or native; null: as stored with the model, else as the profile has it. */
+    imageSize: z.string().regex(IMAGE_SIZE, 'should be native or WIDTHxHEIGHT').nullable().default(null),
     /** How images are resized (vision/resize.ts); null: as stored with the model, else as the profile has it. */
     resize: z.enum(RESIZE_RULES).nullable().default(null),
     /** Most pieces a rationale is cut into (official 3). */

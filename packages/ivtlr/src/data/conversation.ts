@@ -1,7 +1,7 @@
 /** Conversations, about images or none, through the chat template as their makers document it. */
 import { UserError } from '../errors.ts';
 import { type ChatMessage, renderChat } from '../text/chat-template.ts';
-import { expandImages, type PromptImage, requireImages, writeImages } from '../text/prompt-image.ts';
+import { expandImages, type PromptImage, requireImageCount, requireImages, writeImages } from '../text/prompt-image.ts';
 import { idOf, type RenderOptions, type TokenizedSample } from './render.ts';
 
 /**
@@ -18,10 +18,15 @@ export async function tokenizeConversation(
   const { chat, afterLatents = '' } = profile.infer;
   if (!chat || !chatTemplate)
     throw new UserError(`the prompt profile ${profile.name} of this model has no conversations`);
+  requireImageCount(profile, images.length);
   const promptOf = (turns: readonly ChatMessage[]) =>
     writeImages(renderChat(chatTemplate, turns, { addGenerationPrompt: true }), images, imageToken);
   const frame = messages.map((message) => withTexts(message, (text) => (text === '' ? '' : 'x')));
-  const encoded = await tokenizer.encodeBatch([afterLatents, promptOf(frame), promptOf(messages)]);
+  const encoded = await tokenizer.encodeBatch([
+    afterLatents,
+    promptOf(frame),
+    promptOf(messages.map((message) => withTexts(message, (text) => text))),
+  ]);
   const [afterLatentIds, frameIds, markedIds] = encoded as [number[], number[], number[]];
   const imageId = idOf(tokenizer, imageToken);
   requireImages(frameIds, imageId, images, true, options);
@@ -32,7 +37,8 @@ export async function tokenizeConversation(
 
 function withTexts(message: ChatMessage, change: (text: string) => string): ChatMessage {
   const { role, content } = message;
-  if (typeof content === 'string') return { role, content: change(content) };
+  // As a list of parts: some templates, such as SmolVLM's, write nothing for a plain text.
+  if (typeof content === 'string') return { role, content: [{ type: 'text', text: change(content) }] };
   return { role, content: content.map((part) => (part.type === 'text' ? { ...part, text: change(part.text) } : part)) };
 }
 

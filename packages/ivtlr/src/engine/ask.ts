@@ -1,5 +1,5 @@
 /**
- * Questions about images, from bytes to answers: the terminal, evaluation, validation and the demo all ask through here. Questions come as a
+ * Questions, about images or none, from bytes to answers: the terminal, evaluation, validation and the demo all ask through here. Questions come as a
  * stream; up to `rows` of them are answered together, and one that has ended makes room for the next.
  */
 import { tokenizeConversation } from '../data/conversation.ts';
@@ -12,9 +12,9 @@ import type { ProcessedImage } from '../models/types.ts';
 import { AnswerText } from './answer-text.ts';
 import { endOfAnswerIds } from './end-of-answer.ts';
 import { type LoadedModel, latentOptions } from './loaded-model.ts';
-import type { Answer, AskEvent, AskOptions, Question, QuestionAskOptions } from './question.ts';
+import type { Answer, AskEvent, AskOptions, Question, QuestionAskOptions, SeenImage } from './question.ts';
 
-export type { Answer, AskEvent, AskOptions, Question, QuestionAskOptions } from './question.ts';
+export type { Answer, AskEvent, AskOptions, Question, QuestionAskOptions, SeenImage } from './question.ts';
 
 const DEFAULT_TASK = 'm3cot';
 
@@ -61,8 +61,7 @@ export async function* answer<Q extends Question>(
 /** What is known of a question that is being answered. */
 interface Open<Q> {
   question: Q;
-  tokenGrid: Answer['tokenGrid'];
-  source: Answer['source'];
+  images: Answer['images'];
   imageSeconds: number;
   /** Null when nobody asks for the text before its end. */
   text: AnswerText | null;
@@ -153,10 +152,9 @@ export class Asker<Q extends Question> {
       const rows = this.#batch.add(prepared.map(({ request }) => request));
       const seconds = (performance.now() - started) / 1000 / rows.length;
       rows.forEach((row, i) => {
-        const { question, image, text, seconds: imageSeconds } = prepared[i]!;
-        const { tokenGrid, source } = image;
+        const { question, images, text, seconds: imageSeconds } = prepared[i]!;
         row.seconds.prefill += seconds;
-        this.#open.set(row, { question, tokenGrid, source, imageSeconds, text });
+        this.#open.set(row, { question, images: images.map(seenOf), imageSeconds, text });
       });
       return [];
     } catch (error) {
@@ -224,7 +222,7 @@ export class Asker<Q extends Question> {
   async #request(question: Q, images: readonly ProcessedImage[], options: QuestionAskOptions): Promise<RowRequest> {
     const { settings } = this.#opened;
     const { latentSteps = settings.latents, maxNewTokens = 512, trace = false, traceText = false } = options;
-    const { seed, sampling, logprobs, forcePatches, forbidPatches } = options;
+    const { seed, sampling, logprobs, forcePatches, forbidPatches, pickFrom } = options;
     if (this.#start.length > 0 && latentSteps > 0)
       throw new UserError('an answer can be started only without latent steps, but this question takes some');
     const render = this.#opened.renderOptions(options.task ?? settings.task ?? DEFAULT_TASK);
@@ -246,6 +244,7 @@ export class Asker<Q extends Question> {
         ...(logprobs !== undefined && { logprobs }),
         ...(forcePatches && { forcePatches }),
         ...(forbidPatches && { forbidPatches }),
+        ...(pickFrom !== undefined && { pickFrom }),
       },
     };
   }
@@ -291,7 +290,7 @@ export class Asker<Q extends Question> {
   }
 
   #end(row: Row, open: Open<Q>, finishReason: Answer['finishReason']): AskEvent<Q> {
-    const { question, tokenGrid, source, imageSeconds, text } = open;
+    const { question, images, imageSeconds, text } = open;
     this.#open.delete(row);
     const { tokens, picked, traces, textTraces, logprobs, seconds, steps, request } = row;
     return {
@@ -304,8 +303,7 @@ export class Asker<Q extends Question> {
         stopString: text?.stop ?? null,
         tokens,
         logprobs,
-        tokenGrid,
-        source,
+        images,
         picked,
         trace: traces,
         textTrace: textTraces,
@@ -319,6 +317,10 @@ export class Asker<Q extends Question> {
   #decode(tokens: readonly number[]): string {
     return this.#opened.tokenizer.decode([...this.#start, ...tokens]);
   }
+}
+
+function seenOf({ tokenGrid, views, source }: ProcessedImage): SeenImage {
+  return { tokenGrid, ...(views && { views }), source };
 }
 
 function toSample(question: Question): Sample {

@@ -24,12 +24,12 @@ import {
 } from '../lora/adapter-folder.ts';
 import { mergeLora, removeLora } from '../lora/inject.ts';
 import type { LoraOptions } from '../lora/options.ts';
-import { checkProfile, type Family, IMAGE_SIZE } from '../models/family.ts';
+import { checkProfile, type Family } from '../models/family.ts';
 import { familyOf, loadModel, modelFiles } from '../models/registry.ts';
 import type { ImageInputs, ProcessedImage, VisionLanguageModel } from '../models/types.ts';
 import { PROFILES, type ProfileName } from '../text/prompt.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
-import { RESIZE_RULES } from '../vision/resize.ts';
+import { IMAGE_SIZE, RESIZE_RULES } from '../vision/resize.ts';
 import { folderRendering } from './folder-rendering.ts';
 
 const settingsFile = 'ivtlr.json';

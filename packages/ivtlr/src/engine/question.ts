@@ -7,6 +7,7 @@ import type { Sampling } from '../latent/sampling.ts';
 import type { StepTrace } from '../latent/trace.ts';
 import type { ProcessedImage } from '../models/types.ts';
 import type { ChatMessage } from '../text/chat-template.ts';
+import type { TokenLayout } from '../vision/token-views.ts';
 
 export interface Question {
   /** In the order in which the prompt shows them; empty for text alone. */
@@ -31,6 +32,8 @@ export interface QuestionAskOptions {
   /** Image tokens by latent step that it picks before all others, and that it does not pick: see RowOptions. */
   forcePatches?: readonly (readonly number[])[] | undefined;
   forbidPatches?: readonly (readonly number[])[] | undefined;
+  /** Which image latent steps pick from, counted from 0; default: all. */
+  pickFrom?: number | undefined;
   /** How tokens are chosen; default: greedily. */
   sampling?: Partial<Sampling> | undefined;
   /** Seed of random patches and drawn tokens; default: torch's own generator. */
@@ -70,6 +73,12 @@ export interface AskOptions<Q extends Question = Question> extends Omit<Question
   pieceTokens?: number | undefined;
 }
 
+/** An image as the model saw it. Picks count the tokens of all of a question's images, those of the second behind those of the first. */
+export interface SeenImage extends TokenLayout {
+  /** Its own size, and the part of it that the tokens cover. */
+  source: ProcessedImage['source'];
+}
+
 export interface Answer {
   promptIds: readonly number[];
   /** Without special tokens, and without a stop string and what came with it. */
@@ -82,10 +91,7 @@ export interface Answer {
   tokens: number[];
   /** One per token, with `logprobs`. */
   logprobs: TokenLogprobs[];
-  /** Rows and columns of the image tokens that picks count. */
-  tokenGrid: readonly [rows: number, columns: number];
-  /** The image's own size, and the part of it that the tokens cover. */
-  source: ProcessedImage['source'];
+  images: readonly SeenImage[];
   /** Per latent step: image-token indices in the order they were inserted. */
   picked: number[][];
   /** One per latent step, with `trace`. */

@@ -5,7 +5,7 @@ import { LoraLinear, type LoraLinearOptions } from './linear.ts';
 import type { LoraOptions } from './options.ts';
 
 /** The decoder's layers, in every family. */
-const DECODER = 'model.layers.';
+const DECODER = /^model\.(text_model\.)?layers\./;
 
 /** Whether PEFT takes a layer for a target: its name is the target or ends in `.` and the target. */
 export function isNamed(path: string, target: string): boolean {
@@ -28,7 +28,7 @@ export function injectLora(module: Module, options: LoraOptions): Map<string, Lo
   for (const target of options.targets) {
     const named = layers.map(([path]) => path).filter((path) => isNamed(path, target));
     if (named.length === 0) missing.push(target);
-    const own = named.filter((path) => path.startsWith(DECODER));
+    const own = named.filter((path) => DECODER.test(path));
     for (const path of own.length > 0 ? own : named) chosen.add(path);
   }
   if (missing.length > 0) {

@@ -27,9 +27,6 @@ export interface Backbone {
   tied: boolean;
 }
 
-/** What an image size may be, in settings and flags. */
-export const IMAGE_SIZE = /^(native|[1-9]\d{0,3}x[1-9]\d{0,3})$/;
-
 /** How images are read, as far as a model's settings say it. */
 export interface ImageSettings {
   profile: ProfileName;
@@ -42,6 +39,8 @@ export interface ImageSettings {
 export interface Family {
   /** `model_type` of its config.json. */
   modelType: string;
+  /** Those of earlier folders that hold the same model. */
+  olderModelTypes?: readonly string[];
   /** @throws UserError naming `source` and the key of the config that is missing or wrong */
   backbone(config: unknown, source: string): Backbone;
   /** The name this project stores a weight of a Hugging Face checkpoint under; null where it is not used. */

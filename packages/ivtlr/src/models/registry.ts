@@ -12,16 +12,21 @@ import { loadWeights, weightsFile } from './common/weights.ts';
 import type { Backbone, Family, LoadModelOptions } from './family.ts';
 import { qwen25Vl } from './qwen2-5-vl/family.ts';
 import { qwen2Vl } from './qwen2-vl/family.ts';
+import { smolVlm } from './smolvlm/family.ts';
 import type { PathStyle, VisionLanguageModel } from './types.ts';
 
-export const FAMILIES: readonly Family[] = [qwen2Vl, qwen25Vl, chameleon];
+export const FAMILIES: readonly Family[] = [qwen2Vl, qwen25Vl, chameleon, smolVlm];
+
+function typesOf({ modelType, olderModelTypes = [] }: Family): readonly string[] {
+  return [modelType, ...olderModelTypes];
+}
 
 /** The family of a config.json. @throws UserError naming `source` when its model_type is not known */
 export function familyOf(config: unknown, source: string): Family {
   const type = (config as { model_type?: unknown } | null)?.model_type;
-  const family = FAMILIES.find(({ modelType }) => modelType === type);
+  const family = FAMILIES.find((family) => typesOf(family).includes(type as string));
   if (family) return family;
-  const known = FAMILIES.map(({ modelType }) => modelType).join(', ');
+  const known = FAMILIES.flatMap(typesOf).join(', ');
   throw new UserError(`${source}: model_type is ${JSON.stringify(type) ?? 'missing'}, known are ${known}`);
 }
 

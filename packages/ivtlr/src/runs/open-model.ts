@@ -20,9 +20,9 @@ export async function openForTraining(
   { device, resume, hub, ranks }: { device: string; resume: Checkpoint | null; hub: HubReport; ranks: Ranks },
 ): Promise<LoadedModel> {
   const { dtype } = recipe;
-  const { profile, resize } = recipe;
-  // Without `resize` in the recipe, a stored model keeps the one it knows.
-  const settings = { profile, ...(resize && { resize }) };
+  const { profile, imageSize, resize } = recipe;
+  // Without `imageSize` or `resize` in the recipe, a stored model keeps the one it knows.
+  const settings = { profile, ...(imageSize && { imageSize }), ...(resize && { resize }) };
   const folder = resume?.folder ?? recipe.model.folder;
   if (folder !== undefined)
     return openModelFolder(await inTurn(ranks, () => modelFolder(folder, hub)), {
@@ -41,7 +41,7 @@ export async function openForTraining(
   return withModel(fresh, config, model, settings);
 }
 
-/** Leaves `requiresGrad` on exactly what the recipe trains: adapters, or every weight. */
+/** Leaves `requiresGrad` on exactly what the recipe trains: adapters of the decoder, or every weight. */
 export function chooseTrained(lora: Recipe['lora'], { model: { module }, adapter, folder }: LoadedModel): void {
   if (!lora) {
     // Whoever trains all weights of an adapted model wants the adapter's work in them.

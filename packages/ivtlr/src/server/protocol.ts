@@ -1,7 +1,9 @@
 /**
  * What clients, the HTTP server and the process that owns the model say to each other, as plain data. The browser app imports these types too, so
- * this file imports nothing. Chat requests and responses follow OpenAI's API; what is ours stands in the field `ivtlr`, which other clients ignore.
+ * this file imports nothing but a file that imports nothing. Chat requests and responses follow OpenAI's API; what is ours stands in the field `ivtlr`, which other clients ignore.
  */
+
+import type { TokenLayout } from '../vision/token-views.ts';
 
 /** Names of what can be taken away from the latent steps; see the list of `ivtlr eval --ablation`. */
 export type AblationName = string;
@@ -20,19 +22,25 @@ export interface IvtlrRequest {
   choices?: readonly string[];
   /** `none`: no latent steps in the response; `picks`: indices; `full`: attention on every image token as well, of written tokens too. Default picks. */
   trace?: 'none' | 'picks' | 'full';
-  /** Per latent step, image tokens (row-major over the token grid) that are picked in any case, or never. */
+  /** Per latent step, image tokens (counted through all pictures, row-major over each token grid) that are picked in any case, or never. */
   force?: readonly (readonly number[])[];
   forbid?: readonly (readonly number[])[];
+  /** The only picture that latent steps pick from, counted from 1; default: all. */
+  pick_from?: number;
 }
 
 /** The picture as the model sees it. */
-export interface SeenImage {
-  /** Rows and columns of the image tokens. */
-  tokenGrid: readonly [rows: number, columns: number];
+export interface SeenImage extends TokenLayout {
   /** Size of the picture that was sent, in pixels, and the part of it that the tokens cover. */
   width: number;
   height: number;
   crop: { x: number; y: number; width: number; height: number };
+}
+
+/** One of a question's pictures. Tokens are counted through all of them. */
+export interface SeenPicture extends SeenImage {
+  /** Index of its first token. */
+  firstToken: number;
 }
 
 /** One latent step, or with `full` one written token. */
@@ -55,7 +63,9 @@ export interface SeenStep {
 
 /** Response field `ivtlr`; in a stream each chunk has what is new in it. */
 export interface IvtlrResponse {
+  /** The first picture, and all of them; absent for text alone. */
   image?: SeenImage;
+  images?: readonly SeenPicture[];
   steps?: readonly SeenStep[];
   /** In the last chunk, and in a response that is no stream. */
   settings?: { latents: number; patches: number; task: string; ablation: AblationName | null };

@@ -1,4 +1,5 @@
 /** Draws a picture under the attention of one step, on the canvas of a browser as on that of Node. */
+import { cellIn, type TokenView, viewTokens } from '../vision/token-views.ts';
 import { heatColour } from './heat-colours.ts';
 
 export interface Rect {
@@ -56,8 +57,12 @@ export interface PanelStep {
   kind: 'latent' | 'token';
   /** In the order of picking. */
   picked: readonly number[];
+  /** What is written on each pick, from 0; default: its place in the list. */
+  orders?: readonly number[];
   /** Of every image token; null draws no heat. */
   scores: ArrayLike<number> | null;
+  /** The score that has the brightest colour; default: the highest of `scores`. */
+  peak?: number;
   /** Tokens that earlier steps picked. */
   earlier: ReadonlySet<number>;
   /** Opacity of the heat over picked patches, whose own colours must stay recognisable. */
@@ -78,25 +83,51 @@ export function drawPicture<Picture>(panel: Omit<Panel<Picture>, 'cellOf' | 'col
 }
 
 /** The picture in grey under a heat map, crosses on the patches picked before, outlines and order on those picked now. */
-export function drawStep<Picture>(panel: Panel<Picture>, { kind, picked, scores, earlier, tint }: PanelStep): void {
+export function drawStep<Picture>(panel: Panel<Picture>, step: PanelStep): void {
+  const { kind, picked, orders = picked.map((_, order) => order), scores, peak, earlier, tint } = step;
   drawPicture(panel);
-  const shares = scores && heatShares(scores);
+  const shares = scores && heatShares(scores, peak);
   if (shares) drawHeat(panel, shares);
   for (const token of earlier) if (!picked.includes(token)) cross(panel, panel.cellOf(token));
   uncover(panel, picked);
   if (shares && tint > 0) for (const token of picked) fillCell(panel, token, shares[token]!, tint);
   if (kind === 'latent') outline(panel, picked, '#ffffff');
   else for (const token of picked) dotted(panel, panel.cellOf(token));
-  if (kind === 'latent' && picked.length > 1) number(panel, picked);
+  if (kind === 'latent' && orders.some((order) => order > 0)) number(panel, picked, orders);
 }
 
 /**
  * Scores as shares of the highest one. The square root lifts the many small ones: attention is heavy-tailed and would else
  * be one bright cell on black.
  */
-export function heatShares(scores: ArrayLike<number>): number[] {
-  const peak = highestScore(scores);
+export function heatShares(scores: ArrayLike<number>, peak = highestScore(scores)): number[] {
   return Array.from(scores, (score) => (peak > 0 && Number.isFinite(score) ? Math.sqrt(Math.max(score, 0) / peak) : 0));
+}
+
+/**
+ * A step's image tokens as cells of one of the grids they lie in, row by row; picks keep their places among all picks, and scores their share of
+ * the highest one of all.
+ */
+export function stepInView<Scores extends ArrayLike<number> | null>(
+  { picked, scores, earlier }: { picked: readonly number[]; scores: Scores; earlier: ReadonlySet<number> },
+  view: TokenView,
+) {
+  const tokens = viewTokens(view);
+  const inside = (token: number) => token >= view.start && token < view.start + tokens;
+  const cell = (token: number) => {
+    const { row, column } = cellIn(view, token - view.start);
+    return row * view.grid[1] + column;
+  };
+  const own = picked.flatMap((token, order) => (inside(token) ? [{ cell: cell(token), order }] : []));
+  const byCell = scores && new Array<number>(tokens).fill(0);
+  for (let i = 0; byCell && i < tokens; i++) byCell[cell(view.start + i)] = scores[view.start + i]!;
+  return {
+    picked: own.map((pick) => pick.cell),
+    orders: own.map((pick) => pick.order),
+    scores: byCell,
+    earlier: new Set([...earlier].filter(inside).map(cell)),
+    ...(scores && { peak: highestScore(scores) }),
+  };
 }
 
 /** The largest finite score, 0 if there is none. */
@@ -206,7 +237,12 @@ function dotted<Picture>({ context }: Panel<Picture>, { left, top, width, height
 }
 
 /** The order of picking, where it fits. */
-function number<Picture>({ context, cellOf, fontFamily }: Panel<Picture>, picked: readonly number[]): void {
+function number<Picture>(
+  { context, cellOf, fontFamily }: Panel<Picture>,
+  picked: readonly number[],
+  orders: readonly number[],
+): void {
+  if (picked.length === 0) return;
   const first = cellOf(picked[0]!);
   const size = Math.min(first.width, first.height);
   if (size < NUMBERED) return;
@@ -216,8 +252,9 @@ function number<Picture>({ context, cellOf, fontFamily }: Panel<Picture>, picked
   context.lineJoin = 'round';
   context.strokeStyle = 'rgba(10, 10, 16, 0.85)';
   context.fillStyle = '#ffffff';
-  picked.map(cellOf).forEach(({ left, top }, order) => {
-    context.strokeText(String(order + 1), left + 4, top + fontSize + 2);
-    context.fillText(String(order + 1), left + 4, top + fontSize + 2);
+  picked.map(cellOf).forEach(({ left, top }, i) => {
+    const text = String(orders[i]! + 1);
+    context.strokeText(text, left + 4, top + fontSize + 2);
+    context.fillText(text, left + 4, top + fontSize + 2);
   });
 }

@@ -11,6 +11,8 @@ import { tellNote } from './notes.ts';
 /** An image in the size its model takes. */
 export interface PreparedImage {
   image: RgbImage;
+  /** The whole picture at another size, where a model sees it twice. */
+  whole?: RgbImage | undefined;
   source: ImageSource;
   /** What the user should know about how it was read. */
   note?: string | undefined;

@@ -29,9 +29,11 @@ async function work({ id, image }: ImageJob): Promise<void> {
     result = { id, message, stack, user: error instanceof UserError };
   }
   if ('prepared' in result) {
-    const { data } = result.prepared.image;
+    const { image, whole } = result.prepared;
     // Only a buffer of its own may move away; one of Node's shared pool is copied.
-    const own = data.byteLength === data.buffer.byteLength ? [data.buffer as ArrayBuffer] : [];
+    const own = [image, ...(whole ? [whole] : [])]
+      .filter(({ data }) => data.byteLength === data.buffer.byteLength)
+      .map(({ data }) => data.buffer as ArrayBuffer);
     parentPort!.postMessage(result, own);
   } else {
     parentPort!.postMessage(result);

@@ -19,6 +19,9 @@ export type ResizeFilter = 'bicubic' | 'lanczos';
 export const RESIZE_RULES = ['pillow-11', 'pillow-13'] as const;
 export type ResizeRule = (typeof RESIZE_RULES)[number];
 
+/** What an image size may be, in settings and flags. */
+export const IMAGE_SIZE = /^(native|[1-9]\d{0,3}x[1-9]\d{0,3})$/;
+
 export interface ResizeOptions {
   /** Default `bicubic` (a = -0.5, support 2); `lanczos` has support 3. */
   filter?: ResizeFilter;

@@ -48,9 +48,30 @@ export function cellIn({ grid: [, columns], tile: [tileRows, tileColumns] }: Tok
   };
 }
 
+/** The token of the image in a cell of a view. */
+export function tokenIn(
+  { grid: [, columns], start, tile: [tileRows, tileColumns] }: TokenView,
+  row: number,
+  column: number,
+) {
+  const tile = Math.floor(row / tileRows) * (columns / tileColumns) + Math.floor(column / tileColumns);
+  return start + tile * tileRows * tileColumns + (row % tileRows) * tileColumns + (column % tileColumns);
+}
+
 /** Where a token of the image lies. @throws RangeError for one that the image has not */
 export function placeOf(layout: TokenLayout, token: number): TokenPlace {
   const view = viewsOf(layout).find((view) => token >= view.start && token < view.start + viewTokens(view));
   if (!view) throw new RangeError(`the image has no token ${token}`);
   return { view, ...cellIn(view, token - view.start) };
+}
+
+/** Of several images' tokens, counted through, whose a token is, and which of its own. @throws RangeError for one that none has */
+export function imageOf(images: readonly TokenLayout[], token: number): { image: number; token: number } {
+  let left = token;
+  for (const [image, layout] of images.entries()) {
+    const count = tokenCount(layout);
+    if (left >= 0 && left < count) return { image, token: left };
+    left -= count;
+  }
+  throw new RangeError(`the images have no token ${token}`);
 }
