@@ -151,7 +151,7 @@ describe.each(generateCases)('generate: %s', (_, golden, maxNewTokens, family) =
 /** Trains exactly what the golden trains, and returns the optimiser. */
 function prepare({ module }: VisionLanguageModel, parts: readonly string[]): AdamW {
   // The decoder's alone: Qwen2.5-VL's vision tower has projections of the same names.
-  const named = [...module.namedParameters()].filter(([name]) => name.startsWith('model.layers.'));
+  const named = [...module.namedParameters()].filter(([name]) => /^model\.(text_model\.)?layers\./.test(name));
   const trained = new Map(named.filter(([name]) => parts.some((part) => name.includes(part))));
   module.setRequiresGrad(false);
   for (const parameter of trained.values()) parameter.requiresGrad = true;

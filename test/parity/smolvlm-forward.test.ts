@@ -100,8 +100,8 @@ describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, g
       if (input_ids.length === 1) return;
       for (const [b, row] of input_ids.entries()) {
         const own = row.filter((_, s) => attention_mask[b]![s] === 1);
-        const picture = batch.images[b];
-        const alone = generateAll(model, makeBatch([own], [own.map(() => 1)], picture ? [picture] : [], ids), options);
+        const pictures = batch.images[b]!;
+        const alone = generateAll(model, makeBatch([own], [own.map(() => 1)], pictures, ids), options);
         expect(alone.tokens[0]).toEqual(golden.greedy[b]);
         expect(relativeError(together.firstLogits[b]!, alone.firstLogits[0]!)).toBeLessThan(1e-5);
       }
@@ -124,8 +124,8 @@ test('latent steps in a padded batch of four, tiles of different number: each ro
     const together = generateAll(model, batch, fewer);
     for (const [b, row] of rows.entries()) {
       const own = row.filter((_, s) => mask[b]![s] === 1);
-      const picture = batch.images[b];
-      const alone = generateAll(model, makeBatch([own], [own.map(() => 1)], picture ? [picture] : [], ids), fewer);
+      const pictures = batch.images[b]!;
+      const alone = generateAll(model, makeBatch([own], [own.map(() => 1)], pictures, ids), fewer);
       expect(together.picked[b]).toEqual(alone.picked[0]);
       expect(together.tokens[b]).toEqual(alone.tokens[0]);
       expect(relativeError(together.firstLogits[b]!, alone.firstLogits[0]!)).toBeLessThan(1e-5);
@@ -135,5 +135,5 @@ test('latent steps in a padded batch of four, tiles of different number: each ro
 
 test('M-RoPE positions are refused', () => {
   using model = seededSmolVlm(cases[0]!);
-  expect(() => model.promptPositions([[100]], [[1]], [null], 'mrope')).toThrow(UserError);
+  expect(() => model.promptPositions([[100]], [[1]], [[]], 'mrope')).toThrow(UserError);
 });

@@ -157,7 +157,7 @@ it('prompts: what is written for an image, and the ids, with and without tokens 
       // Three tokens a tile here, to keep the golden small.
       const shown = { written, tokens: (rows * columns + 1) * prompts.run };
       const sample = { id: 'a', image, question, choices, rationale: '', answer: '', meta: {} };
-      const { ids } = renderInference(await tokenizeSample(sample, shown, 'infer', render), 2);
+      const { ids } = renderInference(await tokenizeSample(sample, [shown], 'infer', render), 2);
       expect(ids).toEqual(input_ids);
     }
   }

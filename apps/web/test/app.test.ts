@@ -305,6 +305,10 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
     expect((await paramsOf(page)).getAll('run')).toEqual(['seed 2', 'dominoes']);
     await expect.poll(() => page.locator('.chart canvas').count()).toBe(6);
     expect(await page.getByText('step-001600').count()).toBe(1);
+    const ablations = page.getByRole('region', { name: 'Ablations of dominoes, ablations.json' });
+    const taken = ablations.getByRole('row', { name: /^zero latent steps/ });
+    expect(await taken.innerText()).toMatch(/0\.120.*−0\.880.*44\s+0\s+88%/s);
+    expect(await ablations.getByText('not possible: a step has nothing').count()).toBe(1);
     expect(await page.getByText('running').count()).toBe(1);
     await close();
   });

@@ -1,6 +1,6 @@
 // Training runs with made-up metrics: two that ended and one that seems to go on.
 
-/** @returns {{ summary: object, lines: object[], checkpoints: string[] }[]} */
+/** @returns {{ summary: object, lines: object[], checkpoints: string[], ablations: object[] }[]} */
 export function fakeRuns() {
   return [
     run('dominoes', 1600, 0.004, false, 1),
@@ -42,6 +42,53 @@ function run(name, steps, speed, running, seed) {
       });
   }
   const updated = running ? Date.now() : Date.parse('2026-01-05T10:00:00Z');
-  const summary = { name, task: 'dominoes', model: 'runs/models/pretrain', steps, totalSteps: 1600, running, updated };
-  return { summary, lines, checkpoints: steps >= 1600 ? ['step-000940', 'step-001240', 'step-001600'] : [] };
+  const summary = {
+    name,
+    task: 'dominoes',
+    mode: 'ivt-lr',
+    model: 'runs/models/pretrain',
+    steps,
+    totalSteps: 1600,
+    running,
+    updated,
+  };
+  return {
+    summary,
+    lines,
+    checkpoints: steps >= 1600 ? ['step-000940', 'step-001240', 'step-001600'] : [],
+    ablations: name === 'dominoes' ? [ablations()] : [],
+  };
+}
+
+function ablations() {
+  const row = (key, title, latents, right) => ({
+    ...{ key, title, latents, problem: null },
+    result: {
+      ...{ accuracy: right / 50, accuracyOfficial: right / 50, samples: 50, secondsPerSample: 0.02 },
+      interval95: [Math.max(0, right / 50 - 0.1), Math.min(1, right / 50 + 0.07)],
+    },
+    versus:
+      key === 'full'
+        ? null
+        : {
+            ...{ difference: right / 50 - 1, lost: 50 - right, gained: 0, textChanged: 1 - right / 50 },
+            interval95: [right / 50 - 1.1, Math.min(0, right / 50 - 0.93)],
+          },
+  });
+  return {
+    ...{ file: 'ablations.json', model: 'runs/dominoes/model', task: 'dominoes', split: 'test', trainedLatents: 3 },
+    rows: [
+      row('full', 'full, T = 3', 3, 50),
+      row('zero-latents', 'zero latent steps, T = 0', 0, 6),
+      row('repeats-allowed', 'repeats allowed, T = 3', 3, 50),
+      {
+        key: 'no',
+        title: 'no row at all, T = 3',
+        latents: 3,
+        result: null,
+        problem: 'a step has nothing',
+        versus: null,
+      },
+    ],
+  };
 }

@@ -75,8 +75,8 @@ export async function startFakeServer({ port = 0, key = '', pause = 5 } = {}) {
     const run = runs.find(({ summary }) => url.pathname === `/api/runs/${encodeURIComponent(summary.name)}`);
     if (run) {
       const after = Number(url.searchParams.get('after') ?? 0);
-      const { summary, lines, checkpoints } = run;
-      return send(response, { summary, lines: lines.slice(after), next: lines.length, checkpoints });
+      const { lines, ...others } = run;
+      return send(response, { ...others, lines: lines.slice(after), next: lines.length });
     }
     if (url.pathname === '/v1/chat/completions') {
       const body = JSON.parse(await text(request));

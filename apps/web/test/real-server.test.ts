@@ -1,15 +1,17 @@
 /** The app in a real browser, against `ivtlr serve` with the bundled model. */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { cpSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import type { Browser } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { accessibilityProblems, CHROMIUM, launch, openPage } from './browser.ts';
 
 const packageFolder = fileURLToPath(new URL('../../../packages/ivtlr', import.meta.url));
+const program = path.join(packageFolder, 'bin/ivtlr.mjs');
 
 describe.skipIf(CHROMIUM === null)('the app and the real server', () => {
   const runs = mkdtempSync(path.join(tmpdir(), 'ivtlr-app-runs-'));
@@ -21,8 +23,11 @@ describe.skipIf(CHROMIUM === null)('the app and the real server', () => {
     mkdirSync(path.join(runs, 'bundled'));
     cpSync(path.join(packageFolder, 'models/dominoes/metrics.jsonl'), path.join(runs, 'bundled/metrics.jsonl'));
     const args = ['serve', '--port', '0', '--threads', '1', '--runs', runs, '--log-level', 'silent'];
-    server = spawn(process.execPath, [path.join(packageFolder, 'bin/ivtlr.mjs'), ...args]);
+    server = spawn(process.execPath, [program, ...args]);
     url = await addressOf(server);
+    const asked = ['--model', path.join(packageFolder, 'models/dominoes'), '--limit', '4', '--max-latents', '0'];
+    const { stdout } = await promisify(execFile)(process.execPath, [program, 'ablate', ...asked, '--json']);
+    writeFileSync(path.join(runs, 'bundled/ablations.json'), stdout);
     browser = await launch();
   });
   afterAll(async () => {
@@ -91,7 +96,7 @@ describe.skipIf(CHROMIUM === null)('the app and the real server', () => {
     await close();
   });
 
-  it('refuses what is no picture in words, and shows a run', async () => {
+  it('refuses what is no picture in words, and shows a run with its ablations', async () => {
     const { page, close } = await openPage(browser, `${url}/#/ask`, { allowed: /Failed to load resource/ });
     const tiny = await page.evaluate(() => {
       const canvas = document.createElement('canvas');
@@ -107,6 +112,10 @@ describe.skipIf(CHROMIUM === null)('the app and the real server', () => {
     expect(await page.getByRole('alert').innerText()).toMatch(/picture was refused/i);
     await page.getByRole('link', { name: 'Runs' }).click();
     await page.getByRole('img', { name: /^Held-out accuracy .*Latest: bundled 1\./ }).waitFor();
+    const ablations = page.getByRole('region', { name: 'Ablations of bundled, ablations.json' });
+    const accuracy = ablations.getByRole('row', { name: /^full, T = 3/ });
+    expect(await accuracy.innerText()).toContain('1.000');
+    expect(await ablations.getByRole('row', { name: /^zero latent steps, T = 0/ }).count()).toBe(1);
     await close();
   });
 });

@@ -1,6 +1,6 @@
 // Makes the pictures of docs/app.md from the bundled model, in a real browser:
 //   node apps/web/test/screenshot.mjs
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import fs from 'node:fs';
 import os from 'node:os';
@@ -8,8 +8,10 @@ import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { chromium } from 'playwright-core';
+import { parse } from 'yaml';
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
+const program = path.join(root, 'packages/ivtlr/bin/ivtlr.mjs');
 const bundled = path.join(root, 'packages/ivtlr/models/dominoes');
 
 /** File, address, width and height of the window, theme, and what is done before the picture is taken. */
@@ -22,7 +24,7 @@ const PICTURES = [
     'dark',
     (page) => ask(page, '.card:nth-child(4) .film'),
   ],
-  ['app-runs.png', '#/runs?smooth=0.5', [1240, 920], 'light', (page) => page.locator('.chart canvas').nth(5).waitFor()],
+  ['app-runs.png', '#/runs?smooth=0.5', [1240, 1280], 'light', (page) => page.locator('.ablation-table').waitFor()],
   ['app-phone.png', '#/ask?seed=7', [390, 844], 'dark', askOnPhone],
 ];
 
@@ -40,9 +42,24 @@ async function askOnPhone(page) {
 
 const runs = fs.mkdtempSync(path.join(os.tmpdir(), 'ivtlr-screenshot-'));
 fs.mkdirSync(path.join(runs, 'dominoes'));
-fs.copyFileSync(path.join(bundled, 'metrics.jsonl'), path.join(runs, 'dominoes/metrics.jsonl'));
+const run = path.join(runs, 'dominoes');
+fs.copyFileSync(path.join(bundled, 'metrics.jsonl'), path.join(run, 'metrics.jsonl'));
+const recipe = parse(fs.readFileSync(path.join(root, 'packages/ivtlr/recipes/dominoes.yaml'), 'utf8'));
+fs.writeFileSync(path.join(run, 'run.json'), JSON.stringify({ totalSteps: 1600, recipe }));
+const asked = [
+  '--model',
+  path.relative('', bundled),
+  '--limit',
+  '200',
+  '--max-new-tokens',
+  '40',
+  '--max-latents',
+  '2',
+  '--json',
+];
+fs.writeFileSync(path.join(run, 'ablations.json'), execFileSync(process.execPath, [program, 'ablate', ...asked]));
 const args = ['serve', '--port', '0', '--threads', '1', '--runs', runs, '--log-level', 'silent'];
-const server = spawn(process.execPath, [path.join(root, 'packages/ivtlr/bin/ivtlr.mjs'), ...args], {
+const server = spawn(process.execPath, [program, ...args], {
   stdio: ['ignore', 'pipe', 'inherit'],
 });
 try {

@@ -1,4 +1,5 @@
 import type { RunSummary } from '../../../../packages/ivtlr/src/server/protocol.ts';
+import { AblationTable } from '../parts/ablation-table.tsx';
 import { FailureNote } from '../parts/failure-note.tsx';
 import { RUN_COLOURS, RunPlot } from '../parts/run-plot.tsx';
 import { ago, shortNumber } from '../state/numbers.ts';
@@ -98,6 +99,9 @@ export function RunsPage({ places, apiKey, theme }: Props) {
           {runs.map((run) => (
             <Checkpoints key={run.name} run={run} />
           ))}
+          {runs.flatMap(({ name, ablations }) =>
+            ablations.map((table) => <AblationTable key={`${name}/${table.file}`} run={name} table={table} />),
+          )}
         </div>
       )}
     </div>
@@ -120,6 +124,7 @@ function RunTable({ list, names, colourOf, onToggle }: TableProps) {
           <tr class="head">
             <th scope="col">Run</th>
             <th scope="col">Task</th>
+            <th scope="col">Mode</th>
             <th scope="col" class="number">
               Steps
             </th>
@@ -128,7 +133,7 @@ function RunTable({ list, names, colourOf, onToggle }: TableProps) {
           </tr>
         </thead>
         <tbody>
-          {list.map(({ name, task, model, steps, totalSteps, running, updated }) => (
+          {list.map(({ name, task, mode, model, steps, totalSteps, running, updated }) => (
             <tr key={name}>
               <th scope="row">
                 <label class="check">
@@ -140,7 +145,8 @@ function RunTable({ list, names, colourOf, onToggle }: TableProps) {
                   <i class="swatch" style={{ background: colourOf(name) ?? 'transparent' }} /> {name}
                 </label>
               </th>
-              <td>{task}</td>
+              <td>{task || '–'}</td>
+              <td>{mode || '–'}</td>
               <td class="number">
                 {steps.toLocaleString('en')}
                 {totalSteps !== null && <span class="quiet"> / {totalSteps.toLocaleString('en')}</span>}
@@ -152,7 +158,7 @@ function RunTable({ list, names, colourOf, onToggle }: TableProps) {
                   <span class="quiet">{ago(Date.now() - updated)}</span>
                 )}
               </td>
-              <td class="quiet path">{model}</td>
+              <td class="quiet path">{model || '–'}</td>
             </tr>
           ))}
         </tbody>

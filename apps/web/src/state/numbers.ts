@@ -19,6 +19,12 @@ export function duration(seconds: number | null | undefined): string {
   return `${Math.floor(whole / 60)}\u00a0min\u00a0${whole % 60}\u00a0s`;
 }
 
+/** A difference of shares with its sign: +0.010, −0.876, 0. */
+export function signed(value: number): string {
+  if (value === 0) return '0';
+  return `${value > 0 ? '+' : '−'}${Math.abs(value).toFixed(3)}`;
+}
+
 export function count(number: number, one: string, many = `${one}s`): string {
   return `${number.toLocaleString('en')} ${number === 1 ? one : many}`;
 }

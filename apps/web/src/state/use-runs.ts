@@ -1,6 +1,6 @@
 /** The training runs of the server, kept up to date by asking again. */
 import { useEffect, useState } from 'preact/hooks';
-import type { RunList, RunMetrics, RunSummary } from '../../../../packages/ivtlr/src/server/protocol.ts';
+import type { AblationTable, RunList, RunMetrics, RunSummary } from '../../../../packages/ivtlr/src/server/protocol.ts';
 import { getJson } from '../api/client.ts';
 import { type Failure, failureOfThrown } from '../api/failure.ts';
 
@@ -12,6 +12,7 @@ export interface RunData {
   summary: RunSummary | null;
   lines: readonly Record<string, unknown>[];
   checkpoints: readonly string[];
+  ablations: readonly AblationTable[];
 }
 
 export interface Runs {
@@ -51,12 +52,12 @@ export function useRunData(names: readonly string[], key: string): RunData[] {
           const got = await getJson<RunMetrics>(path, key, signal);
           next.set(name, got.next);
           setData((all) => {
-            const { summary, checkpoints } = got;
+            const { summary, checkpoints, ablations } = got;
             // The server begins anew after a run has gone back to a checkpoint and lost lines.
             const known = all[name]?.lines ?? [];
             const from = got.next - got.lines.length;
             const lines = got.lines.length || from < known.length ? [...known.slice(0, from), ...got.lines] : known;
-            return { ...all, [name]: { name, summary, checkpoints, lines } };
+            return { ...all, [name]: { name, summary, checkpoints, ablations, lines } };
           });
         } catch {
           // The list says what is wrong; these lines are asked for again.
@@ -65,7 +66,7 @@ export function useRunData(names: readonly string[], key: string): RunData[] {
       }
     });
   }, [wanted, key]);
-  return names.map((name) => data[name] ?? { name, summary: null, lines: [], checkpoints: [] });
+  return names.map((name) => data[name] ?? { name, summary: null, lines: [], checkpoints: [], ablations: [] });
 }
 
 /** Does something now and again and again, with pauses between, until the returned function is called. */

@@ -60,7 +60,7 @@ export class SmolVlm extends DecoderModel<SmolVlmConfig> {
   promptPositions(
     _ids: readonly (readonly number[])[],
     mask: readonly (readonly number[])[],
-    _images: readonly (ProcessedImage | null)[],
+    _images: readonly (readonly ProcessedImage[])[],
     kind: PositionKind,
   ): PromptPositions {
     if (kind !== 'sequential')
