@@ -72,7 +72,7 @@ const RULES = {
       'eval',
       'config',
     ],
-    server: [
+    server: ['data', 
       'errors',
       'files',
       'compiled-module',

@@ -16,7 +16,7 @@ const lines: string[] = [];
 
 beforeAll(async () => {
   for (let index = 0; index < 6; index++) {
-    const { image, question, choices, answer } = dominoes.generator!.sample(5, 'test', index);
+    const { images: [image], question, choices, answer } = dominoes.generator!.sample(5, 'test', index);
     writeFileSync(join(folder, `${index}.png`), await encodePng(image));
     gold.push(answer);
     lines.push(JSON.stringify({ id: `q${index}`, image: `${index}.png`, question, choices }));

@@ -220,7 +220,7 @@ describe('ivtlr infer', () => {
     const { openModelFolder } = await import('../engine/loaded-model.ts');
     const opened = openModelFolder(model);
     const raw = { kind: 'encoded', bytes: readFileSync(image), name: 'image' } as const;
-    const events = () => answer(opened, { image: raw, question: 'Start at red', choices: [] }, { maxNewTokens: 4 });
+    const events = () => answer(opened, { images: [raw], question: 'Start at red', choices: [] }, { maxNewTokens: 4 });
     for await (const _ of events()); // The model keeps tables it makes at first use.
     const before = liveTensorCount();
     for await (const _ of events());

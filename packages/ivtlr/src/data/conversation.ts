@@ -18,6 +18,10 @@ export async function tokenizeConversation(
   const { chat, afterLatents = '' } = profile.infer;
   if (!chat || !chatTemplate)
     throw new UserError(`the prompt profile ${profile.name} of this model has no conversations`);
+  if (profile.name !== 'plain')
+    throw new UserError(
+      `the model was taught single questions (profile ${profile.name}); give one message of the user, or use the profile plain`,
+    );
   requireImageCount(profile, images.length);
   const promptOf = (turns: readonly ChatMessage[]) =>
     writeImages(renderChat(chatTemplate, turns, { addGenerationPrompt: true }), images, imageToken);

@@ -96,9 +96,7 @@ export function imagesOfRow(row: Row, place: string): RawImage[] | null {
 
 /** Columns that are not there; `images` stands for `image` too. */
 export function missingColumns(wanted: readonly string[], present: readonly string[]): string[] {
-  return wanted.filter(
-    (column) => !present.includes(column) && !(column === 'image' && present.includes('images')),
-  );
+  return wanted.filter((column) => !present.includes(column) && !(column === 'image' && present.includes('images')));
 }
 
 function imageOf(value: unknown, column: string, place: string): RawImage | null {

@@ -59,7 +59,10 @@ export async function* readRows(
     for await (const { row, place } of rows) {
       const values = known.map((column) => {
         const value = row[nameOf(column)] ?? null;
-        return [column, column === 'image' ? imageBeside(value, path) : column === 'images' ? imagesBeside(value, path) : value];
+        return [
+          column,
+          column === 'image' ? imageBeside(value, path) : column === 'images' ? imagesBeside(value, path) : value,
+        ];
       });
       yield { row: Object.fromEntries(values), index: start + seen++, place };
     }

@@ -27,7 +27,10 @@ export function questionOf(body: ParsedChat, info: EngineInfo, maxNewTokens: num
     throw badRequest(`the model takes one picture, not ${pictures.length}`, pictures[1]!.name, 'too_many_images');
   const { pick_from: pickFrom } = body.ivtlr ?? {};
   if (pickFrom !== undefined && pickFrom > pictures.length)
-    throw badRequest(`ivtlr.pick_from: there is no picture ${pickFrom}; the messages have ${pictures.length}`, 'ivtlr.pick_from');
+    throw badRequest(
+      `ivtlr.pick_from: there is no picture ${pickFrom}; the messages have ${pictures.length}`,
+      'ivtlr.pick_from',
+    );
   const last = turns.at(-1)!;
   if (last.role !== 'user')
     throw badRequest('the last message should be of the user', `messages.${turns.length - 1}.role`);

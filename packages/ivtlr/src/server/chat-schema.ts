@@ -26,7 +26,12 @@ const extension = z.strictObject({
   trace: z.enum(['none', 'picks', 'full']).optional().describe('What is said of the latent steps. Default picks.'),
   force: tokenLists.optional().describe('Per latent step, image tokens that are picked in any case.'),
   forbid: tokenLists.optional().describe('Per latent step, image tokens that are never picked.'),
-  pick_from: z.int().min(1).max(1000).optional().describe('The only picture that latent steps pick from, counted from 1; default: all.'),
+  pick_from: z
+    .int()
+    .min(1)
+    .max(1000)
+    .optional()
+    .describe('The only picture that latent steps pick from, counted from 1; default: all.'),
 });
 
 /** `null` stands for a field that is left out, as clients write it. */

@@ -5,7 +5,16 @@
 import { compiledModule } from '../compiled-module.ts';
 import type { WorkerModel } from '../pool/worker-messages.ts';
 import { EndedError, WorkerProcess } from '../pool/worker-process.ts';
-import { bytesOf, type EngineEvent,  type EngineInfo,  type EngineLimits,  type EngineQuestion,  type EngineStats,  type FromEngine,  type ToEngine } from './engine-messages.ts';
+import {
+  bytesOf,
+  type EngineEvent,
+  type EngineInfo,
+  type EngineLimits,
+  type EngineQuestion,
+  type EngineStats,
+  type FromEngine,
+  type ToEngine,
+} from './engine-messages.ts';
 import { HttpError } from './http-error.ts';
 
 export interface EngineOptions {

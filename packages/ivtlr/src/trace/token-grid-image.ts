@@ -20,10 +20,12 @@ export interface ViewedImage {
 
 /** @returns a PNG file, all views below each other, each enlarged by a whole number so that cells are at least 48 pixels wide. */
 export async function drawTokenGrids(viewed: readonly ViewedImage[]): Promise<Uint8Array> {
-  const drawn = viewed.flatMap(({ images, layout }) => {
-    const views = viewsOf(layout);
-    return images.map((image, index) => drawGrid(image, views[index]!));
-  });
+  const drawn = await Promise.all(
+    viewed.flatMap(({ images, layout }) => {
+      const views = viewsOf(layout);
+      return images.map((image, index) => drawGrid(image, views[index]!));
+    }),
+  );
   const width = Math.max(...drawn.map((part) => part.width));
   const height = drawn.reduce((sum, part) => sum + part.height + GAP, -GAP);
   const page = new Uint8Array(width * height * 3).fill(255);
@@ -39,7 +41,7 @@ export async function drawTokenGrids(viewed: readonly ViewedImage[]): Promise<Ui
     .toBuffer();
 }
 
-function drawGrid(image: RgbImage, { grid: [rows, columns], tile: [tileRows, tileColumns] }: TokenView) {
+async function drawGrid(image: RgbImage, { grid: [rows, columns], tile: [tileRows, tileColumns] }: TokenView) {
   const scale = Math.max(1, Math.ceil(MIN_CELL / Math.min(image.width / columns, image.height / rows)));
   const width = image.width * scale;
   const height = image.height * scale;

@@ -177,7 +177,13 @@ function drawView(
       MARGIN + Math.floor(index / columns) * (TITLE_HEIGHT + panel.height + CAPTION_HEIGHT),
     );
     const step = steps[index - 1];
-    drawText(context, `${step ? `Latent step ${index}${number && ` · image ${number}`}` : `Image ${number}`.trim()}${name}`, 0, 15, { font: `bold 15px ${FONT}` });
+    drawText(
+      context,
+      `${step ? `Latent step ${index}${number && ` · image ${number}`}` : `Image ${number}`.trim()}${name}`,
+      0,
+      15,
+      { font: `bold 15px ${FONT}` },
+    );
     const captions = step
       ? describeStep(step, view)
       : [`${image.width}x${image.height}${whole} pixels`, `${view.grid[0]}x${view.grid[1]} image tokens`];
