@@ -102,7 +102,7 @@ describe('assembleRun', () => {
     const folder = join(out, 'data');
     mkdirSync(folder);
     const { images: [image], id, question, choices, rationale, answer } = dominoesSample(1, 'train', 0);
-    writeFileSync(join(folder, 'p.png'), await encodePng(image));
+    writeFileSync(join(folder, 'p.png'), await encodePng(image!));
     const good = { id, question, choices, rationale, answer, domain: '', topic: '', image: 'p.png' };
     const lines = (...rows: object[]) => rows.map((row) => `${JSON.stringify(row)}\n`).join('');
     writeFileSync(join(folder, 'train.jsonl'), lines(good, good, good));
@@ -127,7 +127,7 @@ describe('assembleRun', () => {
     const folder = join(out, 'own');
     mkdirSync(folder);
     const { images: [image], question, choices, rationale, answer } = dominoesSample(1, 'train', 0);
-    writeFileSync(join(folder, 'p.png'), await encodePng(image));
+    writeFileSync(join(folder, 'p.png'), await encodePng(image!));
     const row = { prompt: question, choices, answer, why: rationale, image: 'p.png' };
     for (const split of ['train', 'validation']) writeFileSync(join(folder, `${split}.jsonl`), JSON.stringify(row));
     const task = join(folder, 'task.mjs');

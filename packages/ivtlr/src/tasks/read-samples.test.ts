@@ -30,7 +30,7 @@ test('a made file holds the drawn samples in full, images pixel by pixel', async
     expect(rowIndex).toBe(index);
     expect(rest).toEqual(drawn);
     expect(meta).toEqual({ domain: drawnMeta.domain, topic: drawnMeta.topic });
-    const decoded = await decodeImage(image);
+    const decoded = await decodeImage(image!);
     expect([decoded.width, decoded.height]).toEqual([112, 112]);
     expect(Buffer.compare(decoded.data, (drawnImage as { data: Uint8Array }).data)).toBe(0);
   }
