@@ -86,7 +86,7 @@ for (const [name, body] of hostile) {
   refusals.push({ name, ...(await ask(url, body)) });
 }
 
-const fresh = () => ({ answered: 0, hostile: 0, brokenOff: 0, engineDied: 0, wrong: 0, unclear: 0 });
+const fresh = () => ({ answered: 0, hostile: 0, brokenOff: 0, engineDied: 0, otherErrors: 0, wrong: 0, unclear: 0 });
 let counts = fresh();
 const unclear = (error) => {
   counts.unclear++;
@@ -96,7 +96,11 @@ function take({ status, text, code }, want, refusal) {
   if (code === 'engine_restarting') counts.engineDied++;
   else if (refusal && status === refusal.status && code === refusal.code && text === refusal.text) counts.hostile++;
   else if (!refusal && text === want) counts.answered++;
-  else {
+  else if (code && (status === 408 || status === 429)) {
+    // Clear, but a sign that the machine stood still or the queue ran full.
+    counts.otherErrors++;
+    console.error('refused:', status, code);
+  } else {
     counts.wrong++;
     console.error('wrong:', { status, text, code }, 'instead of', refusal ?? want);
   }

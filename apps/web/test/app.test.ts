@@ -229,6 +229,12 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
     expect(await card('random patches').innerText()).toContain('Not asked yet');
     await page.locator('button.main').click();
     await card('random patches').getByText('Other patches picked in').waitFor();
+    // A step that is shown large in one card is so in the others.
+    await card('random patches')
+      .getByRole('button', { name: /^Latent step 2/ })
+      .click();
+    const large = page.getByRole('img', { name: /^Latent step 2: looked at/ });
+    await expect.poll(() => large.count()).toBe(2);
     await close();
   });
 
@@ -304,6 +310,9 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
     await page.getByRole('img', { name: /^Loss .*Latest: seed 2 .*, dominoes / }).waitFor();
     expect((await paramsOf(page)).getAll('run')).toEqual(['seed 2', 'dominoes']);
     await expect.poll(() => page.locator('.chart canvas').count()).toBe(6);
+    // The pointer over one chart brings up the values of all of them at that step.
+    await page.locator('.chart .u-over').first().hover();
+    await expect.poll(() => page.getByText(/^at step [\d,]+$/).count()).toBe(6);
     expect(await page.getByText('step-001600').count()).toBe(1);
     const ablations = page.getByRole('region', { name: 'Ablations of dominoes, ablations.json' });
     const taken = ablations.getByRole('row', { name: /^zero latent steps/ });

@@ -41,9 +41,7 @@ describe.skipIf(CHROMIUM === null)('the app and the real server', () => {
   });
 
   it('watches the bundled model solve a puzzle in three latent steps', async () => {
-    const { page, close } = await openPage(browser, `${url}/#/ask?seed=7`, {
-      allowed: /Failed to load resource.* 503/,
-    });
+    const { page, close } = await openPage(browser, `${url}/#/ask?seed=7`);
     await page.locator('.served.good').waitFor();
     await page.locator('.picture-box img').waitFor();
     await page.locator('button.main').click();

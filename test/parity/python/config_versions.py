@@ -144,7 +144,7 @@ def resolved(config):
         vision = "depth embed_dim num_heads mlp_ratio patch_size temporal_patch_size spatial_merge_size in_channels hidden_act"
         result["vision"] = numbers(config.vision_config, vision)
         result["image_token_id"] = getattr(config, "image_token_id", None)
-    else:
+    elif config.model_type == "chameleon":
         result["swin_norm"] = config.swin_norm
         vq = "embed_dim num_embeddings latent_channels resolution in_channels base_channels channel_multiplier num_res_blocks"
         result["vq"] = numbers(config.vq_config, vq + " attn_resolutions attn_type")

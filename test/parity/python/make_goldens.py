@@ -6,7 +6,7 @@ import sys
 import torch
 
 PARTS = ["forward", "generate", "train", "checkpoint", "folders", "configs", "rope", "lora", "preprocess", "tokens", "render"]
-PARTS += ["ddp", "deepspeed", "chameleon", "chameleon-official", "chameleon-folders", "chameleon-inputs", "chameleon-render", "chameleon-answers", "plain-answers", "sampling", "qwen25"]
+PARTS += ["ddp", "deepspeed", "chameleon", "chameleon-official", "chameleon-folders", "chameleon-inputs", "chameleon-render", "chameleon-answers", "plain-answers", "sampling", "qwen25", "qwen25-folders"]
 
 
 def main():
@@ -95,6 +95,7 @@ def main():
                     "lora": "lora_cases",
                     "sampling": "sampling_cases",
                     "qwen25": "qwen25_cases",
+                    "qwen25-folders": "qwen25_folders",
                     "preprocess": "preprocess_cases",
                     "chameleon-inputs": "chameleon_pictures",
                 }[part]

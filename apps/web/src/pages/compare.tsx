@@ -1,3 +1,4 @@
+import { useState } from 'preact/hooks';
 import { AnswerCard } from '../parts/answer-card.tsx';
 import { QuestionForm, Select } from '../parts/question-form.tsx';
 import { type Answer, type Asked, isRight, isRunning, latentSteps } from '../state/answer.ts';
@@ -10,6 +11,7 @@ export function ComparePage({ places, question, answers, models, model }: Asking
   const { place, change } = places;
   const asked = buildAsked(question, model, place.params);
   const writer = models.find(({ id }) => id === place.params.get('writer')) ?? model;
+  const [shown, onShow] = useState<number | null>(null);
   const base = answers.get('base');
   const written = answers.get('written');
   const makeWritten = (from: Asked): Asked => {
@@ -49,12 +51,14 @@ export function ComparePage({ places, question, answers, models, model }: Asking
             title="with latent steps"
             answer={base}
             base={null}
+            {...{ shown, onShow }}
             onRetry={() => base && answers.ask('base', base.asked)}
           />
           <AnswerCard
             title="without: all of it written"
             answer={written}
             base={base}
+            {...{ shown, onShow }}
             onRetry={() => written && answers.ask('written', written.asked)}
           />
         </div>

@@ -28,6 +28,7 @@ export function WhatIfPage({ places, question, answers, models, model }: AskingP
   const stale = base !== null && asked !== null && !sameQuestion(base.asked, asked);
   const clickable = useLastWithPatches(base, asked);
   const [picking, setPicking] = useState(anyToken(force) || anyToken(forbid));
+  const [shown, onShow] = useState<number | null>(null);
   const variants: Variant[] = ablations
     .filter(({ name }) => chosen.includes(name))
     .map(({ name, title }) => ({
@@ -110,6 +111,7 @@ export function WhatIfPage({ places, question, answers, models, model }: AskingP
             title="as trained"
             answer={base}
             base={null}
+            {...{ shown, onShow }}
             onRetry={() => base && answers.ask('base', base.asked)}
           />
           {variants.map(({ name, title, asked: make }) => {
@@ -118,7 +120,7 @@ export function WhatIfPage({ places, question, answers, models, model }: AskingP
             return (
               <AnswerCard
                 key={name}
-                {...{ title, base }}
+                {...{ title, base, shown, onShow }}
                 answer={fits ? answer : null}
                 onRetry={() => base && answers.ask(name, make(base.asked))}
               />

@@ -1,4 +1,4 @@
-import { useMemo, useState } from 'preact/hooks';
+import { useMemo } from 'preact/hooks';
 import { type Answer, isRunning, latentSteps, type Step } from '../state/answer.ts';
 import { markWords, onlyIn } from '../state/differences.ts';
 import { count, duration } from '../state/numbers.ts';
@@ -12,11 +12,14 @@ interface Props {
   answer: Answer | null;
   /** The answer it is held against; null for that one itself. */
   base: Answer | null;
+  /** Index of the latent step that is shown large, in all cards alike. */
+  shown: number | null;
+  onShow: (index: number | null) => void;
   onRetry: () => void;
 }
 
 /** An answer in small: its words, its latent steps, and what is different from the base. */
-export function AnswerCard({ title, answer, base, onRetry }: Props) {
+export function AnswerCard({ title, answer, base, shown, onShow, onRetry }: Props) {
   if (!answer) {
     return (
       <article class="card" aria-label={title}>
@@ -43,7 +46,7 @@ export function AnswerCard({ title, answer, base, onRetry }: Props) {
         {isRunning(answer) && <span class="caret" aria-hidden="true" />}
       </p>
       {answer.failure && <FailureNote failure={answer.failure} onRetry={onRetry} />}
-      <CardFilm answer={answer} base={comparable ? base : null} />
+      <CardFilm {...{ answer, shown, onShow }} base={comparable ? base : null} />
       <p class="quiet">
         {count(latentSteps(answer).length, 'latent step')}
         {answer.usage && ` · ${count(answer.usage.completion_tokens, 'written token')}`}
@@ -53,9 +56,10 @@ export function AnswerCard({ title, answer, base, onRetry }: Props) {
   );
 }
 
-function CardFilm({ answer, base }: { answer: Answer; base: Answer | null }) {
+type FilmProps = Pick<Props, 'base' | 'shown' | 'onShow'> & { answer: Answer };
+
+function CardFilm({ answer, base, shown, onShow }: FilmProps) {
   const { image, asked } = answer;
-  const [shown, setShown] = useState<number | null>(null);
   const steps = latentSteps(answer);
   const { element } = asked.question.picture;
   const width = Math.min(80, Math.round((80 * element.naturalWidth) / element.naturalHeight));
@@ -76,7 +80,7 @@ function CardFilm({ answer, base }: { answer: Answer; base: Answer | null }) {
             key={step.step}
             class="plain frame"
             aria-pressed={index === shown}
-            onClick={() => setShown(index === shown ? null : index)}
+            onClick={() => onShow(index === shown ? null : index)}
           >
             <StepCanvas
               {...{ element, image, step, width }}

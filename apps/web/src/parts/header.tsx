@@ -55,7 +55,15 @@ export function Header({ place, theme, setTheme, apiKey, setKey, server, model }
         <span class="hidden">Server {state}: </span>
         <span class="served-name">{model?.id ?? state}</span>
       </span>
-      <details class="key">
+      <details
+        class="key"
+        onKeyDown={(event) => {
+          if (event.key === 'Escape') event.currentTarget.open = false;
+        }}
+        onFocusOut={(event) => {
+          if (!event.currentTarget.contains(event.relatedTarget as Node | null)) event.currentTarget.open = false;
+        }}
+      >
         <summary>Key</summary>
         <label>
           API key, kept until this tab is closed

@@ -159,11 +159,13 @@ describe('bundled recipes', () => {
 
   it.each(names.filter((name) => /^(qwen|chameleon)/.test(name)))('%s has the numbers of the official code', (name) => {
     const recipe = loadRecipe(name);
-    const qwen = name.startsWith('qwen');
+    const [, qwen, size = ''] = /^qwen([\d.]+)-vl-(\d+b)/.exec(name) ?? [];
+    // The official code knows Qwen2-VL and Chameleon.
+    const consistent = name.endsWith('consistent') || (qwen !== undefined && qwen !== '2');
     expect(recipe).toMatchObject({
-      profile: name.endsWith('consistent') ? 'consistent' : 'official',
+      profile: consistent ? 'consistent' : 'official',
       mode: 'ivt-lr',
-      model: { folder: qwen ? `Qwen/Qwen2-VL-${name.includes('2b') ? '2B' : '7B'}-Instruct` : 'facebook/chameleon-7b' },
+      model: { folder: qwen ? `Qwen/Qwen${qwen}-VL-${size.toUpperCase()}-Instruct` : 'facebook/chameleon-7b' },
       seed: 0,
       dtype: 'bfloat16',
       latent: {
@@ -184,8 +186,8 @@ describe('bundled recipes', () => {
       parallel: { zero: 2, timeout: 600 },
     });
     expect(recipe.lora!.targets).toHaveLength(7);
-    // Only Qwen2-VL has positions of its own for image tokens.
-    expect(recipe.latent.positions).toBe(qwen && name.endsWith('consistent') ? 'mrope' : 'sequential');
+    // Chameleon has no positions of its own for image tokens.
+    expect(recipe.latent.positions).toBe(qwen && consistent ? 'mrope' : 'sequential');
   });
 
   it('are found by name only when there is one', () => {

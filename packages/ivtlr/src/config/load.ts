@@ -57,7 +57,7 @@ export function loadRecipe(
 function findRecipe(name: string): string {
   if (existsSync(name)) return name;
   const bundled = `${bundledRecipes}${name.replace(/\.yaml$/, '')}.yaml`;
-  if (/^[\w-]+(\.yaml)?$/.test(name) && existsSync(bundled)) return bundled;
+  if (/^[\w.-]+$/.test(name) && existsSync(bundled)) return bundled;
   throw new UserError(`no recipe ${name}: give a YAML file or the name of a recipe in ${bundledRecipes}`);
 }
 
