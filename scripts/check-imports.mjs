@@ -72,7 +72,8 @@ const RULES = {
       'eval',
       'config',
     ],
-    server: ['data', 
+    server: [
+      'data',
       'errors',
       'files',
       'compiled-module',

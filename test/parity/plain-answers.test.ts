@@ -46,7 +46,11 @@ async function asked(golden: Case, settings: Partial<ReasoningSettings> = {}): P
   const image = { kind: 'encoded', bytes: fs.readFileSync(imagePath(golden)), name: golden.file } as const;
   let result: Answer | undefined;
   try {
-    for await (const event of answer(opened, { images: [image], question, choices }, { maxNewTokens: goldens.max_new_tokens }))
+    for await (const event of answer(
+      opened,
+      { images: [image], question, choices },
+      { maxNewTokens: goldens.max_new_tokens },
+    ))
       if (event.type === 'end') result = event.answer;
   } finally {
     opened.model.module.dispose();

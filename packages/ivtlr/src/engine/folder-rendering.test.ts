@@ -64,7 +64,9 @@ test.each([
       for (const [place, image] of all.entries()) {
         const sample = await ahead.sample(epoch, place);
         if (place === all.length - 1) {
-          await expect(ahead.processImage(sample.images[0]!)).rejects.toThrow(/^spoilt: the JPEG image cannot be decoded/);
+          await expect(ahead.processImage(sample.images[0]!)).rejects.toThrow(
+            /^spoilt: the JPEG image cannot be decoded/,
+          );
           continue;
         }
         const threaded = await ahead.processImage(sample.images[0]!);

@@ -70,7 +70,7 @@ test('without threads nothing is read ahead', async () => {
   async function* items() {
     for (const n of [1, 2]) {
       started.push(n);
-      yield { sample: { images: [{ kind: "rgb", width: 1, height: 1, data: new Uint8Array(3) } as RawImage] } };
+      yield { sample: { images: [{ kind: 'rgb', width: 1, height: 1, data: new Uint8Array(3) } as RawImage] } };
     }
   }
   const images = new ImagesAhead(opened.inputs, null);

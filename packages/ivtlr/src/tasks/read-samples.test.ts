@@ -25,8 +25,20 @@ test('a made file holds the drawn samples in full, images pixel by pixel', async
   expect(path).toBe(join(folder, 'test-00000-of-00001.parquet'));
   const samples = await readSamples(folder, dominoes, { split: 'test' });
   expect(samples.length).toBe(7);
-  for (const [index, { rowIndex, images: [image], meta, ...rest }] of samples.entries()) {
-    const { images: [drawnImage], meta: drawnMeta, ...drawn } = dominoesSample(3, 'test', index);
+  for (const [
+    index,
+    {
+      rowIndex,
+      images: [image],
+      meta,
+      ...rest
+    },
+  ] of samples.entries()) {
+    const {
+      images: [drawnImage],
+      meta: drawnMeta,
+      ...drawn
+    } = dominoesSample(3, 'test', index);
     expect(rowIndex).toBe(index);
     expect(rest).toEqual(drawn);
     expect(meta).toEqual({ domain: drawnMeta.domain, topic: drawnMeta.topic });

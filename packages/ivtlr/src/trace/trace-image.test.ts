@@ -81,7 +81,9 @@ describe('drawTrace', () => {
     ] as const) {
       const data = new Uint8Array(width * height * 3);
       const steps = [{ picked: [13], scores: new Float32Array(14) }];
-      const drawn = await decode(drawTrace(trace({ images: [{ image: { width, height, data }, tokenGrid: grid }], steps })));
+      const drawn = await decode(
+        drawTrace(trace({ images: [{ image: { width, height, data }, tokenGrid: grid }], steps })),
+      );
       expect(drawn.width).toBeLessThanOrEqual(3200);
     }
   });

@@ -111,7 +111,9 @@ describe('questions', () => {
     for (const split of SPLITS) {
       for (let index = 0; index < 50; index++) {
         for (const seed of [0, 1]) {
-          const { images: [image] } = dominoesSample(seed, split, index);
+          const {
+            images: [image],
+          } = dominoesSample(seed, split, index);
           images.add(Buffer.from((image as { data: Uint8Array }).data).toString('base64'));
         }
       }
