@@ -88,7 +88,7 @@ describe('ivtlr infer', () => {
     const printed = await json(...ask(), ...quick, ...latent);
     // 90x60 becomes 128x86, stretched to 4 x 3 tiles of 4 x 4 tokens.
     expect(printed).toMatchObject({ latentSteps: 3, images: [{ tokenGrid: [12, 16] }], generatedTokens: 6 });
-    const [tiles, whole] = printed.views;
+    const [tiles, whole] = printed.images[0].views;
     expect(tiles).toEqual({ name: 'tiles', grid: [12, 16], start: 0, tile: [4, 4] });
     expect(whole).toEqual({ name: 'whole', grid: [4, 4], start: 192, tile: [4, 4] });
     const picked = printed.steps.flatMap((step: { picked: object[] }) => step.picked);
