@@ -108,7 +108,7 @@ async function writeCase({ ids, dtype }) {
   for (const [i, sample] of samples.entries()) {
     const { promptIds } = await tokenizeSample(sample, [{ tokens: 100 }], 'infer', renderOptions('m3cot'));
     const image = path.join(folder, `${i}.jpg`);
-    fs.writeFileSync(image, sample.image.bytes);
+    fs.writeFileSync(image, sample.images[0].bytes);
     rows.push({ id: sample.id, promptIds, image });
   }
   const file = path.join(folder, 'case.json');

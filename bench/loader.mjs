@@ -68,7 +68,7 @@ async function consume(loader, from, count, work) {
   for (let position = from; position < from + count; position++) {
     const asked = performance.now();
     const sample = await loader.sample(Math.floor(position / ROWS), position % ROWS);
-    const image = await loader.processImage(sample.image);
+    const image = await loader.processImage(sample.images[0]);
     waited += performance.now() - asked;
     image.pixels.dispose();
     work?.();

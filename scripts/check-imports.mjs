@@ -73,6 +73,7 @@ const RULES = {
       'config',
     ],
     server: [
+      'data',
       'errors',
       'files',
       'compiled-module',

@@ -39,8 +39,13 @@ export interface Puzzle {
 
 /** The question of a seed, with its picture as a data URL. */
 export async function puzzle(seed: number): Promise<Puzzle> {
-  const { image, question, choices, answer } = dominoesSample(seed, 'test', 0);
-  const png = Buffer.from(await encodePng(image)).toString('base64');
+  const {
+    images: [image],
+    question,
+    choices,
+    answer,
+  } = dominoesSample(seed, 'test', 0);
+  const png = Buffer.from(await encodePng(image!)).toString('base64');
   return { image: `data:image/png;base64,${png}`, question, choices, answer };
 }
 

@@ -39,7 +39,7 @@ async function samples(file, { task, skip }) {
   };
   const complaints = [];
   for await (const sample of streamSamples(file, findTask(task), skip ? { onBad } : {}))
-    if (!skip) await decodeImage(sample.image);
+    if (!skip) await decodeImage(sample.images[0]);
   return complaints;
 }
 
@@ -77,7 +77,7 @@ export const readers = {
     if (asks) {
       const opened = openModelFolder(folder);
       try {
-        const question = { image, question: 'How many?', choices: ['one', 'two'] };
+        const question = { images: [image], question: 'How many?', choices: ['one', 'two'] };
         for await (const event of ask(opened, [[question]], { maxNewTokens: 2 }))
           if (event.type === 'error') throw event.error;
       } finally {
@@ -88,7 +88,7 @@ export const readers = {
     const { inputs, renderOptions } = openWithoutWeights(folder, settings);
     const processed = await inputs.prepare(image);
     const sample = {
-      ...{ id: 'a', image, question: 'How many?', choices: [], rationale: 'First. Second.' },
+      ...{ id: 'a', images: [image], question: 'How many?', choices: [], rationale: 'First. Second.' },
       answer: '1',
     };
     for (const phase of ['train', 'infer'])

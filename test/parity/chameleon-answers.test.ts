@@ -41,7 +41,7 @@ test.each(goldens.cases)('$name, T $latents', async (golden) => {
   const opened = openModelFolder(at, { settings: { profile: 'official' } });
   const { file, question, choices, task, latents } = golden;
   const bytes = fs.readFileSync(new URL(`goldens/${file}`, import.meta.url));
-  const asked = { image: { kind: 'encoded', bytes, name: file } as const, question, choices };
+  const asked = { images: [{ kind: 'encoded', bytes, name: file } as const], question, choices };
   let result: Answer | undefined;
   try {
     for await (const event of answer(opened, asked, {

@@ -46,7 +46,11 @@ async function asked(golden: Case, settings: Partial<ReasoningSettings> = {}): P
   const image = { kind: 'encoded', bytes: fs.readFileSync(imagePath(golden)), name: golden.file } as const;
   let result: Answer | undefined;
   try {
-    for await (const event of answer(opened, { image, question, choices }, { maxNewTokens: goldens.max_new_tokens }))
+    for await (const event of answer(
+      opened,
+      { images: [image], question, choices },
+      { maxNewTokens: goldens.max_new_tokens },
+    ))
       if (event.type === 'end') result = event.answer;
   } finally {
     opened.model.module.dispose();
@@ -55,9 +59,9 @@ async function asked(golden: Case, settings: Partial<ReasoningSettings> = {}): P
 }
 
 test.each(goldens.cases)('$file', async (golden) => {
-  const { promptIds, tokenGrid, tokens, picked } = await asked(golden);
+  const { promptIds, images, tokens, picked } = await asked(golden);
   expect(promptIds).toEqual(golden.prompt_ids);
-  expect(tokenGrid).toEqual([golden.grid[1] / 2, golden.grid[2] / 2]);
+  expect(images[0]!.tokenGrid).toEqual([golden.grid[1] / 2, golden.grid[2] / 2]);
   expect(tokens).toEqual(golden.new_tokens);
   expect(picked).toEqual([]);
 });
@@ -68,7 +72,7 @@ test('the positions, the image size and the prompts of the official way give oth
     expect((await asked(golden, settings)).tokens, JSON.stringify(settings)).not.toEqual(golden.new_tokens);
   }
   const official = await asked(golden, { profile: 'official' });
-  expect(official.tokenGrid).toEqual([10, 10]);
+  expect(official.images[0]!.tokenGrid).toEqual([10, 10]);
   expect(official.picked).toHaveLength(3);
 });
 

@@ -156,7 +156,7 @@ it('prompts: what is written for an image, and the ids, with and without tokens 
       const { written } = inputs.layout({ image: tiles, whole: rows > 0 ? tiles : undefined });
       // Three tokens a tile here, to keep the golden small.
       const shown = { written, tokens: (rows * columns + 1) * prompts.run };
-      const sample = { id: 'a', image, question, choices, rationale: '', answer: '', meta: {} };
+      const sample = { id: 'a', images: [image], question, choices, rationale: '', answer: '', meta: {} };
       const { ids } = renderInference(await tokenizeSample(sample, [shown], 'infer', render), 2);
       expect(ids).toEqual(input_ids);
     }

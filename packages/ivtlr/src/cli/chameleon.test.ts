@@ -100,14 +100,14 @@ describe('ivtlr infer', () => {
   it('traces what it looked at over the part of the image that it sees', async () => {
     const trace = join(folder, 'trace');
     const printed = await json(...ask(), ...quick, '--patches', '5', '--trace', trace);
-    expect(printed).toMatchObject({ latentSteps: 3, tokenGrid: [6, 6], generatedTokens: 6 });
+    expect(printed).toMatchObject({ latentSteps: 3, images: [{ tokenGrid: [6, 6] }], generatedTokens: 6 });
     const picked = printed.steps.flatMap((step: { picked: { token: number }[] }) =>
       step.picked.map(({ token }) => token),
     );
     expect(new Set(picked).size).toBe(15);
     const stored = JSON.parse(readFileSync(printed.trace.numbers, 'utf8'));
-    expect(stored.image).toEqual({
-      ...{ name: image, width: 90, height: 60 },
+    expect(stored.images[0]).toEqual({
+      ...{ name: image, width: 90, height: 60, tokenGrid: [6, 6] },
       shown: { left: 15, top: 0, width: 60, height: 60 },
     });
     const { width, height } = await sharp(printed.trace.image).metadata();
@@ -135,7 +135,7 @@ it('ivtlr data inspect shows delimiters and separator as prompt, and the crop wi
   const png = join(folder, 'inspect.png');
   const inspect = ['data', 'inspect', 'm3cot', '--data', data, '--model', model, '--row', '1', '--png', png];
   const sample = await json(...inspect, '--stage', '2', '--profile', 'consistent');
-  expect(sample.image).toMatchObject({ width: 45, height: 67, tokenGrid: [6, 6] });
+  expect(sample.images[0]).toMatchObject({ width: 45, height: 67, tokenGrid: [6, 6] });
   expect(sample.runs.map(({ kind, tokens }: { kind: string; tokens: number }) => [kind, tokens]).slice(1, 5)).toEqual([
     ['image', 36],
     ['prompt', sample.runs[2].tokens],

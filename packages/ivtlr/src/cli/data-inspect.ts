@@ -7,7 +7,7 @@ import { DATASETS } from '../tasks/datasets.ts';
 import type { IndexedSample } from '../tasks/read-samples.ts';
 import { SPLITS, type Split, type Task } from '../tasks/task.ts';
 import type { ProfileName } from '../text/prompt.ts';
-import { viewsOf } from '../vision/token-views.ts';
+import { tokenCount, viewsOf } from '../vision/token-views.ts';
 import { askedAs, imageSizeOption, profileOption, settingsFromFlags } from './asking-flags.ts';
 import { addReadingFlags, type ReadingFlags, SkippedRows } from './data-flags.ts';
 import { latentStepCount, MAX, seedNumber, wholeNumberWithin } from './number-flags.ts';
@@ -80,7 +80,11 @@ async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
   const sample = await findSample(task, flags);
   const options = { task: task.name, stage, maxSteps, maxLatentStage, padLatentToMax };
   const { inspected, images } = await inspectSample(sample, opened, options);
-  writeFileAtomic(flags.png, await drawTokenGrids(images, inspected.image));
+  if (images.length > 0)
+    writeFileAtomic(
+      flags.png,
+      await drawTokenGrids(images.map((views, i) => ({ images: views, layout: inspected.images[i]! }))),
+    );
   if (flags.json) {
     const { split, row, png } = flags;
     // Latent steps are those of the stage.
@@ -89,7 +93,7 @@ async function inspect(taskName: string, flags: InspectFlags): Promise<void> {
     return;
   }
   process.stdout.write(
-    `${describe(inspected, { profile, imageSize: opened.inputs.imageSize, resize: opened.inputs.resize }, wantsColour())}\nimage with its token grid: ${flags.png}\n`,
+    `${describe(inspected, { profile, imageSize: opened.inputs.imageSize, resize: opened.inputs.resize }, wantsColour())}\n${images.length > 0 ? `image with its token grid: ${flags.png}\n` : ''}`,
   );
 }
 
@@ -139,14 +143,19 @@ export function describe(
 ): string {
   const paint = (kind: TokenRun['kind'], text: string) =>
     colour ? `${COLOURS[kind]}${printable(text)}\x1b[0m` : printable(text);
-  const { tokens, image, stage, latents, droppedSteps, steps, truncatedSteps } = sample;
-  const grids = viewsOf(image).map(
-    ({ name, grid: [rows, columns] }) => `${rows} x ${columns}${image.views ? ` (${name})` : ''}`,
-  );
+  const { tokens, images, stage, latents, droppedSteps, steps, truncatedSteps } = sample;
+  const readAs = `${imageSize === 'native' ? 'its own size' : imageSize} (${resize})`;
+  const pictures = images.map((image, i) => {
+    const grids = viewsOf(image).map(
+      ({ name, grid: [rows, columns] }) => `${rows} x ${columns}${image.views ? ` (${name})` : ''}`,
+    );
+    const which = images.length > 1 ? ` ${i + 1}` : '';
+    return `image${which} ${image.width}x${image.height} read at ${readAs}: ${grids.join(' + ')} = ${tokenCount(image)} image tokens`;
+  });
   const meta = Object.entries(sample.meta).map(([name, value]) => `${name}: ${value}`);
   const lines = [
     `sample ${sample.id}   answer ${sample.answer}   ${meta.join(', ')}`,
-    `image ${image.width}x${image.height} read at ${imageSize === 'native' ? 'its own size' : imageSize} (${resize}): ${grids.join(' + ')} = ${tokens.image} image tokens`,
+    ...(pictures.length > 0 ? pictures : ['no image']),
     '',
     ...steps.map((step, index) => {
       const length = tokens.steps[index];

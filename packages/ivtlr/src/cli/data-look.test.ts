@@ -100,7 +100,7 @@ test('inspect: what is latent, what is trained, and the image with its grid', as
   expect(json.tokens.trained).toBe(json.tokens.steps[2]! + json.tokens.steps[3]! + json.tokens.answer);
   expect(json.ids.length).toBe(json.tokens.total);
   // Official size for a folder that does not say how it was trained: 280x280, which is 10 x 10 tokens.
-  expect(json.image).toEqual({ width: 112, height: 112, tokenGrid: [10, 10] });
+  expect(json.images).toEqual([{ width: 112, height: 112, tokenGrid: [10, 10] }]);
   const { width, height } = await sharp(readFileSync(png)).metadata();
   expect([width, height]).toEqual([560, 560]);
   vi.stubEnv('NO_COLOR', '1');
@@ -120,7 +120,7 @@ test('inspect: control characters of the data stay text', () => {
     meta: {},
     steps: [],
     tokens: { steps: [] },
-    image: { tokenGrid: [1, 1] },
+    images: [{ tokenGrid: [1, 1] }],
     runs: [{ kind: 'trained', tokens: 2, text: 'a\x1b[0m\x07\u009b1mé\n' }],
   };
   for (const colour of [true, false]) {

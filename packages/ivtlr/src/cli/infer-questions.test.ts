@@ -16,8 +16,13 @@ const lines: string[] = [];
 
 beforeAll(async () => {
   for (let index = 0; index < 6; index++) {
-    const { image, question, choices, answer } = dominoes.generator!.sample(5, 'test', index);
-    writeFileSync(join(folder, `${index}.png`), await encodePng(image));
+    const {
+      images: [image],
+      question,
+      choices,
+      answer,
+    } = dominoes.generator!.sample(5, 'test', index);
+    writeFileSync(join(folder, `${index}.png`), await encodePng(image!));
     gold.push(answer);
     lines.push(JSON.stringify({ id: `q${index}`, image: `${index}.png`, question, choices }));
   }
@@ -143,10 +148,10 @@ describe('ivtlr infer --questions', () => {
     expect(await ask('--output', questions)).toBe(2);
     expect(err).toMatch(/--questions and --output are both/);
     const one = ['infer', '--model', model, '--image', 'a.png'];
-    expect(await run([...one, '--image', 'b.png', '--question', 'a'])).toBe(2);
-    expect(err).toMatch(/A question is about one image; ask about several with --questions/);
     expect(await run(one)).toBe(2);
-    expect(err).toMatch(/error: give --image and --question, or --questions\n$/);
+    expect(err).toMatch(
+      /error: give --question, with --image where it is about images; or --messages, or --questions\n$/,
+    );
     expect(await run([...one, '--question', 'a', '--batch', '2'])).toBe(2);
     expect(err).toMatch(/are for many questions; give them with --questions\n$/);
   });

@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto';
 import { resolve } from 'node:path';
 import { type QuestionLine, readQuestionLines } from '../data/question-lines.ts';
+import type { RawImage } from '../data/sample.ts';
 import type { Answer, Question } from '../engine/ask.ts';
 import { UserError } from '../errors.ts';
 import { AppendedLines, refuseExisting } from '../eval/appended-lines.ts';
@@ -64,9 +65,10 @@ export async function inferQuestions(flags: QuestionFlags): Promise<void> {
   function* asked(): Generator<Asked[]> {
     for (const from of lines) {
       if (answered.has(from.line)) continue;
-      const { image, imagePath, question, choices } = from;
+      const { image, images = image === undefined ? [] : [image], imagePaths, question, choices } = from;
       try {
-        yield [{ image: { kind: 'encoded', bytes: readImageFile(imagePath), name: image }, question, choices, from }];
+        const read = images.map((name, i) => encoded(readImageFile(imagePaths[i]!), name));
+        yield [{ images: read, question, choices, from }];
       } catch (error) {
         refuse(from, error);
       }
@@ -77,10 +79,10 @@ export async function inferQuestions(flags: QuestionFlags): Promise<void> {
   const options = { rows: batch, latentSteps, latent, maxNewTokens, task, ...how, textDeltas: false };
   const seedOf = ({ from }: Asked) => (seed * 1_000_003 + from.line) % 2 ** 52;
   const write = ({ from }: Asked, { text, picked, tokens }: Answer) => {
-    const { line, id, image, question, choices } = from;
+    const { line, id, image, images, question, choices } = from;
     const predicted = choices.length > 0 ? strictAnswer(text, { answer: 'A', choices }) : null;
     const counts = { latentSteps: picked.length, generatedTokens: tokens.length };
-    const result = { line, id, image, question, choices, answer: text, predicted, ...counts, run };
+    const result = { line, id, image, images, question, choices, answer: text, predicted, ...counts, run };
     if (!written) process.stdout.write(`${JSON.stringify(result)}\n`);
     written?.add(result);
     written?.flush();
@@ -104,6 +106,8 @@ export async function inferQuestions(flags: QuestionFlags): Promise<void> {
   process.stderr.write(`${bad} of ${lines.length} questions could not be answered\n`);
   process.exitCode = 2;
 }
+
+const encoded = (bytes: Uint8Array, name: string): RawImage => ({ kind: 'encoded', bytes, name });
 
 /** A short name of everything but the question that an answer depends on, so that a file holds answers of one kind only. */
 async function describeRun(
@@ -135,7 +139,7 @@ function requireSameQuestion(
   run: string,
 ): number {
   const from = lines.get(value.line);
-  const same = (['image', 'question', 'choices'] as const).every(
+  const same = (['image', 'images', 'question', 'choices'] as const).every(
     (key) => from && JSON.stringify(from[key]) === JSON.stringify(value[key]),
   );
   if (!from || !same)

@@ -123,7 +123,7 @@ describe('ivtlr infer', () => {
     expect(await ask('--json', '--trace', traceFolder)).toBe(0);
     const printed = JSON.parse(out);
     expect(printed.answer.trim()).toBe(streamed);
-    expect(printed).toMatchObject({ latentSteps: 2, tokenGrid: [3, 4], predicted: null });
+    expect(printed).toMatchObject({ latentSteps: 2, images: [{ tokenGrid: [3, 4] }], predicted: null });
     expect(printed.autoregressiveSteps).toBe(2 + printed.generatedTokens);
     expect(printed.steps[1].picked).toHaveLength(3);
     const { token, row, column, score } = printed.steps[1].picked[0];
@@ -132,7 +132,7 @@ describe('ivtlr infer', () => {
 
     const stored = JSON.parse(readFileSync(printed.trace.numbers, 'utf8'));
     expect(stored.steps).toEqual(printed.steps);
-    expect(stored.image).toEqual({ name: image, width: 112, height: 84 });
+    expect(stored.images).toEqual([{ name: image, width: 112, height: 84, tokenGrid: [3, 4] }]);
     const drawn = await sharp(join(traceFolder, 'trace.png')).metadata();
     expect(drawn.width).toBeGreaterThan(3 * 640);
   });
@@ -220,7 +220,7 @@ describe('ivtlr infer', () => {
     const { openModelFolder } = await import('../engine/loaded-model.ts');
     const opened = openModelFolder(model);
     const raw = { kind: 'encoded', bytes: readFileSync(image), name: 'image' } as const;
-    const events = () => answer(opened, { image: raw, question: 'Start at red', choices: [] }, { maxNewTokens: 4 });
+    const events = () => answer(opened, { images: [raw], question: 'Start at red', choices: [] }, { maxNewTokens: 4 });
     for await (const _ of events()); // The model keeps tables it makes at first use.
     const before = liveTensorCount();
     for await (const _ of events());

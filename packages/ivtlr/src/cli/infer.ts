@@ -1,5 +1,6 @@
-/** `ivtlr infer`: one question about one image; the answer streams, and a trace shows what the latent steps looked at. */
-import { type Command, InvalidArgumentError, Option } from 'commander';
+/** `ivtlr infer`: one question about images or none, or a conversation; the answer streams, and a trace shows what the latent steps looked at. */
+import { type Command, Option } from 'commander';
+import { readConversation } from '../data/conversation-file.ts';
 import type { Answer, Question } from '../engine/ask.ts';
 import { UserError } from '../errors.ts';
 import { ABLATIONS } from '../latent/options.ts';
@@ -14,15 +15,14 @@ import { formatDuration } from './progress.ts';
 import { addSamplingFlags, type SamplingFlags, samplingOfFlags } from './sampling-flags.ts';
 
 interface InferOptions extends ModelFlags, SamplingFlags, Partial<Omit<QuestionFlags, keyof ModelFlags>> {
-  image?: string;
+  image?: string[];
+  messages?: string;
+  pickFrom?: number;
   question?: string;
   choices?: string[];
   trace?: string;
   json?: boolean;
 }
-
-/** One question, whole. */
-type OneQuestion = InferOptions & { image: string; question: string };
 
 /** Those that need no second sample in the batch. */
 const SINGLE_ABLATIONS = Object.keys(ABLATIONS).filter((name) => !name.endsWith('-swapped'));
@@ -30,16 +30,22 @@ const SINGLE_ABLATIONS = Object.keys(ABLATIONS).filter((name) => !name.endsWith(
 export function registerInfer(program: Command): void {
   const command = program
     .command('infer')
-    .description('answer a question about an image')
+    .description('answer a question about an image, about several or none, or go on with a conversation')
     .requiredOption('--model <folder>', 'model folder (Hugging Face layout), or owner/name on the hub')
-    .option('--image <file>', 'image to ask about', oneImage)
+    .option('--image <file>', 'image to ask about; several are given one by one, in their order', collect)
     .option('--question <text>', 'what to ask')
     .option('--choices <text...>', 'texts to choose from; they get the letters A, B, C ..')
     .addOption(
       new Option(
+        '--messages <file>',
+        'a conversation instead of a question: a JSON list of messages as in OpenAI\'s API, {"role", "content"}; an image_url is a path from the file, or a data URL',
+      ).conflicts(['image', 'question', 'choices', 'questions']),
+    )
+    .addOption(
+      new Option(
         '--questions <file>',
-        'many questions instead: JSON lines {"image", "question"}, if need be with "id" and "choices"; answers are JSON lines too',
-      ).conflicts(['image', 'question', 'choices', 'trace']),
+        'many questions instead: JSON lines {"image", "question"}, if need be with "id" and "choices", or with a list "images"; answers are JSON lines too',
+      ).conflicts(['image', 'question', 'choices', 'trace', 'pickFrom']),
     )
     .option('--output <file>', 'where the answers to --questions go (default: stdout)')
     .option('--resume', 'go on from the answers that --output has')
@@ -52,13 +58,18 @@ export function registerInfer(program: Command): void {
       '--trace <folder>',
       'write trace.png and trace.json: what each latent step looked at; numbers on cells are the order of picking, ratio is attention on picks over attention on text, focus is 1 / entropy within the image',
     )
+    .option(
+      '--pick-from <n>',
+      'image that latent steps pick from, counted from 1 (default: all)',
+      wholeNumberWithin(1, 1000),
+    )
     .option('--seed <n>', 'seed of drawn tokens and random patches', seedNumber, 0)
     .option('--json', 'print one JSON object instead of streaming');
   addSamplingFlags(addAskingFlags(command)).action(infer);
 }
 
 async function infer(options: InferOptions): Promise<void> {
-  const { questions, output, resume, overwrite, batch, image, question } = options;
+  const { questions, output, resume, overwrite, batch, messages, question } = options;
   if (questions !== undefined) {
     if (resume && output === undefined)
       throw new UserError('--resume goes on from the answers in a file; say which with --output');
@@ -69,24 +80,26 @@ async function infer(options: InferOptions): Promise<void> {
     throw new UserError(
       '--output, --resume, --overwrite and --batch are for many questions; give them with --questions',
     );
-  if (image === undefined || question === undefined) throw new UserError('give --image and --question, or --questions');
-  await inferOne({ ...options, image, question });
+  if (question === undefined && messages === undefined)
+    throw new UserError('give --question, with --image where it is about images; or --messages, or --questions');
+  await inferOne(options);
 }
 
-async function inferOne(options: OneQuestion): Promise<void> {
+async function inferOne(options: InferOptions): Promise<void> {
   // Checked before the model is loaded, which may take a minute.
-  const question = readQuestion(options);
+  const question = options.messages === undefined ? readQuestion(options) : readConversation(options.messages);
   const { sampling, stop } = samplingOfFlags(options);
   if (options.task !== undefined) (await import('../tasks/registry.ts')).findTask(options.task);
   const { decodeImage } = await import('../vision/decode.ts');
-  await decodeImage(question.image);
+  for (const image of question.images) await decodeImage(image);
   const { answer } = await import('../engine/ask.ts');
   const { openForAsking } = await import('./open-for-asking.ts');
   const { opened, latentSteps, latent, loadSeconds } = await openForAsking(options, 1);
-  const { task, maxNewTokens, seed } = options;
+  const { task, maxNewTokens, seed, pickFrom } = options;
   const trace = options.trace !== undefined || options.json === true;
   const asking = {
     ...{ latentSteps, maxNewTokens, task, latent, sampling, stop, trace },
+    pickFrom: pickFrom === undefined ? undefined : pickFrom - 1,
     seed: () => seed,
   };
   let result: Answer | undefined;
@@ -97,11 +110,15 @@ async function inferOne(options: OneQuestion): Promise<void> {
   if (!result) throw new Error('the answer ended without a result');
   if (!options.json) process.stdout.write('\n');
   const { patches, latentVision } = { ...opened.settings, ...latent };
-  const short = latentVision === 'off' ? -1 : result.picked.findIndex((picked) => picked.length < patches);
+  const short =
+    latentVision === 'off' || result.images.length === 0
+      ? -1
+      : result.picked.findIndex((picked) => picked.length < patches);
   if (short >= 0) {
-    const total = tokenCount(result);
+    const total = result.images.reduce((sum, image) => sum + tokenCount(image), 0);
+    const whose = result.images.length > 1 ? "images'" : "image's";
     process.stderr.write(
-      `note: from latent step ${short + 1} on fewer than ${patches} of the image's ${total} tokens were left to pick\n`,
+      `note: from latent step ${short + 1} on fewer than ${patches} of the ${whose} ${total} tokens were left to pick\n`,
     );
   }
   const files = options.trace === undefined ? undefined : await writeTraceFiles(options, question, result);
@@ -116,18 +133,19 @@ async function inferOne(options: OneQuestion): Promise<void> {
   else process.stderr.write(`${summary(result, loadSeconds)}\n${files ? `trace: ${files.image}\n` : ''}`);
 }
 
-function readQuestion({ image, question, choices = [] }: OneQuestion): Question {
+function readQuestion({ image = [], question = '', choices = [] }: InferOptions): Question {
   if (question.trim() === '') throw new UserError('--question is empty; give the question as one quoted text');
-  return { image: { kind: 'encoded', bytes: readImageFile(image), name: image }, question, choices };
+  const images = image.map((name) => ({ kind: 'encoded' as const, bytes: readImageFile(name), name }));
+  return { images, question, choices };
 }
 
-async function writeTraceFiles(options: OneQuestion, question: Question, result: Answer): Promise<TraceFiles> {
+async function writeTraceFiles(options: InferOptions, question: Question, result: Answer): Promise<TraceFiles> {
   const { writeTrace } = await import('../trace/trace-files.ts');
   return writeTrace(options.trace!, 'trace', question, result, { model: options.model });
 }
 
 async function printJson(
-  options: OneQuestion,
+  options: InferOptions,
   question: Question,
   result: Answer,
   more: Record<string, unknown>,
@@ -139,16 +157,14 @@ async function printJson(
   const predicted = choices.length > 0 ? strictAnswer(result.text, { answer: 'A', choices }) : null;
   const { seconds, ...fields } = answerToJson(question, result);
   const times = { load: loadSeconds, ...(seconds as Answer['seconds']) };
-  process.stdout.write(
-    `${JSON.stringify({ model: options.model, image: options.image, predicted, ...fields, seconds: times, ...more })}\n`,
-  );
+  process.stdout.write(`${JSON.stringify({ model: options.model, predicted, ...fields, seconds: times, ...more })}\n`);
 }
 
 function summary({ picked, tokens, seconds }: Answer, loadSeconds: number): string {
   const { image, prefill, latents, decode } = seconds;
   const times = [
     `model ${formatDuration(loadSeconds)}`,
-    `prompt and image ${formatDuration(image + prefill)}`,
+    `prompt and images ${formatDuration(image + prefill)}`,
     `latent steps ${formatDuration(latents)}`,
     `writing ${formatDuration(decode)}`,
   ];
@@ -156,7 +172,6 @@ function summary({ picked, tokens, seconds }: Answer, loadSeconds: number): stri
 }
 
 /** For commander, which would take the last of several. */
-function oneImage(value: string, before: string | undefined): string {
-  if (before === undefined) return value;
-  throw new InvalidArgumentError('A question is about one image; ask about several with --questions.');
+function collect(value: string, before: string[] = []): string[] {
+  return [...before, value];
 }

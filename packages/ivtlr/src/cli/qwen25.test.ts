@@ -83,7 +83,7 @@ describe('ivtlr infer', () => {
       profile: 'plain',
       latents: 0,
       positions: 'mrope',
-      tokenGrid: [3, 5],
+      images: [{ tokenGrid: [3, 5] }],
     });
   });
 
@@ -91,7 +91,7 @@ describe('ivtlr infer', () => {
     const trace = join(folder, 'trace');
     const latent = ['--profile', 'consistent', '--latents', '3', '--patches', '4', '--trace', trace];
     const printed = await json(...ask(), ...quick, ...latent);
-    expect(printed).toMatchObject({ latentSteps: 3, tokenGrid: [3, 5], generatedTokens: 6 });
+    expect(printed).toMatchObject({ latentSteps: 3, images: [{ tokenGrid: [3, 5] }], generatedTokens: 6 });
     const picked = printed.steps.flatMap((step: { picked: { token: number }[] }) =>
       step.picked.map(({ token }) => token),
     );
@@ -115,7 +115,7 @@ it('ivtlr data inspect shows a row as it is trained on', async () => {
   const png = join(folder, 'inspect.png');
   const inspect = ['data', 'inspect', 'm3cot', '--data', data, '--model', model, '--row', '1', '--png', png];
   const sample = await json(...inspect, '--stage', '2');
-  expect(sample.image).toMatchObject({ width: 70, height: 97, tokenGrid: [3, 2] });
+  expect(sample.images[0]).toMatchObject({ width: 70, height: 97, tokenGrid: [3, 2] });
   expect(sample.prompts.train).toBe('[Question]:{Which?}\n[Options]:\n(A).{disk}\n(B).{box}\nAnswer:\n');
   expect(sample.runs.map(({ kind }: { kind: string }) => kind).slice(0, 4)).toEqual([
     'prompt',

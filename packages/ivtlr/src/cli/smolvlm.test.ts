@@ -87,8 +87,8 @@ describe('ivtlr infer', () => {
     const latent = ['--profile', 'consistent', '--patches', '9', '--trace', trace];
     const printed = await json(...ask(), ...quick, ...latent);
     // 90x60 becomes 128x86, stretched to 4 x 3 tiles of 4 x 4 tokens.
-    expect(printed).toMatchObject({ latentSteps: 3, tokenGrid: [12, 16], generatedTokens: 6 });
-    const [tiles, whole] = printed.views;
+    expect(printed).toMatchObject({ latentSteps: 3, images: [{ tokenGrid: [12, 16] }], generatedTokens: 6 });
+    const [tiles, whole] = printed.images[0].views;
     expect(tiles).toEqual({ name: 'tiles', grid: [12, 16], start: 0, tile: [4, 4] });
     expect(whole).toEqual({ name: 'whole', grid: [4, 4], start: 192, tile: [4, 4] });
     const picked = printed.steps.flatMap((step: { picked: object[] }) => step.picked);
@@ -105,7 +105,7 @@ describe('ivtlr infer', () => {
 
   it('asks as its makers meant, one tile and other model types included', async () => {
     const plain = await json(...ask(), ...quick, '--image-size', '32x32');
-    expect(plain).toMatchObject({ latentSteps: 0, tokenGrid: [4, 4], generatedTokens: 6 });
+    expect(plain).toMatchObject({ latentSteps: 0, images: [{ tokenGrid: [4, 4] }], generatedTokens: 6 });
     const older = join(folder, 'older');
     writeTinySmolVlm(older, { modelType: 'idefics3' });
     const same = await json(...ask(), ...quick, '--image-size', '32x32', '--model', older);
@@ -131,7 +131,7 @@ it('ivtlr data inspect shows markers as prompt, and both views with their grids'
   const inspect = ['data', 'inspect', 'm3cot', '--data', data, '--model', model, '--row', '1', '--png', png];
   const sample = await json(...inspect, '--stage', '2', '--image-size', '64x32');
   expect(sample.profile).toBe('consistent');
-  expect(sample.image).toMatchObject({ width: 45, height: 67, tokenGrid: [4, 8] });
+  expect(sample.images[0]).toMatchObject({ width: 45, height: 67, tokenGrid: [4, 8] });
   const runs = sample.runs.map(({ kind, tokens, text }: { kind: string; tokens: number; text: string }) =>
     kind === 'image' ? tokens : text,
   );

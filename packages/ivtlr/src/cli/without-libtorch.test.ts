@@ -28,7 +28,7 @@ test('data is made, counted in tokens and inspected', () => {
   const stats = ivtlr('data', 'stats', 'dominoes', '--data', 'data', '--model', model, '--json');
   expect(JSON.parse(stats.stdout)).toMatchObject({ samples: 3, lengths: { prompt: { min: 28 } } });
   const inspected = ivtlr('data', 'inspect', 'dominoes', '--data', 'data', '--model', model, '--json');
-  expect(JSON.parse(inspected.stdout).image).toMatchObject({ tokenGrid: [4, 4] });
+  expect(JSON.parse(inspected.stdout).images[0]).toMatchObject({ tokenGrid: [4, 4] });
 });
 
 test('a model cannot be opened, and one line names the set-up', () => {

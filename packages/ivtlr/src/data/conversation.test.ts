@@ -53,7 +53,15 @@ test('turns in their order, the image where it stands', async () => {
 
 test('one turn of the user is the prompt of a question', async () => {
   const image = { kind: 'rgb' as const, width: 1, height: 1, data: new Uint8Array(3) };
-  const sample = { id: '', image, question: 'which colour ?', choices: [], rationale: '', answer: '', meta: {} };
+  const sample = {
+    id: '',
+    images: [image],
+    question: 'which colour ?',
+    choices: [],
+    rationale: '',
+    answer: '',
+    meta: {},
+  };
   const asked = await tokenizeSample(sample, [{ tokens: 4 }], 'infer', options);
   const said = await tokenizeConversation(
     [{ role: 'user', content: [picture, text('which colour ?')] }],

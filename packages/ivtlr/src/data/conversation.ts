@@ -1,7 +1,7 @@
 /** Conversations, about images or none, through the chat template as their makers document it. */
 import { UserError } from '../errors.ts';
 import { type ChatMessage, renderChat } from '../text/chat-template.ts';
-import { expandImages, type PromptImage, requireImages, writeImages } from '../text/prompt-image.ts';
+import { expandImages, type PromptImage, requireImageCount, requireImages, writeImages } from '../text/prompt-image.ts';
 import { idOf, type RenderOptions, type TokenizedSample } from './render.ts';
 
 /**
@@ -18,6 +18,11 @@ export async function tokenizeConversation(
   const { chat, afterLatents = '' } = profile.infer;
   if (!chat || !chatTemplate)
     throw new UserError(`the prompt profile ${profile.name} of this model has no conversations`);
+  if (profile.name !== 'plain')
+    throw new UserError(
+      `the model was taught single questions (profile ${profile.name}); give one message of the user, or use the profile plain`,
+    );
+  requireImageCount(profile, images.length);
   const promptOf = (turns: readonly ChatMessage[]) =>
     writeImages(renderChat(chatTemplate, turns, { addGenerationPrompt: true }), images, imageToken);
   const frame = messages.map((message) => withTexts(message, (text) => (text === '' ? '' : 'x')));

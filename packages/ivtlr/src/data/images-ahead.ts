@@ -42,15 +42,20 @@ export class ImagesAhead {
   }
 
   /** Hands the items on unchanged, `count` behind those whose images were started. */
-  async *follow<T extends { sample: { image: RawImage } }>(items: AsyncIterable<T>, count: number): AsyncGenerator<T> {
-    const waiting: { item: T; prepared: Promise<PreparedImage> | null }[] = [];
+  async *follow<T extends { sample: { images: readonly RawImage[] } }>(
+    items: AsyncIterable<T>,
+    count: number,
+  ): AsyncGenerator<T> {
+    const waiting: { item: T; prepared: (Promise<PreparedImage> | null)[] }[] = [];
     const next = () => {
       const { item, prepared } = waiting.shift()!;
-      this.handOut(item.sample.image, prepared);
+      item.sample.images.forEach((image, i) => {
+        this.handOut(image, prepared[i]!);
+      });
       return item;
     };
     for await (const item of items) {
-      waiting.push({ item, prepared: this.start(item.sample.image) });
+      waiting.push({ item, prepared: item.sample.images.map((image) => this.start(image)) });
       if (waiting.length > (this.#threads ? count : 0)) yield next();
     }
     while (waiting.length > 0) yield next();

@@ -2,7 +2,7 @@
 import { createReadStream } from 'node:fs';
 import { UserError } from '../errors.ts';
 import { columnsFromMessages } from './messages.ts';
-import { type BadRows, noColumn, type PlacedRow, type Row } from './row.ts';
+import { type BadRows, missingColumns, noColumn, type PlacedRow, type Row } from './row.ts';
 
 /** A line beyond this is no row but a file of another kind. */
 const MAX_LINE = 64 * 2 ** 20;
@@ -39,7 +39,7 @@ export async function* readJsonRows(
       continue;
     }
     if (first) {
-      const missing = columns.filter((column) => !Object.hasOwn(row, column));
+      const missing = missingColumns(columns, Object.keys(row));
       if (missing.length > 0) throw noColumn(place, missing, Object.keys(row));
       first = false;
     }

@@ -5,7 +5,7 @@
 import { UserError } from '../errors.ts';
 import type { Row } from './row.ts';
 
-/** What marks the place of the image in a user's text. */
+/** What marks the place of an image in a user's text; prompts have images where the model's format puts them. */
 const IMAGE_MARK = '<image>';
 /** A choice on a line of its own: `A. text`, `A) text`, `(A) text`, `A: text`. */
 const CHOICE = /^\(?([A-Z])[.):]\)?\s*(\S.*)$/;
@@ -18,7 +18,7 @@ const ANSWER = /(?:^|answer(?:\s+is)?\s*:?\s*)\(?([A-Z]|\d+)\)?\s*\.?\s*$/i;
  * The row with the columns question, choices, answer, rationale and image. Columns that the row has besides its messages stay as they are. The
  * choices are the lettered lines from A on; the answer is the letter (or number) that ends the assistant's text, the rationale what stands before
  * it. Messages of the system are left out: prompts have the wording the model was trained with.
- * @throws UserError naming the place when there is more than one question or image, or no answer
+ * @throws UserError naming the place when there is more than one question, or no answer
  */
 export function columnsFromMessages(row: Row, place: string): Row {
   const messages = (row.messages as unknown[]).map((message) => readMessage(message, place));
@@ -31,7 +31,7 @@ export function columnsFromMessages(row: Row, place: string): Row {
       `${place}, column messages: one message of the user and one of the assistant are wanted, not ${asked.length} and ${answered.length}`,
     );
   }
-  return { ...fromQuestion(asked[0]!), ...fromAnswer(answered[0]!, row, place), image: onlyImage(row, place), ...row };
+  return { ...fromQuestion(asked[0]!), ...fromAnswer(answered[0]!, row, place), image: oneImage(row), ...row };
 }
 
 function readMessage(message: unknown, place: string): { role: string; content: string } {
@@ -74,10 +74,7 @@ function fromAnswer(text: string, row: Row, place: string): { answer: unknown; r
   return { answer: /^\d+$/.test(answer) ? Number(answer) : answer, rationale: before.slice(0, sentence + 1).trim() };
 }
 
-function onlyImage(row: Row, place: string): unknown {
-  const images = row.images ?? null;
-  if (!Array.isArray(images)) return images;
-  if (images.length > 1)
-    throw new UserError(`${place}, column images: ${images.length} images; one a question is supported`);
-  return images[0] ?? null;
+/** Where `images` is no list but one image; a list stays as it is. */
+function oneImage({ images = null }: Row): unknown {
+  return Array.isArray(images) ? null : images;
 }

@@ -28,7 +28,7 @@ test.each(['snappy', 'zstd', 'gzip', 'none'])('compression %s', async (codec) =>
     for (const skip of [false, true]) {
       const options = skip ? { onBad: () => {} } : {};
       try {
-        for await (const sample of streamSamples(path, m3cot, options)) expect(sample.image).toBeDefined();
+        for await (const sample of streamSamples(path, m3cot, options)) expect(sample.images[0]).toBeDefined();
       } catch (error) {
         expect(error, `round ${round}: ${(error as Error).stack}`).toBeInstanceOf(UserError);
         expect((error as Error).message).toContain(path);

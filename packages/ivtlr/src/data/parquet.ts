@@ -16,7 +16,7 @@ import { fileWriter, parquetWriteRows } from 'hyparquet-writer';
 import { UserError } from '../errors.ts';
 import { beginAtomicWrite } from '../files.ts';
 import { checkPages } from './parquet-pages.ts';
-import { type BadRows, noColumn, type PlacedRow, type Row } from './row.ts';
+import { type BadRows, missingColumns, noColumn, type PlacedRow, type Row } from './row.ts';
 
 /** The library's LZ4 fails on blocks of no bytes, which columns of nulls have. */
 const decompressors = Object.fromEntries(
@@ -200,7 +200,7 @@ function requireSoundFooter(path: string, metadata: FileMetaData): void {
 /** Gives back the columns that the file has. */
 function requireColumns(path: string, metadata: FileMetaData, columns: readonly string[]): string[] {
   const present = parquetSchema(metadata).children.map((child) => child.element.name);
-  const missing = columns.filter((column) => !present.includes(column));
+  const missing = missingColumns(columns, present);
   if (missing.length > 0) throw noColumn(path, missing, present);
   return present;
 }

@@ -5,19 +5,19 @@ const source = { width: 112, height: 112 };
 const sample = { pickTargets: [[6], [], [0, 15]], pickGrid: [4, 4] as const };
 
 test('the same grid gives the same numbers, and no grid means tokens already', () => {
-  expect(pickTargetTokens(sample, { tokenGrid: [4, 4], source })).toEqual(sample.pickTargets);
-  expect(pickTargetTokens({ pickTargets: [[9]] }, { tokenGrid: [32, 32], source })).toEqual([[9]]);
-  expect(pickTargetTokens({}, { tokenGrid: [32, 32], source })).toBeUndefined();
+  expect(pickTargetTokens(sample, [{ tokenGrid: [4, 4], source }])).toEqual(sample.pickTargets);
+  expect(pickTargetTokens({ pickTargets: [[9]] }, [{ tokenGrid: [32, 32], source }])).toEqual([[9]]);
+  expect(pickTargetTokens({}, [{ tokenGrid: [32, 32], source }])).toBeUndefined();
 });
 
 test('a finer grid has several tokens a cell, those whose middle lies in it', () => {
-  expect(pickTargetTokens(sample, { tokenGrid: [8, 8], source })).toEqual([
+  expect(pickTargetTokens(sample, [{ tokenGrid: [8, 8], source }])).toEqual([
     [20, 21, 28, 29],
     [],
     [0, 1, 8, 9, 54, 55, 62, 63],
   ]);
   // Ten tokens over four cells: middles at .05, .15, .25, ..; cell 1 has .25 to .45.
-  const ten = pickTargetTokens({ pickTargets: [[1]], pickGrid: [4, 4] }, { tokenGrid: [10, 10], source })!;
+  const ten = pickTargetTokens({ pickTargets: [[1]], pickGrid: [4, 4] }, [{ tokenGrid: [10, 10], source }])!;
   expect(ten[0]!.filter((token) => token < 10)).toEqual([2, 3, 4]);
   expect(ten[0]!.length).toBe(6);
 });
@@ -25,8 +25,8 @@ test('a finer grid has several tokens a cell, those whose middle lies in it', ()
 test('tokens that show the middle of the image only', () => {
   const wide = { width: 200, height: 100, shown: { left: 50, top: 0, width: 100, height: 100 } };
   const cells = { pickTargets: [[0], [1], [3]], pickGrid: [1, 4] as const };
-  expect(pickTargetTokens(cells, { tokenGrid: [2, 2], source: wide })).toEqual([[], [0, 2], []]);
+  expect(pickTargetTokens(cells, [{ tokenGrid: [2, 2], source: wide }])).toEqual([[], [0, 2], []]);
   const bordered = { width: 10, height: 10, shown: { left: -10, top: 0, width: 30, height: 10 } };
   const whole = { pickTargets: [[0]], pickGrid: [1, 1] as const };
-  expect(pickTargetTokens(whole, { tokenGrid: [1, 3], source: bordered })).toEqual([[1]]);
+  expect(pickTargetTokens(whole, [{ tokenGrid: [1, 3], source: bordered }])).toEqual([[1]]);
 });

@@ -17,7 +17,7 @@ function setUp(options: PrefetchOptions, broken: { sample?: number; image?: numb
       started.push(position);
       if (position === broken.sample) throw new Error(`row ${position} is bad`);
       const image: RawImage = { kind: 'encoded', bytes: new Uint8Array(1), name: `${position}` };
-      return { id: `${position}`, image, question: '', choices: [], rationale: '', answer: '', meta: {} };
+      return { id: `${position}`, images: [image], question: '', choices: [], rationale: '', answer: '', meta: {} };
     },
   };
   const pool = {
@@ -45,7 +45,7 @@ async function take(prefetch: Prefetch, from: number, to: number): Promise<[stri
   const taken: [string, number][] = [];
   for (let position = from; position < to; position++) {
     const sample = await prefetch.sample(Math.floor(position / total), position % total);
-    taken.push([sample.id, (await prefetch.processImage(sample.image)).tokens]);
+    taken.push([sample.id, (await prefetch.processImage(sample.images[0]!)).tokens]);
   }
   return taken;
 }
@@ -87,7 +87,7 @@ test('errors come with their own sample, not before', async () => {
   expect(await take(prefetch, 0, 2)).toEqual(expected(0, 2));
   await expect(prefetch.sample(0, 2)).rejects.toThrow('row 2 is bad');
   const sample = await prefetch.sample(0, 3);
-  await expect(prefetch.processImage(sample.image)).rejects.toThrow('image 3 is broken');
+  await expect(prefetch.processImage(sample.images[0]!)).rejects.toThrow('image 3 is broken');
   expect(await take(prefetch, 4, 6)).toEqual(expected(4, 6));
 });
 
@@ -96,7 +96,7 @@ test('images of no sample, and drawn ones, are processed at once', async () => {
   const drawn: RawImage = { kind: 'rgb', width: 1, height: 1, data: new Uint8Array(3) };
   expect((await prefetch.processImage(drawn)).tokens).toBe(-1);
   const sample = await prefetch.sample(0, 0);
-  expect((await prefetch.processImage(sample.image)).tokens).toBe(0);
-  expect((await prefetch.processImage(sample.image)).tokens).toBe(-1);
+  expect((await prefetch.processImage(sample.images[0]!)).tokens).toBe(0);
+  expect((await prefetch.processImage(sample.images[0]!)).tokens).toBe(-1);
   expect(inline).toEqual(['rgb', 'encoded']);
 });

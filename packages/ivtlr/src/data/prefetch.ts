@@ -16,7 +16,7 @@ export interface PrefetchOptions {
   isOwn?(place: number): boolean;
 }
 
-type Entry = Promise<{ sample: Sample; prepared: Promise<PreparedImage> | null }>;
+type Entry = Promise<{ sample: Sample; prepared: (Promise<PreparedImage> | null)[] }>;
 
 /**
  * Stands between a source and the trainer: `sample` hands out what the source has and starts on what follows; `processImage` then finds the
@@ -60,7 +60,9 @@ export class Prefetch implements SampleSource {
     this.#entries.delete(position);
     for (const next of coming) if (!this.#entries.has(next)) this.#entries.set(next, this.#start(next));
     const { sample, prepared } = await entry;
-    this.#images.handOut(sample.image, prepared);
+    sample.images.forEach((image, i) => {
+      this.#images.handOut(image, prepared[i]!);
+    });
     return sample;
   }
 
@@ -91,7 +93,10 @@ export class Prefetch implements SampleSource {
   #start(position: number): Entry {
     const { samplesPerEpoch } = this;
     const asked = this.#source.sample(Math.floor(position / samplesPerEpoch), position % samplesPerEpoch);
-    const entry = asked.then((sample) => ({ sample, prepared: this.#images.start(sample.image) }));
+    const entry = asked.then((sample) => ({
+      sample,
+      prepared: sample.images.map((image) => this.#images.start(image)),
+    }));
     // Errors surface where the sample is asked for; until then they must not count as unhandled rejections.
     entry.catch(() => {});
     return entry;

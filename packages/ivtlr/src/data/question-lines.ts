@@ -7,8 +7,9 @@ import { MAX_CHOICES } from '../text/prompt.ts';
 
 const questionSchema = z.strictObject({
   id: z.union([z.string(), z.number()]).optional(),
-  /** Absolute, or from the folder of the file of questions. */
-  image: z.string().min(1),
+  /** Paths are absolute, or from the folder of the file of questions. */
+  image: z.string().min(1).optional(),
+  images: z.array(z.string().min(1)).optional(),
   question: z.string(),
   choices: z.array(z.string()).max(MAX_CHOICES).optional(),
 });
@@ -19,9 +20,10 @@ export interface QuestionLine {
   /** File and line, for messages. */
   place: string;
   id: string | number | null;
-  /** As the line has it. */
-  image: string;
-  imagePath: string;
+  /** As the line has them: one as `image`, a list as `images`, neither for text alone. */
+  image: string | undefined;
+  images: string[] | undefined;
+  imagePaths: string[];
   question: string;
   choices: string[];
 }
@@ -52,10 +54,14 @@ function readLine(file: string, text: string, line: number): QuestionLine {
     const [issue] = parsed.error.issues;
     const where = issue!.path.length > 0 ? ` ${issue!.path.join('.')}` : '';
     throw new UserError(
-      `${place}:${where} ${issue!.message}; a line has image, question, and if need be id and choices`,
+      `${place}:${where} ${issue!.message}; a line has question, image or images, and if need be id and choices`,
     );
   }
-  const { id = null, image, question, choices = [] } = parsed.data;
-  if (image.includes('\0')) throw new UserError(`${place}: image holds a NUL character`);
-  return { line, place, id, image, imagePath: resolve(dirname(file), image), question, choices };
+  const { id = null, image, images, question, choices = [] } = parsed.data;
+  if (image !== undefined && images !== undefined)
+    throw new UserError(`${place} has image and images; one image is given as image, several as the list images`);
+  const named = images ?? (image === undefined ? [] : [image]);
+  if (named.some((path) => path.includes('\0'))) throw new UserError(`${place}: image holds a NUL character`);
+  const imagePaths = named.map((path) => resolve(dirname(file), path));
+  return { line, place, id, image, images, imagePaths, question, choices };
 }

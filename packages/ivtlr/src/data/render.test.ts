@@ -45,7 +45,7 @@ const options: RenderOptions = {
 const image: RawImage = { kind: 'rgb', width: 1, height: 1, data: new Uint8Array(3) };
 const sample: Sample = {
   id: 's1',
-  image,
+  images: [image],
   question: ' q\n',
   choices: ['x ', 'y'],
   rationale: 'one. two. ',

@@ -5,7 +5,7 @@
 import { UserError } from '../errors.ts';
 import { type ChatTemplate, renderChat } from '../text/chat-template.ts';
 import { choiceLetter, type Phase, type PromptProfile, stripText } from '../text/prompt.ts';
-import { expandImages, type PromptImage, requireImages, writeImages } from '../text/prompt-image.ts';
+import { expandImages, type PromptImage, requireImageCount, requireImages, writeImages } from '../text/prompt-image.ts';
 import type { Sample, SupervisedSample } from './sample.ts';
 
 /** Label of a position that is not trained. */
@@ -98,6 +98,7 @@ export async function tokenizeSample(
 ): Promise<TokenizedSample> {
   const { tokenizer, profile, maxSteps = 3, maxTokens = Number.POSITIVE_INFINITY } = options;
   const training = phase === 'train';
+  requireImageCount(profile, images.length);
   if (training && sample.answer === '') throw new UserError(`sample ${sample.id} has no answer to train on`);
   const pieces = training ? splitPieces(sample.rationale) : [];
   const steps = mergeRuns(pieces, maxSteps).map((run) => run.join('. '));

@@ -73,7 +73,33 @@ export function integerField(row: Row, column: string, place: string): number {
 
 /** An image column as Hugging Face stores it: a struct of `bytes` and `path`; or one that was read already. Null when the row has no image. */
 export function imageField(row: Row, column: string, place: string): RawImage | null {
-  const value = row[column];
+  return imageOf(row[column], column, place);
+}
+
+/**
+ * The images of a question: those of the list `images`, where it has one, else the one of `image`. Null when the row has neither; an empty list is a
+ * question without image.
+ */
+export function imagesOfRow(row: Row, place: string): RawImage[] | null {
+  const images = row.images ?? null;
+  if (images === null) {
+    const image = imageField(row, 'image', place);
+    return image && [image];
+  }
+  if (!Array.isArray(images)) throw wrongType(place, 'images', 'a list of images', images);
+  return images.map((value, index) => {
+    const image = imageOf(value, `images[${index}]`, place);
+    if (!image) throw wrongType(place, `images[${index}]`, 'an image', null);
+    return image;
+  });
+}
+
+/** Columns that are not there; `images` stands for `image` too. */
+export function missingColumns(wanted: readonly string[], present: readonly string[]): string[] {
+  return wanted.filter((column) => !present.includes(column) && !(column === 'image' && present.includes('images')));
+}
+
+function imageOf(value: unknown, column: string, place: string): RawImage | null {
   if (isRawImage(value)) return value;
   if (value === null || value === undefined) return null;
   if (value instanceof ImageFile) return fileImage(value.path, column, place);

@@ -27,7 +27,9 @@ export async function* readRows(
   wanted: WantedColumns,
   onBad?: (bad: BadRows) => void,
 ): AsyncGenerator<PlacedRow> {
-  const { required, optional = [], names = {} } = wanted;
+  const { required, names = {} } = wanted;
+  // Wherever a question may have an image, a file may have a list of them in its place.
+  const optional = [...(wanted.optional ?? []), ...(required.includes('image') ? ['images'] : [])];
   const known = [...required, ...optional];
   const unknown = Object.keys(names).filter((column) => !known.includes(column));
   if (unknown.length > 0) {
@@ -57,12 +59,19 @@ export async function* readRows(
     for await (const { row, place } of rows) {
       const values = known.map((column) => {
         const value = row[nameOf(column)] ?? null;
-        return [column, column === 'image' ? imageBeside(value, path) : value];
+        return [
+          column,
+          column === 'image' ? imageBeside(value, path) : column === 'images' ? imagesBeside(value, path) : value,
+        ];
       });
       yield { row: Object.fromEntries(values), index: start + seen++, place };
     }
     start += seen;
   }
+}
+
+function imagesBeside(value: unknown, file: string): unknown {
+  return Array.isArray(value) ? value.map((image) => imageBeside(image, file)) : value;
 }
 
 /** An image that is named, as a file beside `file`; anything else as it is. */

@@ -4,19 +4,20 @@ import type { RawImage } from '../vision/image.ts';
 
 export type { RawImage };
 
-/** One multiple-choice question about one image. */
+/** One multiple-choice question, about one image or several, or none. */
 export interface Sample {
   id: string;
-  image: RawImage;
+  /** In the order in which the prompt shows them. */
+  images: RawImage[];
   question: string;
   choices: string[];
   /** Written reasoning as the data set gives it; `splitSteps` cuts it into steps. */
   rationale: string;
   /** The gold answer as the model should write it: a letter ('B'), or what the data set's convention is. */
   answer: string;
-  /** Per rationale step (before merging): cells of `pickGrid` (row-major; without it image tokens) the step looks at, where a task knows them. */
+  /** Per rationale step (before merging): cells of `pickGrid` (row-major, those of a second image behind those of the first; without it image tokens) the step looks at, where a task knows them. */
   pickTargets?: number[][];
-  /** Rows and columns of equal cells that `pickTargets` cuts the whole image into. Models see it through grids of their own: `pickTargetTokens`. */
+  /** Rows and columns of equal cells that `pickTargets` cuts every whole image into. Models see it through grids of their own: `pickTargetTokens`. */
   pickGrid?: readonly [number, number];
   /** Anything reports group by, such as domain and topic. */
   meta: Record<string, string>;

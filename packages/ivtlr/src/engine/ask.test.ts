@@ -21,8 +21,8 @@ afterAll(() => {
 type Asked = Question & { own: QuestionAskOptions };
 
 function asked(index: number, own: QuestionAskOptions = {}): Asked {
-  const { image, question, choices } = dominoes.generator!.sample(11, 'test', index);
-  return { image, question, choices, own };
+  const { images, question, choices } = dominoes.generator!.sample(11, 'test', index);
+  return { images, question, choices, own };
 }
 
 interface Outcome {
@@ -123,7 +123,7 @@ describe('stop strings', () => {
 });
 
 test('a question that is asked wrongly is said, and the others are answered', async () => {
-  const tokens = (await only(asked(0, { latentSteps: 1 }))).answer!.tokenGrid.reduce((a, b) => a * b);
+  const tokens = (await only(asked(0, { latentSteps: 1 }))).answer!.images[0]!.tokenGrid.reduce((a, b) => a * b);
   const wrong: [QuestionAskOptions, string][] = [
     [{ sampling: { topP: 2 } }, 'topP should be a number from 0 to 1, not 2'],
     [{ stop: [''] }, 'a stop string is empty; give at least one character'],

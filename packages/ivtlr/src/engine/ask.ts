@@ -1,21 +1,20 @@
 /**
- * Questions about images, from bytes to answers: the terminal, evaluation, validation and the demo all ask through here. Questions come as a
+ * Questions, about images or none, from bytes to answers: the terminal, evaluation, validation and the demo all ask through here. Questions come as a
  * stream; up to `rows` of them are answered together, and one that has ended makes room for the next.
  */
 import { tokenizeConversation } from '../data/conversation.ts';
 import { tokenizeSample } from '../data/render.ts';
-import type { Sample } from '../data/sample.ts';
+import type { RawImage, Sample } from '../data/sample.ts';
 import { UserError } from '../errors.ts';
 import { positionsOf, type Row, type RowRequest } from '../latent/row.ts';
 import { RowBatch, type RowEvent } from '../latent/row-batch.ts';
 import type { ProcessedImage } from '../models/types.ts';
-import type { TokenLayout } from '../vision/token-views.ts';
 import { AnswerText } from './answer-text.ts';
 import { endOfAnswerIds } from './end-of-answer.ts';
 import { type LoadedModel, latentOptions } from './loaded-model.ts';
-import type { Answer, AskEvent, AskOptions, Question, QuestionAskOptions } from './question.ts';
+import type { Answer, AskEvent, AskOptions, Question, QuestionAskOptions, SeenImage } from './question.ts';
 
-export type { Answer, AskEvent, AskOptions, Question, QuestionAskOptions } from './question.ts';
+export type { Answer, AskEvent, AskOptions, Question, QuestionAskOptions, SeenImage } from './question.ts';
 
 const DEFAULT_TASK = 'm3cot';
 
@@ -62,20 +61,19 @@ export async function* answer<Q extends Question>(
 /** What is known of a question that is being answered. */
 interface Open<Q> {
   question: Q;
-  layout: TokenLayout;
-  source: Answer['source'];
+  images: Answer['images'];
   imageSeconds: number;
   /** Null when nobody asks for the text before its end. */
   text: AnswerText | null;
 }
 
-/** A question whose image is read and whose prompt is tokens. */
+/** A question whose images are read and whose prompt is tokens. */
 export interface PreparedQuestion<Q extends Question> {
   readonly question: Q;
   readonly request: RowRequest;
-  readonly image: ProcessedImage;
+  readonly images: readonly ProcessedImage[];
   readonly text: AnswerText | null;
-  /** Reading the image and making tokens. */
+  /** Reading the images and making tokens. */
   readonly seconds: number;
   /** The model reading the image before the question is started. */
   ahead: number;
@@ -132,18 +130,19 @@ export class Asker<Q extends Question> {
     return this.start(prepared);
   }
 
-  /** Reads a question's image and makes tokens of its prompt, beside the passes. @throws UserError for what cannot be read or taken */
+  /** Reads a question's images and makes tokens of its prompt, beside the passes. @throws UserError for what cannot be read or taken */
   async prepare(question: Q): Promise<PreparedQuestion<Q>> {
     const started = performance.now();
-    const image = await this.#image(question);
+    const images: ProcessedImage[] = [];
     try {
+      for (const image of question.images) images.push(await this.#processImage(image));
       const options = this.#optionsOf(question);
       const text = this.#text(options);
-      const request = await this.#request(question, image, options);
+      const request = await this.#request(question, images, options);
       const seconds = (performance.now() - started) / 1000;
-      return { question, request, image, text, seconds, ahead: 0, positions: positionsOf(request) };
+      return { question, request, images, text, seconds, ahead: 0, positions: positionsOf(request) };
     } catch (error) {
-      image.pixels.dispose();
+      for (const { pixels } of images) pixels.dispose();
       throw error;
     }
   }
@@ -155,10 +154,9 @@ export class Asker<Q extends Question> {
       const rows = this.#batch.add(prepared.map(({ request }) => request));
       const seconds = (performance.now() - started) / 1000 / rows.length;
       rows.forEach((row, i) => {
-        const { question, image, text, ahead, seconds: imageSeconds } = prepared[i]!;
-        const { tokenGrid, views, source } = image;
+        const { question, images, text, ahead, seconds: imageSeconds } = prepared[i]!;
         row.seconds.prefill += ahead + seconds;
-        this.#open.set(row, { question, layout: { tokenGrid, views }, source, imageSeconds, text });
+        this.#open.set(row, { question, images: images.map(seenOf), imageSeconds, text });
       });
       return [];
     } catch (error) {
@@ -180,9 +178,9 @@ export class Asker<Q extends Question> {
   }
 
   /** Frees a prepared question that will not be started. */
-  discard({ image, request }: PreparedQuestion<Q>): void {
+  discard({ images, request }: PreparedQuestion<Q>): void {
     this.#batch.forget(request);
-    image.pixels.dispose();
+    for (const { pixels } of images) pixels.dispose();
   }
 
   /** Stops a question that was started; no event of it comes any more. Others that would have taken its latent steps end with an error. */
@@ -218,7 +216,7 @@ export class Asker<Q extends Question> {
     this.#batch.dispose();
   }
 
-  #image({ image }: Q): Promise<ProcessedImage> {
+  #processImage(image: RawImage): Promise<ProcessedImage> {
     return (this.#options.processImage ?? this.#opened.processImage)(image);
   }
 
@@ -232,23 +230,22 @@ export class Asker<Q extends Question> {
     return { ...all, ...set, latent, sampling: { ...all.sampling, ...own.sampling }, seed };
   }
 
-  async #request(question: Q, image: ProcessedImage, options: QuestionAskOptions): Promise<RowRequest> {
+  async #request(question: Q, images: readonly ProcessedImage[], options: QuestionAskOptions): Promise<RowRequest> {
     const { settings } = this.#opened;
     const { latentSteps = settings.latents, maxNewTokens = 512, trace = false, traceText = false } = options;
-    const { seed, sampling, logprobs, forcePatches, forbidPatches } = options;
+    const { seed, sampling, logprobs, forcePatches, forbidPatches, pickFrom } = options;
     if (this.#start.length > 0 && latentSteps > 0)
       throw new UserError('an answer can be started only without latent steps, but this question takes some');
     const render = this.#opened.renderOptions(options.task ?? settings.task ?? DEFAULT_TASK);
     const { messages } = question;
     const { promptIds, afterLatentIds } = messages
-      ? await tokenizeConversation(messages, [image], render)
-      : await tokenizeSample(toSample(question), [image], 'infer', render);
+      ? await tokenizeConversation(messages, images, render)
+      : await tokenizeSample(toSample(question), images, 'infer', render);
     const latent = { ...latentOptions(settings), ...options.latent };
-    const imageKey = this.#options.imageKey?.(question);
     return {
       promptIds,
-      images: [image],
-      imageKeys: imageKey === undefined ? undefined : [imageKey],
+      images,
+      imageKeys: this.#options.imageKeys?.(question),
       latentSteps,
       afterLatentIds: [...afterLatentIds, ...this.#start],
       options: {
@@ -258,6 +255,7 @@ export class Asker<Q extends Question> {
         ...(logprobs !== undefined && { logprobs }),
         ...(forcePatches && { forcePatches }),
         ...(forbidPatches && { forbidPatches }),
+        ...(pickFrom !== undefined && { pickFrom }),
       },
     };
   }
@@ -303,7 +301,7 @@ export class Asker<Q extends Question> {
   }
 
   #end(row: Row, open: Open<Q>, finishReason: Answer['finishReason']): AskEvent<Q> {
-    const { question, layout, source, imageSeconds, text } = open;
+    const { question, images, imageSeconds, text } = open;
     this.#open.delete(row);
     const { tokens, picked, traces, textTraces, logprobs, seconds, steps, request } = row;
     return {
@@ -316,8 +314,7 @@ export class Asker<Q extends Question> {
         stopString: text?.stop ?? null,
         tokens,
         logprobs,
-        ...layout,
-        source,
+        images,
         picked,
         trace: traces,
         textTrace: textTraces,
@@ -333,14 +330,18 @@ export class Asker<Q extends Question> {
   }
 }
 
+function seenOf({ tokenGrid, views, source }: ProcessedImage): SeenImage {
+  return { tokenGrid, ...(views && { views }), source };
+}
+
 function toSample(question: Question): Sample {
-  const { image, choices } = question;
+  const { images, choices } = question;
   return {
     id: 'question',
     rationale: '',
     answer: '',
     meta: {},
-    image,
+    images: [...images],
     question: question.question,
     choices: [...choices],
   };

@@ -27,7 +27,7 @@ async function ask(): Promise<string> {
   const opened = openModelFolder(folder);
   try {
     let text: string | undefined;
-    const question = { image, question: 'which?', choices: [] };
+    const question = { images: [image], question: 'which?', choices: [] };
     for await (const event of answer(opened, question, { maxNewTokens: 2 }))
       if (event.type === 'end') text = event.answer.text;
     return text!;

@@ -55,7 +55,7 @@ test.each([
   const all = await images();
   const source = {
     samplesPerEpoch: all.length,
-    sample: async (_: number, place: number) => ({ id: `${place}`, image: all[place]! }) as Sample,
+    sample: async (_: number, place: number) => ({ id: `${place}`, images: [all[place]!] }) as unknown as Sample,
   };
   const pool = new ImagePool(inputs.preparation, 2);
   const ahead = new Prefetch(source, pool, inputs, { ahead: 3, epochs: 2 });
@@ -64,10 +64,12 @@ test.each([
       for (const [place, image] of all.entries()) {
         const sample = await ahead.sample(epoch, place);
         if (place === all.length - 1) {
-          await expect(ahead.processImage(sample.image)).rejects.toThrow(/^spoilt: the JPEG image cannot be decoded/);
+          await expect(ahead.processImage(sample.images[0]!)).rejects.toThrow(
+            /^spoilt: the JPEG image cannot be decoded/,
+          );
           continue;
         }
-        const threaded = await ahead.processImage(sample.image);
+        const threaded = await ahead.processImage(sample.images[0]!);
         const direct = await inputs.processImage(image);
         expect({ ...threaded, pixels: null }).toEqual({ ...direct, pixels: null });
         expect(Buffer.compare(threaded.pixels.bytes(), direct.pixels.bytes()), `${epoch} ${place}`).toBe(0);

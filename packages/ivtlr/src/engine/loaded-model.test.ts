@@ -42,8 +42,8 @@ async function answers(opened: LoadedModel) {
   opened.model.module.eval();
   const found: { text: string; tokens: number[]; picked: number[][] }[] = [];
   for (let i = 0; i < 3; i++) {
-    const { image, question, choices } = dominoes.generator!.sample(7, 'test', i);
-    for await (const event of answer(opened, { image: image!, question, choices }, { maxNewTokens: 40, trace: true })) {
+    const { images, question, choices } = dominoes.generator!.sample(7, 'test', i);
+    for await (const event of answer(opened, { images, question, choices }, { maxNewTokens: 40, trace: true })) {
       if (event.type !== 'end') continue;
       const { text, tokens, picked } = event.answer;
       found.push({ text, tokens: [...tokens], picked: picked.map((step) => [...step]) });

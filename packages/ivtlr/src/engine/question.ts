@@ -10,11 +10,12 @@ import type { ChatMessage } from '../text/chat-template.ts';
 import type { TokenLayout } from '../vision/token-views.ts';
 
 export interface Question {
-  image: RawImage;
+  /** In the order in which the prompt shows them; empty for text alone. */
+  images: readonly RawImage[];
   question: string;
   /** Texts of the choices, without letters; empty for an open question. */
   choices: readonly string[];
-  /** A conversation in place of question and choices; the image stands where its content of kind `image` does. */
+  /** A conversation in place of question and choices; the images stand where its content of kind `image` does. */
   messages?: readonly ChatMessage[] | null | undefined;
 }
 
@@ -31,6 +32,8 @@ export interface QuestionAskOptions {
   /** Image tokens by latent step that it picks before all others, and that it does not pick: see RowOptions. */
   forcePatches?: readonly (readonly number[])[] | undefined;
   forbidPatches?: readonly (readonly number[])[] | undefined;
+  /** Which image latent steps pick from, counted from 0; default: all. */
+  pickFrom?: number | undefined;
   /** How tokens are chosen; default: greedily. */
   sampling?: Partial<Sampling> | undefined;
   /** Seed of random patches and drawn tokens; default: torch's own generator. */
@@ -62,16 +65,21 @@ export interface AskOptions<Q extends Question = Question> extends Omit<Question
   processImage?: ((image: RawImage) => Promise<ProcessedImage>) | undefined;
   /** Give `text-delta` events; default true. */
   textDeltas?: boolean | undefined;
-  /** Names a question's picture; questions of the same one then share what can be shared, within `keptImageBytes`. */
-  imageKey?: ((question: Q) => string | undefined) | undefined;
+  /** Names a question's pictures; questions that begin alike then share what can be shared, within `keptImageBytes`. */
+  imageKeys?: ((question: Q) => readonly string[] | undefined) | undefined;
   /** Bytes of picture embeddings that are kept for later questions about the same picture; default 0. */
   keptImageBytes?: number | undefined;
   /** Prompts longer than this run in pieces between the steps of the other questions. Default: in one piece. */
   pieceTokens?: number | undefined;
 }
 
-/** Its layout is that of the image tokens which picks count. */
-export interface Answer extends TokenLayout {
+/** An image as the model saw it. Picks count the tokens of all of a question's images, those of the second behind those of the first. */
+export interface SeenImage extends TokenLayout {
+  /** Its own size, and the part of it that the tokens cover. */
+  source: ProcessedImage['source'];
+}
+
+export interface Answer {
   promptIds: readonly number[];
   /** Without special tokens, and without a stop string and what came with it. */
   text: string;
@@ -83,8 +91,7 @@ export interface Answer extends TokenLayout {
   tokens: number[];
   /** One per token, with `logprobs`. */
   logprobs: TokenLogprobs[];
-  /** The image's own size, and the part of it that the tokens cover. */
-  source: ProcessedImage['source'];
+  images: readonly SeenImage[];
   /** Per latent step: image-token indices in the order they were inserted. */
   picked: number[][];
   /** One per latent step, with `trace`. */

@@ -50,7 +50,7 @@ test('images are begun before they are asked for, and a broken one is an error o
   async function* items() {
     for (const name of ['a', 'b', 'c', 'd']) {
       started.push(name);
-      yield { sample: { image: image(name) } };
+      yield { sample: { images: [image(name)] } };
     }
   }
   const threads = new ImagePool(opened.inputs.preparation, 1);
@@ -58,9 +58,9 @@ test('images are begun before they are asked for, and a broken one is an error o
   const followed = images.follow(items(), 2);
   const first = (await followed.next()).value!;
   expect(started).toEqual(['a', 'b', 'c']);
-  await expect(images.processImage(first.sample.image)).rejects.toThrow(/^a: /);
+  await expect(images.processImage(first.sample.images[0]!)).rejects.toThrow(/^a: /);
   const rest = [];
-  for await (const { sample } of followed) rest.push((sample.image as { name: string }).name);
+  for await (const { sample } of followed) rest.push((sample.images[0] as { name: string }).name);
   expect(rest).toEqual(['b', 'c', 'd']);
   await threads.close();
 });
@@ -70,7 +70,7 @@ test('without threads nothing is read ahead', async () => {
   async function* items() {
     for (const n of [1, 2]) {
       started.push(n);
-      yield { sample: { image: { kind: 'rgb', width: 1, height: 1, data: new Uint8Array(3) } as RawImage } };
+      yield { sample: { images: [{ kind: 'rgb', width: 1, height: 1, data: new Uint8Array(3) } as RawImage] } };
     }
   }
   const images = new ImagesAhead(opened.inputs, null);

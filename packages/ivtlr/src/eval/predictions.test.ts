@@ -19,7 +19,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 function sample(id: string, answer = 'B'): Sample {
   const image = { kind: 'rgb' as const, width: 1, height: 1, data: new Uint8Array(3) };
   const meta = { domain: 'science', topic: 'plants' };
-  return { id, image, question: 'q?', choices: ['x', 'y'], rationale: '', answer, meta };
+  return { id, images: [image], question: 'q?', choices: ['x', 'y'], rationale: '', answer, meta };
 }
 
 function answered(id: string, index: number, generated = 'Therefore, the answer is B'): AnsweredSample {

@@ -118,7 +118,7 @@ export async function evaluate(
     if (event.type !== 'end') continue;
     const { question, answer } = event;
     const { promptIds, text, tokens, picked, seconds } = answer;
-    const targets = pickTargetTokens(question.sample, answer);
+    const targets = pickTargetTokens(question.sample, answer.images);
     count(
       question,
       {

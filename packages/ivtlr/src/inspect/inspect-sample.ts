@@ -45,26 +45,25 @@ export interface InspectedSample {
     steps: number[];
     answer: number;
   };
-  image: { width: number; height: number } & TokenLayout;
+  images: ({ width: number; height: number } & TokenLayout)[];
   /** The whole row in order; special tokens written out. */
   runs: TokenRun[];
   ids: number[];
   labels: number[];
 }
 
-/** @returns the description, and the image as the model sees it, once for each view of it. @throws UserError as rendering and image do */
+/** @returns the description, and each image as the model sees it, once for each view of it. @throws UserError as rendering and image do */
 export async function inspectSample(
   sample: Sample,
   opened: FolderWithoutWeights,
   options: InspectOptions,
-): Promise<{ inspected: InspectedSample; images: RgbImage[] }> {
+): Promise<{ inspected: InspectedSample; images: RgbImage[][] }> {
   const { tokenizer, inputs } = opened;
   const { stage, maxSteps, maxTokens } = options;
   const render = { ...opened.renderOptions(options.task), maxSteps, ...(maxTokens !== undefined && { maxTokens }) };
-  const prepared = await inputs.prepare(sample.image);
-  const { image, whole, source } = prepared;
-  const layout = inputs.layout(prepared);
-  const tokenized = await tokenizeSample(sample, [layout], 'train', render);
+  const prepared = await Promise.all(sample.images.map((image) => inputs.prepare(image)));
+  const layouts = prepared.map((each) => inputs.layout(each));
+  const tokenized = await tokenizeSample(sample, layouts, 'train', render);
   const plan = curriculum(stage, options, tokenized.stepIds.length);
   const { ids, labels, latentStart, latentSteps, imageTokens } = renderTraining(tokenized, plan);
   const imageId = tokenizer.tokenToId(render.imageToken);
@@ -103,8 +102,11 @@ export async function inspectSample(
       steps: tokenized.stepIds.map((step) => step.length),
       answer: tokenized.answerIds.length,
     },
-    image: { ...source, tokenGrid: layout.tokenGrid, ...(layout.views && { views: layout.views }) },
+    images: prepared.map(({ source }, i) => {
+      const { tokenGrid, views } = layouts[i]!;
+      return { ...source, tokenGrid, ...(views && { views }) };
+    }),
     ...{ runs, ids, labels },
   };
-  return { inspected, images: whole ? [image, whole] : [image] };
+  return { inspected, images: prepared.map(({ image, whole }) => (whole ? [image, whole] : [image])) };
 }

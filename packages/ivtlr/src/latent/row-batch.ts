@@ -235,8 +235,7 @@ export class RowBatch {
     let vision: Tensor | null = null;
     if (images && options.latentVision !== 'off') {
       const own = atColumns(scores!, row.imageColumns);
-      const wishes = { forced: options.forcePatches?.[steps] ?? [], forbidden: options.forbidPatches?.[steps] ?? [] };
-      picked = selectImageTokens(own, row.used, steps, options, row.generator, wishes);
+      picked = selectImageTokens(own, row.used, steps, options, row.generator, row.wishes);
       if (picked.length > 0)
         vision = latentVision(
           images.indexSelect(0, indexTensor(picked, images.device)),

@@ -4,13 +4,14 @@
  * Shapes: S positions, D hidden size, N image tokens, K patches.
  */
 import { Generator, keep, randint, scope, type Tensor } from '@ivtlr/torch';
+import { UserError } from '../errors.ts';
 import type { ProcessedImage } from '../models/types.ts';
 import { Random } from '../random.ts';
 import { imageColumns, tokensOf } from './image-columns.ts';
 import type { TokenLogprobs } from './next-token.ts';
 import type { LatentOptions } from './options.ts';
 import { completeSampling, isGreedy, type Sampling } from './sampling.ts';
-import { checkLatentOptions, checkPatchWishes } from './select.ts';
+import { checkLatentOptions, checkPatchWishes, type PatchWishes } from './select.ts';
 import { type StepTrace, Tracer } from './trace.ts';
 
 export interface RowOptions extends LatentOptions {
@@ -36,6 +37,8 @@ export interface RowOptions extends LatentOptions {
   forcePatches?: readonly (readonly number[])[];
   /** Image tokens by latent step that it does not pick. */
   forbidPatches?: readonly (readonly number[])[];
+  /** The only image that latent steps pick from, counted from 0; default: all. */
+  pickFrom?: number;
 }
 
 /** What a row is asked to do. */
@@ -99,6 +102,8 @@ export class Row {
   /** Of the image tokens in the prompt. */
   readonly imageColumns: readonly number[];
   readonly used: Uint8Array;
+  /** Image tokens that no step picks, unless it is forced to. */
+  readonly #outside: readonly number[];
   readonly generator: Generator | null;
   readonly sampling: Sampling;
   /** What tokens are drawn by; null for a greedy row. */
@@ -125,6 +130,7 @@ export class Row {
     if (latentSteps > 0) checkLatentOptions(options);
     const imageTokens = tokensOf(images);
     checkPatchWishes(options, latentSteps, imageTokens);
+    this.#outside = tokensOutside(images, options.pickFrom);
     this.sampling = completeSampling(options.sampling);
     this.random = isGreedy(this.sampling) ? null : new Random(options.seed ?? drawnSeed());
     const penalised = this.sampling.repetitionPenalty !== 1;
@@ -151,6 +157,14 @@ export class Row {
     const { options, latentSteps } = this.request;
     if (this.steps === latentSteps) return options.traceText ?? false;
     return options.trace || (this.images !== null && options.latentVision !== 'off');
+  }
+
+  /** What the next latent step is asked to pick and not to pick. */
+  get wishes(): PatchWishes {
+    const { forcePatches, forbidPatches } = this.request.options;
+    const forced = forcePatches?.[this.steps] ?? [];
+    const forbidden = [...new Set([...(forbidPatches?.[this.steps] ?? []), ...this.#outside])];
+    return { forced, forbidden: forbidden.filter((token) => !forced.includes(token)) };
   }
 
   /** Takes down a token that was chosen. */
@@ -186,6 +200,18 @@ export class Row {
     this.images = null;
     this.chosen = null;
   }
+}
+
+/** @throws UserError for an image that the question has not */
+function tokensOutside(images: readonly ProcessedImage[], pickFrom: number | undefined): number[] {
+  if (pickFrom === undefined) return [];
+  if (!images[pickFrom])
+    throw new UserError(
+      `there is no image ${pickFrom + 1} to pick from; the question has ${images.length === 0 ? 'none' : images.length}`,
+    );
+  const first = tokensOf(images.slice(0, pickFrom));
+  const end = first + images[pickFrom].tokens;
+  return Array.from({ length: tokensOf(images) }, (_, token) => token).filter((token) => token < first || token >= end);
 }
 
 /** Unlike Math.random it follows manualSeed. */

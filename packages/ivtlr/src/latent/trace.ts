@@ -1,7 +1,7 @@
 /** What a latent step looked at, in plain numbers. */
 
 export interface StepTrace {
-  /** Image-token indices (row-major over the token grid) in the order they were inserted. */
+  /** Image-token indices (counted through all images, row-major over each token grid) in the order they were inserted. */
   picked: number[];
   /** Their attention probabilities, mean over layers and heads. */
   pickedScores: number[];
@@ -9,7 +9,7 @@ export interface StepTrace {
   scores: number[];
   /** Attention on the picked tokens divided by attention on text and latent text (docs/method.md). */
   attentionRatio: number;
-  /** 1 / (entropy + 1e-6) of the attention within the image, entropy in nats (docs/method.md). */
+  /** 1 / (entropy + 1e-6) of the attention within the images, entropy in nats (docs/method.md); NaN without images. */
   focus: number;
 }
 
@@ -60,7 +60,7 @@ export class Tracer {
 }
 
 function focusOf(scores: readonly number[]): number {
-  return 1 / (entropy(scores) + 1e-6);
+  return scores.length === 0 ? Number.NaN : 1 / (entropy(scores) + 1e-6);
 }
 
 function entropy(scores: readonly number[]): number {

@@ -46,7 +46,8 @@ class RunningAsker {
   }
 
   take(group: number, questions: readonly (Question & { seed?: number })[]): void {
-    for (const { image } of questions) this.#images.handOut(image, this.#images.start(image));
+    for (const image of questions.flatMap(({ images }) => images))
+      this.#images.handOut(image, this.#images.start(image));
     this.#waiting.push(questions.map((question, at) => ({ ...question, group, at })));
   }
 

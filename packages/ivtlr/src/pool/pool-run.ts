@@ -136,10 +136,12 @@ export class PoolRun<Q extends Question> {
   #group(id: number, questions: readonly Q[]): PoolGroup<Q> | null {
     try {
       const sent = questions.map((whole) => {
-        const { image, question, choices } = whole;
+        const { images, question, choices } = whole;
         const seed = this.#seed?.(whole);
-        const plain = image.kind === 'encoded' ? { kind: image.kind, name: image.name, bytes: image.bytes } : image;
-        return { image: plain, question, choices, ...(seed !== undefined && { seed }) };
+        const plain = images.map((image) =>
+          image.kind === 'encoded' ? { kind: image.kind, name: image.name, bytes: image.bytes } : image,
+        );
+        return { images: plain, question, choices, ...(seed !== undefined && { seed }) };
       });
       return { id, questions, sent, left: new Set(questions.keys()), deaths: 0 };
     } catch (error) {

@@ -16,7 +16,7 @@ export interface WorkerModel {
 }
 
 /** How the questions of one run are asked; seeds come with the questions. */
-export type WorkerAskOptions = Omit<AskOptions, 'of' | 'seed' | 'imageKey' | 'processImage' | 'textDeltas'> & {
+export type WorkerAskOptions = Omit<AskOptions, 'of' | 'seed' | 'imageKeys' | 'processImage' | 'textDeltas'> & {
   /** Threads that prepare the images of files ahead. */
   imageThreads: number;
 };

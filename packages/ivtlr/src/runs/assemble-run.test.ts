@@ -101,8 +101,15 @@ describe('assembleRun', () => {
   it('leaves bad rows out of validation too, saying so once, or stops at them', async () => {
     const folder = join(out, 'data');
     mkdirSync(folder);
-    const { image, id, question, choices, rationale, answer } = dominoesSample(1, 'train', 0);
-    writeFileSync(join(folder, 'p.png'), await encodePng(image));
+    const {
+      images: [image],
+      id,
+      question,
+      choices,
+      rationale,
+      answer,
+    } = dominoesSample(1, 'train', 0);
+    writeFileSync(join(folder, 'p.png'), await encodePng(image!));
     const good = { id, question, choices, rationale, answer, domain: '', topic: '', image: 'p.png' };
     const lines = (...rows: object[]) => rows.map((row) => `${JSON.stringify(row)}\n`).join('');
     writeFileSync(join(folder, 'train.jsonl'), lines(good, good, good));
@@ -126,8 +133,14 @@ describe('assembleRun', () => {
   it('reads a task and columns of the user, and stores the name of the task with the model', async () => {
     const folder = join(out, 'own');
     mkdirSync(folder);
-    const { image, question, choices, rationale, answer } = dominoesSample(1, 'train', 0);
-    writeFileSync(join(folder, 'p.png'), await encodePng(image));
+    const {
+      images: [image],
+      question,
+      choices,
+      rationale,
+      answer,
+    } = dominoesSample(1, 'train', 0);
+    writeFileSync(join(folder, 'p.png'), await encodePng(image!));
     const row = { prompt: question, choices, answer, why: rationale, image: 'p.png' };
     for (const split of ['train', 'validation']) writeFileSync(join(folder, `${split}.jsonl`), JSON.stringify(row));
     const task = join(folder, 'task.mjs');

@@ -42,7 +42,7 @@ async function seen(change: Partial<TrainingDataOptions>, from = 0): Promise<str
   try {
     for (let position = from; position < 3 * data.samplesPerEpoch; position++) {
       const sample = await data.sample(Math.floor(position / data.samplesPerEpoch), position % data.samplesPerEpoch);
-      const { pixels } = await data.processImage(sample.image);
+      const { pixels } = await data.processImage(sample.images[0]!);
       found.push(`${sample.id} ${Buffer.from(pixels.bytes()).toString('base64').slice(5000, 5040)}`);
       pixels.dispose();
     }

@@ -6,7 +6,7 @@ import type { EngineInfo } from './engine-messages.ts';
 
 const info: EngineInfo = {
   ...{ device: 'cpu', deviceNote: null, family: 'qwen2_vl', dtype: 'float32', task: null, profile: 'plain' },
-  ...{ latents: 2, patches: 4, maxPositions: 1000, chat: true, cacheBytes: 1 },
+  ...{ latents: 2, patches: 4, maxPositions: 1000, chat: true, oneImage: true, cacheBytes: 1 },
 };
 const url = 'data:image/png;base64,AA==';
 const picture = { type: 'image_url', image_url: { url } };
@@ -18,7 +18,7 @@ test('one turn is a question: texts in lines, the picture wherever it stands', (
     question,
     choices,
     messages,
-    picture: seen,
+    pictures: [seen],
   } = ask([{ role: 'user', content: [{ type: 'text', text: 'a' }, picture, { type: 'text', text: 'b' }] }]);
   expect([question, choices, messages]).toEqual(['a\nb', [], null]);
   expect(seen).toEqual({ url, name: 'messages.0.content.1.image_url' });

@@ -1,28 +1,15 @@
 /** A chat request as one question of the model. */
+import { type ImageAddress, MisplacedImage, readTurn, type Turn, templateMessage } from '../data/chat-messages.ts';
 import { ABLATIONS, type LatentOptions } from '../latent/options.ts';
 import { taskNames } from '../tasks/registry.ts';
-import type { ChatMessage as TemplateMessage } from '../text/chat-template.ts';
 import type { ParsedChat } from './chat-schema.ts';
 import type { EngineInfo, EngineQuestion, QuestionOptions } from './engine-messages.ts';
 import { badRequest } from './http-error.ts';
 
-/** Where the picture of a conversation stands. */
-export interface PictureAddress {
-  url: string;
-  /** The field, for errors. */
-  name: string;
-}
+export type PictureAddress = ImageAddress;
 
-export interface AskedQuestion extends Omit<EngineQuestion, 'picture'> {
-  picture: PictureAddress;
-}
-
-interface Turn {
-  role: 'system' | 'user' | 'assistant';
-  texts: string[];
+export interface AskedQuestion extends Omit<EngineQuestion, 'pictures'> {
   pictures: PictureAddress[];
-  /** Texts and pictures in their order. */
-  content: Extract<TemplateMessage['content'], unknown[]>;
 }
 
 /**
@@ -32,12 +19,18 @@ interface Turn {
  * @throws HttpError 400 for what the model cannot take
  */
 export function questionOf(body: ParsedChat, info: EngineInfo, maxNewTokens: number): AskedQuestion {
-  const turns = body.messages.map(readTurn);
-  const pictures = turns.flatMap((turn) => turn.pictures);
-  const picture = pictures[0];
-  if (!picture) throw badRequest('the model answers questions about a picture; add one as image_url', 'messages');
-  if (pictures.length > 1)
+  const turns = turnsOf(body);
+  const pictures = turns.flatMap((turn) => turn.images);
+  if (info.oneImage && pictures.length === 0)
+    throw badRequest('the model answers questions about a picture; add one as image_url', 'messages');
+  if (info.oneImage && pictures.length > 1)
     throw badRequest(`the model takes one picture, not ${pictures.length}`, pictures[1]!.name, 'too_many_images');
+  const { pick_from: pickFrom } = body.ivtlr ?? {};
+  if (pickFrom !== undefined && pickFrom > pictures.length)
+    throw badRequest(
+      `ivtlr.pick_from: there is no picture ${pickFrom}; the messages have ${pictures.length}`,
+      'ivtlr.pick_from',
+    );
   const last = turns.at(-1)!;
   if (last.role !== 'user')
     throw badRequest('the last message should be of the user', `messages.${turns.length - 1}.role`);
@@ -46,7 +39,7 @@ export function questionOf(body: ParsedChat, info: EngineInfo, maxNewTokens: num
   if (turns.length === 1) {
     const question = last.texts.join('\n');
     if (question.trim() === '') throw badRequest('the question is empty', 'messages.0.content');
-    return { picture, question, choices: choices ?? [], messages: null, options };
+    return { pictures, question, choices: choices ?? [], messages: null, options };
   }
   if (choices !== undefined)
     throw badRequest('with choices the task words the question, so messages should hold one message', 'messages');
@@ -61,33 +54,21 @@ export function questionOf(body: ParsedChat, info: EngineInfo, maxNewTokens: num
       'conversation_not_supported',
     );
   }
-  const messages = turns.map(({ role, texts, pictures, content }): TemplateMessage => {
-    return { role, content: pictures.length === 0 ? texts.join('\n') : content };
-  });
-  return { picture, question: '', choices: [], messages, options };
+  const messages = turns.map(templateMessage);
+  return { pictures, question: '', choices: [], messages, options };
 }
 
-function readTurn(message: ParsedChat['messages'][number], index: number): Turn {
-  const role = message.role === 'developer' ? 'system' : message.role;
-  const turn: Turn = { role, texts: [], pictures: [], content: [] };
-  const parts =
-    typeof message.content === 'string' ? [{ type: 'text' as const, text: message.content }] : message.content;
-  parts.forEach((part, at) => {
-    if (part.type === 'text') {
-      turn.texts.push(part.text);
-      turn.content.push({ type: 'text', text: part.text });
-      return;
-    }
-    const name = `messages.${index}.content.${at}.image_url`;
-    if (role !== 'user') throw badRequest('pictures belong into messages of the user', name);
-    turn.pictures.push({ url: part.image_url.url, name });
-    turn.content.push({ type: 'image' });
-  });
-  return turn;
+function turnsOf({ messages }: ParsedChat): Turn[] {
+  try {
+    return messages.map(readTurn);
+  } catch (error) {
+    if (error instanceof MisplacedImage) throw badRequest(error.message, error.field);
+    throw error;
+  }
 }
 
 function optionsOf(body: ParsedChat, info: EngineInfo, most: number): QuestionOptions {
-  const { latents, patches, ablation, positions, task, force, forbid, trace = 'picks' } = body.ivtlr ?? {};
+  const { latents, patches, ablation, positions, task, force, forbid, pick_from, trace = 'picks' } = body.ivtlr ?? {};
   if (task !== undefined && !taskNames.includes(task))
     throw badRequest(`ivtlr.task: there is no task ${task}; known are ${taskNames.join(', ')}`, 'ivtlr.task');
   const maxNewTokens = body.max_completion_tokens ?? body.max_tokens;
@@ -104,7 +85,7 @@ function optionsOf(body: ParsedChat, info: EngineInfo, most: number): QuestionOp
   const latentSteps = taken?.latentSteps ?? latents ?? info.latents;
   return {
     ...{ latentSteps, latent, task, maxNewTokens: maxNewTokens ?? most, trace, seed: seedOf(body.seed) },
-    ...{ forcePatches: force, forbidPatches: forbid, sampling: samplingOf(body) },
+    ...{ forcePatches: force, forbidPatches: forbid, pickFrom: pick_from && pick_from - 1, sampling: samplingOf(body) },
     stop: typeof body.stop === 'string' ? [body.stop] : body.stop,
     logprobs: body.logprobs ? (body.top_logprobs ?? 0) : undefined,
   };

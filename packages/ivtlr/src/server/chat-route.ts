@@ -4,8 +4,8 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { questionOf } from './chat-question.ts';
 import { ChatRun, type ChatRunOptions } from './chat-run.ts';
 import { type ParsedChat, parseChat } from './chat-schema.ts';
-import type { EngineQuestion } from './engine-messages.ts';
-import { HttpError } from './http-error.ts';
+import { bytesOf, type EngineQuestion } from './engine-messages.ts';
+import { badRequest, HttpError } from './http-error.ts';
 import { pictureBytes } from './pictures.ts';
 import type { ChatChunk } from './protocol.ts';
 import type { Service } from './service.ts';
@@ -29,7 +29,7 @@ async function answer(service: Service, request: FastifyRequest, reply: FastifyR
       });
     const questions = await readQuestions(service, body);
     if (client.gone) return reply.hijack();
-    service.engine.requireRoom(questions.length, questions[0]!.picture.bytes.length);
+    service.engine.requireRoom(questions.length, bytesOf(questions[0]!));
     const options = {
       ...{ engine: service.engine, metrics: service.metrics, id: `chatcmpl-${randomUUID()}`, model: service.modelId },
       ...{ questions, ablation: body.ivtlr?.ablation ?? null },
@@ -45,8 +45,18 @@ async function answer(service: Service, request: FastifyRequest, reply: FastifyR
 
 async function readQuestions(service: Service, body: ParsedChat): Promise<EngineQuestion[]> {
   const asked = questionOf(body, service.engine.info, service.maxNewTokens);
-  const bytes = await pictureBytes(asked.picture, service.pictures);
-  const question: EngineQuestion = { ...asked, picture: { bytes, name: asked.picture.name } };
+  const pictures: EngineQuestion['pictures'][number][] = [];
+  const { maxBytes } = service.pictures;
+  for (const address of asked.pictures) {
+    pictures.push({ bytes: await pictureBytes(address, service.pictures), name: address.name });
+    if (bytesOf({ pictures }) > maxBytes)
+      throw badRequest(
+        `${address.name}: the pictures have more than ${(maxBytes / 2 ** 20).toFixed(1)} MiB together, the limit of this server`,
+        address.name,
+        'invalid_image',
+      );
+  }
+  const question: EngineQuestion = { ...asked, pictures };
   // The engine's own generator begins alike in every process, so a question without a seed is given one here.
   const { seed = randomInt(2 ** 32) } = question.options;
   return Array.from({ length: body.n ?? 1 }, (_, i) => ({

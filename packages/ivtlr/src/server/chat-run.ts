@@ -8,7 +8,7 @@ import type {
   ChatResponse,
   FinishReason,
   IvtlrResponse,
-  SeenImage,
+  SeenPicture,
   SeenStep,
   TokenLogprob,
   Usage,
@@ -21,7 +21,7 @@ type ChunkChoice = ChatChunk['choices'][number];
 interface Said {
   ticket: Ticket | null;
   text: string;
-  image: SeenImage | undefined;
+  images: readonly SeenPicture[];
   steps: SeenStep[];
   logprobs: TokenLogprob[] | null;
   settings: IvtlrResponse['settings'];
@@ -67,7 +67,7 @@ export class ChatRun {
       ...{
         ticket: null,
         text: '',
-        image: undefined,
+        images: [],
         steps: [],
         logprobs: null,
         settings: undefined,
@@ -87,9 +87,9 @@ export class ChatRun {
 
   get response(): ChatResponse {
     const choices = this.#said.map((said, index): Choice => {
-      const { text, image, steps, settings, seconds, reason, logprobs } = said;
+      const { text, images, steps, settings, seconds, reason, logprobs } = said;
       const seen: IvtlrResponse = {
-        ...(image && { image }),
+        ...pictures(images),
         steps,
         ...(settings && { settings }),
         ...(seconds && { seconds }),
@@ -134,10 +134,10 @@ export class ChatRun {
       case 'start': {
         const { ablation, questions } = this.#options;
         const { seed } = questions[index]!.options;
-        said.image = event.image;
+        said.images = event.images;
         said.promptTokens = event.promptTokens;
         said.settings = { ...event.settings, ablation, ...(seed !== undefined && { seed }) };
-        this.#chunk({ index, delta: { role: 'assistant', content: '' }, ivtlr: { image: event.image } });
+        this.#chunk({ index, delta: { role: 'assistant', content: '' }, ivtlr: pictures(event.images) });
         return;
       }
       case 'step':
@@ -199,4 +199,10 @@ export class ChatRun {
       choices: [{ index, delta, finish_reason, logprobs, ...(ivtlr && { ivtlr }) }],
     });
   }
+}
+
+function pictures(images: readonly SeenPicture[]): Pick<IvtlrResponse, 'image' | 'images'> {
+  if (images.length === 0) return {};
+  const { firstToken: _, ...image } = images[0]!;
+  return { image, images };
 }

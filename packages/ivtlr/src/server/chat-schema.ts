@@ -1,31 +1,13 @@
 /** What a body of POST /v1/chat/completions may hold. */
 import { z } from 'zod';
+import { messagesSchema, textSchema } from '../data/chat-messages.ts';
 import { schemaMessage } from '../errors.ts';
 import { ABLATIONS, latentStepsSchema, MAX_LATENT_STEPS, MAX_PATCHES } from '../latent/options.ts';
 import { MAX_CHOICES } from '../text/prompt.ts';
 import { badRequest } from './http-error.ts';
 
-const MAX_MESSAGES = 1000;
-/** Characters of a text; a tokenizer takes seconds for more. */
-const MAX_TEXT = 2 ** 20;
-
-const text = z.string().max(MAX_TEXT);
+const text = textSchema;
 const stop = z.string().min(1).max(1000);
-const textPart = z.object({ type: z.literal('text'), text });
-const imagePart = z.object({
-  type: z.literal('image_url'),
-  image_url: z.object({
-    url: z.string().describe('A data URL with the bytes of the picture in base64, or an address.'),
-  }),
-});
-const content = z.union([text, z.array(z.discriminatedUnion('type', [textPart, imagePart])).max(MAX_MESSAGES)]);
-
-const message = z.discriminatedUnion('role', [
-  z.object({ role: z.literal('system'), content }),
-  z.object({ role: z.literal('developer'), content }),
-  z.object({ role: z.literal('user'), content }),
-  z.object({ role: z.literal('assistant'), content }),
-]);
 
 /** Those that need no second question in the batch. */
 export const SINGLE_ABLATIONS = Object.keys(ABLATIONS).filter((name) => !name.endsWith('-swapped'));
@@ -53,6 +35,12 @@ const extension = z.strictObject({
   trace: z.enum(['none', 'picks', 'full']).optional().describe('What is said of the latent steps. Default picks.'),
   force: tokenLists.optional().describe('Per latent step, image tokens that are picked in any case.'),
   forbid: tokenLists.optional().describe('Per latent step, image tokens that are never picked.'),
+  pick_from: z
+    .int()
+    .min(1)
+    .max(1000)
+    .optional()
+    .describe('The only picture that latent steps pick from, counted from 1; default: all.'),
 });
 
 /** `null` stands for a field that is left out, as clients write it. */
@@ -60,7 +48,7 @@ const optional = <T extends z.ZodType>(schema: T) => schema.nullish().transform(
 
 export const chatSchema = z.object({
   model: optional(z.string().max(1000)),
-  messages: z.array(message).min(1).max(MAX_MESSAGES),
+  messages: messagesSchema,
   stream: optional(z.boolean()),
   stream_options: optional(z.object({ include_usage: optional(z.boolean()) })),
   max_tokens: optional(z.int().min(1)),

@@ -21,7 +21,7 @@ import type {
   ToEngine,
 } from './engine-messages.ts';
 import type { TokenLogprob } from './protocol.ts';
-import { seenImage, seenLogprobs, seenStep } from './seen.ts';
+import { seenLogprobs, seenPictures, seenStep } from './seen.ts';
 
 /** Budget on a device whose free memory cannot be asked for. */
 const DEFAULT_CACHE_BYTES = 4 * 2 ** 30;
@@ -32,8 +32,8 @@ const KEPT_IMAGE_BYTES = 64 * 2 ** 20;
 interface Served extends Question {
   id: number;
   options: EngineQuestion['options'];
-  /** Hash of the picture's bytes. */
-  imageKey: string;
+  /** Hashes of the pictures' bytes. */
+  imageKeys: string[];
   /** Of tokens whose text was not told yet. */
   logprobs: TokenLogprob[];
   /** When its last step ended, ms. */
@@ -63,7 +63,7 @@ class Serving {
         trace: trace === 'full',
         traceText: trace === 'full',
       }),
-      imageKey: ({ imageKey }) => imageKey,
+      imageKeys: ({ imageKeys }) => imageKeys,
       keptImageBytes: KEPT_IMAGE_BYTES,
       processImage: async (image) => {
         if (image.kind === 'encoded') {
@@ -110,11 +110,11 @@ class Serving {
     };
   }
 
-  take(id: number, { picture, question, choices, messages, options }: EngineQuestion): void {
-    const image = { kind: 'encoded' as const, ...picture };
-    const imageKey = createHash('sha256').update(picture.bytes).digest('base64');
+  take(id: number, { pictures, question, choices, messages, options }: EngineQuestion): void {
+    const images = pictures.map((picture) => ({ kind: 'encoded' as const, ...picture }));
+    const imageKeys = pictures.map(({ bytes }) => createHash('sha256').update(bytes).digest('base64'));
     const served: Served = {
-      ...{ image, question, choices, messages, id, options, imageKey },
+      ...{ images, question, choices, messages, id, options, imageKeys },
       ...{ logprobs: [], last: 0, cancelled: false },
     };
     this.#served.set(id, served);
@@ -141,7 +141,7 @@ class Serving {
     else this.#asker.cancel(served);
   }
 
-  /** Begins at most one question, or reads a piece of its picture with the model, and makes one pass. */
+  /** Begins at most one question, or reads a piece of its pictures with the model, and makes one pass. */
   step(): void {
     if (this.#begin() || this.#asker.size > 0) {
       this.#passes++;
@@ -173,7 +173,7 @@ class Serving {
       return false;
     }
     this.#prepared.shift();
-    const { image } = next;
+    const { images } = next;
     const refused = this.#asker.start([next]);
     if (refused.length === 0) {
       const { settings } = this.#opened;
@@ -182,7 +182,7 @@ class Serving {
       question.last = performance.now();
       this.#tell(question, {
         type: 'start',
-        image: seenImage(image, image.source),
+        images: seenPictures(images),
         promptTokens: promptIds.length,
         settings: { latents: latentSteps, patches: options.patches, task },
       });
@@ -266,12 +266,12 @@ async function take(message: ToEngine): Promise<void> {
       serving = await Serving.open(opened, message.limits, () => wake());
       const { settings, model, family } = opened;
       const { task, profile, latents, patches } = settings;
-      const { infer } = opened.renderOptions(task ?? 'm3cot').profile;
+      const { infer, oneImage = false } = opened.renderOptions(task ?? 'm3cot').profile;
       send({
         type: 'opened',
         opened: {
           ...{ device: model.device, deviceNote, family: family.modelType, dtype: model.dtype },
-          ...{ task, profile, latents, patches, maxPositions: model.maxPositions, chat: infer.chat },
+          ...{ task, profile, latents, patches, maxPositions: model.maxPositions, chat: infer.chat, oneImage },
           cacheBytes: serving.cacheBudget,
         },
       });

@@ -2,7 +2,7 @@
 import type { QuestionAskOptions } from '../engine/question.ts';
 import type { SentError, WorkerModel } from '../pool/worker-messages.ts';
 import type { ChatMessage } from '../text/chat-template.ts';
-import type { FinishReason, SeenImage, SeenStep, TokenLogprob } from './protocol.ts';
+import type { FinishReason, SeenPicture, SeenStep, TokenLogprob } from './protocol.ts';
 
 /** Bounds within which the process works. */
 export interface EngineLimits {
@@ -24,13 +24,18 @@ export interface QuestionOptions extends Omit<QuestionAskOptions, 'trace' | 'tra
 }
 
 export interface EngineQuestion {
-  picture: { bytes: Uint8Array; name: string };
+  pictures: readonly { bytes: Uint8Array; name: string }[];
   /** Put into the task's words. */
   question: string;
   choices: readonly string[];
-  /** A conversation in place of question and choices; its picture stands where the content of kind `image` does. */
+  /** A conversation in place of question and choices; its pictures stand where the content of kind `image` does. */
   messages: readonly ChatMessage[] | null;
   options: QuestionOptions;
+}
+
+/** Of its pictures. */
+export function bytesOf({ pictures }: Pick<EngineQuestion, 'pictures'>): number {
+  return pictures.reduce((sum, { bytes }) => sum + bytes.length, 0);
 }
 
 /** What the server needs to know of the model. */
@@ -47,6 +52,8 @@ export interface EngineInfo {
   maxPositions: number;
   /** Whether prompts go through a chat template, so that a conversation can be one. */
   chat: boolean;
+  /** Whether a question has exactly one picture; else any number, or none. */
+  oneImage: boolean;
   cacheBytes: number;
 }
 
@@ -65,7 +72,7 @@ export type EngineEvent =
   /** The question has joined the batch. */
   | {
       type: 'start';
-      image: SeenImage;
+      images: SeenPicture[];
       promptTokens: number;
       settings: { latents: number; patches: number; task: string };
     }

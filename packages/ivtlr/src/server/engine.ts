@@ -5,14 +5,15 @@
 import { compiledModule } from '../compiled-module.ts';
 import type { WorkerModel } from '../pool/worker-messages.ts';
 import { EndedError, WorkerProcess } from '../pool/worker-process.ts';
-import type {
-  EngineEvent,
-  EngineInfo,
-  EngineLimits,
-  EngineQuestion,
-  EngineStats,
-  FromEngine,
-  ToEngine,
+import {
+  bytesOf,
+  type EngineEvent,
+  type EngineInfo,
+  type EngineLimits,
+  type EngineQuestion,
+  type EngineStats,
+  type FromEngine,
+  type ToEngine,
 } from './engine-messages.ts';
 import { HttpError } from './http-error.ts';
 
@@ -152,7 +153,7 @@ export class Engine {
   ask(question: EngineQuestion, tell: (event: TicketEvent) => void): Ticket {
     const asked: Asked = { id: ++this.#ids, question, tell, asked: performance.now(), queuedSeconds: null };
     this.#queue.push(asked);
-    this.#queueBytes += question.picture.bytes.length;
+    this.#queueBytes += bytesOf(question);
     this.#pump();
     return {
       get queuedSeconds() {
@@ -180,7 +181,7 @@ export class Engine {
     while (this.#state === 'ready' && this.#inHand.size < this.#atOnce) {
       const asked = this.#queue.shift();
       if (!asked) return;
-      this.#queueBytes -= asked.question.picture.bytes.length;
+      this.#queueBytes -= bytesOf(asked.question);
       this.#inHand.set(asked.id, asked);
       this.#process!.send({ type: 'ask', id: asked.id, question: asked.question });
     }
@@ -190,7 +191,7 @@ export class Engine {
     const at = this.#queue.indexOf(asked);
     if (at >= 0) {
       this.#queue.splice(at, 1);
-      this.#queueBytes -= asked.question.picture.bytes.length;
+      this.#queueBytes -= bytesOf(asked.question);
     } else if (this.#inHand.delete(asked.id)) {
       this.#process!.send({ type: 'cancel', id: asked.id });
       this.#pump();
@@ -322,7 +323,7 @@ const EMPTY: EngineStats = {
 
 function errorOf(
   { message, user }: { message: string; user: boolean },
-  { picture, options }: EngineQuestion,
+  { pictures, options }: EngineQuestion,
 ): HttpError {
   if (!user) return new HttpError(500, message, { code: 'engine_failed' });
   // Fields have names of their own in requests.
@@ -333,11 +334,8 @@ function errorOf(
     if (message.includes(name)) return new HttpError(400, message.replaceAll(name, field), { param: field });
   if (options.forcePatches && message.includes('both forces and forbids'))
     return new HttpError(400, message, { param: 'ivtlr.force' });
-  const ofPicture = message.startsWith(`${picture.name}: `);
-  return new HttpError(400, message, {
-    param: ofPicture ? picture.name : 'messages',
-    code: ofPicture ? 'invalid_image' : null,
-  });
+  const picture = pictures.find(({ name }) => message.startsWith(`${name}: `));
+  return new HttpError(400, message, { param: picture?.name ?? 'messages', code: picture ? 'invalid_image' : null });
 }
 
 function gone(message: string): HttpError {

@@ -22,9 +22,11 @@ export interface IvtlrRequest {
   choices?: readonly string[];
   /** `none`: no latent steps in the response; `picks`: indices; `full`: attention on every image token as well, of written tokens too. Default picks. */
   trace?: 'none' | 'picks' | 'full';
-  /** Per latent step, image tokens (row-major over the token grid) that are picked in any case, or never. */
+  /** Per latent step, image tokens (counted through all pictures, row-major over each token grid) that are picked in any case, or never. */
   force?: readonly (readonly number[])[];
   forbid?: readonly (readonly number[])[];
+  /** The only picture that latent steps pick from, counted from 1; default: all. */
+  pick_from?: number;
 }
 
 /** The picture as the model sees it. */
@@ -33,6 +35,12 @@ export interface SeenImage extends TokenLayout {
   width: number;
   height: number;
   crop: { x: number; y: number; width: number; height: number };
+}
+
+/** One of a question's pictures. Tokens are counted through all of them. */
+export interface SeenPicture extends SeenImage {
+  /** Index of its first token. */
+  firstToken: number;
 }
 
 /** One latent step, or with `full` one written token. */
@@ -55,7 +63,9 @@ export interface SeenStep {
 
 /** Response field `ivtlr`; in a stream each chunk has what is new in it. */
 export interface IvtlrResponse {
+  /** The first picture, and all of them; absent for text alone. */
   image?: SeenImage;
+  images?: readonly SeenPicture[];
   steps?: readonly SeenStep[];
   /** In the last chunk, and in a response that is no stream. */
   settings?: {

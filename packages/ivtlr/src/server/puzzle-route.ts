@@ -14,8 +14,8 @@ export function addPuzzleRoute(app: FastifyInstance, { task }: Service): void {
       throw badRequest('seed should be a whole number from 0 to 4294967295', 'seed');
     if (!task?.generator)
       throw new HttpError(404, "the model's task makes no questions of its own", { code: 'no_puzzles' });
-    const { image, question, choices, answer } = task.generator.sample(Number(seed), 'test', 0);
-    const png = Buffer.from(await encodePng(image)).toString('base64');
+    const { images, question, choices, answer } = task.generator.sample(Number(seed), 'test', 0);
+    const png = Buffer.from(await encodePng(images[0]!)).toString('base64');
     return { image: `data:image/png;base64,${png}`, question, choices, answer };
   });
 }

@@ -3,10 +3,20 @@ import type { TokenLogprobs } from '../latent/next-token.ts';
 import type { StepTrace } from '../latent/trace.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
 import type { ImageSource } from '../vision/image.ts';
-import type { TokenLayout } from '../vision/token-views.ts';
-import type { SeenImage, SeenStep, TokenLogprob } from './protocol.ts';
+import { type TokenLayout, tokenCount } from '../vision/token-views.ts';
+import type { SeenImage, SeenPicture, SeenStep, TokenLogprob } from './protocol.ts';
 
-export function seenImage({ tokenGrid, views }: TokenLayout, { width, height, shown }: ImageSource): SeenImage {
+/** Of each picture where its tokens begin among all of them, and how they lie on it. */
+export function seenPictures(images: readonly (TokenLayout & { source: ImageSource })[]): SeenPicture[] {
+  let firstToken = 0;
+  return images.map((image) => {
+    const seen = { firstToken, ...seenImage(image, image.source) };
+    firstToken += tokenCount(image);
+    return seen;
+  });
+}
+
+function seenImage({ tokenGrid, views }: TokenLayout, { width, height, shown }: ImageSource): SeenImage {
   const { left, top, width: w, height: h } = shown ?? { left: 0, top: 0, width, height };
   return { tokenGrid, ...(views && { views }), width, height, crop: { x: left, y: top, width: w, height: h } };
 }

@@ -43,14 +43,19 @@ describe('what cannot be answered is a 4xx that names the field', () => {
     ['a role that is not known', { messages: [{ role: 'tool', content: 'x' }] }, 400, 'messages.0.role', /role/],
     ['text that is none', user([{ type: 'text', text: 5 }]), 400, 'messages.0.content.0.text', /string/],
     ['a part of another kind', user([{ type: 'input_audio' }]), 400, 'messages.0.content.0.type', /type/],
-    ['no picture', user('hello'), 400, 'messages', /add one as image_url/],
-    ['two pictures', user([text, picture, picture]), 400, 'messages.0.content.2.image_url', /one picture, not 2/],
     [
       'an ablation that needs a second question',
       { ...user([text, picture]), ivtlr: { ablation: 'patches-swapped' } },
       400,
       'ivtlr.ablation',
       /another question.*random-patches.*ivtlr\.force/,
+    ],
+    [
+      'a picture to pick from that is not there',
+      { ...user([text, picture]), ivtlr: { pick_from: 2 } },
+      400,
+      'ivtlr.pick_from',
+      /messages have 1/,
     ],
     ['no question', user([picture]), 400, 'messages.0.content', /empty/],
     [

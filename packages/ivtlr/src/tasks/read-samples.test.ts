@@ -25,12 +25,24 @@ test('a made file holds the drawn samples in full, images pixel by pixel', async
   expect(path).toBe(join(folder, 'test-00000-of-00001.parquet'));
   const samples = await readSamples(folder, dominoes, { split: 'test' });
   expect(samples.length).toBe(7);
-  for (const [index, { rowIndex, image, meta, ...rest }] of samples.entries()) {
-    const { image: drawnImage, meta: drawnMeta, ...drawn } = dominoesSample(3, 'test', index);
+  for (const [
+    index,
+    {
+      rowIndex,
+      images: [image],
+      meta,
+      ...rest
+    },
+  ] of samples.entries()) {
+    const {
+      images: [drawnImage],
+      meta: drawnMeta,
+      ...drawn
+    } = dominoesSample(3, 'test', index);
     expect(rowIndex).toBe(index);
     expect(rest).toEqual(drawn);
     expect(meta).toEqual({ domain: drawnMeta.domain, topic: drawnMeta.topic });
-    const decoded = await decodeImage(image);
+    const decoded = await decodeImage(image!);
     expect([decoded.width, decoded.height]).toEqual([112, 112]);
     expect(Buffer.compare(decoded.data, (drawnImage as { data: Uint8Array }).data)).toBe(0);
   }
@@ -66,8 +78,8 @@ test('images beyond the memory limit wait on disk and read the same', async () =
   const inMemory = await readSamples(path, dominoes);
   const spooled = await readSamples(path, dominoes, { memoryBytes: 2000 });
   expect(spooled).toEqual(inMemory);
-  expect(Object.getOwnPropertyDescriptor(spooled[6]!.image, 'bytes')!.get).toBeDefined();
-  expect(Object.getOwnPropertyDescriptor(spooled[0]!.image, 'bytes')!.get).toBeUndefined();
+  expect(Object.getOwnPropertyDescriptor(spooled[6]!.images[0]!, 'bytes')!.get).toBeDefined();
+  expect(Object.getOwnPropertyDescriptor(spooled[0]!.images[0]!, 'bytes')!.get).toBeUndefined();
   expect(readdirSync(tmpdir()).filter((name) => name.startsWith('ivtlr-images-'))).toEqual([]);
 });
 
@@ -98,7 +110,7 @@ test('JSON lines with image files; bad rows are skipped and said, in order', asy
   const own = join(folder, 'lines');
   mkdirSync(own);
   const [whole] = await readSamples(path, m3cot, { limit: 1 });
-  const png = (whole!.image as { bytes: Uint8Array }).bytes;
+  const png = (whole!.images[0] as { bytes: Uint8Array }).bytes;
   writeFileSync(join(own, 'whole.png'), png);
   writeFileSync(join(own, 'cut.png'), png.subarray(0, png.length / 2));
   writeFileSync(join(own, 'text.png'), 'no image');
@@ -131,7 +143,7 @@ test('JSON lines with image files; bad rows are skipped and said, in order', asy
     ['0', 0],
     ['7', 7],
   ]);
-  expect((await decodeImage(kept[1]!.image)).width).toBe(112);
+  expect((await decodeImage(kept[1]!.images[0]!)).width).toBe(112);
   const said = bad.map(({ message }) => message).sort();
   expect(said.length).toBe(5);
   expect(said.filter((message) => message.includes(`${file} line 5 is not JSON`)).length).toBe(1);

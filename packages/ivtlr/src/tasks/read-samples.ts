@@ -3,7 +3,7 @@ import { closeSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from 'n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { findDataFiles } from '../data/find-files.ts';
-import { type BadRows, imageField } from '../data/row.ts';
+import { type BadRows, imagesOfRow } from '../data/row.ts';
 import { readRows } from '../data/rows.ts';
 import type { RawImage, Sample } from '../data/sample.ts';
 import { UserError } from '../errors.ts';
@@ -38,7 +38,7 @@ export type IndexedSample = Sample & { rowIndex: number };
 const CHECKS_AHEAD = 4;
 
 /**
- * Samples of a task from a Parquet or JSON lines file or a folder of them, in order; rows without an image are left out. Memory stays bounded by
+ * Samples of a task from a Parquet or JSON lines file or a folder of them, in order; rows that have no image and no list `images` are left out. Memory stays bounded by
  * the files' row groups.
  * @throws UserError when files, columns or (without `onBad`) rows are unusable.
  */
@@ -71,8 +71,8 @@ async function* samplesOf(
   for await (const { row, index, place } of readRows(files, wanted, onBad)) {
     let sample: Sample | null;
     try {
-      const image = Object.hasOwn(row, 'image') ? imageField(row, 'image', place) : null;
-      sample = task.rowToSample({ ...row, image }, place, index);
+      const images = imagesOfRow(row, place);
+      sample = task.rowToSample({ ...row, image: images?.[0] ?? null, images }, place, index);
     } catch (error) {
       if (!onBad || !(error instanceof UserError)) throw error;
       onBad({ place, message: error.message, rows: 1 });
@@ -93,14 +93,15 @@ async function* checked(
     const error = await failure;
     if (error === null) return sample;
     if (!(error instanceof UserError)) throw error;
-    onBad({ place: sample.image.kind === 'encoded' ? sample.image.name : sample.id, message: error.message, rows: 1 });
+    const [image] = sample.images;
+    onBad({ place: image?.kind === 'encoded' ? image.name : sample.id, message: error.message, rows: 1 });
     return null;
   };
   for await (const sample of samples) {
     // Failures are values here: a rejection that nobody awaits yet would end the process.
     ahead.push({
       sample,
-      failure: Promise.resolve(decodeImage(sample.image)).then(
+      failure: Promise.all(sample.images.map((image) => decodeImage(image))).then(
         () => null,
         (error: unknown) => error,
       ),
@@ -130,17 +131,14 @@ export async function readSamples(
   let kept = 0;
   let spool: Spool | undefined;
   for await (const sample of streamSamples(path, task, options)) {
-    const { image } = sample;
-    if (image.kind === 'encoded' && !Object.getOwnPropertyDescriptor(image, 'bytes')?.get) {
+    sample.images = sample.images.map((image) => {
+      if (image.kind !== 'encoded' || Object.getOwnPropertyDescriptor(image, 'bytes')?.get) return image;
       kept += image.bytes.length;
-      if (kept <= memoryBytes) {
-        // The bytes are a view of a whole row group, which a copy lets go.
-        image.bytes = Uint8Array.from(image.bytes);
-      } else {
-        spool ??= new Spool();
-        sample.image = spool.keep(image.bytes, image.name);
-      }
-    }
+      // The bytes are a view of a whole row group, which a copy lets go.
+      if (kept <= memoryBytes) return { ...image, bytes: Uint8Array.from(image.bytes) };
+      spool ??= new Spool();
+      return spool.keep(image.bytes, image.name);
+    });
     samples.push(sample);
   }
   if (samples.length === 0) throw new UserError(`${path}: no row has an image`);

@@ -29,7 +29,7 @@ const taskSchema = z.strictObject({
 
 const sampleSchema = z.object({
   id: z.string(),
-  image: z.object({ kind: z.enum(['encoded', 'rgb']) }),
+  images: z.array(z.object({ kind: z.enum(['encoded', 'rgb']) })),
   question: z.string().min(1),
   choices: z.array(z.string()).max(26),
   rationale: z.string(),

@@ -47,7 +47,7 @@ export interface Task {
   readonly optionalColumns: readonly string[];
   /**
    * One row of a data file as a sample, or null when the row has no image.
-   * @param row the columns above; `image` is a RawImage or null.
+   * @param row the columns above; `images` is a list of RawImage, or null when the row has none; `image` is its first.
    * @param place file and row, for error messages.
    * @param index of the row in its split, rows without an image counted too.
    * @throws UserError naming place and column when the row is unusable.

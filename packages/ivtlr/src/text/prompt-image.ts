@@ -1,6 +1,7 @@
 /** The places of images in a prompt: a marker each in the text, which becomes the image's tokens. */
 import { UserError } from '../errors.ts';
 import type { ChatTemplate } from './chat-template.ts';
+import type { PromptProfile } from './prompt.ts';
 
 /** What of an image its prompt needs. */
 export interface PromptImage {
@@ -58,4 +59,12 @@ export function requireImages(
 /** Runs of tokens that an image becomes. */
 function runsOf({ written }: PromptImage, marker: string): number {
   return written === undefined ? 1 : written.split(marker).length - 1;
+}
+
+/** @throws UserError for a number of images that a profile's prompts do not take */
+export function requireImageCount({ name, oneImage }: PromptProfile, count: number): void {
+  if (!oneImage || count === 1) return;
+  throw new UserError(
+    `prompts of the profile ${name} of this model have one image, but the question has ${count === 0 ? 'none' : count}`,
+  );
 }

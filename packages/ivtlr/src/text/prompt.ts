@@ -19,6 +19,8 @@ export interface PromptProfile {
   readonly name: string;
   readonly train: PromptFormat;
   readonly infer: PromptFormat;
+  /** Every question has exactly one image; else any number, or none. */
+  readonly oneImage?: boolean;
 }
 
 export type Phase = 'train' | 'infer';

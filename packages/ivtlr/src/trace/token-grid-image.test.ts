@@ -4,7 +4,7 @@ import { drawTokenGrids } from './token-grid-image.ts';
 
 test('cells are equal parts, lines stand between them and nowhere else', async () => {
   const image = { width: 84, height: 56, data: new Uint8Array(84 * 56 * 3).fill(100) };
-  const png = await drawTokenGrids([image], { tokenGrid: [2, 3] });
+  const png = await drawTokenGrids([{ images: [image], layout: { tokenGrid: [2, 3] } }]);
   const { data, info } = await sharp(png).raw().toBuffer({ resolveWithObject: true });
   expect([info.width, info.height, info.channels]).toEqual([168, 112, 3]);
   const at = (x: number, y: number) => [...data.subarray((y * 168 + x) * 3, (y * 168 + x) * 3 + 3)];

@@ -1,4 +1,4 @@
-/** An image with the grid of its image tokens drawn over it. */
+/** Images with the grids of their image tokens drawn over them. */
 import sharp from 'sharp';
 import type { RgbImage } from '../vision/image.ts';
 import { type TokenLayout, type TokenView, viewsOf } from '../vision/token-views.ts';
@@ -12,13 +12,20 @@ const OUTLINE = [255, 255, 255] as const;
 /** Between tiles. */
 const BORDER = [230, 90, 20] as const;
 
-/**
- * @param images the image as each view of it shows it, in the order of the views; a view's cells are its image's equal parts.
- * @returns a PNG file, the views below each other, each enlarged by a whole number so that cells are at least 48 pixels wide.
- */
-export async function drawTokenGrids(images: readonly RgbImage[], layout: TokenLayout): Promise<Uint8Array> {
-  const views = viewsOf(layout);
-  const drawn = await Promise.all(images.map((image, index) => drawGrid(image, views[index]!)));
+/** An image as each view of it shows it, in the order of the views of its layout; a view's cells are its image's equal parts. */
+export interface ViewedImage {
+  images: readonly RgbImage[];
+  layout: TokenLayout;
+}
+
+/** @returns a PNG file, all views below each other, each enlarged by a whole number so that cells are at least 48 pixels wide. */
+export async function drawTokenGrids(viewed: readonly ViewedImage[]): Promise<Uint8Array> {
+  const drawn = await Promise.all(
+    viewed.flatMap(({ images, layout }) => {
+      const views = viewsOf(layout);
+      return images.map((image, index) => drawGrid(image, views[index]!));
+    }),
+  );
   const width = Math.max(...drawn.map((part) => part.width));
   const height = drawn.reduce((sum, part) => sum + part.height + GAP, -GAP);
   const page = new Uint8Array(width * height * 3).fill(255);

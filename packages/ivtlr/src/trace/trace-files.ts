@@ -2,10 +2,11 @@
 import { join } from 'node:path';
 import type { Answer, Question } from '../engine/ask.ts';
 import { makeFolder, writeFileAtomic } from '../files.ts';
+import type { ChatMessage } from '../text/chat-template.ts';
 import { choiceLetter } from '../text/prompt.ts';
 import { decodeImage } from '../vision/decode.ts';
-import type { ImageSource, RgbImage } from '../vision/image.ts';
-import { placeOf, type TokenLayout } from '../vision/token-views.ts';
+import type { ImageSource, RawImage, RgbImage } from '../vision/image.ts';
+import { imageOf, placeOf, type TokenLayout } from '../vision/token-views.ts';
 import { drawTrace } from './trace-image.ts';
 
 export interface TraceFiles {
@@ -14,7 +15,7 @@ export interface TraceFiles {
 }
 
 /**
- * Writes `<folder>/<name>.png` (the image, then a panel per latent step) and `<folder>/<name>.json`.
+ * Writes `<folder>/<name>.png` (each image, then a panel per latent step) and `<folder>/<name>.json`.
  *
  * @param about further fields of the JSON file, such as the model's folder or the gold answer.
  */
@@ -27,14 +28,17 @@ export async function writeTrace(
 ): Promise<TraceFiles> {
   makeFolder(folder);
   const files = { image: join(folder, `${name}.png`), numbers: join(folder, `${name}.json`) };
-  const original = await decodeImage(question.image);
-  const { tokenGrid, views, source } = answer;
-  const image = source.shown ? cutOut(original, source.shown) : original;
-  const steps = answer.trace;
-  const cutFrom = image === original ? undefined : original;
+  const images = await Promise.all(
+    question.images.map(async (raw, i) => {
+      const original = await decodeImage(raw);
+      const { tokenGrid, views, source } = answer.images[i]!;
+      const image = source.shown ? cutOut(original, source.shown) : original;
+      return { image, cutFrom: image === original ? undefined : original, tokenGrid, views };
+    }),
+  );
   const texts = { question: questionText(question), answer: answer.text };
-  writeFileAtomic(files.image, drawTrace({ image, cutFrom, tokenGrid, views, steps, ...texts }));
-  const numbers = { ...about, ...answerToJson(question, answer), image: { name: imageName(question), ...source } };
+  writeFileAtomic(files.image, drawTrace({ images, steps: answer.trace, ...texts }));
+  const numbers = { ...about, ...answerToJson(question, answer) };
   writeFileAtomic(files.numbers, `${JSON.stringify(numbers, null, 1)}\n`);
   return files;
 }
@@ -59,10 +63,10 @@ function cutOut(image: RgbImage, part: NonNullable<ImageSource['shown']>): RgbIm
 
 /** The answer with its trace as plain data; picked patches with their places in the grid. */
 export function answerToJson(question: Question, answer: Answer): Record<string, unknown> {
-  const { tokenGrid, views } = answer;
   return {
     question: question.question,
     choices: [...question.choices],
+    ...(question.messages && { messages: question.messages }),
     answer: answer.text,
     finishReason: answer.finishReason,
     stopString: answer.stopString,
@@ -71,15 +75,18 @@ export function answerToJson(question: Question, answer: Answer): Record<string,
     generatedTokens: answer.tokens.length,
     tokens: answer.tokens,
     seconds: answer.seconds,
-    tokenGrid,
-    ...(views && { views }),
+    images: answer.images.map(({ source, ...layout }, i) => ({
+      name: imageName(question.images[i]!),
+      ...source,
+      ...layout,
+    })),
     steps: answer.trace.map((step, index) => ({
       step: index + 1,
       attentionRatio: step.attentionRatio,
       focus: step.focus,
       picked: step.picked.map((token, order) => ({
         token,
-        ...placeIn(answer, token),
+        ...placeIn(answer.images, token),
         score: step.pickedScores[order],
       })),
       scores: step.scores,
@@ -87,16 +94,23 @@ export function answerToJson(question: Question, answer: Answer): Record<string,
   };
 }
 
-/** Row and column; with several views also the one whose they are. */
-function placeIn(layout: TokenLayout, token: number) {
-  const { view, row, column } = placeOf(layout, token);
-  return layout.views ? { view: view.name, row, column } : { row, column };
+/** Which image, from 0, and row and column; with several views also the one whose they are. */
+function placeIn(images: readonly TokenLayout[], token: number) {
+  const { image, token: own } = imageOf(images, token);
+  const { view, row, column } = placeOf(images[image]!, own);
+  return { image, ...(images[image]!.views && { view: view.name }), row, column };
 }
 
-function questionText({ question, choices }: Question): string {
+function questionText({ question, choices, messages }: Question): string {
+  if (messages) return messages.map(messageText).join('\n');
   return [question, ...choices.map((choice, index) => `(${choiceLetter(index)}) ${choice}`)].join('\n');
 }
 
-function imageName({ image }: Question): string | null {
+function messageText({ role, content }: ChatMessage): string {
+  const parts = typeof content === 'string' ? [{ type: 'text' as const, text: content }] : content;
+  return `${role}: ${parts.map((part) => (part.type === 'text' ? part.text : '[image]')).join(' ')}`;
+}
+
+function imageName(image: RawImage): string | null {
   return image.kind === 'encoded' ? image.name : null;
 }

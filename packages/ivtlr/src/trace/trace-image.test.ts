@@ -10,8 +10,7 @@ function trace(overrides: Partial<TraceImage> = {}): TraceImage {
   const data = new Uint8Array(64 * 64 * 3).map((_, index) => BLUE[index % 3]!);
   const scores = Array.from({ length: 16 }, (_, index) => (index + 1) / 200);
   return {
-    image: { width: 64, height: 64, data },
-    tokenGrid: [4, 4],
+    images: [{ image: { width: 64, height: 64, data }, tokenGrid: [4, 4] }],
     steps: [
       { picked: [15], scores, attentionRatio: 0.5, focus: 0.3 },
       { picked: [0, 1], scores },
@@ -82,7 +81,9 @@ describe('drawTrace', () => {
     ] as const) {
       const data = new Uint8Array(width * height * 3);
       const steps = [{ picked: [13], scores: new Float32Array(14) }];
-      const drawn = await decode(drawTrace(trace({ image: { width, height, data }, tokenGrid: grid, steps })));
+      const drawn = await decode(
+        drawTrace(trace({ images: [{ image: { width, height, data }, tokenGrid: grid }], steps })),
+      );
       expect(drawn.width).toBeLessThanOrEqual(3200);
     }
   });

@@ -9,7 +9,7 @@ import { drawImage, drawLatentStep, type PanelSize, toCanvas } from './trace-pan
 import { wrapText } from './wrap-text.ts';
 
 export interface TraceImageStep {
-  /** Indices of the picked image tokens. */
+  /** Indices of the picked image tokens, those of a second image behind those of the first. */
   picked: readonly number[];
   /** Attention score of every image token, N in all. Values that are not finite count as 0. */
   scores: ArrayLike<number>;
@@ -19,10 +19,16 @@ export interface TraceImageStep {
   focus?: number | null | undefined;
 }
 
-export interface TraceImage extends TokenLayout {
+/** One of the images, which has a strip of panels for each view of it. */
+export interface TracedImage extends TokenLayout {
   image: RgbImage;
   /** Size of the image that `image` was cut out of. */
   cutFrom?: { width: number; height: number } | undefined;
+}
+
+export interface TraceImage {
+  images: readonly TracedImage[];
+  /** Their tokens are counted through all images. */
   steps: readonly TraceImageStep[];
   question: string;
   answer: string;
@@ -44,11 +50,18 @@ const TEXT_LINE = 22;
 const MAX_TEXT_LINES = 40;
 const LABEL_WIDTH = 92;
 const LEGEND_HEIGHT = 34;
-interface Layout {
+/** Of the panels of one image. */
+interface Strip {
   panel: PanelSize;
   columns: number;
   /** Of a view. */
   rows: number;
+  /** Of all its views. */
+  height: number;
+}
+
+interface Layout {
+  strips: Strip[];
   width: number;
   stripHeight: number;
 }
@@ -66,7 +79,7 @@ export function drawTrace(trace: TraceImage): Uint8Array {
     { label: 'Answer', lines: wrapText(measure, trace.answer.trim(), textWidth, MAX_TEXT_LINES) },
   ].filter(({ lines }) => lines.length > 0);
   const textHeight = paragraphs.reduce((sum, { lines }) => sum + lines.length * TEXT_LINE + 8, 0);
-  const legend = trace.steps.length > 0 ? LEGEND_HEIGHT : 0;
+  const legend = trace.steps.length > 0 && trace.images.length > 0 ? LEGEND_HEIGHT : 0;
 
   const canvas = createCanvas(layout.width * SCALE, (layout.stripHeight + legend + textHeight + MARGIN) * SCALE);
   const context = canvas.getContext('2d');
@@ -79,13 +92,14 @@ export function drawTrace(trace: TraceImage): Uint8Array {
   return canvas.toBuffer('image/png');
 }
 
-function checkTrace({ image, steps, ...layout }: TraceImage): void {
-  if (image.data.length !== image.width * image.height * 3) throw new RangeError('drawTrace: the image is not RGB');
-  const tokens = tokenCount(layout);
+function checkTrace({ images, steps }: TraceImage): void {
+  if (images.some(({ image }) => image.data.length !== image.width * image.height * 3))
+    throw new RangeError('drawTrace: the image is not RGB');
+  const tokens = images.reduce((sum, layout) => sum + tokenCount(layout), 0);
   for (const [index, { picked, scores }] of steps.entries()) {
     const wrong = picked.find((token) => !(token >= 0 && token < tokens));
     if (wrong !== undefined || scores.length !== tokens) {
-      const grids = viewsOf(layout).map(({ grid }) => grid.join('x'));
+      const grids = images.flatMap((layout) => viewsOf(layout).map(({ grid }) => grid.join('x')));
       throw new RangeError(
         `drawTrace: step ${index + 1} has ${scores.length} scores and picks token ${wrong ?? '-'}, the grid is ${grids.join(' and ')}`,
       );
@@ -97,32 +111,51 @@ function checkTrace({ image, steps, ...layout }: TraceImage): void {
  * Panels have about the same area whatever the image's shape; rows break before they get wider than a screen. An image that is seen several times
  * has a strip for each view.
  */
-function planLayout({ image, steps, ...layout }: TraceImage): Layout {
+function planLayout({ images, steps }: TraceImage): Layout {
+  const strips = images.map((traced) => planStrip(traced, steps.length + 1));
+  const widest = Math.max(0, ...strips.map(({ columns, panel }) => columns * (panel.width + GAP) - GAP));
+  return {
+    strips,
+    width: Math.max(2 * MARGIN + widest, 560),
+    stripHeight: MARGIN + strips.reduce((sum, { height }) => sum + height, 0),
+  };
+}
+
+function planStrip({ image, ...layout }: TracedImage, panels: number): Strip {
   const aspect = Math.min(Math.max(image.width / image.height, 0.4), 4);
   const width = Math.round(Math.min(Math.max(320 * Math.sqrt(aspect), 240), 640));
   const height = Math.round((width * image.height) / image.width);
   const panel = { width, height: Math.min(Math.max(height, 60), 800) };
-  const count = steps.length + 1;
   const fit = Math.max(1, Math.floor((MAX_ROW_WIDTH - 2 * MARGIN + GAP) / (width + GAP)));
-  const rows = Math.ceil(count / fit);
-  const columns = Math.ceil(count / rows);
-  const views = viewsOf(layout).length;
-  return {
-    panel,
-    columns,
-    rows,
-    width: Math.max(2 * MARGIN + columns * (width + GAP) - GAP, 560),
-    stripHeight: MARGIN + views * rows * (TITLE_HEIGHT + panel.height + CAPTION_HEIGHT),
-  };
+  const rows = Math.ceil(panels / fit);
+  const columns = Math.ceil(panels / rows);
+  return { panel, columns, rows, height: viewsOf(layout).length * rows * panelHeight(panel) };
 }
 
-function drawPanels(context: SKRSContext2D, trace: TraceImage, layout: Layout): void {
-  const canvas = toCanvas(trace.image);
-  viewsOf(trace).forEach((view, index) => {
-    context.save();
-    context.translate(0, index * layout.rows * (TITLE_HEIGHT + layout.panel.height + CAPTION_HEIGHT));
-    drawView(context, canvas, trace, view, layout);
-    context.restore();
+/** With what stands over and under it. */
+const panelHeight = (panel: PanelSize) => TITLE_HEIGHT + panel.height + CAPTION_HEIGHT;
+
+function drawPanels(context: SKRSContext2D, trace: TraceImage, { strips }: Layout): void {
+  let top = 0;
+  let firstToken = 0;
+  trace.images.forEach((traced, i) => {
+    const count = tokenCount(traced);
+    const end = firstToken + count;
+    const steps = trace.steps.map((step) => ({
+      ...step,
+      picked: step.picked.filter((token) => token >= firstToken && token < end).map((token) => token - firstToken),
+      scores: Array.from(step.scores).slice(firstToken, end),
+    }));
+    firstToken = end;
+    const canvas = toCanvas(traced.image);
+    const number = trace.images.length > 1 ? `${i + 1}` : '';
+    viewsOf(traced).forEach((view, index) => {
+      context.save();
+      context.translate(0, top + index * strips[i]!.rows * panelHeight(strips[i]!.panel));
+      drawView(context, canvas, { ...traced, steps, number }, view, strips[i]!);
+      context.restore();
+    });
+    top += strips[i]!.height;
   });
 }
 
@@ -130,11 +163,11 @@ function drawPanels(context: SKRSContext2D, trace: TraceImage, layout: Layout): 
 function drawView(
   context: SKRSContext2D,
   canvas: Canvas,
-  trace: TraceImage,
+  trace: TracedImage & { steps: readonly TraceImageStep[]; number: string },
   view: TokenView,
-  { panel, columns }: Layout,
+  { panel, columns }: Strip,
 ): void {
-  const { image, cutFrom, steps } = trace;
+  const { image, cutFrom, steps, number } = trace;
   const whole = cutFrom ? ` of ${cutFrom.width}x${cutFrom.height}` : '';
   const name = trace.views && trace.views.length > 1 ? ` · ${view.name}` : '';
   for (let index = 0; index <= steps.length; index++) {
@@ -144,7 +177,13 @@ function drawView(
       MARGIN + Math.floor(index / columns) * (TITLE_HEIGHT + panel.height + CAPTION_HEIGHT),
     );
     const step = steps[index - 1];
-    drawText(context, `${step ? `Latent step ${index}` : 'Image'}${name}`, 0, 15, { font: `bold 15px ${FONT}` });
+    drawText(
+      context,
+      `${step ? `Latent step ${index}${number && ` · image ${number}`}` : `Image ${number}`.trim()}${name}`,
+      0,
+      15,
+      { font: `bold 15px ${FONT}` },
+    );
     const captions = step
       ? describeStep(step, view)
       : [`${image.width}x${image.height}${whole} pixels`, `${view.grid[0]}x${view.grid[1]} image tokens`];

@@ -114,15 +114,16 @@ export class BatchMaker {
   }
 
   async #trainingRow(sample: Sample, stage: number, process: ProcessImage): Promise<Row> {
-    const image = await process(sample.image);
-    const pickTargets = pickTargetTokens(sample, image);
+    const images: ProcessedImage[] = [];
+    for (const image of sample.images) images.push(await process(image));
+    const pickTargets = pickTargetTokens(sample, images);
     const placed = pickTargets ? { ...sample, pickTargets } : sample;
-    const tokenized = await tokenizeSample(placed, [image], 'train', this.#o.render);
+    const tokenized = await tokenizeSample(placed, images, 'train', this.#o.render);
     const steps = tokenized.stepIds.length;
     const plan = this.#o.answerOnly
       ? { latentSteps: 0, droppedSteps: steps }
       : curriculum(stage, this.#o.latent, steps);
-    return { id: sample.id, rendered: renderTraining(tokenized, plan), images: [image] };
+    return { id: sample.id, rendered: renderTraining(tokenized, plan), images };
   }
 
   async #pretrainStep({ phase, phaseStep }: Position, process: ProcessImage): Promise<MicroBatch[]> {

@@ -64,3 +64,14 @@ export function placeOf(layout: TokenLayout, token: number): TokenPlace {
   if (!view) throw new RangeError(`the image has no token ${token}`);
   return { view, ...cellIn(view, token - view.start) };
 }
+
+/** Of several images' tokens, counted through, whose a token is, and which of its own. @throws RangeError for one that none has */
+export function imageOf(images: readonly TokenLayout[], token: number): { image: number; token: number } {
+  let left = token;
+  for (const [image, layout] of images.entries()) {
+    const count = tokenCount(layout);
+    if (left >= 0 && left < count) return { image, token: left };
+    left -= count;
+  }
+  throw new RangeError(`the images have no token ${token}`);
+}

@@ -86,17 +86,17 @@ export function chameleonPrompts(
 ): PromptProfile {
   if (profile === 'consistent') {
     const both = processed(tokens, consistentText);
-    return { name: profile, train: both, infer: both };
+    return { name: profile, train: both, infer: both, oneImage: true };
   }
   if (profile === 'plain') {
     // The processor puts BOS in front and the separator at the end; the image follows the question, as in its documentation.
     const image = `${tokens.imageStart}${IMAGE_TOKEN}${tokens.imageEnd}`;
     const text: PromptFormat['text'] = (question, choices) => `${tokens.bos}${plainText(question, choices)}${image}`;
     const plain: PromptFormat = { chat: false, text, afterLatents: tokens.separator };
-    return { name: profile, train: plain, infer: plain };
+    return { name: profile, train: plain, infer: plain, oneImage: true };
   }
   const infer = processed(tokens, officialInference[task] ?? officialInference.m3cot!);
-  return { name: profile, train: officialTraining, infer };
+  return { name: profile, train: officialTraining, infer, oneImage: true };
 }
 
 /** Keys of tokenizer_config.json and special_tokens_map.json, as transformers reads them. */

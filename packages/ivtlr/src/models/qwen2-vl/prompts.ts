@@ -48,5 +48,10 @@ const plain: PromptFormat = { chat: true, text: plainText };
 export function qwen2VlPrompts(profile: ProfileName, task = 'm3cot'): PromptProfile {
   if (profile === 'consistent') return { name: profile, train: consistent, infer: consistent };
   if (profile === 'plain') return { name: profile, train: plain, infer: plain };
-  return { name: profile, train: officialTraining, infer: officialInference[task] ?? officialInference.m3cot! };
+  return {
+    name: profile,
+    train: officialTraining,
+    infer: officialInference[task] ?? officialInference.m3cot!,
+    oneImage: true,
+  };
 }

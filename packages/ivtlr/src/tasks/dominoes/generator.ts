@@ -66,7 +66,7 @@ export function dominoesSample(
   steps.push(`${name(hops)} is ${choiceLetter(letter)}`);
   return {
     id: sampleId(seed, split, index, options),
-    image: image({ colours: colours.slice(0, dominoes), cells }, random),
+    images: [image({ colours: colours.slice(0, dominoes), cells }, random)],
     question: `Start at ${name(0)}, follow ${hops} ${hops === 1 ? 'domino' : 'dominoes'}: which colour?`,
     choices,
     rationale: steps.join('. '),

@@ -41,10 +41,10 @@ export async function makeDominoes(options: MakeDominoesOptions): Promise<string
 
   async function* drawRows(): AsyncGenerator<Record<string, unknown>> {
     for (let index = 0; index < rows; index++) {
-      const { id, image, question, choices, rationale, answer, meta } = dominoesSample(seed, split, index, size);
+      const { id, images, question, choices, rationale, answer, meta } = dominoesSample(seed, split, index, size);
       yield {
         ...{ id, category: meta.category, image_id: id, question, choices, context: '', answer, rationale, split },
-        image: { bytes: await encodePng(image), path: `${id}.png` },
+        image: { bytes: await encodePng(images[0]!), path: `${id}.png` },
         ...{ domain: meta.domain, topic: meta.topic },
       };
       if ((index + 1) % 100 === 0) onProgress?.(index + 1);

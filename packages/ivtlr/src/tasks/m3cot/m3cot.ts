@@ -1,5 +1,5 @@
 /** M3CoT: multi-domain multiple-choice questions with images and written rationales (hub id LightChen2333/M3CoT). */
-import { choicesField, imageField, type Row, shorten, textField } from '../../data/row.ts';
+import { choicesField, imagesOfRow, type Row, shorten, textField } from '../../data/row.ts';
 import type { Sample } from '../../data/sample.ts';
 import { UserError } from '../../errors.ts';
 import { choiceLetter } from '../../text/prompt.ts';
@@ -27,8 +27,8 @@ export const M3COT_COLUMNS = [
  * @throws UserError among others when the answer is not the letter of a choice
  */
 export function m3cotSample(row: Row, place: string, index: number): Sample | null {
-  const image = imageField(row, 'image', place);
-  if (!image) return null;
+  const images = imagesOfRow(row, place);
+  if (!images) return null;
   const choices = choicesField(row, 'choices', place);
   const answer = textField(row, 'answer', place);
   const letters = choices.length > 0 ? choices.map((_, at) => choiceLetter(at)) : [choiceLetter(0), choiceLetter(25)];
@@ -40,7 +40,7 @@ export function m3cotSample(row: Row, place: string, index: number): Sample | nu
   }
   return {
     id: textField(row, 'id', place, `row-${index}`),
-    image,
+    images,
     question: textField(row, 'question', place),
     choices,
     rationale: textField(row, 'rationale', place, ''),

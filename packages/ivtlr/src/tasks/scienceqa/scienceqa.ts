@@ -1,5 +1,5 @@
 /** ScienceQA: school questions with lectures and solutions; about half have an image (hub id derek-thomas/ScienceQA). */
-import { choicesField, imageField, integerField, type Row, textField } from '../../data/row.ts';
+import { choicesField, imagesOfRow, integerField, type Row, textField } from '../../data/row.ts';
 import type { Sample } from '../../data/sample.ts';
 import { UserError } from '../../errors.ts';
 import { stripText } from '../../text/prompt.ts';
@@ -17,8 +17,8 @@ export function scienceqaRationale(lecture: string, solution: string, answer: st
 
 /** A row as a sample, null without image. The answer is the index of the choice, from 0; `hint` is no part of the official prompts. */
 export function scienceqaSample(row: Row, place: string, index: number): Sample | null {
-  const image = imageField(row, 'image', place);
-  if (!image) return null;
+  const images = imagesOfRow(row, place);
+  if (!images) return null;
   const choices = choicesField(row, 'choices', place);
   const right = integerField(row, 'answer', place);
   if (right < 0 || (choices.length > 0 && right >= choices.length)) {
@@ -30,7 +30,7 @@ export function scienceqaSample(row: Row, place: string, index: number): Sample 
   const optional = (column: string) => textField(row, column, place, '');
   return {
     id: `scienceqa-${index}`,
-    image,
+    images,
     question: textField(row, 'question', place),
     choices,
     rationale: scienceqaRationale(optional('lecture'), optional('solution'), answer),
