@@ -91,7 +91,13 @@ export function seededImages(golden: GoldenCase): ProcessedImage[] {
 
 export function makeImage(pixels: Tensor, grid: [number, number, number], patchSize = 14): ProcessedImage {
   const [, h, w] = grid;
-  return { pixels, grid, tokens: (h * w) / 4, tokenGrid: [h / 2, w / 2], source: { width: w * patchSize, height: h * patchSize } };
+  return {
+    pixels,
+    grid,
+    tokens: (h * w) / 4,
+    tokenGrid: [h / 2, w / 2],
+    source: { width: w * patchSize, height: h * patchSize },
+  };
 }
 
 /** Collated rows as a Batch; rows without image tokens get no image. */

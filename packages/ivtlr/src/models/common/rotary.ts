@@ -60,7 +60,10 @@ export class Rotary {
     if (this.#options.interleaved) {
       // (B*S, E): the position that each channel's angle is looked up at.
       const axis = indexTensor(interleavedAxes(sections), device);
-      const at = positions_ABS.reshape([axes, B * S]).indexSelect(0, axis).transpose(0, 1);
+      const at = positions_ABS
+        .reshape([axes, B * S])
+        .indexSelect(0, axis)
+        .transpose(0, 1);
       const pick = (source: Tensor) => source.gather(0, at).view([B, 1, S, headSize]);
       return { cos: pick(table.cos), sin: pick(table.sin) };
     }

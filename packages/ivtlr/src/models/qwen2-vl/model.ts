@@ -95,7 +95,9 @@ export abstract class QwenVL<Config extends QwenVLConfig> extends DecoderModel<C
   initialize(): void {
     const { layers, tied, vision } = this.config;
     const residualScale = (name: string) =>
-      /blocks\.\d+\.(attn\.proj|mlp\.fc2|mlp\.linear_fc2|mlp\.down_proj)\.weight$/.test(name) ? 1 / Math.sqrt(2 * vision.depth) : 1;
+      /blocks\.\d+\.(attn\.proj|mlp\.fc2|mlp\.linear_fc2|mlp\.down_proj)\.weight$/.test(name)
+        ? 1 / Math.sqrt(2 * vision.depth)
+        : 1;
     initializeWeights(this, { layers, tied, residualScale });
   }
 }

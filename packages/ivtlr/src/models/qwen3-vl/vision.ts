@@ -5,8 +5,8 @@
  * Shapes: I images of one grid, P patches an image, C vision width, N = P/4 image tokens, D decoder width, L DeepStack levels.
  */
 import {
-  cat,
   Conv3d,
+  cat,
   Embedding,
   type FactoryOptions,
   fromBytes,
