@@ -62,7 +62,7 @@ function checkContents(name) {
 function checkWithoutLibtorch() {
   const env = { IVTLR_CACHE: path.join(work, 'empty-cache'), IVTLR_LIBTORCH: '' };
   const ivtlr = (args, code = 0) => run(PROGRAM, args, { code, env }).said;
-  assert.match(run('npx', ['ivtlr', '--help'], { env }).said, /setup +find or fetch libtorch/);
+  assert.match(run('npx', ['ivtlr', '--help'], { env }).said, /setup \[options\] +find or fetch libtorch/);
   ivtlr(['data', 'make', 'dominoes', '--rows', '12', '--split', 'test', '--out', 'data']);
   assert.match(ivtlr(['data', 'stats', 'dominoes', '--data', 'data', '--model', MODEL]), /12 samples \(tokens\)/);
   ivtlr(['data', 'inspect', 'dominoes', '--data', 'data', '--split', 'test', '--model', MODEL, '--png', 'image.png']);
