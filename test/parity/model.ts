@@ -100,7 +100,7 @@ export function makeImage(pixels: Tensor, grid: [number, number, number], patchS
   };
 }
 
-/** Collated rows as a Batch; rows without image tokens get no image. */
+/** Collated rows as a Batch; each row takes the next images until its image tokens are filled. */
 export function makeBatch(
   inputIds: number[][],
   mask: number[][],
@@ -110,7 +110,12 @@ export function makeBatch(
 ): Batch {
   const latentSteps = inputIds[0]!.filter((id) => id === ids.latent).length;
   let next = 0;
-  const withImage = inputIds.map((row) => row.includes(ids.image));
+  const imagesOf = (row: readonly number[]) => {
+    const own: ProcessedImage[] = [];
+    for (let left = row.filter((id) => id === ids.image).length; left > 0; left -= own.at(-1)!.tokens)
+      own.push(images[next++]!);
+    return own;
+  };
   return {
     inputIds,
     labels: labels ?? inputIds.map((row) => row.map(() => -100)),
@@ -122,7 +127,7 @@ export function makeBatch(
           ? labels[0]!.findIndex((l) => l !== -100)
           : inputIds[0]!.length,
     latentSteps,
-    images: withImage.map((has) => (has ? [images[next++]!] : [])),
+    images: inputIds.map(imagesOf),
     pickTargets: inputIds.map(() => null),
   };
 }

@@ -104,8 +104,8 @@ function build(libtorch, file, log) {
     const built = path.join(work, 'ivtlr_torch.node');
     const error = loadingError(built, libtorch);
     if (error) {
-      // A function that the addon itself should have is no fault of libtorch.
-      const Kind = /undefined symbol: \w*ivtlr/.test(error) ? NotCompiledError : UnusableError;
+      // A function that is missing may be one that the addon itself should have: no reason to remove the libtorch.
+      const Kind = /undefined symbol/.test(error) ? NotCompiledError : UnusableError;
       throw new Kind(`the addon built against it cannot be loaded: ${error}`);
     }
     fs.mkdirSync(path.dirname(file), { recursive: true });
