@@ -48,7 +48,7 @@ async function bringUp(): Promise<void> {
     ...{ SlurmctldPidFile: at('slurmctld.pid'), SlurmdPidFile: at('slurmd.pid') },
     ...{ SlurmctldLogFile: at('slurmctld.log'), SlurmdLogFile: at('slurmd.log') },
     ...{ ProctrackType: 'proctrack/linuxproc', TaskPlugin: 'task/none', SwitchType: 'switch/none', MpiDefault: 'none' },
-    ...{ SelectType: 'select/cons_tres', SelectTypeParameters: 'CR_Core', ReturnToService: 2, KillWait: 10 },
+    ...{ SelectType: 'select/cons_tres', SelectTypeParameters: 'CR_Core', ReturnToService: 2, KillWait: 60 },
     ...{ JobAcctGatherType: 'jobacct_gather/none', AccountingStorageType: 'accounting_storage/none' },
     SchedulerParameters: 'sched_interval=2,bf_interval=2',
   };

@@ -72,6 +72,8 @@ describe.skipIf(CHROMIUM === null)('the app and the real server', () => {
     const { page, close } = await openPage(browser, `${url}/#/what-if?seed=7`);
     await page.locator('.picture-box img').waitFor();
     await page.locator('button.main').click();
+    const answered = () => page.getByRole('article', { name: 'as trained' }).getByText('3 latent steps').waitFor();
+    await answered();
     await page.getByText('Force or forbid patches').click();
     const picks = (card: string) => page.getByRole('article', { name: card }).locator('.frame .hidden').allInnerTexts();
     const usual = await picks('as trained');
@@ -86,6 +88,7 @@ describe.skipIf(CHROMIUM === null)('the app and the real server', () => {
     await page.getByRole('button', { name: 'Ask 2 ways' }).click();
     const card = page.getByRole('article', { name: 'patches of your choice' });
     await card.getByText(/Other patches picked in steps 1, 2/).waitFor();
+    await answered();
     const changed = await picks('patches of your choice');
     expect(changed).toHaveLength(3);
     expect(changed[0]).not.toContain(first);

@@ -80,12 +80,13 @@ test.each([
   }
 });
 
+const KNOWN = 'known are qwen2_vl, qwen2_5_vl, chameleon, smolvlm, idefics3';
 test.each([
-  ['"llama"', 'model_type is "llama", known are qwen2_vl, chameleon'],
+  ['"llama"', `model_type is "llama", ${KNOWN}`],
   // Names that every JavaScript object has.
-  ['"constructor"', 'model_type is "constructor", known are qwen2_vl, chameleon'],
-  ['"__proto__"', 'model_type is "__proto__", known are qwen2_vl, chameleon'],
-  ['["chameleon"]', 'model_type is ["chameleon"], known are qwen2_vl, chameleon'],
+  ['"constructor"', `model_type is "constructor", ${KNOWN}`],
+  ['"__proto__"', `model_type is "__proto__", ${KNOWN}`],
+  ['["chameleon"]', `model_type is ["chameleon"], ${KNOWN}`],
 ])('a folder of another family is named: %s', (modelType, message) => {
   const other = join(folder, '..', 'other');
   mkdirSync(other, { recursive: true });
@@ -101,7 +102,7 @@ test('a folder that is not there, or says nothing of its family, is named', () =
   for (const config of ['{}', 'null', '[]']) {
     writeFileSync(join(silent, 'config.json'), config);
     expect(() => openModelFolder(silent)).toThrow(
-      new UserError(`${join(silent, 'config.json')}: model_type is missing, known are qwen2_vl, chameleon`),
+      new UserError(`${join(silent, 'config.json')}: model_type is missing, ${KNOWN}`),
     );
   }
 });
