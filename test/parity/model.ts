@@ -77,7 +77,7 @@ export function seededImages(golden: GoldenCase): ProcessedImage[] {
   if (total === 0) return [];
   manualSeed(golden.seed + 1);
   // Qwen3-VL's patches are of 16x16 pixels, those of the others of 14x14.
-  const patchSize = modelType(golden.config) === 'qwen3_vl' ? 16 : 14;
+  const patchSize = golden.config && modelType(golden.config) === 'qwen3_vl' ? 16 : 14;
   const pixels = randn([total, 3 * 2 * patchSize ** 2]);
   let at = 0;
   const images = grids.map((grid, i): ProcessedImage => {

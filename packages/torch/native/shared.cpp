@@ -17,8 +17,10 @@ namespace ivtlr {
 namespace {
 
 struct Mapping {
-  char* start;
-  size_t bytes;
+  char* const start;
+  const size_t bytes;
+  Mapping(char* start, size_t bytes) : start(start), bytes(bytes) {}
+  Mapping(const Mapping&) = delete;
   ~Mapping() { munmap(start, bytes); }
 };
 
@@ -79,7 +81,7 @@ napi_value map_shared_memory(napi_env env, napi_callback_info info) {
       if (part % page != 0) return null(env);
     void* start = mmap(nullptr, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (start == MAP_FAILED) return null(env);
-    const auto memory = std::make_shared<Mapping>(Mapping{static_cast<char*>(start), total});
+    const auto memory = std::make_shared<Mapping>(static_cast<char*>(start), total);
     for (size_t other = 0; other < size; other++) {
       const bool own = static_cast<int>(other) == rank;
       const int64_t theirs = to_int(env, element(env, args[2], static_cast<uint32_t>(other)));

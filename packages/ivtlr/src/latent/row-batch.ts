@@ -236,12 +236,10 @@ export class RowBatch {
     if (images && options.latentVision !== 'off') {
       const own = atColumns(scores!, row.imageColumns);
       picked = selectImageTokens(own, row.used, steps, options, row.generator, row.wishes);
-      if (picked.length > 0)
-        vision = latentVision(
-          images.indexSelect(0, indexTensor(picked, images.device)),
-          this.#model.hiddenSize,
-          options,
-        );
+      if (picked.length > 0) {
+        const rows = images.indexSelect(0, indexTensor(picked, images.device));
+        vision = latentVision(rows, this.#model.hiddenSize, options);
+      }
     }
     row.chosen = keep({ vision, text: this.#model.asInputs(text_1D) });
     row.picked.push(picked);
