@@ -30,7 +30,10 @@ export class ShardedUpdate implements Update {
   readonly #options: AdamWOptions;
   /** Per shard, in its order. */
   readonly #moved: Moved[][];
+  /** Null in a process whose shards are empty, as they may be of a model smaller than a page of memory for each. */
   #optimizer: AdamW | null;
+  /** Counted here, because every process's part of a checkpoint says it. */
+  #steps = 0;
   /** What `squares` last gave. */
   #squares = 0;
 
@@ -126,6 +129,7 @@ export class ShardedUpdate implements Update {
           parameter.grad = chosen.has(piece.name) ? gradient() : null;
       }),
     );
+    this.#steps++;
     if (this.#optimizer) {
       this.#optimizer.lr = lr;
       this.#optimizer.step();
@@ -155,11 +159,13 @@ export class ShardedUpdate implements Update {
   reset(): void {
     this.#optimizer?.dispose();
     this.#optimizer = this.#newOptimizer();
+    this.#steps = 0;
   }
 
   /** Every process gives its own shard, with stage 0 too. */
   state(): OptimizerShard {
-    const { step, tensors } = this.#optimizer?.stateDict() ?? { step: 0, tensors: new Map<string, Tensor>() };
+    const step = this.#steps;
+    const tensors = this.#optimizer?.stateDict().tensors ?? new Map<string, Tensor>();
     if (this.#sharded.stage > 0) {
       const pieces = this.#moved
         .flat()
@@ -183,6 +189,7 @@ export class ShardedUpdate implements Update {
   }
 
   load(source: OptimizerSource): void {
+    this.#steps = source.step;
     if (!this.#optimizer) return;
     const pieces = new Map(this.#moved.flat().map(({ piece }) => [piece.name, piece]));
     loadState(this.#optimizer, source, (name) => {
