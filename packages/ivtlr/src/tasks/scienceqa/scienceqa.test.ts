@@ -41,7 +41,7 @@ const sample = (change: Record<string, unknown> = {}) => scienceqa.rowToSample({
 test('a row becomes a sample', () => {
   expect(sample()).toEqual({
     id: 'scienceqa-3',
-    image: { kind: 'encoded', bytes: new Uint8Array([1]), name: 'image.png (f row 3)' },
+    images: [{ kind: 'encoded', bytes: new Uint8Array([1]), name: 'image.png (f row 3)' }],
     question: ' Which is it? ',
     choices: ['oak', 'ash'],
     rationale: 'Trees differ.\nLook at leaves. The leaves are ash leaves.',
