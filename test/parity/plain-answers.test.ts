@@ -96,7 +96,10 @@ test('ivtlr infer takes that way for a folder without settings, says so, and war
   expect(latent.printed).toMatchObject({ latents: 1, patches: 2, latentSteps: 1 });
   expect(latent.stderr).toMatch(/^note: .* has no ivtlr\.json, so nothing says that it was taught latent steps/);
   const official = { profile: 'official', positions: 'sequential', imageSize: '280x280', latents: 3, patches: 32 };
-  expect((await infer('--profile', 'official')).printed).toMatchObject({ ...official, images: [{ tokenGrid: [10, 10] }] });
+  expect((await infer('--profile', 'official')).printed).toMatchObject({
+    ...official,
+    images: [{ tokenGrid: [10, 10] }],
+  });
   const sized = await infer('--profile', 'consistent', '--positions', 'mrope', '--image-size', '84x56');
   const consistent = { profile: 'consistent', positions: 'mrope', imageSize: '84x56', images: [{ tokenGrid: [2, 3] }] };
   expect(sized.printed).toMatchObject(consistent);
