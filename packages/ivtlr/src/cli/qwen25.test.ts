@@ -1,5 +1,5 @@
 /** Every command on a tiny Qwen2.5-VL, through the built program; `npm test` builds it first. */
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -10,8 +10,8 @@ import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { post } from '../../../../test/served-model.ts';
 import { QWEN25_VL, writeTinyQwen } from '../../../../test/tiny-qwen.ts';
+import { reachedStep, startTraining, trainingSteps } from '../../../../test/training-run.ts';
 import { openModelFolder } from '../engine/loaded-model.ts';
-import { readMetrics } from '../train/metrics.ts';
 
 const program = fileURLToPath(new URL('../../bin/ivtlr.mjs', import.meta.url));
 const run = promisify(execFile);
@@ -126,34 +126,15 @@ it('ivtlr data inspect shows a row as it is trained on', async () => {
   expect(sample.runs[0].text).toContain('You are a helpful assistant.');
 });
 
-function train(out: string, ...more: string[]) {
-  const args = ['train', join(folder, 'recipe.yaml'), '--set', `out=${join(folder, out)}`, ...more];
-  const child = spawn(process.execPath, [program, ...args], { stdio: ['ignore', 'ignore', 'pipe'] });
-  let stderr = '';
-  child.stderr!.on('data', (piece) => {
-    stderr += piece;
-  });
-  const ended = new Promise<{ code: number | null; stderr: string }>((resolve) =>
-    child.on('close', (code) => resolve({ code, stderr })),
-  );
-  return { child, ended };
-}
-
-const steps = (out: string) => readMetrics(join(folder, out, 'metrics.jsonl')).filter(({ kind }) => kind === 'step');
-
-async function reached(out: string, step: number, child: ChildProcess): Promise<void> {
-  while (child.exitCode === null && child.signalCode === null) {
-    if ((steps(out).at(-1)?.step ?? 0) >= step) return;
-    await new Promise((resolve) => setTimeout(resolve, 2));
-  }
-}
+const train = (out: string, ...more: string[]) => startTraining(folder, out, ...more);
+const steps = (out: string) => trainingSteps(folder, out);
 
 describe('ivtlr train', () => {
   it('trains adapters of the decoder, and after a kill goes on to the same ones', async () => {
     const whole = await train('whole').ended;
     expect(whole.code, whole.stderr).toBe(0);
     const killed = train('parts');
-    await reached('parts', 5, killed.child);
+    await reachedStep(folder, 'parts', 5, killed.child);
     killed.child.kill('SIGKILL');
     await killed.ended;
     const last = await train('parts', '--resume').ended;
