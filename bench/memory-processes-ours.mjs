@@ -10,12 +10,13 @@ import {
   torchVersion,
 } from '@ivtlr/torch';
 import { LATENT_DEFAULTS } from '../packages/ivtlr/dist/latent/options.js';
+import { createHollowModel } from '../packages/ivtlr/dist/models/registry.js';
 import { GroupRanks } from '../packages/ivtlr/dist/parallel/ranks.js';
 import { ShardedParameters } from '../packages/ivtlr/dist/parallel/sharded-parameters.js';
 import { ShardedUpdate } from '../packages/ivtlr/dist/parallel/sharded-update.js';
 import { trainingLoss } from '../packages/ivtlr/dist/train/loss.js';
 import { trainStep } from '../packages/ivtlr/dist/train/step.js';
-import { randomModel } from './random-model.mjs';
+import { proportional } from './proportional-memory.mjs';
 
 const STEPS = 2;
 const VOCABULARY = 16384;
@@ -45,13 +46,6 @@ function peak() {
   return Number(kilobytes) * 1024;
 }
 
-/** Shards of other processes that are read in place: resident here too, but those processes' memory. All of the model is trained. */
-function mappedOfOthers(sharded) {
-  const kilobytes = /RssShmem:\s*(\d+)/.exec(fs.readFileSync('/proc/self/status', 'utf8'))[1];
-  const own = sharded.trained.reduce((sum, { flat, parameters }) => sum + (parameters ? flat.shardBytes : 0), 0);
-  return Math.max(0, Number(kilobytes) * 1024 - own);
-}
-
 const zero = Number(process.argv[2]);
 setNumThreads(1);
 setFlushDenormal(true);
@@ -66,13 +60,15 @@ const image = {
   source: { width: GRID[1] * 14, height: GRID[0] * 14 },
 };
 const bare = process.memoryUsage.rss();
+const bareProportional = proportional('self');
 const base = liveTensorBytes();
 
-const model = randomModel({ config, dtype: 'float32' });
+// As a run of several processes does it: each draws all weights one by one and keeps its part.
+const { model, fill } = createHollowModel(config, 1, { dtype: 'float32' });
 model.module.setRequiresGrad(true);
 model.module.train();
 const parameters = new Map(model.module.namedParameters());
-const sharded = new ShardedParameters(group, model.module, model.parts(), zero, { byDepth: true });
+const sharded = new ShardedParameters(group, model.module, model.parts(), zero, { byDepth: true, fill });
 const weights = liveTensorBytes() - base;
 const update = new ShardedUpdate(sharded, {});
 const optimiser = liveTensorBytes() - base - weights;
@@ -131,9 +127,9 @@ console.log(
     gradientsAtMost,
     optimiser,
     bare,
+    bareProportional,
     peakOfMaking,
     peakOfSteps,
-    othersMapped: mappedOfOthers(sharded),
     peak: Math.max(peakOfMaking, peakOfSteps),
     losses,
     seconds,

@@ -2,14 +2,16 @@
 //   node bench/memory-processes.mjs [--processes 4] [--json] [--save]
 // Every process has one thread and takes two steps of two micro-batches, one short row each. Counted are the bytes of the tensors that a process
 // holds between the passes of a step, when activations are freed: weights, optimiser state, and gradients at their most, with those that are on
-// their way to other processes. `step` is what is held when the optimiser moves the weights. Peaks are resident memory above `bare`, what the
-// process had before the model was made; `making` is the one while the model was made and shared out, `peak` that of everything,
-// and `ownPeak` that without the shards of other processes, which are read in place and so resident in all of them.
+// their way to other processes. `step` is what is held when the optimiser moves the weights. Peaks are above `bare`, what the process had before the
+// model was made. `making` (while the model was made and shared out) and `peak` (of everything) are resident memory, in which the shards of other
+// processes count as well, since they are read in place; `proportionalPeak` divides each page by the number of processes that have it
+// (PSS, looked at every 50 ms), so that the sum over the processes is what the machine holds.
 // Stage 0 needs about 20 bytes a parameter and process: 17 GB for four. --save writes bench/results/memory-processes.json.
 import { spawn } from 'node:child_process';
 import net from 'node:net';
 import os from 'node:os';
 import { parseArgs } from 'node:util';
+import { proportional } from './proportional-memory.mjs';
 import { circumstances, fail, here, round, save } from './run.mjs';
 
 /** Stage 3 holds at most so much of what stage 0 holds. */
@@ -52,10 +54,16 @@ function oneRank(rank, zero, port) {
       text += part;
     });
     children.add(child);
+    let proportionalPeak = 0;
+    const look = setInterval(() => {
+      proportionalPeak = Math.max(proportionalPeak, proportional(child.pid));
+    }, 50);
     child.once('close', (code) => {
       children.delete(child);
+      clearInterval(look);
       if (code !== 0) fail(`zero ${zero}: rank ${rank} ended with exit code ${code}`);
-      resolve(JSON.parse(text.trim().split('\n').at(-1)));
+      const report = JSON.parse(text.trim().split('\n').at(-1));
+      resolve({ ...report, proportionalPeak: proportionalPeak - report.bareProportional });
     });
   });
 }
@@ -89,7 +97,7 @@ const rows = stages.map(({ zero, ranks }) => ({
   counted: most(ranks, (rank) => rank.weights + rank.gradientsAtMost + rank.optimiser),
   making: most(ranks, (rank) => rank.peakOfMaking - rank.bare),
   peak: most(ranks, (rank) => rank.peak - rank.bare),
-  ownPeak: most(ranks, (rank) => rank.peak - rank.bare - rank.othersMapped),
+  proportionalPeak: most(ranks, (rank) => rank.proportionalPeak),
   peakOfEach: ranks.map((rank) => Math.round((rank.peak - rank.bare) / 2 ** 20)),
   bare: most(ranks, (rank) => rank.bare),
 }));
@@ -105,7 +113,7 @@ const result = {
   stepShare: share('step'),
   countedShare: share('counted'),
   peakShare: share('peak'),
-  ownPeakShare: share('ownPeak'),
+  proportionalPeakShare: share('proportionalPeak'),
   losses: losses.map((loss) => Number(loss.toPrecision(7))),
 };
 if (values.json) console.log(JSON.stringify(result, null, 2));
@@ -115,7 +123,8 @@ else {
     rows.map(({ peakOfEach, ...row }, i) => ({
       ...row,
       share: result.countedShare[i],
-      ownPeakShare: result.ownPeakShare[i],
+      peakShare: result.peakShare[i],
+      proportionalPeakShare: result.proportionalPeakShare[i],
     })),
   );
 }

@@ -25,8 +25,8 @@ import {
 import { mergeLora, removeLora } from '../lora/inject.ts';
 import type { LoraOptions } from '../lora/options.ts';
 import { checkProfile, type Family } from '../models/family.ts';
-import { familyOf, loadModel, modelFiles } from '../models/registry.ts';
-import type { ImageInputs, ProcessedImage, VisionLanguageModel } from '../models/types.ts';
+import { familyOf, loadHollowModel, loadModel, modelFiles } from '../models/registry.ts';
+import type { FillParameters, ImageInputs, ProcessedImage, VisionLanguageModel } from '../models/types.ts';
 import { PROFILES, type ProfileName } from '../text/prompt.ts';
 import { LATENT_TOKENS, Tokenizer } from '../text/tokenizer.ts';
 import { IMAGE_SIZE, RESIZE_RULES } from '../vision/resize.ts';
@@ -71,6 +71,8 @@ export interface LoadedModel {
   folder: string;
   family: Family;
   model: VisionLanguageModel;
+  /** Gives the model's parameters their values, for a model opened without (`hollow`); null where they are in place. */
+  fill: FillParameters | null;
   /** Contents of config.json. */
   config: unknown;
   tokenizer: Tokenizer;
@@ -95,6 +97,8 @@ export interface OpenModelOptions {
    * trains the adapter further says false. A 16-bit weight is rounded by it, as by PEFT's merge_and_unload.
    */
   mergeAdapters?: boolean;
+  /** Leaves the model's parameters without memory and values, which `fill` then gives them; adapters have theirs, and are not merged. Default false. */
+  hollow?: boolean;
 }
 
 /**
@@ -104,14 +108,15 @@ export interface OpenModelOptions {
 export function openModelFolder(path: string, options: OpenModelOptions = {}): LoadedModel {
   const folder = wholeFolder(path);
   if (!existsSync(folder)) throw new UserError(`there is no model folder ${folder}`);
-  const { dtype, device, settings, mergeAdapters = true } = options;
+  const { dtype, device, settings, hollow = false, mergeAdapters = !hollow } = options;
   const base = isAdapterFolder(folder) ? baseOfAdapter(folder) : folder;
   const config = readJson(join(base, 'config.json'), 'model config');
   const family = familyOf(config, join(base, 'config.json'));
   if (settings?.profile) checkProfile(family, settings.profile);
-  const model = loadModel(base, { ...(dtype && { dtype }), ...(device && { device }) });
+  const placement = { ...(dtype && { dtype }), ...(device && { device }) };
+  const { model, fill } = hollow ? loadHollowModel(base, placement) : { model: loadModel(base, placement), fill: null };
   try {
-    if (base === folder) return withModel(base, config, model, settings);
+    if (base === folder) return { ...withModel(base, config, model, settings), fill };
     const { config: adapter } = loadAdapter(model.module, folder);
     model.module.eval(); // adapters may have dropout
     if (mergeAdapters) {
@@ -120,7 +125,7 @@ export function openModelFolder(path: string, options: OpenModelOptions = {}): L
       model.module.setRequiresGrad(true); // as any model without adapters
     }
     const stored = readReasoningSettings(folder, family, settings?.profile);
-    return { ...withModel(base, config, model, { ...stored, ...settings }), adapter };
+    return { ...withModel(base, config, model, { ...stored, ...settings }), fill, adapter };
   } catch (error) {
     model.module.dispose();
     throw error;
@@ -172,6 +177,7 @@ export function withModel(
     folder,
     family,
     model,
+    fill: null,
     config,
     tokenizer,
     settings,

@@ -1,5 +1,5 @@
 /** What a model family brings along. Each folder beside this file exports one such object, and registry.ts lists them. */
-import type { Device, DType } from '@ivtlr/torch';
+import type { Device, DType, Tensor } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
 import type { ProfileName, PromptProfile } from '../text/prompt.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
@@ -13,10 +13,12 @@ export interface LoadModelOptions {
   device?: Device;
 }
 
+export type InitializeParameter = (parameter: Tensor, set: () => void) => void;
+
 /** A model that can be trained from scratch. */
 export interface InitializableModel extends VisionLanguageModel {
-  /** Sets random weights. */
-  initialize(): void;
+  /** Sets random weights: `each` is called for every parameter in their order, which is that of the random numbers, and calls `set`, then or later. */
+  initialize(each?: InitializeParameter): void;
 }
 
 /** One config.json, read. */

@@ -2,19 +2,30 @@
 import fs from 'node:fs';
 import { totalmem } from 'node:os';
 import { join } from 'node:path';
-import { elementSize, manualSeed, type StoredTensor, skipInit } from '@ivtlr/torch';
+import {
+  elementSize,
+  getRngState,
+  keep,
+  manualSeed,
+  type StoredTensor,
+  setRngState,
+  setStorageBytes,
+  skipInit,
+  type Tensor,
+  withoutMemory,
+} from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
 import { type FileContent, jsonFile, writeFiles } from '../file-contents.ts';
 import { readJson } from '../files.ts';
 import { chameleon } from './chameleon/family.ts';
 import { refuseQuantized } from './common/config-schema.ts';
-import { loadWeights, weightsFile } from './common/weights.ts';
+import { loadWeights, loadWeightsLater, weightsFile } from './common/weights.ts';
 import type { Backbone, Family, LoadModelOptions } from './family.ts';
 import { qwen25Vl } from './qwen2-5-vl/family.ts';
 import { qwen2Vl } from './qwen2-vl/family.ts';
 import { qwen3Vl } from './qwen3-vl/family.ts';
 import { smolVlm } from './smolvlm/family.ts';
-import type { PathStyle, VisionLanguageModel } from './types.ts';
+import type { FillParameters, PathStyle, VisionLanguageModel } from './types.ts';
 
 export const FAMILIES: readonly Family[] = [qwen2Vl, qwen25Vl, qwen3Vl, chameleon, smolVlm];
 
@@ -50,10 +61,27 @@ function backboneOf(config: unknown, source: string) {
 
 /** Loads a Hugging Face folder (config.json and safetensors). @throws UserError naming the file and what is wrong */
 export function loadModel(folder: string, options: LoadModelOptions = {}): VisionLanguageModel {
+  const { make, storedName } = backboneOfFolder(folder);
+  return loadWeights(folder, options, make, storedName);
+}
+
+function backboneOfFolder(folder: string) {
   if (!fs.existsSync(folder)) throw new UserError(`${folder}: there is no such model folder`);
   const file = join(folder, 'config.json');
-  const { make, storedName } = backboneOf(readJson(file), file);
-  return loadWeights(folder, options, make, storedName);
+  return backboneOf(readJson(file), file);
+}
+
+/** A model whose parameters have no memory before `fill`: for those that keep a part of each. */
+export interface HollowModel {
+  model: VisionLanguageModel;
+  /** To be called once. */
+  fill: FillParameters;
+}
+
+/** As loadModel, with parameters to be read later, one by one. */
+export function loadHollowModel(folder: string, options: LoadModelOptions = {}): HollowModel {
+  const { make, storedName } = backboneOfFolder(folder);
+  return loadWeightsLater(folder, options, make, storedName);
 }
 
 /** A model with random weights for training from scratch, the same for the same seed. */
@@ -69,6 +97,33 @@ export function createModel(
   const model = make(placement);
   model.initialize();
   return model;
+}
+
+/** As createModel, with the same weights to be drawn later, one by one. `fill` leaves the random generator as it finds it. */
+export function createHollowModel(
+  configJson: unknown,
+  seed: number,
+  { dtype, device = 'cpu' }: LoadModelOptions = {},
+): HollowModel {
+  const { make } = backboneOf(configJson, 'model config');
+  manualSeed(seed);
+  const model = withoutMemory(() => make({ device, ...(dtype && { dtype }) }));
+  const drawn = keep(getRngState(device));
+  // Taken down now, since adapters may come between the modules before they are drawn.
+  const parameters: [Tensor, () => void][] = [];
+  model.initialize((parameter, set) => parameters.push([parameter, set]));
+  const fill: FillParameters = (taken) => {
+    using before = keep(getRngState(device));
+    using state = drawn;
+    setRngState(state, device);
+    for (const [parameter, set] of parameters) {
+      setStorageBytes(parameter, parameter.nbytes);
+      set();
+      if (taken(parameter)) setStorageBytes(parameter, 0);
+    }
+    setRngState(before, device);
+  };
+  return { model, fill };
 }
 
 /** @throws UserError when the weights alone need more memory than the machine has */

@@ -40,6 +40,12 @@ export interface ImageInputs {
 
 export type PositionKind = 'sequential' | 'mrope';
 
+/**
+ * Gives the parameters of a model made without memory their values, one parameter after the other in an order of its own. `taken` gets each with its
+ * values in place and says whether they are kept elsewhere now: the parameter then loses its memory again, so that one at a time has any.
+ */
+export type FillParameters = (taken: (parameter: Tensor) => boolean) => void;
+
 /** Positions of a prompt, and where each row goes on. */
 export interface PromptPositions {
   /** (A, B, S) int64 */

@@ -6,9 +6,7 @@ import {
   elementSize,
   empty,
   type Piece as GradientPiece,
-  keep,
   noGrad,
-  type SharedBuffer,
   scope,
   setStorageBytes,
   type Tensor,
@@ -108,38 +106,27 @@ export class Flat {
     return buffer.narrow(0, offset, tensor.numel).view(tensor.shape);
   }
 
-  /** Copies the parameters into a buffer and makes them views of it; their old memory is freed. The buffer lives until disposed. */
-  moveInto(buffer: Tensor): void {
+  /** Copies those of the parameter's elements that `buffer` holds, which is a part of the whole and begins at its element `first`. */
+  copyInto(buffer: Tensor, first: number, { tensor, offset }: FlatParameter): void {
+    const start = Math.max(0, first - offset);
+    const end = Math.min(tensor.numel, first + buffer.numel - offset);
+    if (start >= end) return;
     noGrad(() =>
       scope(() => {
-        buffer.zero_();
-        for (const parameter of this.parameters) {
-          const view = this.viewOf(parameter, buffer);
-          view.copy_(parameter.tensor);
-          call('aten::set_data', '', parameter.tensor, view);
-        }
+        const values = tensor.flatten().narrow(0, start, end - start);
+        buffer.narrow(0, offset + start - first, end - start).copy_(values);
       }),
     );
-    keep(buffer);
   }
 
-  /**
-   * As moveInto, into memory that the processes share.
-   * @returns a buffer that has the whole as its memory, which is complete when all processes have come here
-   */
-  share(shared: SharedBuffer, rank: number): Tensor {
-    const buffer = keep(this.hollowBuffer());
-    shared.attach(buffer);
+  /** Makes the parameters views of a buffer of the whole size, which has memory at the moment; what they had before is freed. */
+  makeViews(buffer: Tensor): void {
     noGrad(() =>
       scope(() => {
-        const own = buffer.narrow(0, rank * this.shardSize, this.shardSize);
-        for (const { tensor, start, end, shardOffset } of this.pieces(rank))
-          own.narrow(0, shardOffset, end - start).copy_(tensor.flatten().narrow(0, start, end - start));
         for (const parameter of this.parameters)
           call('aten::set_data', '', parameter.tensor, this.viewOf(parameter, buffer));
       }),
     );
-    return buffer;
   }
 
   /**

@@ -14,8 +14,9 @@ import {
   setStorageBytes,
   type Tensor,
   type Work,
+  zeros,
 } from '@ivtlr/torch';
-import type { ModelParts } from '../models/types.ts';
+import type { FillParameters, ModelParts } from '../models/types.ts';
 import { type Collective, type PassShape, type Round, reductionOrder, roundOrder } from './collective-order.ts';
 import { Flat, giveBack } from './flat.ts';
 
@@ -52,6 +53,13 @@ const DONE: Work<unknown> = { wait: () => {} };
 /** Reductions under way at one time with stages 2 and 3, which are there to save the memory of gradients. */
 const REDUCTIONS_AT_ONCE = 2;
 
+export interface ShardingOptions {
+  /** Whether passes go back depth by depth; see SegmentedPass. */
+  byDepth: boolean;
+  /** Gives the parameters their values, each process all of them in turn, of which it keeps its part; null where they are in place. */
+  fill?: FillParameters | null;
+}
+
 export class ShardedParameters implements SegmentObserver, Disposable {
   readonly stage: ZeroStage;
   readonly #group: ProcessGroup;
@@ -67,13 +75,16 @@ export class ShardedParameters implements SegmentObserver, Disposable {
   /** Whether gradients are summed where they are, in each other's memory. */
   readonly #reads: boolean;
 
-  /** Takes the parameters over; with stages 1 to 3 they move into flat buffers. `requiresGrad` says which are trained. */
+  /**
+   * Takes the parameters over; with stages 1 to 3 they move into flat buffers. `requiresGrad` says which are trained.
+   * @throws what `fill` throws, in that process alone
+   */
   constructor(
     group: ProcessGroup,
     module: Module,
     parts: ModelParts,
     stage: ZeroStage,
-    { byDepth }: { byDepth: boolean },
+    { byDepth, fill = null }: ShardingOptions,
   ) {
     this.#group = group;
     this.stage = stage;
@@ -104,7 +115,7 @@ export class ShardedParameters implements SegmentObserver, Disposable {
         part,
         flats.map((flat) => this.#hold(flat, shared[all.indexOf(flat)] ?? null)),
       );
-    if (shared.length > 0) group.barrier({ purpose: 'the parameters are shared' });
+    this.#takeOver(fill);
     const trained = new Set(
       [...this.#parts].filter(([, held]) => held.some(({ flat }) => flat.trained)).map(([part]) => part),
     );
@@ -125,18 +136,61 @@ export class ShardedParameters implements SegmentObserver, Disposable {
     return this.#group.rank;
   }
 
+  /** Memory for what this process holds of a flat buffer, without values yet. */
   #hold(flat: Flat, shared: SharedBuffer | null): Held {
     const held: Held = { flat, parameters: null, gradients: null, whole: null, shared };
     if (this.stage === 0) return held;
-    const whole = shared ? flat.share(shared, this.rank) : keep(flat.newBuffer());
-    if (!shared) flat.moveInto(whole);
-    const own = () => whole.narrow(0, this.rank * flat.shardSize, flat.shardSize);
-    if (this.stage < 3) return { ...held, whole, parameters: keep(noGrad(own)) };
-    const parameters = shared
-      ? shared.part(flat.dtype, flat.shardSize)
-      : keep(noGrad(() => scope(() => own().clone())));
-    setStorageBytes(whole, 0);
+    const whole = keep(this.stage === 3 || shared ? flat.hollowBuffer() : noGrad(() => flat.newBuffer().zero_()));
+    const part = () => whole.narrow(0, this.rank * flat.shardSize, flat.shardSize);
+    if (this.stage < 3) {
+      shared?.attach(whole);
+      return { ...held, whole, parameters: keep(noGrad(part)) };
+    }
+    const { dtype, device, shardSize } = flat;
+    const parameters = shared ? shared.part(dtype, shardSize) : keep(zeros([shardSize], { dtype, device }));
     return { ...held, whole, parameters };
+  }
+
+  /** Takes this process's part of the parameters, which then become views of what `#hold` has made. */
+  #takeOver(fill: FillParameters | null): void {
+    const all = [...this.#parts.values()].flat();
+    const places = new Map(all.flatMap((held) => held.flat.parameters.map((own) => [own.tensor, { held, own }])));
+    const taken = (tensor: Tensor) => {
+      const place = places.get(tensor);
+      if (!place?.held.whole) return false;
+      places.delete(tensor);
+      const { flat, shared, parameters, whole } = place.held;
+      // What is of others comes from them, except where this process has a whole buffer of its own.
+      if (shared || this.stage === 3) flat.copyInto(parameters!, this.rank * flat.shardSize, place.own);
+      else flat.copyInto(whole, 0, place.own);
+      return true;
+    };
+    let failure: { error: unknown } | null = null;
+    try {
+      fill?.(taken);
+      // Adapters come with their values.
+      for (const tensor of [...places.keys()]) taken(tensor);
+    } catch (error) {
+      failure = { error };
+    }
+    if (all.some(({ shared }) => shared)) this.#group.barrier({ purpose: 'the parameters are shared' });
+    if (failure) {
+      this.dispose();
+      throw failure.error;
+    }
+    for (const held of all) {
+      const { flat, shared, whole } = held;
+      if (!whole) continue;
+      if (this.stage < 3) {
+        flat.makeViews(whole);
+        continue;
+      }
+      // Views can only be made of memory.
+      if (shared) shared.attach(whole);
+      else setStorageBytes(whole, whole.nbytes);
+      flat.makeViews(whole);
+      setStorageBytes(whole, 0);
+    }
   }
 
   /** Before the first round of a step. */

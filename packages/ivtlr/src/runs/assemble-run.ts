@@ -97,8 +97,8 @@ async function assembleWith(
   });
   const trainee = traineeOf(recipe, task, opened);
   const { model } = opened;
-  const byDepth = recipe.latent.latentGradient === 'detached';
-  const sharded = group && new ShardedParameters(group, model.module, model.parts(), recipe.parallel.zero, { byDepth });
+  const sharding = { byDepth: recipe.latent.latentGradient === 'detached', fill: opened.fill };
+  const sharded = group && new ShardedParameters(group, model.module, model.parts(), recipe.parallel.zero, sharding);
   return {
     ...context,
     recipe,

@@ -6,14 +6,17 @@ import { type LoadedModel, openModelFolder, withModel } from '../engine/loaded-m
 import { UserError } from '../errors.ts';
 import type { HubReport } from '../hub/resolve.ts';
 import { injectLora, loraLayers, mergeLora, removeLora } from '../lora/inject.ts';
-import { createModel, saveModel } from '../models/registry.ts';
+import { createHollowModel, createModel, saveModel } from '../models/registry.ts';
 import type { Ranks } from '../parallel/ranks.ts';
 import { writeFreshFolder } from '../tasks/dominoes/fresh-folder.ts';
 import type { Task } from '../tasks/task.ts';
 import type { Checkpoint } from '../train/checkpoint.ts';
 import { inTurn } from './processes.ts';
 
-/** Opens the checkpoint's model, or that of the recipe. */
+/**
+ * Opens the checkpoint's model, or that of the recipe. With several processes its parameters are without values until each process takes what it
+ * keeps of them (`fill`).
+ */
 export async function openForTraining(
   recipe: Recipe,
   task: Task,
@@ -23,11 +26,10 @@ export async function openForTraining(
   const { profile, imageSize, resize } = recipe;
   // Without `imageSize` or `resize` in the recipe, a stored model keeps the one it knows.
   const settings = { profile, ...(imageSize && { imageSize }), ...(resize && { resize }) };
+  const hollow = ranks.size > 1;
+  const options = { dtype, device, settings, hollow, mergeAdapters: false };
   const folder = resume?.folder ?? recipe.model.folder;
-  if (folder !== undefined)
-    return openModelFolder(await inTurn(ranks, () => modelFolder(folder, hub)), {
-      ...{ dtype, device, settings, mergeAdapters: false },
-    });
+  if (folder !== undefined) return openModelFolder(await inTurn(ranks, () => modelFolder(folder, hub)), options);
   if (task.name !== 'dominoes') {
     throw new UserError(
       `fresh weights need a vocabulary, which only task dominoes brings along; give model.folder for task ${task.name}`,
@@ -35,16 +37,33 @@ export async function openForTraining(
   }
   const fresh = join(recipe.out, 'init');
   const config = await inTurn(ranks, () => writeFreshFolder(fresh, recipe.model.config!));
-  const model = createModel(config, recipe.model.initSeed ?? 0, { dtype, device });
-  // Adapters alone are stored later on, so what they adapt must be on disk.
-  if (recipe.lora && ranks.rank === 0) saveModel(model, config, fresh);
-  return withModel(fresh, config, model, settings);
+  const seed = recipe.model.initSeed ?? 0;
+  if (recipe.lora) {
+    // Adapters alone are stored later on, so what they adapt must be on disk. For that the first process has all of it for a moment.
+    await inTurn(ranks, () => {
+      if (ranks.rank > 0) return;
+      const model = createModel(config, seed, { dtype, device });
+      saveModel(model, config, fresh);
+      model.module.dispose();
+    });
+    return openModelFolder(fresh, options);
+  }
+  const { model, fill } = hollow
+    ? createHollowModel(config, seed, { dtype, device })
+    : { model: createModel(config, seed, { dtype, device }), fill: null };
+  return { ...withModel(fresh, config, model, settings), fill };
 }
 
 /** Leaves `requiresGrad` on exactly what the recipe trains: adapters of the decoder, or every weight. */
-export function chooseTrained(lora: Recipe['lora'], { model: { module }, adapter, folder }: LoadedModel): void {
+export function chooseTrained(lora: Recipe['lora'], opened: LoadedModel): void {
+  const { adapter, folder } = opened;
+  const { module } = opened.model;
   if (!lora) {
-    // Whoever trains all weights of an adapted model wants the adapter's work in them.
+    // Whoever trains all weights of an adapted model wants the adapter's work in them, for which all of them must be there.
+    if (adapter) {
+      opened.fill?.(() => false);
+      opened.fill = null;
+    }
     mergeLora(module);
     removeLora(module);
     module.setRequiresGrad(true);

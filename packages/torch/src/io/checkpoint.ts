@@ -105,6 +105,10 @@ class ShardedCheckpoint implements TensorFile {
     return this.#owner(name).read(name, options);
   }
 
+  readInto(name: string, tensor: Tensor): void {
+    this.#owner(name).readInto(name, tensor);
+  }
+
   close(): void {
     for (const shard of this.#shards) shard.close();
   }

@@ -13,7 +13,7 @@ import { CheckpointError } from './errors.ts';
 import { MAX_PICKLE_BYTES } from './pth-pickle.ts';
 import { parseStateDict, type StateDict, type StoredTensor } from './pth-state-dict.ts';
 import { dataStart, PositionalFile, readEntry, readZipDirectory, type ZipEntry } from './pth-zip.ts';
-import type { ReadOptions, TensorFile, TensorInfo } from './safetensors.ts';
+import { type ReadOptions, requireShape, type TensorFile, type TensorInfo } from './safetensors.ts';
 import { quote } from './safetensors-header.ts';
 
 export interface PthFile extends TensorFile {
@@ -93,6 +93,12 @@ class ZippedStateDict implements PthFile {
         return result;
       }),
     );
+  }
+
+  readInto(name: string, tensor: Tensor): void {
+    const { shape } = this.#tensor(name);
+    requireShape(this.#file.path, name, shape, tensor);
+    scope(() => noGrad(() => void tensor.copy_(this.read(name))));
   }
 
   close(): void {

@@ -33,6 +33,8 @@ export interface TensorFile {
   /** Throws CheckpointError for an unknown name or a dtype that tensors here cannot have. */
   info(name: string): TensorInfo;
   read(name: string, options?: ReadOptions): Tensor;
+  /** Reads into a contiguous tensor of the same shape, of any dtype and device. @throws RangeError for another shape */
+  readInto(name: string, tensor: Tensor): void;
   /** Closes the file; tensors read before stay valid. */
   close(): void;
   [Symbol.dispose](): void;
@@ -99,23 +101,34 @@ class OpenFile implements SafetensorsFile {
       throw new RangeError(
         `${this.#path}: tensor ${quote(name)} has ${numel} elements, not those from ${start} to ${end}`,
       );
-    const [first, last] = [entry.begin + start * size, entry.begin + end * size];
     return scope(() =>
       noGrad(() => {
         const flat = empty([end - start], { dtype: dtype ?? entry.dtype, device });
-        for (let at = first; at < last; at += PIECE_BYTES) {
-          const piece = this.#readBytes(at, this.#piece.subarray(0, Math.min(PIECE_BYTES, last - at)));
-          scope(() => {
-            const values = shareBytes(piece, entry.dtype === 'bool' ? 'uint8' : entry.dtype, [piece.length / size]);
-            // A bool tensor whose bytes are neither 0 nor 1 is undefined behaviour in libtorch's kernels.
-            flat
-              .narrow(0, (at - first) / size, piece.length / size)
-              .copy_(entry.dtype === 'bool' ? values.ne(0) : values);
-          });
-        }
+        this.#fill(entry, start, flat);
         return flat;
       }),
     );
+  }
+
+  readInto(name: string, tensor: Tensor): void {
+    const entry = this.#entry(name);
+    requireShape(this.#path, name, entry.shape, tensor);
+    scope(() => noGrad(() => this.#fill(entry, 0, tensor.view([-1]))));
+  }
+
+  /** Fills a flat tensor with the elements from `start` on. */
+  #fill({ begin, dtype }: HeaderEntry & { dtype: DType }, start: number, flat: Tensor): void {
+    const size = elementSize(dtype);
+    const first = begin + start * size;
+    const last = first + flat.numel * size;
+    for (let at = first; at < last; at += PIECE_BYTES) {
+      const piece = this.#readBytes(at, this.#piece.subarray(0, Math.min(PIECE_BYTES, last - at)));
+      scope(() => {
+        const values = shareBytes(piece, dtype === 'bool' ? 'uint8' : dtype, [piece.length / size]);
+        // A bool tensor whose bytes are neither 0 nor 1 is undefined behaviour in libtorch's kernels.
+        flat.narrow(0, (at - first) / size, piece.length / size).copy_(dtype === 'bool' ? values.ne(0) : values);
+      });
+    }
   }
 
   close(): void {
@@ -153,6 +166,14 @@ class OpenFile implements SafetensorsFile {
       throw new CheckpointError(`${this.#path}: tensor ${quote(name)} has dtype ${format}, which is not supported`);
     return { ...entry, dtype };
   }
+}
+
+/** @throws RangeError when a tensor to read into has another shape than the stored one */
+export function requireShape(path: string, name: string, shape: readonly number[], { shape: given }: Tensor): void {
+  if (given.length !== shape.length || given.some((size, i) => size !== shape[i]))
+    throw new RangeError(
+      `${path}: tensor ${quote(name)} has shape [${shape.join(', ')}], the one to read into [${given.join(', ')}]`,
+    );
 }
 
 export function attempt<T>(path: string, access: () => T): T {

@@ -4,6 +4,7 @@
  */
 import { empty, full } from '../core/creation.ts';
 import type { Device, DType } from '../core/dtype.ts';
+import { native } from '../core/native.ts';
 import { keep } from '../core/scope.ts';
 import type { Tensor } from '../core/tensor.ts';
 import * as ops from '../ops.gen.ts';
@@ -16,6 +17,7 @@ export interface FactoryOptions {
 }
 
 let skipping = false;
+let hollow = false;
 
 /**
  * Builds modules without initial values: memory is reserved but not touched, which makes a large model that is about to be loaded start at once.
@@ -28,6 +30,21 @@ export function skipInit<T>(fn: () => T): T {
     return fn();
   } finally {
     skipping = before;
+  }
+}
+
+/**
+ * Builds modules whose parameters have shapes and no memory: each gives its own back as soon as it is made. Initial values are drawn all the same
+ * (unless inside `skipInit`), so that the random numbers after it are those after a module with memory. `setStorageBytes` gives a parameter new
+ * memory; whoever reads one without crashes. `fn` must not be asynchronous.
+ */
+export function withoutMemory<T>(fn: () => T): T {
+  const before = hollow;
+  hollow = true;
+  try {
+    return fn();
+  } finally {
+    hollow = before;
   }
 }
 
@@ -46,7 +63,7 @@ export function constantParameter(
   value: number,
   { dtype = 'float32', device = 'cpu' }: FactoryOptions = {},
 ): Tensor {
-  return keep(full(shape, value, { dtype, device, requiresGrad: true }));
+  return finish(full(shape, value, { dtype, device }));
 }
 
 function parameter(
@@ -56,6 +73,11 @@ function parameter(
 ): Tensor {
   const tensor = empty(shape, { dtype, device });
   if (!skipping) fill(tensor);
+  return finish(tensor);
+}
+
+function finish(tensor: Tensor): Tensor {
+  if (hollow) native.setStorageBytes(tensor, 0);
   tensor.requiresGrad = true;
   return keep(tensor);
 }

@@ -19,6 +19,7 @@ import { Decoder } from '../common/decoder.ts';
 import { DecoderModel, languageHead } from '../common/decoder-model.ts';
 import { initializeWeights } from '../common/initialize.ts';
 import { sequentialPositions } from '../common/positions.ts';
+import type { InitializeParameter } from '../family.ts';
 import type { PathStyle, PositionKind, ProcessedImage, PromptPositions } from '../types.ts';
 import type { ChameleonConfig } from './config.ts';
 import { VqEncoder } from './vq.ts';
@@ -120,9 +121,9 @@ export class Chameleon extends DecoderModel<ChameleonConfig> {
   }
 
   /** Random weights for training from scratch. */
-  initialize(): void {
+  initialize(each?: InitializeParameter): void {
     const { layers, tied } = this.config;
-    initializeWeights(this, { layers, tied });
+    initializeWeights(this, { layers, tied }, each);
   }
 }
 

@@ -12,6 +12,7 @@ import {
   type Tensor,
 } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
+import type { InitializeParameter } from '../family.ts';
 import type {
   CacheCapacity,
   ForwardOptions,
@@ -57,8 +58,8 @@ export abstract class DecoderModel<Config extends DecoderModelConfig> extends Mo
     kind: PositionKind,
   ): PromptPositions;
 
-  /** Random weights for training from scratch. */
-  abstract initialize(): void;
+  /** See InitializableModel. */
+  abstract initialize(each?: InitializeParameter): void;
 
   protected get decoder(): Decoder {
     return this.model instanceof Decoder ? this.model : this.model.text_model;

@@ -8,12 +8,16 @@ import {
   openCheckpoint,
   StateDictError,
   type StoredTensor,
+  setStorageBytes,
   skipInit,
+  type Tensor,
   type TensorFile,
+  withoutMemory,
 } from '@ivtlr/torch';
 import { UserError } from '../../errors.ts';
 import type { FileContent } from '../../file-contents.ts';
 import type { LoadModelOptions } from '../family.ts';
+import type { FillParameters } from '../types.ts';
 
 /**
  * Makes a model and fills it from a folder, each tensor straight into its place. `make` gets the wanted dtype, or that of the stored weights;
@@ -26,7 +30,7 @@ export function loadWeights<M extends { readonly module: Module }>(
   make: (options: LoadModelOptions) => M,
   storedName: (name: string) => string | null,
 ): M {
-  try {
+  return explained(folder, () => {
     using file = openCheckpoint(folder);
     const stored = checkWeights(folder, file, make, storedName);
     const model = skipInit(() => make({ ...options, dtype: options.dtype ?? stored }));
@@ -37,6 +41,50 @@ export function loadWeights<M extends { readonly module: Module }>(
       throw error;
     }
     return model;
+  });
+}
+
+/** As loadWeights, with a model whose parameters have no memory before `fill`, which reads them one by one. `fill` may throw a UserError, too. */
+export function loadWeightsLater<M extends { readonly module: Module }>(
+  folder: string,
+  options: LoadModelOptions,
+  make: (options: LoadModelOptions) => M,
+  storedName: (name: string) => string | null,
+): { model: M; fill: FillParameters } {
+  return explained(folder, () => {
+    using file = openCheckpoint(folder);
+    const stored = checkWeights(folder, file, make, storedName);
+    const model = skipInit(() => withoutMemory(() => make({ ...options, dtype: options.dtype ?? stored })));
+    // Taken down now, since adapters may come between the modules before it is read. A tied parameter is here under each of its names.
+    const parameters = model.module.stateDict();
+    const fill: FillParameters = (taken) =>
+      explained(folder, () => readParameters(folder, parameters, storedName, taken));
+    return { model, fill };
+  });
+}
+
+function readParameters(
+  folder: string,
+  parameters: ReadonlyMap<string, Tensor>,
+  storedName: (name: string) => string | null,
+  taken: (parameter: Tensor) => boolean,
+): void {
+  using file = openCheckpoint(folder);
+  const read = new Set<Tensor>();
+  for (const name of file.names()) {
+    const own = storedName(name);
+    const parameter = own === null ? undefined : parameters.get(own);
+    if (!parameter || read.has(parameter)) continue;
+    read.add(parameter);
+    setStorageBytes(parameter, parameter.nbytes);
+    file.readInto(name, parameter);
+    if (taken(parameter)) setStorageBytes(parameter, 0);
+  }
+}
+
+function explained<T>(folder: string, load: () => T): T {
+  try {
+    return load();
   } catch (error) {
     if (error instanceof StateDictError)
       throw new UserError(`${folder}: the weights do not fit config.json: ${error.message}`);

@@ -4,6 +4,7 @@ import { Decoder, type DecoderTraits } from '../common/decoder.ts';
 import { DecoderModel, languageHead } from '../common/decoder-model.ts';
 import { initializeWeights } from '../common/initialize.ts';
 import { sequentialPositions } from '../common/positions.ts';
+import type { InitializeParameter } from '../family.ts';
 import type { PathStyle, PositionKind, ProcessedImage, PromptPositions } from '../types.ts';
 import type { Qwen2VLConfig, QwenTextConfig } from './config.ts';
 import { Qwen2VisionTower } from './vision.ts';
@@ -92,13 +93,13 @@ export abstract class QwenVL<Config extends QwenVLConfig> extends DecoderModel<C
   }
 
   /** Random weights for training from scratch. */
-  initialize(): void {
+  initialize(each?: InitializeParameter): void {
     const { layers, tied, vision } = this.config;
     const residualScale = (name: string) =>
       /blocks\.\d+\.(attn\.proj|mlp\.fc2|mlp\.linear_fc2|mlp\.down_proj)\.weight$/.test(name)
         ? 1 / Math.sqrt(2 * vision.depth)
         : 1;
-    initializeWeights(this, { layers, tied, residualScale });
+    initializeWeights(this, { layers, tied, residualScale }, each);
   }
 }
 

@@ -5,6 +5,7 @@ import { Decoder } from '../common/decoder.ts';
 import { DecoderModel, languageHead } from '../common/decoder-model.ts';
 import { initializeWeights } from '../common/initialize.ts';
 import { sequentialPositions } from '../common/positions.ts';
+import type { InitializeParameter } from '../family.ts';
 import type { PathStyle, PositionKind, ProcessedImage, PromptPositions } from '../types.ts';
 import type { SmolVlmConfig } from './config.ts';
 import { Connector, SiglipTower } from './vision.ts';
@@ -69,10 +70,10 @@ export class SmolVlm extends DecoderModel<SmolVlmConfig> {
   }
 
   /** Random weights for training from scratch. */
-  initialize(): void {
+  initialize(each?: InitializeParameter): void {
     const { layers, tied, vision } = this.config;
     const residualScale = (name: string) =>
       /vision_model.*(out_proj|fc2)\.weight$/.test(name) ? 1 / Math.sqrt(2 * vision.layers) : 1;
-    initializeWeights(this, { layers, tied, residualScale });
+    initializeWeights(this, { layers, tied, residualScale }, each);
   }
 }
