@@ -9,37 +9,15 @@ import {
   noGrad,
   type ProcessGroup,
   type SegmentObserver,
-  type SharedBuffer,
   scope,
   setStorageBytes,
   type Tensor,
   type Work,
-  zeros,
 } from '@ivtlr/torch';
 import type { FillParameters, ModelParts } from '../models/types.ts';
 import { type Collective, type PassShape, type Round, reductionOrder, roundOrder } from './collective-order.ts';
-import { Flat, giveBack } from './flat.ts';
-
-export type ZeroStage = 0 | 1 | 2 | 3;
-
-/** A flat buffer with what this process holds of it. */
-export interface Shard {
-  flat: Flat;
-  /** (shardSize) this process's part of the parameters; null with stage 0, which has no buffer of parameters. */
-  parameters: Tensor | null;
-  /**
-   * (shardSize) summed over all processes; null before the first reduction of a step. With stage 0 the sums are the parameters' `.grad`, and this
-   * is the memory that they are in (size), or null where each has its own.
-   */
-  gradients: Tensor | null;
-}
-
-interface Held extends Shard {
-  /** (size) the parameters of all processes; its memory is there only while the part is gathered. Null with stage 0 and for frozen ones below 3. */
-  whole: Tensor | null;
-  /** Where all processes of the machine read each other's shards in place. */
-  shared: SharedBuffer | null;
-}
+import { type Flat, giveBack } from './flat.ts';
+import { flatsOf, type Held, hold, namedParts, type Shard, takeOver, type ZeroStage } from './shards.ts';
 
 interface Pending {
   work: Work<unknown>;
@@ -113,9 +91,14 @@ export class ShardedParameters implements SegmentObserver, Disposable {
     for (const [part, flats] of flatsByPart)
       this.#parts.set(
         part,
-        flats.map((flat) => this.#hold(flat, shared[all.indexOf(flat)] ?? null)),
+        flats.map((flat) => hold(flat, shared[all.indexOf(flat)] ?? null, stage, group.rank)),
       );
-    this.#takeOver(fill);
+    try {
+      takeOver([...this.#parts.values()].flat(), group, stage, fill);
+    } catch (error) {
+      this.dispose();
+      throw error;
+    }
     const trained = new Set(
       [...this.#parts].filter(([, held]) => held.some(({ flat }) => flat.trained)).map(([part]) => part),
     );
@@ -134,63 +117,6 @@ export class ShardedParameters implements SegmentObserver, Disposable {
 
   get rank(): number {
     return this.#group.rank;
-  }
-
-  /** Memory for what this process holds of a flat buffer, without values yet. */
-  #hold(flat: Flat, shared: SharedBuffer | null): Held {
-    const held: Held = { flat, parameters: null, gradients: null, whole: null, shared };
-    if (this.stage === 0) return held;
-    const whole = keep(this.stage === 3 || shared ? flat.hollowBuffer() : noGrad(() => flat.newBuffer().zero_()));
-    const part = () => whole.narrow(0, this.rank * flat.shardSize, flat.shardSize);
-    if (this.stage < 3) {
-      shared?.attach(whole);
-      return { ...held, whole, parameters: keep(noGrad(part)) };
-    }
-    const { dtype, device, shardSize } = flat;
-    const parameters = shared ? shared.part(dtype, shardSize) : keep(zeros([shardSize], { dtype, device }));
-    return { ...held, whole, parameters };
-  }
-
-  /** Takes this process's part of the parameters, which then become views of what `#hold` has made. */
-  #takeOver(fill: FillParameters | null): void {
-    const all = [...this.#parts.values()].flat();
-    const places = new Map(all.flatMap((held) => held.flat.parameters.map((own) => [own.tensor, { held, own }])));
-    const taken = (tensor: Tensor) => {
-      const place = places.get(tensor);
-      if (!place?.held.whole) return false;
-      places.delete(tensor);
-      const { flat, shared, parameters, whole } = place.held;
-      // What is of others comes from them, except where this process has a whole buffer of its own.
-      if (shared || this.stage === 3) flat.copyInto(parameters!, this.rank * flat.shardSize, place.own);
-      else flat.copyInto(whole, 0, place.own);
-      return true;
-    };
-    let failure: { error: unknown } | null = null;
-    try {
-      fill?.(taken);
-      // Adapters come with their values.
-      for (const tensor of [...places.keys()]) taken(tensor);
-    } catch (error) {
-      failure = { error };
-    }
-    if (all.some(({ shared }) => shared)) this.#group.barrier({ purpose: 'the parameters are shared' });
-    if (failure) {
-      this.dispose();
-      throw failure.error;
-    }
-    for (const held of all) {
-      const { flat, shared, whole } = held;
-      if (!whole) continue;
-      if (this.stage < 3) {
-        flat.makeViews(whole);
-        continue;
-      }
-      // Views can only be made of memory.
-      if (shared) shared.attach(whole);
-      else setStorageBytes(whole, whole.nbytes);
-      flat.makeViews(whole);
-      setStorageBytes(whole, 0);
-    }
   }
 
   /** Before the first round of a step. */
@@ -394,23 +320,4 @@ export class ShardedParameters implements SegmentObserver, Disposable {
 
 function reduction(part: string): Collective {
   return { kind: 'reduce', part };
-}
-
-function namedParts({ vision, embedding, layers, head }: ModelParts): [string, Module[]][] {
-  return [
-    ['embedding', embedding],
-    ['vision', vision],
-    ...layers.map((modules, i): [string, Module[]] => [`layers.${i}`, modules]),
-    ['head', head],
-  ];
-}
-
-function flatsOf(part: string, parameters: readonly [string, Tensor][], processes: number): Flat[] {
-  const groups = new Map<string, [string, Tensor][]>();
-  for (const entry of parameters) {
-    const { dtype, device, requiresGrad } = entry[1];
-    const key = `${dtype} ${device} ${requiresGrad}`;
-    groups.set(key, [...(groups.get(key) ?? []), entry]);
-  }
-  return [...groups.values()].map((group) => new Flat(part, group[0]![1].requiresGrad, group, processes));
 }
