@@ -42,13 +42,13 @@ export function writeFiles(folder: string, files: readonly FileContent[]): void 
   }
 }
 
-/** Copies what the files hold as it is now: tensors into `memory`, except those that are host copies already. */
+/** Copies what the files hold: tensors later (`HostMemory.copyLater`), except those that are host copies already. */
 export function freezeFiles(files: readonly FileContent[], memory: HostMemory): FrozenFile[] {
   return files.map(({ name, content }) => {
     if (typeof content === 'string') return { name, parts: [Buffer.from(content, 'utf8')] };
     if (!isTensors(content)) return { name, parts: [content] };
     const tensors = new Map<string, HostTensor>();
-    for (const [key, value] of content.tensors) tensors.set(key, isHostTensor(value) ? value : memory.copy(value));
+    for (const [key, value] of content.tensors) tensors.set(key, isHostTensor(value) ? value : memory.copyLater(value));
     return { name, parts: safetensorsParts(name, tensors, content.metadata) };
   });
 }

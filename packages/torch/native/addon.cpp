@@ -1,6 +1,7 @@
 #include "addon.h"
 
 #include "autograd.h"
+#include "copies.h"
 #include "dispatch.h"
 #include "distributed.h"
 #include "exchange.h"
@@ -119,6 +120,9 @@ NAPI_MODULE_INIT() {
         {"dropSharedBuffer", drop_shared_buffer},
         {"sharedPart", shared_part},
         {"attachSharedBuffer", attach_shared_buffer},
+        {"startCopies", start_copies},
+        {"copiesMade", copies_made},
+        {"finishCopies", finish_copies},
         {"describeMemory", describe_memory},
         {"canReadMemory", can_read_memory},
         {"setPeers", set_peers},

@@ -274,13 +274,24 @@ export class ShardedParameters implements SegmentObserver, Disposable {
     for (const work of works) work.wait();
   }
 
-  /** With stage 3: runs `body` with the parameters of one flat buffer after the other in place. All processes call it. */
-  eachFlat(trainedOnly: boolean, body: (flat: Flat) => void): void {
+  /**
+   * With stage 3: runs `body` in the first process with every parameter's values, of one flat buffer after the other. All processes call it.
+   * `stay` says that the values, though not the tensor, are there until the shards change.
+   */
+  eachParameter(trainedOnly: boolean, body: (name: string, values: Tensor, stay: boolean) => void): void {
     for (const held of [...this.#parts.values()].flat()) {
-      if (trainedOnly && !held.flat.trained) continue;
-      this.#gatherFlat(held).wait();
-      body(held.flat);
-      setStorageBytes(held.whole!, 0);
+      const { flat, whole, shared } = held;
+      if (trainedOnly && !flat.trained) continue;
+      if (!shared) this.#gatherFlat(held).wait();
+      if (this.rank === 0)
+        scope(() => {
+          const buffer = shared ? flat.hollowBuffer() : whole!;
+          shared?.attach(buffer);
+          noGrad(() => {
+            for (const own of flat.parameters) body(own.name, flat.viewOf(own, buffer), shared !== null);
+          });
+        });
+      if (!shared) setStorageBytes(whole!, 0);
     }
   }
 

@@ -150,8 +150,8 @@ export class ShardedUpdate implements Update {
   copyParameters(memory: HostMemory, trainedOnly: boolean): Map<string, HostTensor> | null {
     if (this.#sharded.stage < 3) return null;
     const copies = new Map<string, HostTensor>();
-    this.#sharded.eachFlat(trainedOnly, ({ parameters }) => {
-      if (this.#sharded.rank === 0) for (const { name, tensor } of parameters) copies.set(name, memory.copy(tensor));
+    this.#sharded.eachParameter(trainedOnly, (name, values, stay) => {
+      copies.set(name, stay ? memory.copyLater(values) : memory.copy(values));
     });
     return copies;
   }

@@ -55,7 +55,8 @@ export interface Update extends Disposable {
   /** Runs `body` with all parameters in place. All processes call it. */
   whole<T>(body: () => T | Promise<T>): Promise<T>;
   /**
-   * Copies of the parameters by name, where they are not in place; null where they are. All processes call it; the first one gets them.
+   * Copies of the parameters by name, where they are not in place; null where they are. All processes call it; the first one gets them, by
+   * `copyLater` where other processes hold them until all have come to the next step's sums.
    * @param trainedOnly leaves out those that are not trained
    */
   copyParameters(memory: HostMemory, trainedOnly: boolean): Map<string, HostTensor> | null;

@@ -47,6 +47,7 @@ describe('in one process', () => {
     const writer = new CheckpointWriter(out, 2);
     await writer.begin();
     writer.start(3, files);
+    writer.copied();
     weight.zero_();
     narrow.zero_();
     expect(writer.latest).toBeNull();

@@ -1,17 +1,17 @@
 /**
- * Checkpoints written while training goes on. The loop only copies what a checkpoint holds (`start`); a thread writes the copies into a partial
- * folder, and once all processes have written theirs, the first one makes that folder the latest checkpoint. Every step of it can be cut off:
- * the checkpoint before stays in force, and the next start removes the rest.
+ * Checkpoints written while training goes on. What a checkpoint holds is copied by a thread while the loop works out the next gradients (`start` to
+ * `copied`). Another thread then writes the copies into a partial folder, and once all processes have written theirs, the first one makes that folder
+ * the latest checkpoint. Every step of it can be cut off: the checkpoint before stays in force, and the next start removes the rest.
  *
- * At a checkpoint: `const memory = await writer.begin()`, copies of what changes into `memory`, `writer.start(step, files)`. After every step
- * `writer.poll()`; at the end `await writer.finish()`.
+ * At a checkpoint: `const memory = await writer.begin()`, copies of what changes into `memory`, `writer.start(step, files)`; before anything of it
+ * changes `writer.copied()`. After every step `writer.poll()`; at the end `await writer.finish()`.
  */
 import { setTimeout } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { HostMemory } from '@ivtlr/torch';
 import { compiledModule } from '../compiled-module.ts';
 import { UserError } from '../errors.ts';
-import { type FileContent, freezeFiles } from '../file-contents.ts';
+import { type FileContent, type FrozenFile, freezeFiles } from '../file-contents.ts';
 import { makeFolder } from '../files.ts';
 import { checkpointFolder, checkpointRoot } from './checkpoint-names.ts';
 import type { WriteJob, WriteResult } from './write-thread.ts';
@@ -33,8 +33,10 @@ const ALONE: CheckpointPeers = { rank: 0, world: 1, written: () => {}, failed: (
 interface Pending {
   step: number;
   folder: string;
-  /** What the thread does: this process's files, then waiting for the others' (no thread), then completing the folder. */
-  phase: 'writing' | 'waiting' | 'completing';
+  /** What is copied before it is written, in the phase `copying`. */
+  files: FrozenFile[];
+  /** What the thread does: copying (none), this process's files, then waiting for the others' (no thread), then completing the folder. */
+  phase: 'copying' | 'writing' | 'waiting' | 'completing';
   /** The thread's answer, once it is there. */
   result: WriteResult | undefined;
   thread: Promise<void>;
@@ -72,7 +74,7 @@ export class CheckpointWriter {
   }
 
   /**
-   * Copies the files of this process as they are now and starts to write them.
+   * Starts to copy the files of this process as they are now, to write them after that. Nothing they hold may change before `copied`.
    * @param files tensors are live ones, or copies made in the memory that `begin` gave; ranks other than 0 have other names
    */
   start(step: number, files: readonly FileContent[]): void {
@@ -80,13 +82,24 @@ export class CheckpointWriter {
     makeFolder(checkpointRoot(this.#out));
     const folder = checkpointFolder(this.#out, step);
     const frozen = freezeFiles(files, this.#memory);
-    this.#pending = this.#run({ kind: 'write', folder, files: frozen }, step, folder, 'writing');
+    this.#memory.startCopies();
+    const thread = Promise.resolve();
+    this.#pending = { step, folder, files: frozen, phase: 'copying', result: undefined, thread };
+  }
+
+  /** Waits until what `start` was given is copied, so that it may change, and has it written. */
+  copied(): void {
+    if (this.#pending?.phase !== 'copying') return;
+    const { step, folder, files } = this.#pending;
+    this.#memory.finishCopies();
+    this.#pending = this.#run({ kind: 'write', folder, files }, step, folder, 'writing');
   }
 
   /** Looks how far the checkpoint is, and moves it on; never waits. @throws UserError once, when it could not be written */
   poll(): void {
+    if (this.#pending?.phase === 'copying' && this.#memory.copiesMade) this.copied();
     const pending = this.#pending;
-    if (!pending) return;
+    if (!pending || pending.phase === 'copying') return;
     const { step, folder } = pending;
     try {
       if (pending.phase !== 'waiting') {
@@ -116,6 +129,7 @@ export class CheckpointWriter {
 
   /** Waits until the started checkpoint is complete, on ranks other than 0 until their own files are written. @throws UserError as `poll` */
   async finish(): Promise<void> {
+    this.copied();
     for (this.poll(); this.#pending; this.poll()) {
       if (this.#pending.phase === 'waiting') await setTimeout(10);
       else await this.#pending.thread;
@@ -125,6 +139,7 @@ export class CheckpointWriter {
   /** After an error elsewhere: completes what does not depend on other processes any more, and throws nothing. */
   async close(): Promise<void> {
     try {
+      this.copied();
       for (this.poll(); this.#pending && this.#pending.phase !== 'waiting'; this.poll()) await this.#pending.thread;
     } catch {
       // The error that came first is the one to tell.
@@ -133,7 +148,7 @@ export class CheckpointWriter {
 
   #run(job: WriteJob, step: number, folder: string, phase: Pending['phase']): Pending {
     const worker = new Worker(compiledModule('./write-thread', import.meta.url), { workerData: job, execArgv: [] });
-    const pending: Pending = { step, folder, phase, result: undefined, thread: Promise.resolve() };
+    const pending: Pending = { step, folder, files: [], phase, result: undefined, thread: Promise.resolve() };
     let result: WriteResult = 'the thread that writes it ended';
     worker.on('message', (message: WriteResult) => {
       result = message;

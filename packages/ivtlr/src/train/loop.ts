@@ -121,7 +121,7 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
     : null;
   const update = preparedUpdate(run);
 
-  /** Copies the checkpoint; it is written while training goes on. */
+  /** The checkpoint is copied until parameters change again, and written while training goes on. */
   const save = async (step: number, { phase, epoch }: Position) => {
     if (step === savedStep) return;
     const memory = await byItself(() => checkpoints.begin());
@@ -145,7 +145,9 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
     agree(ranks, failure);
   };
   const saveModel = async (folder: string, phase: Phase, more: readonly FileContent[] = []) => {
-    const weights = update.copyParameters(new HostMemory(), trainee.savesTrainedOnly ?? false) ?? undefined;
+    const memory = new HostMemory();
+    const weights = update.copyParameters(memory, trainee.savesTrainedOnly ?? false) ?? undefined;
+    memory.finishCopies();
     await byFirst(() =>
       writeFolderAtomic(folder, (temporary) => writeFiles(temporary, [...trainee.files(phase, weights), ...more])),
     );
@@ -216,6 +218,7 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
           try {
             return trainStep(trainee, taken, {
               ...{ ranks, update, lr, clip: recipe.optimizer.clip },
+              beforeUpdate: () => checkpoints.copied(),
               judge: (loss, samples) => judge(loss, samples, step + 1),
             });
           } finally {

@@ -63,6 +63,8 @@ export interface StepParts {
   lr: number;
   /** The largest norm of the gradients; null leaves them alone. */
   clip: number | null;
+  /** Called when the gradients are there, before any process changes parameters or the optimiser's state. Must not throw. */
+  beforeUpdate?(): void;
   /** Sees the step's loss over all processes, and the names of its samples; may throw. The same everywhere. */
   judge?(loss: number, samples: () => string): Verdict;
 }
@@ -76,7 +78,7 @@ const SUMS = ['loss', 'crossEntropy', 'correct', 'tokens', 'samples'] as const;
  * @throws UserError when loss or gradient stop being numbers in any process; parameters are then as they were before the step
  */
 export function trainStep(trainee: Trainee, micros: readonly MicroBatch[] | Failure, parts: StepParts): StepResult {
-  const { ranks, update, lr, clip, judge = () => 'step' } = parts;
+  const { ranks, update, lr, clip, beforeUpdate, judge = () => 'step' } = parts;
   const own = 'failed' in micros ? [] : micros;
   const rounds = agreeOnRounds(ranks, micros);
   const sums: Record<(typeof SUMS)[number], number> = { loss: 0, crossEntropy: 0, correct: 0, tokens: 0, samples: 0 };
@@ -89,6 +91,7 @@ export function trainStep(trainee: Trainee, micros: readonly MicroBatch[] | Fail
     update.finishRound();
   });
   update.finishRounds();
+  beforeUpdate?.();
 
   const touched = update.touched();
   const numbers = [failure ? 1 : 0, update.squares(), ...SUMS.map((name) => sums[name])];

@@ -96,6 +96,9 @@ interface Native {
   dropSharedBuffer(id: number): void;
   sharedPart(id: number, dtype: string, elements: number): number;
   attachSharedBuffer(id: number, tensor: Handle): void;
+  startCopies(into: readonly Handle[], from: readonly Handle[]): number;
+  copiesMade(id: number): boolean;
+  finishCopies(id: number): void;
   describeMemory(group: string): string;
   canReadMemory(pid: number, address: string, number: string): boolean;
   setPeers(
