@@ -91,7 +91,8 @@ async function train(world: number, ways: readonly (readonly [Way, number])[], s
     return { name, recipe: recipeOf(way, zero, join(place, name)) };
   });
   const results = await runRanks(world, script, { runs, steps, folder: place }, { timeout: 300 });
-  for (const { code, stderr } of results) expect(code, stderr).toBe(0);
+  const all = results.map(({ code, signal, stderr }) => `${code} ${signal} ${stderr}`).join('\n');
+  for (const { code } of results) expect(code, all).toBe(0);
   return place;
 }
 

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { fitToTerminal } from '../launch/worker-environment.ts';
 import { formatDuration, Progress } from './progress.ts';
 
 function fakeStream(isTTY: boolean, columns = 100) {
@@ -26,6 +27,26 @@ describe('Progress', () => {
     const stream = fakeStream(true, 20);
     new Progress({ label: 'a long label that does not fit', stream, now: () => 0 }).update(1);
     expect(stream.writes[0]).toBe('\r\x1b[2Ka long label that d');
+  });
+
+  it('follows a terminal whose width changes', () => {
+    const stream = fakeStream(true, 20);
+    let time = 0;
+    const progress = new Progress({ label: 'a long label that does not fit', stream, now: () => time });
+    for (const columns of [20, 7, 12]) {
+      stream.columns = columns;
+      time += 200;
+      progress.update(1);
+    }
+    expect(stream.writes).toEqual(['\r\x1b[2Ka long label that d', '\r\x1b[2Ka long', '\r\x1b[2Ka long labe']);
+  });
+
+  it('of a worker is cut by its launcher, to the width of that moment', () => {
+    const text = 'a note that is longer\n\r\x1b[2Kstep 10/36  27%\r\x1b[2Kstep 11/36\r\x1b[2K\r\x1b[2Kdone in 2 s\n';
+    expect(fitToTerminal(text, 9)).toBe(
+      'a note that is longer\n\r\x1b[2Kstep 10/\r\x1b[2Kstep 11/\r\x1b[2K\r\x1b[2Kdone in 2 s\n',
+    );
+    expect(fitToTerminal(text, 100)).toBe(text);
   });
 
   it('writes plain lines every few seconds into a log', () => {

@@ -1,5 +1,5 @@
 /** How far long work is: one redrawn line on a terminal, a plain line now and then in a log. */
-import { launcherTerminal } from '../launch/worker-environment.ts';
+import { CLEAR_LINE, launcherTerminal } from '../launch/worker-environment.ts';
 
 export interface ProgressOptions {
   /** What is being done, such as `answering`. */
@@ -33,7 +33,6 @@ const REDRAW_MS = 100;
 const PLAIN_MS = 5_000;
 /** Before this no rate is shown: it would say little. */
 const RATE_FROM_SECONDS = 1;
-const CLEAR_LINE = '\r\x1b[2K';
 
 export class Progress {
   readonly #options: ProgressOptions;

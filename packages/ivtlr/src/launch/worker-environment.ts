@@ -2,13 +2,16 @@
 import { createServer } from 'node:net';
 import { availableParallelism } from 'node:os';
 
-/** Set in workers: the width of the launcher's terminal, or 0 where it has none. */
-const TERMINAL = 'IVTLR_LAUNCHER_COLUMNS';
+/** Set in workers: 1 where the launcher has a terminal, else 0. */
+const TERMINAL = 'IVTLR_LAUNCHER_TERMINAL';
+/** What a redrawn line begins with: it clears what stood there. */
+export const CLEAR_LINE = '\r\x1b[2K';
 /** Set in workers: the launcher's process id. */
 const LAUNCHER = 'IVTLR_LAUNCHER_PID';
 
 export interface Terminal {
   isTTY: boolean;
+  /** Without end: the launcher cuts lines to the width that its terminal has at that moment. */
   columns: number;
 }
 
@@ -24,7 +27,7 @@ export function workerVariables(rank: number, processes: number, port: number): 
     MASTER_PORT: String(port),
     OMP_NUM_THREADS: process.env.OMP_NUM_THREADS ?? String(threads),
     [LAUNCHER]: String(process.pid),
-    [TERMINAL]: String(process.stderr.isTTY ? (process.stderr.columns ?? 80) : 0),
+    [TERMINAL]: process.stderr.isTTY ? '1' : '0',
   };
 }
 
@@ -32,8 +35,14 @@ export function workerVariables(rank: number, processes: number, port: number): 
 export function launcherTerminal(): Terminal | null {
   const text = process.env[TERMINAL];
   if (text === undefined) return null;
-  const columns = Number(text);
-  return { isTTY: columns > 0, columns: columns || 80 };
+  return { isTTY: text === '1', columns: Number.POSITIVE_INFINITY };
+}
+
+/** Cuts redrawn lines of progress, which would else wrap, to a terminal's width; one column stays free. Lines that stay are left whole. */
+export function fitToTerminal(text: string, columns: number): string {
+  const cut = (redrawn: string) => (redrawn.includes('\n') ? redrawn : redrawn.slice(0, columns - 1));
+  const [before, ...lines] = text.split(CLEAR_LINE);
+  return [before, ...lines.map(cut)].join(CLEAR_LINE);
 }
 
 /** Process id of the launcher that has started this worker; null in a process that no launcher of ours has started. */

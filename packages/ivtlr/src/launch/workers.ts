@@ -8,7 +8,7 @@ import { constants } from 'node:os';
 import { join } from 'node:path';
 import { UserError } from '../errors.ts';
 import { makeFolder } from '../files.ts';
-import { freePort, workerVariables } from './worker-environment.ts';
+import { fitToTerminal, freePort, workerVariables } from './worker-environment.ts';
 
 export interface WorkersOptions {
   processes: number;
@@ -119,7 +119,7 @@ function start(
   ] as const) {
     let rest = '';
     stream.setEncoding('utf8').on('data', (text: string) => {
-      if (rank === 0) shown.write(text);
+      if (rank === 0) shown.write(shown.isTTY ? fitToTerminal(text, shown.columns ?? 80) : text);
       const lines = (rest + text).split('\n');
       rest = lines.pop()!;
       for (const drawn of lines) {
