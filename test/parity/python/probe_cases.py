@@ -11,10 +11,11 @@ PENALTIES = [10.0**power for power in range(-2, 5)]
 
 # name, classes, features, of them without change, samples of each half, how far the classes are apart
 SHAPES = [
-    ("two classes", 2, 5, 0, 40, 1.0),
-    ("four classes, apart", 4, 12, 0, 60, 2.0),
-    ("four classes, close", 4, 12, 2, 60, 0.6),
-    ("more features than samples", 3, 70, 1, 40, 0.8),
+    ("two classes, close", 2, 5, 0, 40, 0.6),
+    ("two classes, apart", 2, 3, 0, 30, 4.0),
+    ("four classes, few features", 4, 4, 0, 60, 3.0),
+    ("four classes, close, features without change", 4, 16, 2, 60, 0.5),
+    ("more features than samples", 3, 70, 1, 40, 0.4),
     ("nothing to find", 3, 10, 0, 50, 0.0),
 ]
 

@@ -6,9 +6,9 @@ import { makeFolder, writeFileAtomic } from '../files.ts';
 import type { Series } from '../trace/step-plot.ts';
 import { askedAs } from './asking-flags.ts';
 import { addEvaluationFlags, type EvaluationFlags } from './evaluation-flags.ts';
-import { renderTable } from './table.ts';
 import { latentStepCount } from './number-flags.ts';
 import { Progress } from './progress.ts';
+import { renderTable } from './table.ts';
 
 interface AnalyzeFlags extends EvaluationFlags {
   out: string;

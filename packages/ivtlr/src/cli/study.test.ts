@@ -90,7 +90,9 @@ function workers(): number[] {
   const logs = ['latent', 'written', 'broken'].flatMap((name) =>
     [1, 2].map((seed) => join(out, name, `seed-${seed}`, 'study.log')),
   );
-  return logs.filter(existsSync).flatMap((log) => [...readFileSync(log, 'utf8').matchAll(/pid (\d+)/g)].map((m) => Number(m[1])));
+  return logs
+    .filter(existsSync)
+    .flatMap((log) => [...readFileSync(log, 'utf8').matchAll(/pid (\d+)/g)].map((m) => Number(m[1])));
 }
 
 function isAlive(pid: number): boolean {
@@ -107,7 +109,9 @@ const measured = (name: string, seed: number) => join(out, name, `seed-${seed}`,
 it('goes on after a kill and an interruption, names a run that fails, and writes the table', async () => {
   // Killed as soon as something has been trained.
   const killed = start(all);
-  await until(() => killed.child.exitCode !== null || existsSync(join(out, 'latent', 'seed-1', 'checkpoints', 'latest')));
+  await until(
+    () => killed.child.exitCode !== null || existsSync(join(out, 'latent', 'seed-1', 'checkpoints', 'latest')),
+  );
   killed.child.kill('SIGKILL');
   await killed.ended;
   await until(() => !workers().some(isAlive));
@@ -142,7 +146,10 @@ it('goes on after a kill and an interruption, names a run that fails, and writes
   // The base's pretrained model was taken, seed by seed.
   for (const seed of [1, 2]) {
     const { recipe } = JSON.parse(readFileSync(join(out, 'written', `seed-${seed}`, 'run.json'), 'utf8'));
-    expect(recipe).toMatchObject({ seed, model: { folder: join('study', 'latent', `seed-${seed}`, 'models', 'read') } });
+    expect(recipe).toMatchObject({
+      seed,
+      model: { folder: join('study', 'latent', `seed-${seed}`, 'models', 'read') },
+    });
   }
   // The table is what the ablations of each run are, and these are what `ivtlr eval` gives.
   const [cot, ours] = report.recipes;
@@ -151,7 +158,16 @@ it('goes on after a kill and an interruption, names a run that fails, and writes
   expect(Object.keys(ours!.accuracy)).toEqual(report.ablations);
   const keys = report.ablations.flatMap((key) => ['--ablation', key]);
   const again = await new Promise<string>((resolve) => {
-    const args = ['eval', '--model', join(out, 'latent', 'seed-1', 'model'), '--limit', '6', '--max-new-tokens', '4', ...keys];
+    const args = [
+      'eval',
+      '--model',
+      join(out, 'latent', 'seed-1', 'model'),
+      '--limit',
+      '6',
+      '--max-new-tokens',
+      '4',
+      ...keys,
+    ];
     const child = spawn(process.execPath, [program, ...args, '--threads', '1', '--json']);
     let text = '';
     child.stdout.on('data', (data) => {

@@ -76,7 +76,8 @@ export async function ablate(
   const plan = options.plan ?? planAblations(trained, maxLatents);
   if (trained === 0 && plan.length > 1)
     throw new UserError('the model was trained without latent steps, so there is nothing to take away');
-  if (batch < 2 && plan.length > 1) throw new UserError('patches are shuffled within a batch: use a batch of at least 2');
+  if (batch < 2 && plan.length > 1)
+    throw new UserError('patches are shuffled within a batch: use a batch of at least 2');
   let full: Map<number, Verdict> | null = null;
   const rows: AblationRow[] = [];
   for (const [key, ablation] of plan) {

@@ -59,7 +59,9 @@ it('takes what an expression finds', () => {
 it('refuses samples and values that would say nothing', () => {
   expect(() => samples(400, /nothing/u).probe(1)).toThrow(UserError);
   // Always the same word.
-  expect(() => samples(400, /^(\w+) to/u).probe(1)).toThrow(/finds in the written steps: 2 different ones in 400 samples/);
+  expect(() => samples(400, /^(\w+) to/u).probe(1)).toThrow(
+    /finds in the written steps: 2 different ones in 400 samples/,
+  );
   expect(() => samples(15).probe(1)).toThrow(/at least 20 samples/);
   expect(() => new ProbeSamples(LAST_WORD).probe(1)).toThrow(/takes no latent steps/);
 });

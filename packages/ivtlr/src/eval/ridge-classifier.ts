@@ -44,7 +44,9 @@ export function ridgeClassify(
       const kept_r = shrink(S_r, penalty);
       const residual_nC = target_nC.sub(share_C).sub(U_nr.mul(kept_r).matmul(projected_rC));
       // A sample's own weight in its prediction, that of the mean included.
-      const own_n = U_nr.pow(2).matmul(kept_r).add(1 / labels.length);
+      const own_n = U_nr.pow(2)
+        .matmul(kept_r)
+        .add(1 / labels.length);
       return residual_nC.div(own_n.neg().add(1).unsqueeze(1)).pow(2).mean().item();
     });
     const penalty = PENALTIES[errors.indexOf(Math.min(...errors))]!;
@@ -63,6 +65,6 @@ function shrink(S_r: Tensor, penalty: number): Tensor {
 function matrix(rows: readonly ArrayLike<number>[]): Tensor {
   const columns = rows[0]!.length;
   const flat = new Float64Array(rows.length * columns);
-  rows.forEach((row, at) => flat.set(row, at * columns));
+  for (const [at, row] of rows.entries()) flat.set(row, at * columns);
   return tensor(flat, { shape: [rows.length, columns] });
 }

@@ -1,7 +1,8 @@
 /** What is measured of a finished run, and the file that keeps it: ablations.json in the run's folder, as `ivtlr ablate --json` prints it and more. */
-import { isDeepStrictEqual } from 'node:util';
+
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import type { ReasoningSettings } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
 import type { AblationRow } from '../eval/ablate.ts';

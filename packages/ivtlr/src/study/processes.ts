@@ -117,7 +117,10 @@ async function runOne(run: StudyRun, logFile: string, { stop, note, heard }: Run
         } else if (message.type === 'answers') {
           const { title, at, of, answered, samples } = message;
           const part = (at + (samples === null ? 0 : answered / samples)) / of;
-          heard(TRAINING_SHARE + (1 - TRAINING_SHARE) * part, `${title} ${answered}${samples === null ? '' : `/${samples}`}`);
+          heard(
+            TRAINING_SHARE + (1 - TRAINING_SHARE) * part,
+            `${title} ${answered}${samples === null ? '' : `/${samples}`}`,
+          );
         } else if (message.type === 'error') resolve({ reason: message.message });
         else if (message.type === 'done' || message.type === 'stopped') resolve(message.type);
       },

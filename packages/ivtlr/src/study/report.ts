@@ -1,8 +1,9 @@
 /** What the runs of a study have measured, over seeds. */
-import type { StudyFailure } from './processes.ts';
+
 import type { Measured } from './measurement.ts';
 import { readMeasured } from './measurement.ts';
 import type { StudyPlan, StudyRun } from './plan.ts';
+import type { StudyFailure } from './processes.ts';
 import { meanOf, seedInterval } from './seed-interval.ts';
 
 /** An accuracy over seeds. */

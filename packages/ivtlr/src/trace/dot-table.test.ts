@@ -29,7 +29,11 @@ it('puts the mean where its value is', async () => {
 });
 
 it('leaves cells without a value empty, and draws any number of rows', async () => {
-  const rows = ['a', 'a much longer name of a recipe'].map((name) => ({ name, note: '3.0 steps', cells: [null, null] }));
+  const rows = ['a', 'a much longer name of a recipe'].map((name) => ({
+    name,
+    note: '3.0 steps',
+    cells: [null, null],
+  }));
   const one = await sharp(drawDotTable({ title: 't', columns, rows: rows.slice(0, 1) })).metadata();
   const two = await sharp(drawDotTable({ title: 't', columns, rows })).metadata();
   expect(two.height! - one.height!).toBe(50);

@@ -42,7 +42,9 @@ export function drawDotTable({ title, columns, rows }: DotTable): Buffer {
   ctx.font = `bold 16px ${FONT}`;
   ctx.fillText(title, EDGE, 28, width - 2 * EDGE);
   const left = (column: number) => EDGE + names + column * COLUMN + PAD;
-  columns.forEach((column, at) => drawColumn(ctx, column, left(at), rows.length));
+  columns.forEach((column, at) => {
+    drawColumn(ctx, column, left(at), rows.length);
+  });
   rows.forEach((row, index) => {
     const middle = TOP + (index + 0.5) * ROW;
     ctx.textAlign = 'left';
@@ -62,7 +64,9 @@ export function drawDotTable({ title, columns, rows }: DotTable): Buffer {
 function nameWidth(title: string, rows: DotTable['rows'], columns: number): number {
   const ctx = createCanvas(1, 1).getContext('2d');
   ctx.font = `bold 13px ${FONT}`;
-  const longest = Math.max(...rows.map(({ name, note }) => Math.max(ctx.measureText(name).width, ctx.measureText(note).width)));
+  const longest = Math.max(
+    ...rows.map(({ name, note }) => Math.max(ctx.measureText(name).width, ctx.measureText(note).width)),
+  );
   ctx.font = `bold 16px ${FONT}`;
   // With few columns the title needs the room.
   const forTitle = ctx.measureText(title).width - columns * COLUMN;
@@ -71,7 +75,12 @@ function nameWidth(title: string, rows: DotTable['rows'], columns: number): numb
 
 const AXIS = COLUMN - 2 * PAD;
 
-function drawColumn(ctx: SKRSContext2D, { title, group }: DotTable['columns'][number], left: number, rows: number): void {
+function drawColumn(
+  ctx: SKRSContext2D,
+  { title, group }: DotTable['columns'][number],
+  left: number,
+  rows: number,
+): void {
   ctx.textAlign = 'center';
   ctx.fillStyle = COLOURS[group % COLOURS.length]!;
   ctx.font = `bold 13px ${FONT}`;

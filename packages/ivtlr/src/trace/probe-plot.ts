@@ -38,9 +38,15 @@ export function drawProbe({ cells }: Probe): Buffer {
   ctx.fillRect(0, 0, width, height);
   ctx.fillStyle = '#222222';
   ctx.font = `bold 16px ${FONT}`;
-  ctx.fillText('Accuracy of a linear probe for the value of each written step, 95% interval', EDGE, 28, width - 2 * EDGE);
+  ctx.fillText(
+    'Accuracy of a linear probe for the value of each written step, 95% interval',
+    EDGE,
+    28,
+    width - 2 * EDGE,
+  );
   ctx.font = `13px ${FONT}`;
-  for (let step = 1; step <= steps; step++) ctx.fillText(`latent step ${step}`, EDGE, rowMiddle(step - 1) + 5, NAMES - 6);
+  for (let step = 1; step <= steps; step++)
+    ctx.fillText(`latent step ${step}`, EDGE, rowMiddle(step - 1) + 5, NAMES - 6);
   ctx.fillStyle = '#777777';
   ctx.fillText('most frequent', EDGE, rowMiddle(steps) + 5, NAMES - 6);
   grids.forEach((grid, index) => {
