@@ -107,11 +107,11 @@ test.each([false, true])('the cache changes nothing: one uncached pass over ever
   scope(() =>
     inferenceMode(() => {
       const prompt = embedPrompt(model, tinyBatch(ROWS), 'sequential');
-      const sequence = new Sequence(model, prompt, null, hide);
+      const sequence = new Sequence(model, prompt, null, { hideImageFromLatents: hide });
       // The inserted rows, made again from the picks and from passes over all that came before.
       const before: { rows: Tensor; mask: number[][] }[] = [];
       const replay = () => {
-        const fresh = new Sequence(model, prompt, null, hide);
+        const fresh = new Sequence(model, prompt, null, { hideImageFromLatents: hide });
         for (const { rows, mask } of before) fresh.push(rows, { mask, latent: true });
         return fresh.run();
       };

@@ -45,7 +45,7 @@ function run(rows: TinyRow[], options: Partial<LatentOptions>, steps: number): R
   const prompt = embedPrompt(model, tinyBatch(rows), all.positions);
   const cache = model.newCache(rows.length, 100);
   try {
-    const sequence = new Sequence(model, prompt, cache, all.hideImageFromLatents);
+    const sequence = new Sequence(model, prompt, cache, all);
     const rollout = new Rollout(sequence, all, { detach: false, attentionScores: 'detached' });
     return { prompt, steps: rollout.run(steps), rollout };
   } finally {
@@ -55,7 +55,7 @@ function run(rows: TinyRow[], options: Partial<LatentOptions>, steps: number): R
 
 /** The sequence so far in one uncached pass. */
 function uncached(prompt: EmbeddedPrompt, steps: LatentStep[], hide = false, ids: number[][] = []) {
-  const sequence = new Sequence(model, prompt, null, hide);
+  const sequence = new Sequence(model, prompt, null, { hideImageFromLatents: hide });
   for (const { inserted, mask } of steps) sequence.push(inserted, { mask, latent: true });
   if (ids.length > 0) sequence.push(model.embed(toIds(ids, 'cpu')));
   return sequence.run('detached');
@@ -169,7 +169,7 @@ describe('hideImageFromLatents', () => {
       // The prompt's own rows are kept, so only what latent rows and text see of the changed token differs.
       const logits = (hide: boolean, change: boolean) => {
         const cache = model.newCache(1, 100);
-        const sequence = new Sequence(model, prompt, cache, hide);
+        const sequence = new Sequence(model, prompt, cache, { hideImageFromLatents: hide });
         sequence.run();
         if (change) for (const part of changeable(cache)) part.narrow(2, 2 + other, 1).mul_(-3);
         sequence.push(steps[0]!.inserted, { latent: true });
@@ -292,7 +292,7 @@ describe('ablations do what they say', () => {
         const prompt = embedPrompt(model, tinyBatch(rows), 'sequential');
         const cache = model.newCache(2, 100);
         const options = { ...LATENT_DEFAULTS, patches: 3, ...ABLATIONS['random-patches']!.options };
-        const rollout = new Rollout(new Sequence(model, prompt, cache, false), options, {
+        const rollout = new Rollout(new Sequence(model, prompt, cache), options, {
           detach: false,
           attentionScores: 'detached',
         });

@@ -170,7 +170,7 @@ function frozenLoss(options: LossOptions): () => Value {
       noGrad(() => {
         const prompt = embedPrompt(model, batch, options.positions);
         const cache = model.newCache(ROWS.length, 100);
-        const sequence = new Sequence(model, prompt, cache, options.hideImageFromLatents);
+        const sequence = new Sequence(model, prompt, cache, options);
         const steps = new Rollout(sequence, options, { detach: true, attentionScores: 'detached' }).run(
           batch.latentSteps,
         );
@@ -184,7 +184,7 @@ function frozenLoss(options: LossOptions): () => Value {
     scope(() => {
       const prompt = embedPrompt(model, batch, options.positions);
       const upTo = (steps: number) => {
-        const sequence = new Sequence(model, prompt, null, options.hideImageFromLatents);
+        const sequence = new Sequence(model, prompt, null, options);
         for (const { inserted: rows, mask } of inserted.slice(0, steps)) sequence.push(rows, { mask, latent: true });
         return sequence;
       };

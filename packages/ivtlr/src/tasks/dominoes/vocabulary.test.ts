@@ -15,7 +15,8 @@ import { loadChatTemplate } from '../../text/chat-template.ts';
 import { LATENT_TOKENS, Tokenizer } from '../../text/tokenizer.ts';
 import { checkOptions, dominoesSample, imageReading, optionReading } from './generator.ts';
 import { COLOURS } from './image.ts';
-import { dominoesTokens, SPECIAL_TOKENS, UNKNOWN, writeDominoesTokenizer } from './vocabulary.ts';
+import { SPECIAL_TOKENS, UNKNOWN } from '../word-tokenizer.ts';
+import { dominoesTokens, writeDominoesTokenizer } from './vocabulary.ts';
 
 let folder = '';
 let tokenizer: Tokenizer;
