@@ -54,8 +54,13 @@ function run(rows: TinyRow[], options: Partial<LatentOptions>, steps: number): R
 }
 
 /** The sequence so far in one uncached pass. */
-function uncached(prompt: EmbeddedPrompt, steps: LatentStep[], hide = false, ids: number[][] = []) {
-  const sequence = new Sequence(model, prompt, null, { hideImageFromLatents: hide });
+function uncached(
+  prompt: EmbeddedPrompt,
+  steps: LatentStep[],
+  options: Partial<LatentOptions> = {},
+  ids: number[][] = [],
+) {
+  const sequence = new Sequence(model, prompt, null, options);
   for (const { inserted, mask } of steps) sequence.push(inserted, { mask, latent: true });
   if (ids.length > 0) sequence.push(model.embed(toIds(ids, 'cpu')));
   return sequence.run('detached');
@@ -82,6 +87,8 @@ describe.each([
   ['ragged, hidden image', RAGGED, { hideImageFromLatents: true }],
   ['ragged, mrope', RAGGED, { positions: 'mrope' }],
   ['one row, hidden image', [ROW(4)], { hideImageFromLatents: true, pickOrder: 'score' }],
+  ['ragged, memory of one step', RAGGED, { latentMemory: 'last' }],
+  ['ragged, memory of one step, more patches than some have', RAGGED, { latentMemory: 'last', patches: 5 }],
   ['without latent text', [ROW(1), ROW(2, { before: [5] })], { latentText: 'off' }],
   ['without latent vision', RAGGED, { latentVision: 'off' }],
   ['a row without image', [ROW(1), ROW(2, { grid: null })], {}],
@@ -90,9 +97,8 @@ describe.each([
     'scores and hidden states of every step',
     check(() => {
       const { prompt, steps } = run(rows, options, 3);
-      const hide = options.hideImageFromLatents ?? false;
       steps.forEach((step, t) => {
-        const { hidden, scores } = uncached(prompt, steps.slice(0, t), hide);
+        const { hidden, scores } = uncached(prompt, steps.slice(0, t), options);
         expectClose(step.scores, scores!);
         expectClose(step.scores.sum(1), step.scores.sum(1).mul(0).add(1), 1e-4);
         if (options.latentText !== 'off')
@@ -210,6 +216,7 @@ describe('ablations do what they say', () => {
       'zero-latents',
       'text-zeroed',
       'text-swapped',
+      'last-text-swapped',
       'no-latent-text',
       'patches-zeroed',
       'patches-swapped',

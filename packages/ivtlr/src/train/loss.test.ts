@@ -153,6 +153,12 @@ const VARIANTS: [string, Partial<LossOptions>][] = [
   ['M-RoPE positions, picks by score', { positions: 'mrope', pickOrder: 'score' }],
   ['more patches than are left', { patches: 4 }],
   ['latent text only', { latentVision: 'off' }],
+  ['memory of one step', { latentMemory: 'last' }],
+  [
+    'memory of one step, supervised, image hidden from text, too',
+    { latentMemory: 'last', hideImageFromText: true, pickSupervision: 0.7, positions: 'mrope' },
+  ],
+  ['image hidden from text alone', { hideImageFromText: true, patches: 4 }],
   ['latent vision only', { latentText: 'off', pickSupervision: 0.7 }],
 ];
 
