@@ -31,7 +31,11 @@ export function registerData(program: Command): void {
   const data = program.command('data').description('get, make and look at data');
   registerDataGet(data);
   const make = data.command('make').description('draw a data set');
-  addMakeFlags(make.command('dominoes').description("follow a chain of coloured dominoes; Parquet in M3CoT's schema, images as PNG"))
+  addMakeFlags(
+    make
+      .command('dominoes')
+      .description("follow a chain of coloured dominoes; Parquet in M3CoT's schema, images as PNG"),
+  )
     .option('--hops <n>', 'dominoes to follow', wholeNumberWithin(1, 7), 3)
     .option('--dominoes <n>', 'dominoes in the image', wholeNumberWithin(2, 8), 7)
     .action(async (flags: DominoesFlags) => {
@@ -40,7 +44,11 @@ export function registerData(program: Command): void {
       const { hops, dominoes } = flags;
       await write('dominoes', flags, { hops, dominoes }, makeDominoes);
     });
-  addMakeFlags(make.command('relay').description("carry a digit along a chain of dominoes; Parquet in M3CoT's schema, images as PNG"))
+  addMakeFlags(
+    make
+      .command('relay')
+      .description("carry a digit along a chain of dominoes; Parquet in M3CoT's schema, images as PNG"),
+  )
     .option('--hops <n>', 'dominoes to follow', wholeNumberWithin(2, 8), 3)
     .option('--dominoes <n>', 'dominoes in the image (default: 7, or as many as hops)', wholeNumberWithin(2, 8))
     .option('--share <p>', 'how likely a domino has dots, which replace the digit', numberWithin(0, 1), 0.5)

@@ -44,6 +44,8 @@ function overridesIn(settings: Record<string, unknown>, above: readonly string[]
     if (typeof value === 'object' && value !== null && !Array.isArray(value))
       return overridesIn(value as Record<string, unknown>, path, source);
     const name = path.join('.');
-    return [{ text: `${name}=${typeof value === 'string' ? value : JSON.stringify(value)}`, name: `${source}: ${name}` }];
+    return [
+      { text: `${name}=${typeof value === 'string' ? value : JSON.stringify(value)}`, name: `${source}: ${name}` },
+    ];
   });
 }

@@ -114,7 +114,9 @@ interface Pushed {
 }
 
 /** Who sees what in a sequence; default: everybody what came before. */
-export type SequenceOptions = Partial<Pick<LatentOptions, 'hideImageFromLatents' | 'latentMemory' | 'hideImageFromText'>>;
+export type SequenceOptions = Partial<
+  Pick<LatentOptions, 'hideImageFromLatents' | 'latentMemory' | 'hideImageFromText'>
+>;
 
 export class Sequence {
   readonly model: VisionLanguageModel;

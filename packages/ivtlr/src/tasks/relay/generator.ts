@@ -1,7 +1,7 @@
 /**
  * Questions about dominoes with dots, drawn at will. They are followed by colour as in the task dominoes, with a digit in hand: dots above a domino
  * take its place, a domino without dots leaves it. Which digit is it at the end? Neither the first digit nor the last domino says so: the last
- * one that is followed never has dots, and some earlier one does. Every sample is a pure function of (seed, split, index, dials).
+ * one that is followed never has dots, and some earlier one does, each of them being the last such one equally often. Every sample is a pure function of (seed, split, index, dials).
  */
 import type { RawImage, Sample, SupervisedSample } from '../../data/sample.ts';
 import { UserError } from '../../errors.ts';
@@ -15,7 +15,7 @@ export interface RelayOptions {
   hops: number;
   /** Dominoes in the image, at least as many as hops. They form one cycle. */
   dominoes: number;
-  /** How likely a domino has dots, where it is free to. */
+  /** How likely a domino has dots, where the question does not say whether it has. */
   share: number;
   /** Digits are 1 to this; a domino has none or so many dots. */
   digits: number;
@@ -68,9 +68,10 @@ export function relaySample(
   const answers = new Random(STREAM.answers, seed, splitIndex, Math.floor(index / digits)).permutation(digits);
   const answer = answers[index % digits]! + 1;
   const first = 1 + random.below(digits);
-  dots[hops - 1] = 0;
-  const withDots = dots.slice(0, hops - 1).findLastIndex((count) => count > 0);
-  dots[withDots >= 0 ? withDots : random.below(hops - 1)] = answer;
+  // Whichever domino decides, but the last one, it is equally likely: a single look finds it in one of hops - 1 cases.
+  const deciding = random.below(hops - 1);
+  dots[deciding] = answer;
+  dots.fill(0, deciding + 1, hops);
   const name = (place: number) => NAMES[colours[place % dominoes]!]!;
   let digit = first;
   const steps = Array.from({ length: hops }, (_, hop) => {
@@ -142,21 +143,16 @@ function drawDots(random: Random, share: number, digits: number): number {
 }
 
 /** Name of a sample; `parseSampleId` gives back what it was drawn from. */
-function sampleId(
-  seed: number,
-  split: Split,
-  index: number,
-  { hops, dominoes, share, digits }: RelayOptions,
-): string {
+function sampleId(seed: number, split: Split, index: number, { hops, dominoes, share, digits }: RelayOptions): string {
   return `relay-${split}-seed${seed}-hops${hops}-of${dominoes}-share${share}-digits${digits}-${index}`;
 }
 
 /** What a sample id was made from, or null when it is none of ours. */
-export function parseSampleId(
-  id: string,
-): { seed: number; split: Split; index: number; options: RelayOptions } | null {
+export function parseSampleId(id: string): { seed: number; split: Split; index: number; options: RelayOptions } | null {
   const match =
-    /^relay-(train|validation|test)-seed(\d+)-hops([2-8])-of([2-8])-share([01](?:\.\d+)?)-digits([2-4])-(\d+)$/.exec(id);
+    /^relay-(train|validation|test)-seed(\d+)-hops([2-8])-of([2-8])-share([01](?:\.\d+)?)-digits([2-4])-(\d+)$/.exec(
+      id,
+    );
   if (!match) return null;
   const [, split, seed, hops, dominoes, share, digits, index] = match;
   const options = { hops: Number(hops), dominoes: Number(dominoes), share: Number(share), digits: Number(digits) };

@@ -8,7 +8,14 @@ import { UserError } from '../../errors.ts';
 import { m3cot } from '../m3cot/m3cot.ts';
 import { strictAnswer } from '../scorers.ts';
 import type { Answered, Score, Task } from '../task.ts';
-import { checkOptions, digitReading, imageReading, parseSampleId, type RelayOptions, relaySample } from './generator.ts';
+import {
+  checkOptions,
+  digitReading,
+  imageReading,
+  parseSampleId,
+  type RelayOptions,
+  relaySample,
+} from './generator.ts';
 import { RELAY_VOCABULARY } from './vocabulary.ts';
 
 /** The task with its generator's dials set. Files of any dials can be read whatever the options. */
