@@ -29,6 +29,7 @@ export const STUDY_ABLATIONS: readonly string[] = [
   'zero-latents',
   'text-zeroed',
   'text-swapped',
+  'last-text-swapped',
   'patches-zeroed',
   'patches-swapped',
   'random-patches',
@@ -40,10 +41,11 @@ export function applicableAblations(
   { latents, latentText, latentVision }: Pick<ReasoningSettings, 'latents' | 'latentText' | 'latentVision'>,
 ): [key: string, ablation: Ablation][] {
   const applies = (key: string) => {
-    const { options } = ABLATIONS[key]!;
     if (key === 'full') return true;
     if (latents === 0) return false;
-    return !(options.latentText && latentText !== 'on') && !(options.latentVision && latentVision !== 'on');
+    const { options, lastStep } = ABLATIONS[key]!;
+    const changes = { ...options, ...lastStep };
+    return !(changes.latentText && latentText !== 'on') && !(changes.latentVision && latentVision !== 'on');
   };
   return keys.filter(applies).map((key) => [key, ABLATIONS[key]!]);
 }
