@@ -123,7 +123,7 @@ def latent_steps(decode, prompt, latents, patches, gaps=None, fewer=False):
 def note_pick(gaps, scores, patches):
     ordered = scores[scores.isfinite()].sort(descending=True).values.double()
     steps = (ordered[:-1] - ordered[1:]).tolist()
-    if patches <= len(steps):
+    if 0 < patches <= len(steps):
         gaps.pick = min(gaps.pick, steps[patches - 1])
     gaps.order = min([gaps.order, *steps])
 

@@ -6,7 +6,7 @@ The whole way that `ivtlr infer` goes without latent steps: decoding, native-siz
 import os
 import torch
 from PIL import Image, ImageOps
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLProcessor, Qwen2VLImageProcessorPil, Qwen2VLProcessor, Qwen2VLVideoProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLProcessor, Qwen2VLImageProcessorPil, Qwen2VLProcessor, Qwen3VLProcessor
 import qwen25_model
 import qwen3_model
 import tiny_model
@@ -23,11 +23,11 @@ qwen25_model.SHAPES["plain"] = dict(SHAPE, vdepth=2, vinter=20, vwindow=112, vfu
 qwen3_model.SHAPES["plain"] = dict(SHAPE, vdepth=2, vinter=20, size=16, vside=12, vdeep=[0])
 IDS = dict(image_token_id=151655, video_token_id=151656, vision_start_token_id=151652, vision_end_token_id=151653)
 
-# family -> tiny models, classes of processors, template, preprocessor_config.json (nothing: the processor's defaults)
+# family -> tiny models, processor, template, preprocessor_config.json (nothing: the processor's defaults)
 WAYS = {
-    "qwen2": (tiny_model, Qwen2VLProcessor, Qwen2VLVideoProcessor, TEMPLATE, {}),
-    "qwen25": (qwen25_model, Qwen2_5_VLProcessor, Qwen2VLVideoProcessor, TEMPLATE, FAMILIES["qwen25"].preprocessor),
-    "qwen3": (qwen3_model, Qwen3VLProcessor, Qwen3VLVideoProcessor, QWEN3_TEMPLATE, FAMILIES["qwen3"].preprocessor),
+    "qwen2": (tiny_model, Qwen2VLProcessor, TEMPLATE, {}),
+    "qwen25": (qwen25_model, Qwen2_5_VLProcessor, TEMPLATE, FAMILIES["qwen25"].preprocessor),
+    "qwen3": (qwen3_model, Qwen3VLProcessor, QWEN3_TEMPLATE, FAMILIES["qwen3"].preprocessor),
 }
 CHOICES = '\nEnd with "The answer is" and the letter of the right choice.'
 
@@ -54,9 +54,16 @@ def prompt_text(question, choices):
 
 def processor_of(way, tokenizer):
     """The family's processor with the tokenizer and pictures read by Pillow."""
-    _, processor, video, template, preprocessor = WAYS[way]
+    _, processor, template, preprocessor = WAYS[way]
+
+    class WithoutVideos(processor):
+        """The part for videos needs torchvision, which is not installed here."""
+
+        def check_argument_for_proper_class(self, name, argument):
+            return argument if name == "video_processor" else super().check_argument_for_proper_class(name, argument)
+
     texts = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
-    return processor(image_processor=Qwen2VLImageProcessorPil(**preprocessor), tokenizer=texts, video_processor=video(), chat_template=template)
+    return WithoutVideos(image_processor=Qwen2VLImageProcessorPil(**preprocessor), tokenizer=texts, chat_template=template)
 
 
 def picture_of(out, name):
@@ -65,7 +72,7 @@ def picture_of(out, name):
 
 def one_case(tokenizer, out, row, seed):
     way, file, question, choices, stop = row
-    tiny, _, _, template, preprocessor = WAYS[way]
+    tiny, _, template, preprocessor = WAYS[way]
     model = tiny.build(tiny.SHAPES["plain"], seed)
     for name, value in IDS.items():
         setattr(model.config, name, value)

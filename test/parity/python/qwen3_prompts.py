@@ -38,5 +38,5 @@ def make(out, tokenizer_folder):
         given = processor(text=[text], images=[picture_of(out, name) for name in names] or None, return_tensors="pt")
         tokens = [grid.prod().item() // 4 for grid in given.get("image_grid_thw", [])]
         cases.append(dict(messages=messages, pictures=names, tokens=tokens, text=text, input_ids=given["input_ids"][0].tolist()))
-    header = dict(made_with=versions(), template=QWEN3_TEMPLATE, preprocessor=WAYS["qwen3"][4])
+    header = dict(made_with=versions(), template=QWEN3_TEMPLATE, preprocessor=WAYS["qwen3"][3])
     write_cases(os.path.join(out, "qwen3-prompts.json"), header, cases)
