@@ -18,7 +18,15 @@ import { qwen25Vl } from '../../packages/ivtlr/src/models/qwen2-5-vl/family.ts';
 import { parseQwen3VLConfig } from '../../packages/ivtlr/src/models/qwen3-vl/config.ts';
 import { qwen3Vl } from '../../packages/ivtlr/src/models/qwen3-vl/family.ts';
 import { loadModel, saveModel } from '../../packages/ivtlr/src/models/registry.ts';
-import { type GoldenCase, makeBatch, readGolden, relativeError, type SeededModel, seededImages, seededModel } from './model.ts';
+import {
+  type GoldenCase,
+  makeBatch,
+  readGolden,
+  relativeError,
+  type SeededModel,
+  seededImages,
+  seededModel,
+} from './model.ts';
 import { writeQwenTokenizer } from './qwen-tokenizer.ts';
 import { type NewerQwen, newerQwen } from './resolved-config.ts';
 
@@ -85,7 +93,9 @@ function rename(file: string, newName: (name: string) => string): void {
   const bytes = fs.readFileSync(file);
   const length = Number(bytes.readBigUInt64LE(0));
   const header = JSON.parse(bytes.toString('utf8', 8, 8 + length)) as Record<string, unknown>;
-  const renamed = JSON.stringify(Object.fromEntries(Object.entries(header).map(([key, value]) => [newName(key), value])));
+  const renamed = JSON.stringify(
+    Object.fromEntries(Object.entries(header).map(([key, value]) => [newName(key), value])),
+  );
   const padded = renamed.padEnd(Math.ceil(renamed.length / 8) * 8);
   const size = Buffer.alloc(8);
   size.writeBigUInt64LE(BigInt(Buffer.byteLength(padded)));

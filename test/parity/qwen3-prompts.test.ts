@@ -58,7 +58,15 @@ test('a question of the profile consistent is one message of the user, and laten
   const golden = goldens.cases.find(({ text }) => text.includes('[Options]'))!;
   const { pictures, input_ids: ids } = golden;
   const options = openWithoutWeights(folder, { profile: 'consistent' }).renderOptions('m3cot');
-  const sample = { id: 'q', images: [], question: ' Which? ', choices: ['x', 'größer'], rationale: '', answer: 'A', meta: {} };
+  const sample = {
+    id: 'q',
+    images: [],
+    question: ' Which? ',
+    choices: ['x', 'größer'],
+    rationale: '',
+    answer: 'A',
+    meta: {},
+  };
   for (const phase of ['train', 'infer'] as const) {
     const tokenized = await tokenizeSample(sample, await layouts(pictures), phase, options);
     expect(tokenized.promptIds).toEqual(ids);

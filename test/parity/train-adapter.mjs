@@ -26,7 +26,12 @@ const { base, seed, input_ids: inputIds, labels, image_grid_thw: grids } = famil
 function newer() {
   const { stored } = read(`${family}-folders.json`);
   const { folder, input_ids: ids } = stored[0];
-  return { ...stored[0], base: folder, input_ids: [ids], labels: [ids.map((id, i) => (i < ids.length - 9 ? -100 : id))] };
+  return {
+    ...stored[0],
+    base: folder,
+    input_ids: [ids],
+    labels: [ids.map((id, i) => (i < ids.length - 9 ? -100 : id))],
+  };
 }
 
 const [, height, width] = grids[0];

@@ -170,14 +170,21 @@ export function parseTextConfig(outer: OuterConfig, json: unknown, source: strin
   const refuse = (message: string): never => {
     throw new UserError(`${source}: ${message}`);
   };
-  if (!Number.isInteger(headSize)) refuse('hidden_size, num_attention_heads and num_key_value_heads do not divide evenly');
+  if (!Number.isInteger(headSize))
+    refuse('hidden_size, num_attention_heads and num_key_value_heads do not divide evenly');
   if (inner.head_dim && inner.head_dim !== headSize)
     refuse(`head_dim is ${inner.head_dim}, but hidden_size / num_attention_heads is ${headSize}`);
   const fullLayers = inner.max_window_layers ?? inner.num_hidden_layers;
   if (inner.use_sliding_window && (inner.sliding_window ?? null) !== null && fullLayers < inner.num_hidden_layers)
     refuse('use_sliding_window: attention through a sliding window is not supported');
   const rope = readRope(inner, 1e6, source, where);
-  return decoderConfig(inner, { ...rope, mropeSections: rope.mropeSections ?? DEFAULT_SECTIONS }, headSize, outer, source);
+  return decoderConfig(
+    inner,
+    { ...rope, mropeSections: rope.mropeSections ?? DEFAULT_SECTIONS },
+    headSize,
+    outer,
+    source,
+  );
 }
 
 /** What the keys that all decoders have say. @throws UserError for sizes that do not go together */

@@ -42,7 +42,12 @@ test.each([
   [{}, { attention_bias: true }, {}, 'text_config.attention_bias: only false is supported'],
   [{}, { head_dim: 20 }, {}, 'mrope_section 4+2+2 should add up to half the head size 20'],
   [{}, { num_key_value_heads: 3 }, {}, 'do not divide evenly'],
-  [{}, { rope_scaling: { rope_type: 'llama3' } }, {}, /text_config\.rope_scaling\.rope_type: "llama3" is not supported/],
+  [
+    {},
+    { rope_scaling: { rope_type: 'llama3' } },
+    {},
+    /text_config\.rope_scaling\.rope_type: "llama3" is not supported/,
+  ],
   [{ model_type: 'qwen3_vl_moe' }, {}, {}, /model_type/],
   [{ image_token_id: 64 }, {}, {}, 'image_token_id is 64, but vocab_size is 64'],
 ])('refuses %o %o %o', (top, textMore, visionMore, message) => {
