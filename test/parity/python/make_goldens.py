@@ -105,12 +105,8 @@ def main():
                     "sampling": "sampling_cases",
                     "qwen25": "qwen25_cases",
                     "qwen3": "qwen3_cases",
-<<<<<<< HEAD
                     "probe": "probe_cases",
-                    "qwen25-folders": "qwen25_folders",
-=======
                     "qwen-pictures": "qwen_pictures",
->>>>>>> main
                     "preprocess": "preprocess_cases",
                     "chameleon-inputs": "chameleon_pictures",
                     "smolvlm": "smolvlm_cases",
