@@ -24,7 +24,7 @@ export class CudaGraph implements Disposable {
    */
   capture<T>(body: () => T): T {
     return this.#stream.run(() => {
-      native.beginCapture(this.#id, this.#pool?.#id ?? 0);
+      native.beginCapture(this.#id, this.#pool ? this.#pool.#id : 0);
       let result: T;
       try {
         result = body();
