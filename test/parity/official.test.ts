@@ -21,6 +21,8 @@ interface GenerateCase extends AnyCase {
   latents: number;
   patches: number;
   input_ids: number[];
+  /** The only picture that steps pick from, from 0. */
+  pick_from?: number;
   picked: number[][];
   new_tokens: number[];
   /** Of the vocabulary without `masked`. */
@@ -159,6 +161,7 @@ describe.each(generateCases)('generate: %s', (_, golden, maxNewTokens, family) =
       const options = {
         ...official(golden),
         ...family.options,
+        ...(golden.pick_from !== undefined && { pickFrom: golden.pick_from }),
         maxNewTokens,
         eosIds: [golden.ids.eos],
         trace: true,
