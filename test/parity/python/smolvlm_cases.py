@@ -163,7 +163,8 @@ def generate_case(row, seed):
         prompt = prompt_of(model, torch.tensor([row]), torch.ones(1, len(row), dtype=torch.long), drawn)
         for only in pick_from:
             own = [tiles_of(picture) * tile_tokens(dims) for picture in pictures]
-            prompt.places = [places[sum(own[:only]) : sum(own[: only + 1])] for places in prompt.places]
+            places = prompt.places[0]
+            prompt.closed = [places[: sum(own[:only])] + places[sum(own[: only + 1]) :]]
         decode = decoder_pass(model.model.text_model)
         told = answer(decode, model.get_input_embeddings(), model.lm_head, prompt, latents, patches, NEW_TOKENS)
     chosen, gaps = clear_gaps(told["gaps"], latents)
