@@ -183,8 +183,13 @@ describe('stored weights under the file of each version', () => {
   }
   const { sharded } = readGolden<{ sharded: Sharded }>('smolvlm-folders.json');
 
-  const tinyOnes = golden.cases.filter(({ name }) => /^(idefics3|smolvlm) tiny$/.test(name));
-  test.each(named(tinyOnes))('%s', (_, { config }) => {
+  // 4.46.3 does not write that the head is tied, and so does not read it either.
+  const tied = golden.cases.filter(
+    ({ name, read }) => /^(idefics3|smolvlm) tiny$/.test(name) && read.tie_word_embeddings,
+  );
+  test('all versions but one say that the head is tied', () => expect(tied.length).toBe(7));
+
+  test.each(named(tied))('%s', (_, { config }) => {
     fs.cpSync(fileURLToPath(new URL(`goldens/${sharded.folder}`, import.meta.url)), folder, { recursive: true });
     fs.writeFileSync(join(folder, 'config.json'), JSON.stringify(config));
     const model = loadModel(folder, { dtype: 'float32' });

@@ -161,7 +161,9 @@ describe.each([
       const plain = path.join(folder, 'plain');
       fs.cpSync(source, plain, { recursive: true });
       const file = path.join(plain, 'tokenizer.json');
-      const definition = JSON.parse(fs.readFileSync(file, 'utf8')) as { added_tokens: { id: number; content: string }[] };
+      const definition = JSON.parse(fs.readFileSync(file, 'utf8')) as {
+        added_tokens: { id: number; content: string }[];
+      };
       const kept = definition.added_tokens.filter(({ content }) => !prompts.without.includes(content));
       definition.added_tokens = kept.map((token, i) => ({ ...token, id: kept[0]!.id + i }));
       fs.writeFileSync(file, JSON.stringify(definition));

@@ -160,7 +160,8 @@ def smolvlms(model_type):
         f"{model_type} 500m": smolvlm(model_type, (960, 32, 15, 5, 2560, 49280, 100000), SMALL_TOWER, 4),
         f"{model_type} 2.2b": smolvlm(model_type, (2048, 24, 32, 32, 8192, 49280, 273768.0), LARGE_TOWER, 3),
         f"{model_type} 8b": smolvlm(model_type, (4096, 32, 32, 8, 14336, 128259, 500000.0), LARGE_TOWER[:4] + (364, 14), 2, image=128257),
-        f"{model_type} defaults": dict(model_type=model_type),
+        # The default image token is none of the default decoder's.
+        f"{model_type} defaults": dict(model_type=model_type, image_token_id=31999),
         f"{model_type} tiny": tiny,
         f"{model_type} linear": tiny | dict(text_config=tiny["text_config"] | dict(rope_scaling=dict(rope_type="linear", factor=2.0))),
     }
