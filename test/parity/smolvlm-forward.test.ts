@@ -81,7 +81,7 @@ describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, g
     scope(() => {
       const batch = makeBatch(input_ids, attention_mask, seededSmolVlmImages(golden), ids);
       const prompt = embedPrompt(model, batch, 'sequential');
-      const { hidden, scores } = new Sequence(model, prompt, null, false).run('detached');
+      const { hidden, scores } = new Sequence(model, prompt, null).run('detached');
       const logits = model.logits(hidden);
       expect(relativeError(logits.select(1, -1).toNumbers(), golden.last_logits.flat())).toBeLessThan(1e-4);
       for (const { row, column, logits: probe } of golden.probes) {

@@ -1,6 +1,6 @@
-// Trains a small LoRA adapter on goldens/hf-tiny-f32 (or, with a family, on FAMILY-bf16-sharded in float32) and writes it with the logits it gives, for
+// Trains a small LoRA adapter on goldens/hf-tiny-f32 (or, with qwen25, qwen3 or smolvlm, on that family's bf16-sharded folder in float32) and writes it with the logits it gives, for
 // python/check_adapter.py. After a build:
-//   node test/parity/train-adapter.mjs OUT [qwen25|smolvlm] && python test/parity/python/check_adapter.py OUT [qwen25|smolvlm]
+//   node test/parity/train-adapter.mjs OUT [qwen25|qwen3|smolvlm] && python test/parity/python/check_adapter.py OUT [qwen25|qwen3|smolvlm]
 import fs from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -14,28 +14,34 @@ import { trainingLoss } from '../../packages/ivtlr/dist/train/loss.js';
 
 const [out, family] = process.argv.slice(2);
 if (!out) {
-  console.error('usage: node test/parity/train-adapter.mjs OUT [qwen25|smolvlm]');
+  console.error('usage: node test/parity/train-adapter.mjs OUT [qwen25|qwen3|smolvlm]');
   process.exit(2);
 }
 const goldens = fileURLToPath(new URL('goldens', import.meta.url));
 const read = (name) => JSON.parse(fs.readFileSync(path.join(goldens, name), 'utf8'));
 const { targets, cases } = read('lora.json');
-const { base, seed, input_ids: inputIds, labels, ...golden } = family ? sharded() : cases[0];
+const { base, seed, input_ids: inputIds, labels, ...golden } = family ? newer() : cases[0];
 
 /** The last nine tokens are learned. */
-function sharded() {
-  const { sharded } = read(`${family}-folders.json`);
+function newer() {
+  const { stored, sharded = stored[0] } = read(`${family}-folders.json`);
   const { folder, input_ids: ids } = sharded;
-  return { ...sharded, base: folder, input_ids: [ids], labels: [ids.map((id, i) => (i < ids.length - 9 ? -100 : id))] };
+  return {
+    ...sharded,
+    base: folder,
+    input_ids: [ids],
+    labels: [ids.map((id, i) => (i < ids.length - 9 ? -100 : id))],
+  };
 }
 
 function qwenImage([, height, width]) {
+  const patchSize = family === 'qwen3' ? 16 : 14;
   return {
-    pixels: randn([height * width, 1176]),
+    pixels: randn([height * width, 3 * 2 * patchSize ** 2]),
     grid: [1, height, width],
     tokens: (height * width) / 4,
     tokenGrid: [height / 2, width / 2],
-    source: { width: width * 14, height: height * 14 },
+    source: { width: width * patchSize, height: height * patchSize },
   };
 }
 

@@ -2,7 +2,7 @@
 import type { RawImage } from '../data/sample.ts';
 import type { UserError } from '../errors.ts';
 import type { TokenLogprobs } from '../latent/next-token.ts';
-import type { LatentOptions } from '../latent/options.ts';
+import type { LastStepOptions, LatentOptions } from '../latent/options.ts';
 import type { Sampling } from '../latent/sampling.ts';
 import type { StepTrace } from '../latent/trace.ts';
 import type { ProcessedImage } from '../models/types.ts';
@@ -29,6 +29,8 @@ export interface QuestionAskOptions {
   task?: string | undefined;
   /** Overrides of how the model was trained to reason, such as `patches` or an ablation's. */
   latent?: Partial<LatentOptions> | undefined;
+  /** What the last latent step does otherwise. */
+  lastStep?: LastStepOptions | undefined;
   /** Image tokens by latent step that it picks before all others, and that it does not pick: see RowOptions. */
   forcePatches?: readonly (readonly number[])[] | undefined;
   forbidPatches?: readonly (readonly number[])[] | undefined;

@@ -50,8 +50,7 @@ interface Verdict {
 
 /** Changes in the order of the table, `full` first; a number of steps that an earlier row has is not run twice. */
 export function planAblations(trained: number, maxLatents: number): [key: string, ablation: Ablation][] {
-  const keys = ['full', 'zero-latents', 'no-latent-text', 'no-latent-vision', 'random-patches', 'patches-swapped'];
-  const plan: [string, Ablation][] = [...keys, 'repeats-allowed'].map((key) => [key, ABLATIONS[key]!]);
+  const plan = Object.entries(ABLATIONS);
   for (let latentSteps = 1; latentSteps <= maxLatents; latentSteps++) {
     if (latentSteps !== trained)
       plan.push([`latents-${latentSteps}`, { title: 'latent steps', latentSteps, options: {} }]);

@@ -6,7 +6,7 @@ import type { Sample } from '../data/sample.ts';
 import { type AskEvent, type AskOptions, ask } from '../engine/ask.ts';
 import type { LoadedModel } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
-import type { Ablation } from '../latent/options.ts';
+import { type Ablation, swaps } from '../latent/options.ts';
 import type { StepTrace } from '../latent/trace.ts';
 import { AnswerPool } from '../pool/answer-pool.ts';
 import type { IndexedSample } from '../tasks/read-samples.ts';
@@ -84,8 +84,9 @@ export async function evaluate(
   const { name, batch, ablation, answerStart, trace = false, traceText = false, seed, maxNewTokens } = options;
   const latentSteps = ablation?.latentSteps ?? options.latentSteps ?? opened.settings.latents;
   const latent = ablation?.options ?? {};
-  const swaps = latentSteps > 0 && (latent.latentText === 'swap' || latent.latentVision === 'swap');
-  if (swaps && batch < 2)
+  const lastStep = ablation?.lastStep;
+  const inGroups = latentSteps > 0 && swaps(latent, lastStep);
+  if (inGroups && batch < 2)
     throw new UserError(`${name} takes from another sample of the batch: use a batch of at least 2`);
   const tally = new Tally();
   const count = (
@@ -104,11 +105,11 @@ export async function evaluate(
   const { imageThreads = 0 } = options;
   const seedOf = seed === undefined ? undefined : ({ index }: Placed) => (seed * 1_000_003 + index) % 2 ** 52;
   const asking = {
-    ...{ rows: batch, latentSteps, latent, task: task.name, maxNewTokens, trace, traceText, answerStart },
+    ...{ rows: batch, latentSteps, latent, lastStep, task: task.name, maxNewTokens, trace, traceText, answerStart },
     seed: seedOf,
   };
   const grouped = (placed: AsyncIterable<Placed>) =>
-    swaps ? partnered(chunks(placed, batch, 2), name) : chunks(placed, 1, 1);
+    inGroups ? partnered(chunks(placed, batch, 2), name) : chunks(placed, 1, 1);
   const events =
     opened instanceof AnswerPool
       ? opened.ask(grouped(pending), { ...asking, imageThreads })
