@@ -232,7 +232,7 @@ export class Asker<Q extends Question> {
 
   async #request(question: Q, images: readonly ProcessedImage[], options: QuestionAskOptions): Promise<RowRequest> {
     const { settings } = this.#opened;
-    const { latentSteps = settings.latents, maxNewTokens = 512, trace = false, traceText = false } = options;
+    const { latentSteps = settings.latents, maxNewTokens = 512, trace, traceText, latentStates } = options;
     const { seed, sampling, logprobs, lastStep, forcePatches, forbidPatches, pickFrom } = options;
     if (this.#start.length > 0 && latentSteps > 0)
       throw new UserError('an answer can be started only without latent steps, but this question takes some');
@@ -249,7 +249,8 @@ export class Asker<Q extends Question> {
       latentSteps,
       afterLatentIds: [...afterLatentIds, ...this.#start],
       options: {
-        ...{ ...latent, maxNewTokens, eosIds: this.#eosIds, trace, traceText },
+        ...{ ...latent, maxNewTokens, eosIds: this.#eosIds },
+        ...{ trace: trace ?? false, traceText: traceText ?? false, latentStates: latentStates ?? false },
         ...(seed !== undefined && { seed }),
         ...(sampling && { sampling }),
         ...(logprobs !== undefined && { logprobs }),
@@ -304,7 +305,7 @@ export class Asker<Q extends Question> {
   #end(row: Row, open: Open<Q>, finishReason: Answer['finishReason']): AskEvent<Q> {
     const { question, images, imageSeconds, text } = open;
     this.#open.delete(row);
-    const { tokens, picked, traces, textTraces, logprobs, seconds, steps, request } = row;
+    const { tokens, picked, traces, textTraces, states, logprobs, seconds, steps, request } = row;
     return {
       type: 'end',
       question,
@@ -319,6 +320,7 @@ export class Asker<Q extends Question> {
         picked,
         trace: traces,
         textTrace: textTraces,
+        states,
         autoregressiveSteps: steps + tokens.length,
         seconds: { image: imageSeconds, ...seconds },
       },

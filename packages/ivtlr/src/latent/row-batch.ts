@@ -241,7 +241,7 @@ export class RowBatch {
         vision = latentVision(rows, this.#model.hiddenSize, options);
       }
     }
-    row.chosen = keep({ vision, text: this.#model.asInputs(text_1D) });
+    row.choose(vision, this.#model.asInputs(text_1D));
     row.picked.push(picked);
     let trace: StepTrace | null = null;
     if (options.trace) {
