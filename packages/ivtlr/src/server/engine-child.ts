@@ -159,7 +159,7 @@ class Serving {
     if (!next || !this.#asker.hasRoomFor(1)) return false;
     const { question, request } = next;
     try {
-      const admission = this.#budget.admit(this.#asker.size, next.positions);
+      const admission = this.#budget.admit(this.#asker.size, next.columns);
       if (admission === 'wait') return false;
       // Alone in the batch nobody waits for its picture.
       if (this.#asker.size > 0 && !this.#asker.readAhead(next)) return false;
