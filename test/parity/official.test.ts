@@ -21,6 +21,8 @@ interface GenerateCase extends AnyCase {
   latents: number;
   patches: number;
   input_ids: number[];
+  /** The only picture that steps pick from, from 0; picks then stand in the order of their scores. */
+  pick_from?: number;
   picked: number[][];
   new_tokens: number[];
   /** Of the vocabulary without `masked`. */
@@ -166,6 +168,7 @@ describe.each(generateCases)('generate: %s', (_, golden, maxNewTokens, family) =
       const options = {
         ...official(golden),
         ...family.options,
+        ...(golden.pick_from !== undefined && { pickFrom: golden.pick_from, pickOrder: 'score' as const }),
         maxNewTokens,
         eosIds: [golden.ids.eos],
         trace: true,

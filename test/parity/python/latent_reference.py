@@ -29,6 +29,9 @@ class Prompt:
     positions: torch.Tensor  # (B, P) or (axes, B, P) int64
     mask: torch.Tensor  # (B, P) int64, 0 for pads
     places: list  # for each row, the places of its image tokens, in order
+    # For each row, those of them that no step may pick, if there are some. Picks then stand in the order of their scores (pickOrder: score), for that
+    # of an unsorted topk depends on how they are kept out.
+    closed: list = None
 
 
 @dataclasses.dataclass
@@ -96,7 +99,8 @@ def latent_steps(decode, prompt, latents, patches, gaps=None, fewer=False):
     Where fewer than K are free, picked patches come again, as in the official code; with `fewer` a step takes what is left.
     """
     sequence, picked = start(prompt), []
-    free = [torch.ones(len(places), dtype=torch.bool) for places in prompt.places]
+    closed = prompt.closed or [[] for _ in prompt.places]
+    free = [torch.tensor([place not in shut for place in places]) for places, shut in zip(prompt.places, closed)]
     for _ in range(latents):
         hidden, scores = decode(sequence)
         chosen = []
@@ -106,7 +110,7 @@ def latent_steps(decode, prompt, latents, patches, gaps=None, fewer=False):
             count = min(patches, int(free[row].sum())) if fewer else patches
             if gaps is not None:
                 note_pick(gaps, own, count)
-            best = own.topk(count, sorted=False)[1]
+            best = own.topk(count, sorted=prompt.closed is not None)[1]
             free[row][best] = False
             chosen.append([places[i] for i in best.tolist()])
         picked.append(chosen)

@@ -5,6 +5,7 @@
  */
 import {
   Conv2d,
+  cat,
   Embedding,
   type FactoryOptions,
   LayerNorm,
@@ -136,8 +137,18 @@ export class SiglipTower extends Module {
     this.post_layernorm = new LayerNorm(config.dim, { eps: config.normEps, ...options });
   }
 
-  /** Pixels (I, 3, Y, X) float32 of tiles of one size -> (I, P, C), row by row. */
+  /**
+   * Pixels (I, 3, Y, X) float32 of tiles of one size -> (I, P, C), row by row. Tiles see nothing of each other, and on the CPU one goes through after
+   * the other: what stands between the layers of several together is so large that the system hands out and takes back its memory each time.
+   */
   forward(pixels: Tensor): Tensor {
+    const { device } = this.embeddings.patch_embedding.weight;
+    const tiles = pixels.shape[0]!;
+    if (device !== 'cpu' || tiles === 1) return this.#forward(pixels);
+    return scope(() => cat(Array.from({ length: tiles }, (_, tile) => this.#forward(pixels.narrow(0, tile, 1)))));
+  }
+
+  #forward(pixels: Tensor): Tensor {
     const { dtype, device } = this.embeddings.patch_embedding.weight;
     let x = scope(() => this.embeddings.forward(pixels.to({ dtype, device })));
     for (const layer of this.encoder.layers) {
