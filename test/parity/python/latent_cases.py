@@ -2,7 +2,7 @@
 
 A family is a module with SHAPES, flat_config(dims, tie), build(dims, seed, tie) and
 prompt(model, ids, mask, pixels, grids, positions), which fills a latent_reference.Prompt; where its decoder takes further arguments, also
-further(model, prompt), which gives what latent_reference.decoder_pass is given as `further`. Formats: official-generate.json and
+further(model, prompt), which gives what latent_reference.decoder_pass is given as `further`; memory(prompt) gives its `memory`, where there is one. Formats: official-generate.json and
 official-train.json, with `positions` beside them.
 """
 
@@ -35,8 +35,10 @@ def record_of(family, name, shape, tie, seed, latents, patches, grids, positions
 
 def decoder_of(family, model, prompt):
     further = getattr(family, "further", None)
-    rest = (further(model, prompt),) if further else ()
-    return latent_reference.decoder_pass(model.model.language_model, *rest)
+    rest = dict(further=further(model, prompt)) if further else {}
+    if hasattr(family, "memory"):
+        rest["memory"] = family.memory(prompt)
+    return latent_reference.decoder_pass(model.model.language_model, **rest)
 
 
 def generate_case(family, row, seed):
