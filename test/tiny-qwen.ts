@@ -36,6 +36,21 @@ export const QWEN25_VL = {
   },
 };
 
+export const QWEN2_VL = {
+  model_type: 'qwen2_vl',
+  vision_config: { depth: 2, embed_dim: 16, hidden_size: 32, num_heads: 2, mlp_ratio: 2, in_chans: 3 },
+};
+
+/** Features of two of its blocks go into the decoder. */
+export const QWEN3_VL = {
+  model_type: 'qwen3_vl',
+  head_dim: 16,
+  vision_config: {
+    ...{ depth: 3, hidden_size: 16, intermediate_size: 20, num_heads: 2, out_hidden_size: 32 },
+    ...{ num_position_embeddings: 16, deepstack_visual_indexes: [0, 2] },
+  },
+};
+
 /** Writes it into a new folder. @param family its `model_type`, `vision_config` and whatever the decoder has otherwise */
 export function writeTinyQwen(folder: string, family: Record<string, unknown>, seed = 5): void {
   fs.mkdirSync(folder, { recursive: true });

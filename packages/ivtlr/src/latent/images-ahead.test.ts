@@ -48,7 +48,7 @@ test('between two steps of a writing row there is one piece of a prompt or of an
     /** Since the writing row's last step: units of images, the work of the largest one, and positions of prompts. */
     let units: number[] = [];
     let prompts = 0;
-    const inUnits = model.encodeInUnits!.bind(model);
+    const inUnits = model.encodeInUnits.bind(model);
     const spy = vi.spyOn(model, 'encodeInUnits').mockImplementation(function* (image) {
       const each = inUnits(image);
       for (let step = each.next(); ; step = each.next()) {
