@@ -75,7 +75,7 @@ test('between two steps of a writing row there is one piece of a prompt or of an
       units = [];
       prompts = 0;
       const next = coming[0];
-      if (next && batch.readAhead(next)) added.push(...batch.add([coming.shift()!]));
+      if (next && batch.readAhead([next])) added.push(...batch.add([coming.shift()!]));
       const tokens = writing!.tokens.length;
       batch.step();
       // Every pass is a step of the writing row.

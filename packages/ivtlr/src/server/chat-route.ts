@@ -4,7 +4,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { questionOf } from './chat-question.ts';
 import { ChatRun, type ChatRunOptions } from './chat-run.ts';
 import { type ParsedChat, parseChat } from './chat-schema.ts';
-import { bytesOf, type EngineQuestion } from './engine-messages.ts';
+import { bytesOf, type EngineQuestion, type SentPicture } from './engine-messages.ts';
 import { badRequest, HttpError } from './http-error.ts';
 import { pictureBytes } from './pictures.ts';
 import type { ChatChunk } from './protocol.ts';
@@ -45,18 +45,21 @@ async function answer(service: Service, request: FastifyRequest, reply: FastifyR
 
 async function readQuestions(service: Service, body: ParsedChat): Promise<EngineQuestion[]> {
   const asked = questionOf(body, service.engine.info, service.maxNewTokens);
-  const pictures: EngineQuestion['pictures'][number][] = [];
+  const pictures: SentPicture[] = [];
+  let other: SentPicture | null = null;
   const { maxBytes } = service.pictures;
-  for (const address of asked.pictures) {
-    pictures.push({ bytes: await pictureBytes(address, service.pictures), name: address.name });
-    if (bytesOf({ pictures }) > maxBytes)
+  for (const address of [...asked.pictures, ...(asked.other ? [asked.other] : [])]) {
+    const picture = { bytes: await pictureBytes(address, service.pictures), name: address.name };
+    if (address === asked.other) other = picture;
+    else pictures.push(picture);
+    if (bytesOf({ pictures, other }) > maxBytes)
       throw badRequest(
         `${address.name}: the pictures have more than ${(maxBytes / 2 ** 20).toFixed(1)} MiB together, the limit of this server`,
         address.name,
         'invalid_image',
       );
   }
-  const question: EngineQuestion = { ...asked, pictures };
+  const question: EngineQuestion = { ...asked, pictures, other };
   // The engine's own generator begins alike in every process, so a question without a seed is given one here.
   const { seed = randomInt(2 ** 32) } = question.options;
   return Array.from({ length: body.n ?? 1 }, (_, i) => ({

@@ -39,7 +39,12 @@ interface Served extends Question {
   /** When its last step ended, ms. */
   last: number;
   cancelled: boolean;
+  /** The same question about another picture, whose latent steps this one takes; of it nothing is told. */
+  lender: Served | null;
 }
+
+/** Questions that begin together: one that was sent, and what lends it its latent steps. */
+type Group = readonly [PreparedQuestion<Served>, ...PreparedQuestion<Served>[]];
 
 liveAsWorker();
 
@@ -48,7 +53,7 @@ class Serving {
   readonly #asker: Asker<Served>;
   readonly #budget: CacheBudget;
   readonly #served = new Map<number, Served>();
-  readonly #prepared: PreparedQuestion<Served>[] = [];
+  readonly #prepared: Group[] = [];
   readonly #wake: () => void;
   #events: { id: number; event: EngineEvent }[] = [];
   #passes = 0;
@@ -101,7 +106,7 @@ class Serving {
     const running = this.#asker.size;
     return {
       running,
-      waiting: this.#served.size - running,
+      waiting: Math.max(0, this.#served.size - running),
       cacheBytes: this.#asker.cacheBytes,
       cacheUsedBytes: this.#budget.used(running),
       residentBytes: process.memoryUsage.rss(),
@@ -110,18 +115,13 @@ class Serving {
     };
   }
 
-  take(id: number, { pictures, question, choices, messages, options }: EngineQuestion): void {
-    const images = pictures.map((picture) => ({ kind: 'encoded' as const, ...picture }));
-    const imageKeys = pictures.map(({ bytes }) => createHash('sha256').update(bytes).digest('base64'));
-    const served: Served = {
-      ...{ images, question, choices, messages, id, options, imageKeys },
-      ...{ logprobs: [], last: 0, cancelled: false },
-    };
+  take(id: number, question: EngineQuestion): void {
+    const served = servedOf(id, question);
     this.#served.set(id, served);
-    this.#asker.prepare(served).then(
-      (prepared) => {
-        if (served.cancelled) this.#asker.discard(prepared);
-        else this.#prepared.push(prepared);
+    this.#prepare(served).then(
+      (group) => {
+        if (served.cancelled) this.#discard(group);
+        else this.#prepared.push(group);
         this.#wake();
       },
       (error: unknown) => {
@@ -131,14 +131,29 @@ class Serving {
     );
   }
 
+  async #prepare(served: Served): Promise<Group> {
+    const prepared = await this.#asker.prepare(served);
+    if (!served.lender) return [prepared];
+    try {
+      return [prepared, await this.#asker.prepare(served.lender)];
+    } catch (error) {
+      this.#asker.discard(prepared);
+      throw error;
+    }
+  }
+
+  #discard(group: Group): void {
+    for (const prepared of group) this.#asker.discard(prepared);
+  }
+
   cancel(id: number): void {
     const served = this.#served.get(id);
     if (!served) return;
     served.cancelled = true;
     this.#served.delete(id);
-    const at = this.#prepared.findIndex(({ question }) => question === served);
-    if (at >= 0) this.#asker.discard(this.#prepared.splice(at, 1)[0]!);
-    else this.#asker.cancel(served);
+    const at = this.#prepared.findIndex(([{ question }]) => question === served);
+    if (at >= 0) this.#discard(this.#prepared.splice(at, 1)[0]!);
+    else for (const each of [served, served.lender]) if (each) this.#asker.cancel(each);
   }
 
   /** Begins at most one question, or reads a piece of its pictures with the model, and makes one pass. */
@@ -157,24 +172,24 @@ class Serving {
   }
 
   #begin(): boolean {
-    const next = this.#prepared[0];
-    if (!next || !this.#asker.hasRoomFor(1)) return false;
-    const { question, request } = next;
+    const group = this.#prepared[0];
+    if (!group || !this.#asker.hasRoomFor(group.length)) return false;
+    const [{ question, request, images }] = group;
     try {
-      const admission = this.#budget.admit(this.#asker.size, next.positions);
+      const positions = Math.max(...group.map((each) => each.positions));
+      const admission = this.#budget.admit(this.#asker.size, positions, group.length);
       if (admission === 'wait') return false;
       // Alone in the batch nobody waits for its picture.
-      if (this.#asker.size > 0 && !this.#asker.readAhead(next)) return false;
+      if (this.#asker.size > 0 && !this.#asker.readAhead(group)) return false;
       if (admission !== 'fits') this.#asker.reserve(admission.slots, admission.positions);
     } catch (error) {
       this.#prepared.shift();
-      this.#asker.discard(next);
+      this.#discard(group);
       this.#fail(question, error);
       return false;
     }
     this.#prepared.shift();
-    const { images } = next;
-    const refused = this.#asker.start([next]);
+    const refused = this.#asker.start(group);
     if (refused.length === 0) {
       const { settings } = this.#opened;
       const { latentSteps, promptIds, options } = request;
@@ -193,6 +208,7 @@ class Serving {
 
   #translate(event: AskEvent<Served>): void {
     const { question } = event;
+    if (this.#served.get(question.id) !== question) return; // it lends its latent steps, or has failed
     const { trace } = question.options;
     switch (event.type) {
       case 'latent-step':
@@ -248,6 +264,19 @@ class Serving {
   #tell(served: Served, event: EngineEvent): void {
     this.#events.push({ id: served.id, event });
   }
+}
+
+function servedOf(id: number, { pictures, other, question, choices, messages, options }: EngineQuestion): Served {
+  const about = (sent: EngineQuestion['pictures'], asked: EngineQuestion['options'], lender: Served | null): Served => ({
+    ...{ question, choices, messages, id, lender, options: asked },
+    images: sent.map((picture) => ({ kind: 'encoded' as const, ...picture })),
+    imageKeys: sent.map(({ bytes }) => createHash('sha256').update(bytes).digest('base64')),
+    ...{ logprobs: [], last: 0, cancelled: false },
+  });
+  if (!other) return about(pictures, options, null);
+  // It takes its latent steps and writes nothing. Tokens that are forced or forbidden are those of the picture.
+  const { latentSteps, latent, task, seed } = options;
+  return about(pictures, options, about([other], { latentSteps, latent, task, seed, maxNewTokens: 0, trace: 'none' }, null));
 }
 
 const inbox: ToEngine[] = [];

@@ -2,7 +2,7 @@
 import type { FastifyInstance } from 'fastify';
 import { ABLATIONS } from '../latent/options.ts';
 import { taskNames } from '../tasks/registry.ts';
-import { SINGLE_ABLATIONS } from './chat-schema.ts';
+import { takesOtherImage } from './chat-schema.ts';
 import { HttpError } from './http-error.ts';
 import type { ModelList } from './protocol.ts';
 import type { Doorkeeper, Service } from './service.ts';
@@ -15,7 +15,10 @@ export function addModelRoutes(app: FastifyInstance, service: Service, door: Doo
   const created = Math.floor(Date.now() / 1000);
   const models = (): ModelList => {
     const { family, task, latents, patches } = engine.info;
-    const ablations = SINGLE_ABLATIONS.map((name) => ({ name, title: ABLATIONS[name]!.title }));
+    const ablations = Object.entries(ABLATIONS).map(([name, { title }]) => {
+      const otherImage = takesOtherImage(name);
+      return { name, title, otherImage };
+    });
     const ivtlr = { family, task, tasks: taskNames, latents, patches, ablations, maxTokens: maxNewTokens };
     return { object: 'list', data: [{ id: modelId, object: 'model', created, owned_by: 'ivtlr', ivtlr }] };
   };

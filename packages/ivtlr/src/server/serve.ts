@@ -80,7 +80,7 @@ export async function serve(options: ServeOptions): Promise<Serving> {
 async function startProbes(engine: Engine): Promise<NodeJS.Timeout> {
   const bytes = await pictureOfNothing();
   const question: EngineQuestion = {
-    ...{ pictures: [{ bytes, name: 'probe' }], question: 'What is this?', choices: [], messages: null },
+    ...{ pictures: [{ bytes, name: 'probe' }], other: null, question: 'What is this?', choices: [], messages: null },
     options: { maxNewTokens: 1, trace: 'none' },
   };
   let asking = false;
