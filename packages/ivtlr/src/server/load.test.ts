@@ -96,7 +96,7 @@ test('200 requests that come and go at random: every answer is the one it gets a
   expect(answered).toBeGreaterThan(80);
   expect(broken).toBeGreaterThan(10);
   await until(() => idle(served!), 'every row is free');
-  expect(served.engine.restarts).toBe(0);
+  expect(served.engines[0]!.restarts).toBe(0);
   expect(await askWhole(url, bodies[0])).toEqual(alone[0]);
   expect(served.server.active).toBe(0);
 });
@@ -268,7 +268,7 @@ describe('the end', () => {
     expect([refused.status, (await errorOf(refused)).code]).toEqual([503, 'server_stopping']);
     expect((await fetch(`${url}/ready`)).status).toBe(503);
     expect((await Promise.all(under)).map(({ status }) => status)).toEqual(Array(12).fill(200));
-    const { pid } = served.engine;
+    const { pid } = served.engines[0]!;
     await stopped;
     served = null;
     expect(isAlive(pid!)).toBe(false);

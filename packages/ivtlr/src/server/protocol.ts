@@ -183,6 +183,8 @@ export interface ModelList {
       tasks: readonly string[];
       latents: number;
       patches: number;
+      /** Whether a question has exactly one picture; else none, one or several. */
+      oneImage: boolean;
       /** `otherImage`: it needs `other_image`. */
       ablations: readonly { name: AblationName; title: string; otherImage: boolean }[];
       maxTokens: number;

@@ -193,7 +193,7 @@ describe('what cannot be answered is a 4xx that names the field', () => {
   test('the server goes on after all of it', async () => {
     const response = await post(served.url, chatBody(asked));
     expect(((await response.json()) as ChatResponse).choices[0]!.message.content).toMatch(/the answer is/);
-    expect(served.engine.restarts).toBe(0);
+    expect(served.engines[0]!.restarts).toBe(0);
   });
 });
 

@@ -104,7 +104,7 @@ export class Server {
   /** Takes nothing new, waits for what is under way, at most so long, and closes. */
   async drain(deadlineMs: number): Promise<void> {
     await this.#door.drain(deadlineMs);
-    await this.#options.engine.close();
+    await Promise.all(this.#options.models.map(({ engine }) => engine.close()));
     // Errors that the engine's end gave are still on their way to the clients.
     await new Promise((resolve) => setTimeout(resolve, 50));
     await this.#app.close();
