@@ -47,7 +47,7 @@ export const QWEN3_VL = {
   head_dim: 16,
   vision_config: {
     ...{ depth: 3, hidden_size: 16, intermediate_size: 20, num_heads: 2, out_hidden_size: 32 },
-    ...{ num_position_embeddings: 16, deepstack_visual_indexes: [0, 2] },
+    ...{ num_position_embeddings: 16, patch_size: 14, deepstack_visual_indexes: [0, 2] },
   },
 };
 

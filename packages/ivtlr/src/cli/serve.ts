@@ -153,7 +153,9 @@ async function namedModels({ model, name }: ServeFlags): Promise<{ id: string; f
   const { bundledModel } = await import('../engine/bundled-model.ts');
   const wanted = model.length > 0 ? model : [BUNDLED[0]!];
   if (name.length > wanted.length)
-    throw new UserError(`--name is given ${name.length} times, but --model ${wanted.length === 1 ? 'once' : `${wanted.length} times`}`);
+    throw new UserError(
+      `--name is given ${name.length} times, but --model ${wanted.length === 1 ? 'once' : `${wanted.length} times`}`,
+    );
   const ids = wanted.map((each, i) => name[i] ?? nameOf(each));
   const twice = ids.find((id, i) => ids.indexOf(id) < i);
   if (twice !== undefined)

@@ -44,7 +44,10 @@ test('a question that fits waits at most until the others have ended, and bytes 
         } else {
           // As SlotCache grows.
           const before = cache.slots * cache.positions;
-          const grown = { slots: Math.max(cache.slots, running + together), positions: Math.max(cache.positions, positions) };
+          const grown = {
+            slots: Math.max(cache.slots, running + together),
+            positions: Math.max(cache.positions, positions),
+          };
           if (grown.slots * grown.positions > before)
             expect((before + grown.slots * grown.positions) * PER).toBeLessThanOrEqual(bytes);
           cache = grown;

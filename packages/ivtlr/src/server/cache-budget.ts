@@ -49,7 +49,8 @@ export class CacheBudget {
       );
     }
     const roomy = this.#slots < this.#rows && positions <= this.#positions / 2;
-    if (running === 0 && (positions > this.#positions || rows > this.#slots || roomy)) return this.#anew(positions, rows);
+    if (running === 0 && (positions > this.#positions || rows > this.#slots || roomy))
+      return this.#anew(positions, rows);
     if (running + rows > this.#slots) return 'wait';
     if (positions <= this.#positions) return 'fits';
     // The cache is copied into a larger one, and both are there for a moment.

@@ -29,7 +29,9 @@ const extension = z.strictObject({
   other_image: z
     .object({ url: z.string() })
     .optional()
-    .describe('Another picture: the same question about it lends its latent steps to patches-swapped and text-swapped.'),
+    .describe(
+      'Another picture: the same question about it lends its latent steps to patches-swapped and text-swapped.',
+    ),
   positions: z.enum(['sequential', 'mrope']).optional(),
   task: z.string().max(100).optional().describe('Words the prompt as this task does.'),
   choices: z.array(text).max(MAX_CHOICES).optional().describe('Texts of the choices, without letters.'),

@@ -267,7 +267,11 @@ class Serving {
 }
 
 function servedOf(id: number, { pictures, other, question, choices, messages, options }: EngineQuestion): Served {
-  const about = (sent: EngineQuestion['pictures'], asked: EngineQuestion['options'], lender: Served | null): Served => ({
+  const about = (
+    sent: EngineQuestion['pictures'],
+    asked: EngineQuestion['options'],
+    lender: Served | null,
+  ): Served => ({
     ...{ question, choices, messages, id, lender, options: asked },
     images: sent.map((picture) => ({ kind: 'encoded' as const, ...picture })),
     imageKeys: sent.map(({ bytes }) => createHash('sha256').update(bytes).digest('base64')),
@@ -276,7 +280,11 @@ function servedOf(id: number, { pictures, other, question, choices, messages, op
   if (!other) return about(pictures, options, null);
   // It takes its latent steps and writes nothing. Tokens that are forced or forbidden are those of the picture.
   const { latentSteps, latent, task, seed } = options;
-  return about(pictures, options, about([other], { latentSteps, latent, task, seed, maxNewTokens: 0, trace: 'none' }, null));
+  return about(
+    pictures,
+    options,
+    about([other], { latentSteps, latent, task, seed, maxNewTokens: 0, trace: 'none' }, null),
+  );
 }
 
 const inbox: ToEngine[] = [];

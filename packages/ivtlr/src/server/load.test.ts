@@ -26,7 +26,8 @@ afterEach(async () => {
   served = null;
 });
 
-const idle = ({ engine }: Serving) => engine.inHand === 0 && engine.queued === 0 && engine.stats.running === 0;
+const idle = ({ engines: [engine] }: Serving) =>
+  engine!.inHand === 0 && engine!.queued === 0 && engine!.stats.running === 0;
 
 /** What a request may ask for. */
 function variant(random: Random): Record<string, unknown> {
@@ -103,7 +104,8 @@ test('200 requests that come and go at random: every answer is the one it gets a
 
 test('a client that goes away frees its row within one step', async () => {
   served = await serveDominoes({ maxNewTokens: 200, limits: { rows: 1 } });
-  const { url, engine } = served;
+  const { url, engines } = served;
+  const engine = engines[0]!;
   const control = new AbortController();
   // Without end: latent steps are none, and the model then writes until its limit.
   const body = chatBody(puzzles[0]!, { stream: true, max_tokens: 150, ivtlr: { trace: 'full' } });
@@ -123,7 +125,8 @@ describe('the engine dies or hangs', () => {
   ] as const) {
     test(`${signal} under load: what it had is answered with 503 or an error event, the rest goes on`, async () => {
       served = await serveDominoes({ engine: { hangMs }, limits: { rows: 4 } });
-      const { url, engine } = served;
+      const { url, engines } = served;
+      const engine = engines[0]!;
       const alone = await Promise.all(puzzles.slice(0, 4).map((each) => askWhole(url, chatBody(each))));
       for (let round = 0; round < 3; round++) {
         const pid = engine.pid!;
@@ -150,7 +153,8 @@ describe('the engine dies or hangs', () => {
 
   test('while it is away, /ready says so and questions wait', async () => {
     served = await serveDominoes();
-    const { url, engine } = served;
+    const { url, engines } = served;
+    const engine = engines[0]!;
     process.kill(engine.pid!, 'SIGKILL');
     await until(() => engine.state !== 'ready', 'the death is seen');
     const ready = await fetch(`${url}/ready`);
@@ -182,7 +186,8 @@ describe('limits', () => {
 
   test('a small budget of keys and values: questions take turns, and one that never fits is told so', async () => {
     served = await serveDominoes({ limits: { rows: 16, cacheBytes: 400_000 } });
-    const { url, engine } = served;
+    const { url, engines } = served;
+    const engine = engines[0]!;
     const given = await Promise.all(
       puzzles.slice(0, 8).map((each) => askWhole(url, chatBody(each, { max_tokens: 20 }))),
     );

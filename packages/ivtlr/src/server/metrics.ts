@@ -27,7 +27,11 @@ export class Metrics {
     const sum = (of: (engine: Engine) => number) => engines.reduce((total, engine) => total + of(engine), 0);
     const gauges: [string, string, () => number][] = [
       ['num_requests_running', 'Questions in the batch', () => sum(({ stats }) => stats.running)],
-      ['num_requests_waiting', 'Questions that wait', () => sum(({ queued, inHand, stats }) => queued + Math.max(0, inHand - stats.running))],
+      [
+        'num_requests_waiting',
+        'Questions that wait',
+        () => sum(({ queued, inHand, stats }) => queued + Math.max(0, inHand - stats.running)),
+      ],
       ['cache_bytes', 'Bytes of keys and values', () => sum(({ stats }) => stats.cacheBytes)],
       ['cache_budget_bytes', 'Bytes that keys and values may take', () => sum(({ info }) => info.cacheBytes)],
       [
@@ -35,7 +39,11 @@ export class Metrics {
         'Share of that budget in use',
         () => sum(({ stats }) => stats.cacheUsedBytes) / sum(({ info }) => info.cacheBytes),
       ],
-      ['engine_resident_bytes', "Resident memory of the engines' processes", () => sum(({ stats }) => stats.residentBytes)],
+      [
+        'engine_resident_bytes',
+        "Resident memory of the engines' processes",
+        () => sum(({ stats }) => stats.residentBytes),
+      ],
       ['engine_live_tensors', 'Tensors that the engines hold', () => sum(({ stats }) => stats.liveTensors)],
       ['server_resident_bytes', "Resident memory of the server's process", () => process.memoryUsage.rss()],
       [
@@ -44,7 +52,11 @@ export class Metrics {
         () => process.cpuUsage().user / 1e6 + process.cpuUsage().system / 1e6,
       ],
       ['engine_restarts', 'Times an engine was started again', () => sum(({ restarts }) => restarts)],
-      ['engine_up', 'Whether every engine has its model', () => Number(engines.every(({ state }) => state === 'ready'))],
+      [
+        'engine_up',
+        'Whether every engine has its model',
+        () => Number(engines.every(({ state }) => state === 'ready')),
+      ],
     ];
     for (const [name, help, value] of gauges)
       new Gauge({

@@ -165,7 +165,10 @@ class Encoder extends Module {
     const [images, , rows, columns] = pixels.shape as [number, number, number, number];
     let places = rows * columns;
     const units: VisionUnit[] = [
-      { work: images * places * numbersIn(this.conv_in), run: () => [this.conv_in.forward(pixels.to({ dtype, device }))] },
+      {
+        work: images * places * numbersIn(this.conv_in),
+        run: () => [this.conv_in.forward(pixels.to({ dtype, device }))],
+      },
     ];
     for (const step of [...this.down.flatMap((level) => level.steps()), ...this.mid.steps()]) {
       if (step instanceof Downsample) places /= 4;

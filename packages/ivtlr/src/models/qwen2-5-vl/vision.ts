@@ -3,16 +3,7 @@
  * Source: Hugging Face Qwen2_5_VisionTransformerPretrainedModel. Property names are the checkpoint's.
  * Shapes: I images of one grid, P patches an image, C vision width, H heads, E head size, N = P/4 image tokens, D decoder width.
  */
-import {
-  cat,
-  type FactoryOptions,
-  Linear,
-  type LinearLayer,
-  Module,
-  RMSNorm,
-  type Tensor,
-  tensor,
-} from '@ivtlr/torch';
+import { cat, type FactoryOptions, Linear, type LinearLayer, Module, RMSNorm, type Tensor, tensor } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import { attend, NO_MASK } from '../common/attention.ts';
 import { type RotaryAngles, rotate } from '../common/rotary.ts';
@@ -139,8 +130,8 @@ export class Qwen25VisionTower extends Module {
     this.merger = new PatchMerger(config, options);
   }
 
-  /** For pixels (I, P, 1176) float32 of one grid; gives (I, N, D). The blocks see the patches window by window. */
-  units(pixels_IPF: Tensor, grid: ProcessedImage['grid']): VisionUnit[] {
+  /** For pixels (I, P, 1176) float32 of one grid, or (P, 1176) of one image; gives (I, N, D). The blocks see the patches window by window. */
+  units(pixels: Tensor, grid: ProcessedImage['grid']): VisionUnit[] {
     const { dim, mlpDim, merge, window, fullAttention } = this.#config;
     const { weight } = this.patch_embed.proj;
     const { dtype, device } = weight;
@@ -148,7 +139,7 @@ export class Qwen25VisionTower extends Module {
     // Looked up for each block: other images that come between may push a grid's tables out.
     const table = () => this.#tables.of(grid, device, () => this.#table(grid, order, device));
     const patchGroups = groups.map(({ windows, size }) => ({ windows, size: size * merge ** 2 }));
-    const [images, patches] = pixels_IPF.shape as [number, number];
+    const [patches, images = 1] = pixels.shape.slice(0, -1).reverse() as [number, number?];
     const pairsInWindows = patchGroups.reduce((sum, { windows, size }) => sum + windows * size * size, 0);
     const blockUnit = (block: VisionBlock, i: number): VisionUnit => {
       const full = fullAttention.has(i);
@@ -163,7 +154,14 @@ export class Qwen25VisionTower extends Module {
     return [
       {
         work: (images * patches * weight.numel) / dim,
-        run: () => [byToken(this.patch_embed.forward(pixels_IPF.to({ dtype, device })), merge, 1, table().order)],
+        run: () => [
+          byToken(
+            this.patch_embed.forward(pixels.view([images, patches, -1]).to({ dtype, device })),
+            merge,
+            1,
+            table().order,
+          ),
+        ],
       },
       ...this.blocks.map(blockUnit),
       {

@@ -10,7 +10,7 @@ import type { Qwen2VLConfig, QwenTextConfig } from './config.ts';
 import { encodeByGrid, Qwen2VisionTower } from './vision.ts';
 
 interface VisionTower extends Module {
-  /** For pixels (I, P, values) float32 of I images of one grid; gives image tokens as they enter the decoder, (I, N, width). */
+  /** For pixels (I, P, values) float32 of I images of one grid, or (P, values) of one; gives image tokens as they enter the decoder, (I, N, width). */
   units(pixels: Tensor, grid: ProcessedImage['grid']): VisionUnit[];
 }
 
@@ -51,7 +51,7 @@ export abstract class QwenVL<Config extends QwenVLConfig> extends DecoderModel<C
 
   protected imageUnits({ pixels, grid }: ProcessedImage): VisionUnit[] {
     const flat: VisionUnit = { work: 0, run: ([image_IND]) => [image_IND!.flatten(0, 1)] };
-    return [...this.visual.units(pixels.unsqueeze(0), grid), flat];
+    return [...this.visual.units(pixels, grid), flat];
   }
 
   /**

@@ -140,17 +140,20 @@ export class Qwen2VisionTower extends Module {
     this.merger = new PatchMerger(config, options);
   }
 
-  /** For pixels (I, P, 1176) float32 of one grid; gives (I, N, D). */
-  units(pixels_IPF: Tensor, grid: ProcessedImage['grid']): VisionUnit[] {
+  /** For pixels (I, P, 1176) float32 of one grid, or (P, 1176) of one image; gives (I, N, D). */
+  units(pixels: Tensor, grid: ProcessedImage['grid']): VisionUnit[] {
     const { weight } = this.patch_embed.proj;
     const { dtype, device } = weight;
     // Looked up for each block: other images that come between may push a grid's angles out.
     const angles = () => this.#angles.of(grid, device, () => gridAngles(grid, this.#config, device));
-    const [images, patches] = pixels_IPF.shape as [number, number];
+    const [patches, images = 1] = pixels.shape.slice(0, -1).reverse() as [number, number?];
     const { dim, mlpDim } = this.#config;
     const all = images * patches;
     return [
-      { work: all * weight.numel / dim, run: () => [this.patch_embed.forward(pixels_IPF.to({ dtype, device }))] },
+      {
+        work: (all * weight.numel) / dim,
+        run: () => [this.patch_embed.forward(pixels.view([images, patches, -1]).to({ dtype, device }))],
+      },
       ...this.blocks.map((block) => ({
         // Four products for the attention's inputs and output, two for the MLP; two of every patch with all patches.
         work: all * (4 * dim * dim + 2 * dim * mlpDim + 2 * patches * dim),

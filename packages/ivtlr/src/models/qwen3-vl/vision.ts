@@ -121,23 +121,23 @@ export class Qwen3VisionTower extends Module {
   }
 
   /**
-   * For pixels (I, P, 1536) float32 of one grid; gives (I, N, (1+L)*D): token embeddings, behind them the features of the levels in the order of
+   * For pixels (I, P, 1536) float32 of one grid, or (P, 1536) of one image; gives (I, N, (1+L)*D): token embeddings, behind them the features of the levels in the order of
    * their blocks.
    */
-  units(pixels_IPF: Tensor, grid: ProcessedImage['grid']): VisionUnit[] {
+  units(pixels: Tensor, grid: ProcessedImage['grid']): VisionUnit[] {
     const { dim, mlpDim, merge, deepstackBlocks } = this.#config;
     const { weight } = this.patch_embed.proj;
     const { dtype, device } = weight;
     // Looked up for each block: other images that come between may push a grid's tables out.
     const table = () => this.#tables.of(grid, device, () => this.#table(grid, device));
-    const [images, patches] = pixels_IPF.shape as [number, number];
+    const [patches, images = 1] = pixels.shape.slice(0, -1).reverse() as [number, number?];
     const all = images * patches;
     const mergerWork = (all / merge ** 2) * numbersIn(this.merger);
     return [
       {
         work: (all * weight.numel) / dim,
         run: () => {
-          const embedded = this.patch_embed.forward(pixels_IPF.to({ dtype, device }));
+          const embedded = this.patch_embed.forward(pixels.view([images, patches, -1]).to({ dtype, device }));
           return [embedded.add(this.#positions(table()).to(dtype))];
         },
       },
