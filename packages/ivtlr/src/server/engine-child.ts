@@ -26,6 +26,8 @@ import { seenLogprobs, seenPictures, seenStep } from './seen.ts';
 /** Budget on a device whose free memory cannot be asked for. */
 const DEFAULT_CACHE_BYTES = 4 * 2 ** 30;
 const IMAGE_THREADS = 2;
+/** Share of a pass that questions on their way may take before the next one: those that join early share its passes. */
+const TAKING_IN = 0.1;
 /** Of pictures that are asked about again. */
 const KEPT_IMAGE_BYTES = 64 * 2 ** 20;
 
@@ -57,6 +59,11 @@ class Serving {
   readonly #wake: () => void;
   #events: { id: number; event: EngineEvent }[] = [];
   #passes = 0;
+  /** Questions whose pictures and prompts are being read. */
+  #preparing = 0;
+  /** Of the last pass, ms. */
+  #passTime = 0;
+  #residentBytes = 0;
 
   static async open(opened: LoadedModel, limits: EngineLimits, wake: () => void): Promise<Serving> {
     const threads = new ImagePool(opened.inputs.preparation, IMAGE_THREADS);
@@ -88,6 +95,7 @@ class Serving {
     this.#opened = opened;
     this.#asker = asker;
     this.#wake = wake;
+    this.measureMemory();
     const free = opened.model.device === 'cpu' ? Math.floor(process.availableMemory() / 2) : DEFAULT_CACHE_BYTES;
     const perPosition = answerBytes(opened, { rows: 1, latentSteps: 0, maxNewTokens: 1 });
     this.#budget = new CacheBudget(limits.cacheBytes ?? free, perPosition, limits.rows);
@@ -102,6 +110,21 @@ class Serving {
     return this.#asker.size === 0 && this.#prepared.length === 0;
   }
 
+  /** Questions are being read that will join the batch. */
+  get takesIn(): boolean {
+    return this.#preparing > 0;
+  }
+
+  /** How long they are waited for before the next pass, ms. */
+  get patience(): number {
+    return TAKING_IN * this.#passTime;
+  }
+
+  /** The system is asked for the memory of the process here. */
+  measureMemory(): void {
+    this.#residentBytes = process.memoryUsage.rss();
+  }
+
   get stats(): EngineStats {
     const running = this.#asker.size;
     return {
@@ -109,7 +132,7 @@ class Serving {
       waiting: Math.max(0, this.#served.size - running),
       cacheBytes: this.#asker.cacheBytes,
       cacheUsedBytes: this.#budget.used(running),
-      residentBytes: process.memoryUsage.rss(),
+      residentBytes: this.#residentBytes,
       liveTensors: liveTensorCount(),
       passes: this.#passes,
     };
@@ -118,13 +141,16 @@ class Serving {
   take(id: number, question: EngineQuestion): void {
     const served = servedOf(id, question);
     this.#served.set(id, served);
+    this.#preparing++;
     this.#prepare(served).then(
       (group) => {
+        this.#preparing--;
         if (served.cancelled) this.#discard(group);
         else this.#prepared.push(group);
         this.#wake();
       },
       (error: unknown) => {
+        this.#preparing--;
         if (!served.cancelled) this.#fail(served, error);
         this.#wake();
       },
@@ -158,10 +184,12 @@ class Serving {
 
   /** Begins at most one question, or reads a piece of its pictures with the model, and makes one pass. */
   step(): void {
+    const started = performance.now();
     if (this.#begin() || this.#asker.size > 0) {
       this.#passes++;
       for (const event of this.#asker.step()) this.#translate(event);
     }
+    this.#passTime = performance.now() - started;
     this.flush();
   }
 
@@ -287,16 +315,32 @@ function servedOf(id: number, { pictures, other, question, choices, messages, op
   );
 }
 
-const inbox: ToEngine[] = [];
+const inbox: Exclude<ToEngine, { type: 'coming' }>[] = [];
 let wake = () => {};
+/** Questions that were announced and are not here yet. */
+let coming = 0;
 process.on('message', (message: ToEngine) => {
-  inbox.push(message);
+  if (message.type === 'coming') coming++;
+  else inbox.push(message);
   wake();
 });
 
 let serving = null as Serving | null;
 
-async function take(message: ToEngine): Promise<void> {
+/** Between passes the event loop runs, so that messages come in and answers go out: one turn, and more while questions are on their way. */
+async function takeTurns(serving: Serving): Promise<void> {
+  const until = performance.now() + serving.patience;
+  do {
+    await new Promise((resolve) => setImmediate(resolve));
+    await takeAll();
+  } while ((coming > 0 || serving.takesIn) && performance.now() < until);
+}
+
+async function takeAll(): Promise<void> {
+  for (let message = inbox.shift(); message; message = inbox.shift()) await take(message);
+}
+
+async function take(message: Exclude<ToEngine, { type: 'coming' }>): Promise<void> {
   switch (message.type) {
     case 'open': {
       const { opened, deviceNote } = await openForParent(message);
@@ -315,12 +359,14 @@ async function take(message: ToEngine): Promise<void> {
       return;
     }
     case 'ask':
+      coming--;
       serving!.take(message.id, message.question);
       return;
     case 'cancel':
       serving!.cancel(message.id);
       return;
     case 'ping':
+      serving!.measureMemory();
       send({ type: 'pong', stats: serving!.stats });
   }
 }
@@ -331,12 +377,10 @@ function send(message: FromEngine): void {
 
 for (;;) {
   try {
-    for (let message = inbox.shift(); message; message = inbox.shift()) await take(message);
+    await takeAll();
     serving?.step();
-    if (serving && !serving.idle) {
-      // Between passes the event loop runs, so that messages come in and answers go out.
-      await new Promise((resolve) => setImmediate(resolve));
-    } else {
+    if (serving && !serving.idle) await takeTurns(serving);
+    else {
       await new Promise<void>((resolve) => {
         wake = resolve;
         if (inbox.length > 0 || serving?.idle === false) resolve();

@@ -99,6 +99,8 @@ export type EngineEvent =
 
 export type ToEngine =
   | { type: 'open'; model: WorkerModel; index: number; threads: number; limits: EngineLimits }
+  /** An `ask` follows, which may be large and then is read a part at a time. */
+  | { type: 'coming' }
   | { type: 'ask'; id: number; question: EngineQuestion }
   | { type: 'cancel'; id: number }
   | { type: 'ping' };

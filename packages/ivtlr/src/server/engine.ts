@@ -183,6 +183,7 @@ export class Engine {
       if (!asked) return;
       this.#queueBytes -= bytesOf(asked.question);
       this.#inHand.set(asked.id, asked);
+      this.#process!.send({ type: 'coming' });
       this.#process!.send({ type: 'ask', id: asked.id, question: asked.question });
     }
   }
