@@ -4,7 +4,7 @@ import { bundledModel } from '../packages/ivtlr/src/engine/bundled-model.ts';
 import type { ErrorBody } from '../packages/ivtlr/src/server/protocol.ts';
 import { type ServeOptions, type Serving, serve } from '../packages/ivtlr/src/server/serve.ts';
 import { dominoesSample } from '../packages/ivtlr/src/tasks/dominoes/generator.ts';
-import { encodePng } from '../packages/ivtlr/src/tasks/dominoes/make.ts';
+import { encodePng } from '../packages/ivtlr/src/tasks/make-file.ts';
 
 type Overrides = Partial<Omit<ServeOptions, 'engine'>> & {
   /** Bundled models. */

@@ -83,6 +83,8 @@ const planned = fc.record({
     onExhausted: fc.constantFrom('fewer', 'fewer', 'reuse', 'error'),
     allowRepeats: fc.boolean(),
     hideImageFromLatents: fc.boolean(),
+    latentMemory: fc.constantFrom('all', 'last'),
+    hideImageFromText: fc.boolean(),
     latentText: fc.constantFrom('on', 'on', 'off', 'zero'),
     latentVision: fc.constantFrom('on', 'on', 'off', 'zero', 'random'),
     positions: fc.constantFrom('sequential', 'mrope'),

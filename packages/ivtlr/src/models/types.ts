@@ -95,8 +95,8 @@ export interface RowGroup {
   size: number;
   /** Whether the attention probabilities of each row's last position are wanted. */
   scores: boolean;
-  /** Per row: how many of its first new positions may not attend to which columns; null when all rows see everything. */
-  hidden: readonly ({ count: number; columns: readonly ColumnSpan[] } | null)[] | null;
+  /** Per row: which of its new positions (first, one past the last) may not attend to which columns; null when all rows see everything. */
+  hidden: readonly ({ rows: readonly [number, number]; columns: readonly ColumnSpan[] } | null)[] | null;
 }
 
 /** One pass over rows of different lengths, packed one behind the other in the order of their groups. Shapes: R all new positions. */

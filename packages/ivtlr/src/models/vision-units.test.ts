@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { inferenceMode, liveTensorCount, scope, setNumThreads } from '@ivtlr/torch';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { writeTinyChameleon } from '../../../../test/tiny-chameleon.ts';
-import { QWEN2_VL, QWEN3_VL, QWEN25_VL, writeTinyQwen } from '../../../../test/tiny-qwen.ts';
+import { QWEN2_VL, QWEN3_PREPROCESSOR, QWEN3_VL, QWEN25_VL, writeTinyQwen } from '../../../../test/tiny-qwen.ts';
 import { writeTinySmolVlm } from '../../../../test/tiny-smolvlm.ts';
 import { openModelFolder } from '../engine/loaded-model.ts';
 import { ImagesAhead } from '../latent/images-ahead.ts';
@@ -25,7 +25,7 @@ const image: RawImage = { kind: 'rgb', width: 128, height: 96, data };
 test.each([
   ['qwen2-vl', (folder: string) => writeTinyQwen(folder, QWEN2_VL), 4],
   ['qwen2.5-vl', (folder: string) => writeTinyQwen(folder, QWEN25_VL), 4],
-  ['qwen3-vl', (folder: string) => writeTinyQwen(folder, QWEN3_VL), 5],
+  ['qwen3-vl', (folder: string) => writeTinyQwen(folder, QWEN3_VL, { preprocessor: QWEN3_PREPROCESSOR }), 4],
   ['smolvlm', (folder: string) => writeTinySmolVlm(folder), 5 * 2],
   ['chameleon', (folder: string) => writeTinyChameleon(folder), 6],
 ])('%s', async (name, write, least) => {

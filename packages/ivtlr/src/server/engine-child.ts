@@ -204,8 +204,8 @@ class Serving {
     if (!group || !this.#asker.hasRoomFor(group.length)) return false;
     const [{ question, request, images }] = group;
     try {
-      const positions = Math.max(...group.map((each) => each.positions));
-      const admission = this.#budget.admit(this.#asker.size, positions, group.length);
+      const columns = Math.max(...group.map((each) => each.columns));
+      const admission = this.#budget.admit(this.#asker.size, columns, group.length);
       if (admission === 'wait') return false;
       // Alone in the batch nobody waits for its picture.
       if (this.#asker.size > 0 && !this.#asker.readAhead(group)) return false;

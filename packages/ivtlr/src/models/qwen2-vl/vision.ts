@@ -20,14 +20,14 @@ import { attend, NO_MASK } from '../common/attention.ts';
 import { makeTable, type RotaryAngles, rotate } from '../common/rotary.ts';
 import { numbersIn, type VisionUnit } from '../common/vision-units.ts';
 import type { ProcessedImage } from '../types.ts';
-import type { PatchConfig, Qwen2VLConfig } from './config.ts';
+import type { Qwen2VLConfig, TowerConfig } from './config.ts';
 
 /** Real images come in any number of sizes: only the angles of the last grids stay. */
 const GRIDS_KEPT = 16;
 
 export class PatchEmbed extends Module {
   readonly proj: Conv3d;
-  constructor(config: PatchConfig, options: FactoryOptions) {
+  constructor(config: TowerConfig, options: FactoryOptions) {
     super();
     const { channels, frames, patchSize, dim } = config;
     this.proj = new Conv3d(channels, dim, [frames, patchSize, patchSize], { bias: false, ...options });
@@ -192,7 +192,7 @@ export function encodeByGrid(
 /** Angles (1, 1, P, E): rows turn the first half of the frequencies, columns the second, in 2x2-merge order. Call inside a scope. */
 export function gridAngles(
   [time, rows, columns]: ProcessedImage['grid'],
-  { dim, heads, merge }: Pick<PatchConfig, 'dim' | 'heads' | 'merge'>,
+  { dim, heads, merge }: Pick<TowerConfig, 'dim' | 'heads' | 'merge'>,
   device: string,
 ): RotaryAngles {
   const quarter = dim / heads / 4;

@@ -41,9 +41,13 @@ export class SmolVlm extends DecoderModel<SmolVlmConfig> {
     return [this.model.vision_model, this.model.connector];
   }
 
-  /** The tiles of one image go through together. */
+  /**
+   * Tiles see nothing of each other, and on the CPU one goes through after the other: what stands between the layers of several together is so large
+   * that the system hands out and takes back its memory each time.
+   */
   encodeImages(images: readonly ProcessedImage[]): Tensor[] {
     return images.map((image) => {
+      if (this.device === 'cpu') return runUnits(this.imageUnits(image));
       const features = runUnits(this.#units(image, 0, image.pixels.shape[0]!));
       checkTokens(image, features);
       return features;
