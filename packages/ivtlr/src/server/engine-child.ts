@@ -3,7 +3,7 @@
  * with options of its own; what happens in a pass is sent to the server at once. It holds nothing that the server could not do without.
  */
 import { createHash } from 'node:crypto';
-import { liveTensorCount } from '@ivtlr/torch';
+import { availableMemory, liveTensorCount } from '@ivtlr/torch';
 import { answerBytes } from '../engine/answer-memory.ts';
 import { type AskEvent, Asker, type PreparedQuestion, type Question } from '../engine/ask.ts';
 import type { LoadedModel } from '../engine/loaded-model.ts';
@@ -23,8 +23,6 @@ import type {
 import type { TokenLogprob } from './protocol.ts';
 import { seenLogprobs, seenPictures, seenStep } from './seen.ts';
 
-/** Budget on a device whose free memory cannot be asked for. */
-const DEFAULT_CACHE_BYTES = 4 * 2 ** 30;
 const IMAGE_THREADS = 2;
 /** Share of a pass that questions on their way may take before the next one: those that join early share its passes. */
 const TAKING_IN = 0.1;
@@ -96,7 +94,7 @@ class Serving {
     this.#asker = asker;
     this.#wake = wake;
     this.measureMemory();
-    const free = opened.model.device === 'cpu' ? Math.floor(process.availableMemory() / 2) : DEFAULT_CACHE_BYTES;
+    const free = Math.floor(availableMemory(opened.model.device) / 2);
     const perPosition = answerBytes(opened, { rows: 1, latentSteps: 0, maxNewTokens: 1 });
     this.#budget = new CacheBudget(limits.cacheBytes ?? free, perPosition, limits.rows);
   }

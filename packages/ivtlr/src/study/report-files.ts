@@ -99,8 +99,9 @@ function groupOf(ablation: string): number {
   return ablation.includes('patches') ? 3 : Number(ablation !== 'full');
 }
 
-function noteOf({ autoregressiveSteps }: RecipeReport): string {
-  return autoregressiveSteps === null ? 'no run is done' : `${autoregressiveSteps.toFixed(1)} steps`;
+function noteOf({ autoregressiveSteps, secondsPerSample }: RecipeReport): string {
+  if (autoregressiveSteps === null) return 'no run is done';
+  return `${autoregressiveSteps.toFixed(1)} steps, ${(1000 * secondsPerSample!).toFixed(1)} ms`;
 }
 
 /** .987, 1.000 */
