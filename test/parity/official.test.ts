@@ -24,6 +24,8 @@ interface GenerateCase extends AnyCase {
   latents: number;
   patches: number;
   input_ids: number[];
+  /** The only picture that steps pick from, from 0; picks then stand in the order of their scores. */
+  pick_from?: number;
   picked: number[][];
   new_tokens: number[];
   /** Of the vocabulary without `masked`. */
@@ -111,6 +113,13 @@ const FAMILIES = {
     images: seededImages,
     options: { latentDeepstack: 'off' as const },
   },
+  'several pictures or none': {
+    generate: readGolden<GenerateGolden>('qwen-pictures-generate.json'),
+    train: readGolden<TrainGolden>('qwen-pictures-train.json'),
+    model: seededModel,
+    images: seededImages,
+    options: { onExhausted: 'fewer' as const },
+  },
   chameleon: {
     generate: readGolden<GenerateGolden>('chameleon-generate.json'),
     train: readGolden<TrainGolden>('chameleon-train.json'),
@@ -161,7 +170,7 @@ afterEach(() => {
 test('there are enough cases', () => {
   const { 'qwen2-vl': qwen, chameleon, ...rendered } = FAMILIES;
   for (const { generate, train, options } of Object.values<FamilyCases>(rendered)) {
-    if (options) continue; // some of a family's cases once more
+    if (options) continue; // not a family's own cases
     expect(generate.cases.length).toBeGreaterThanOrEqual(16);
     expect(new Set(generate.cases.map(({ latents }) => latents))).toEqual(new Set([0, 1, 2, 3, 4]));
     expect(train.cases.every(({ steps }) => steps === 10)).toBe(true);
@@ -197,6 +206,7 @@ describe.each(generateCases)('generate: %s', (_, golden, maxNewTokens, family) =
       const options = {
         ...official(golden),
         ...family.options,
+        ...(golden.pick_from !== undefined && { pickFrom: golden.pick_from, pickOrder: 'score' as const }),
         maxNewTokens,
         eosIds: [golden.ids.eos],
         trace: true,

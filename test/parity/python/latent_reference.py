@@ -31,6 +31,9 @@ class Prompt:
     positions: torch.Tensor  # (B, P) or (axes, B, P) int64
     mask: torch.Tensor  # (B, P) int64, 0 for pads
     places: list  # for each row, the places of its image tokens, in order
+    # For each row, those of them that no step may pick, if there are some. Picks then stand in the order of their scores (pickOrder: score), for that
+    # of an unsorted topk depends on how they are kept out.
+    closed: list = None
 
 
 @dataclasses.dataclass
@@ -83,7 +86,7 @@ def memory_of_one_step(prompt, hide_from_text):
 
     The rows of a latent step see the prompt but for the picture, and each other; written text sees the prompt (with `hide_from_text` but for the
     picture), the rows of the last step, and itself. Scores of a latent step are about the whole prompt and the step's own rows. A picture reaches from
-    its first token to its last, with what stands between them.
+    its first token to its last, with what stands between them; rows have one picture each.
     """
 
     def rule(sequence):
@@ -140,42 +143,50 @@ def appended(sequence, rows, sources=None, mask=None, steps=-1):
     )
 
 
-def latent_steps(decode, prompt, latents, patches, gaps=None):
-    """T latent steps. Returns the sequence with what they put in, and the picked places: [step][row][K], in the order picked."""
+def latent_steps(decode, prompt, latents, patches, gaps=None, fewer=False):
+    """T latent steps. Returns the sequence with what they put in, and the picked places: [step][row][up to K], in the order picked.
+
+    Where fewer than K are free, picked patches come again, as in the official code; with `fewer` a step takes what is left.
+    """
     sequence, picked = start(prompt), []
-    free = [torch.ones(len(places), dtype=torch.bool) for places in prompt.places]
+    closed = prompt.closed or [[] for _ in prompt.places]
+    free = [torch.tensor([place not in shut for place in places]) for places, shut in zip(prompt.places, closed)]
     for step in range(latents):
         hidden, scores = decode(sequence)
         chosen = []
         for row, places in enumerate(prompt.places):
-            # Where fewer than K are free, -inf stands several times and picked patches come again.
+            # Picked ones stand as -inf, so they come last.
             own = scores[row, places].detach().masked_fill(~free[row], float("-inf"))
+            count = min(patches, int(free[row].sum())) if fewer else patches
             if gaps is not None:
-                note_pick(gaps, own, patches)
-            best = own.topk(patches, sorted=False)[1]
+                note_pick(gaps, own, count)
+            best = own.topk(count, sorted=prompt.closed is not None)[1]
             free[row][best] = False
             chosen.append([places[i] for i in best.tolist()])
         picked.append(chosen)
-        columns = torch.tensor(chosen)
+        # Rows that picked fewer are padded in front: every row ends in its latent text.
+        pads = [max(map(len, chosen)) - len(row) for row in chosen]
+        columns = torch.tensor([[0] * pad + row for pad, row in zip(pads, chosen)], dtype=torch.long)
+        sources = torch.tensor([[-1] * pad + row + [-1] for pad, row in zip(pads, chosen)])
+        mask = torch.tensor([[0] * pad + [1] * (len(row) + 1) for pad, row in zip(pads, chosen)])
         vision = torch.stack([prompt.embeddings[row, places] for row, places in enumerate(columns)])
-        none = torch.full((len(chosen), 1), -1)
-        sequence = appended(sequence, torch.cat([vision, hidden[:, -1:]], 1), torch.cat([columns, none], 1), steps=step + 1)
+        sequence = appended(sequence, torch.cat([vision, hidden[:, -1:]], 1), sources, mask, step + 1)
     return sequence, picked
 
 
 def note_pick(gaps, scores, patches):
     ordered = scores[scores.isfinite()].sort(descending=True).values.double()
     steps = (ordered[:-1] - ordered[1:]).tolist()
-    if patches <= len(steps):
+    if 0 < patches <= len(steps):
         gaps.pick = min(gaps.pick, steps[patches - 1])
     gaps.order = min([gaps.order, *steps])
 
 
 @torch.no_grad()
-def answer(decode, embed, head, prompt, latents, patches, new_tokens, eos=None):
+def answer(decode, embed, head, prompt, latents, patches, new_tokens, eos=None, fewer=False):
     """Greedy decoding of one row. dict of picked [step][K], tokens, first_logits (V) and gaps; `eos`, where it comes, is the last token."""
     gaps = Gaps()
-    sequence, picked = latent_steps(decode, prompt, latents, patches, gaps)
+    sequence, picked = latent_steps(decode, prompt, latents, patches, gaps, fewer)
     tokens, first = [], None
     while len(tokens) < new_tokens and (eos is None or eos not in tokens):
         logits = head(decode(sequence, False)[0][:, -1])[0]
@@ -187,18 +198,18 @@ def answer(decode, embed, head, prompt, latents, patches, new_tokens, eos=None):
     return dict(picked=[rows[0] for rows in picked], tokens=tokens, first_logits=first, gaps=gaps)
 
 
-def training_loss(decode, embed, head, prompt, latents, patches, text, labels, text_mask, gaps=None, through=False):
+def training_loss(decode, embed, head, prompt, latents, patches, text, labels, text_mask, gaps=None, through=False, fewer=False):
     """(mean cross-entropy over the labelled tokens, with its graph; picked as latent_steps gives them).
 
     text, labels, text_mask (B, R): what follows the latent slots, right-padded; labels are -100 where there is no loss. Every row of the prompt
     ends in the last column. The rows that latent steps put in are constants, as in the official code; with `through` gradients flow back to them.
     """
     with torch.set_grad_enabled(through):
-        steps, picked = latent_steps(decode, prompt, latents, patches, gaps)
+        steps, picked = latent_steps(decode, prompt, latents, patches, gaps, fewer)
     sequence = start(prompt)
     before = prompt.mask.shape[1]
     if latents > 0:
-        sequence = appended(sequence, steps.embeddings[:, before:], steps.sources[:, before:], steps=steps.steps[before:])
+        sequence = appended(sequence, steps.embeddings[:, before:], steps.sources[:, before:], steps.mask[:, before:], steps.steps[before:])
     written = sequence.mask.shape[1]
     sequence = appended(sequence, embed(text), mask=text_mask)
     hidden = decode(sequence, False)[0]

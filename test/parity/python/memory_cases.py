@@ -29,8 +29,8 @@ GENERATE = [
     ("qwen2.5-vl", True, ("mha", False, 3, 4, (12, 8), 18, "mrope")),
     ("qwen3-vl", False, ("gqa", False, 3, 5, (8, 12), 22, "mrope")),
     ("qwen3-vl", True, ("wide", False, 2, 7, (12, 8), 27, "mrope")),
-    ("smolvlm", False, ("gqa", False, (1, 2), 3, 8, 31)),
-    ("smolvlm", True, ("odd", True, (2, 2), 2, 10, 24)),
+    ("smolvlm", False, ("gqa", False, [(1, 2)], 3, 8, 31)),
+    ("smolvlm", True, ("odd", True, [(2, 2)], 2, 10, 24)),
     ("chameleon", False, ("mha", False, 3, 4, 21)),
     ("chameleon", True, ("swin", False, 2, 5, 33)),
 ]
@@ -40,8 +40,8 @@ TRAIN = [
     ("qwen2.5-vl", True, ("gqa", False, 3, 4, [(8, 12), (12, 8)], 22, "mrope")),
     ("qwen2.5-vl", False, ("mqa", False, 2, 5, [(12, 8)], 28, "mrope", "through")),
     ("qwen3-vl", False, ("gqa", False, 2, 4, [(8, 12), (8, 8)], 17, "mrope", "through")),
-    ("smolvlm", True, ("gqa", False, [((1, 2), 21, 14), ((0, 0), 12, 15)], 3, 5), False),
-    ("smolvlm", False, ("odd", False, [((1, 1), 16, 8), ((2, 1), 9, 11)], 2, 4), True),
+    ("smolvlm", True, ("gqa", False, [([(1, 2)], 21, 14), ([(0, 0)], 12, 15)], 3, 5), False),
+    ("smolvlm", False, ("odd", False, [([(1, 1)], 16, 8), ([(2, 1)], 9, 11)], 2, 4), True),
     ("chameleon", False, ("mha", False, 3, 4, [21, 14]), False),
     ("chameleon", True, ("gqa", False, 2, 6, [18, 25]), True),
 ]
