@@ -128,7 +128,7 @@ for (const train of values.train.split(',')) {
     for (const side of sides) {
       const alone = async () => secondsOf(await sideOf[side]({ train, micros, zero: null }, 1));
       const first = await alone();
-      const apart = side === 'ivtlr' ? await Promise.all([alone(), alone()]) : null;
+      const apart = Math.max(...(await Promise.all([alone(), alone()])));
       const found = [];
       for (const zero of values.zero.split(',').map(Number)) {
         console.error(`${side}: ${train}, ${micros} micro-batches, zero ${zero} ..`);
@@ -147,7 +147,8 @@ for (const train of values.train.split(',')) {
           alone: round(one),
           two: round(seconds),
           efficiency: round(one / seconds),
-          ...(apart && { apart: round(one / Math.max(...apart)), predicted: round(Math.max(...apart) + sending) }),
+          apart: round(one / apart),
+          ...(side === 'ivtlr' && { predicted: round(apart + sending) }),
           megabytesSent: round(bytesPerStep / 2 ** 20),
           formula: round(Object.values(sent).reduce((a, b) => a + b) / 2 ** 20),
           losses: losses.map((loss) => Number(loss.toPrecision(7))),

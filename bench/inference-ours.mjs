@@ -21,7 +21,9 @@ function buildModel() {
 function readPixels() {
   if (testCase.folder) return openSafetensors(path.join(testCase.folder, 'inputs.safetensors')).read('pixel_values');
   const { tiles, dims } = testCase;
-  return randn(tiles ? [tiles, 3, dims.side, dims.side] : [testCase.grid[0] * testCase.grid[1], 1176]);
+  return randn(
+    tiles ? [tiles, 3, dims.side, dims.side] : [testCase.grid[0] * testCase.grid[1], dims.patchValues ?? 1176],
+  );
 }
 
 function measureModel() {

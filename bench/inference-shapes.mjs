@@ -44,6 +44,26 @@ export const FAMILIES = {
   },
 };
 
+const QWEN3 = { patchValues: 3 * 2 * 16 * 16 };
+FAMILIES['qwen3-vl'] = {
+  modelType: 'qwen3_vl',
+  sizes: {
+    tiny: { ...TINY, ...QWEN3, size: 24, mrope: [4, 4, 4], vdepth: 3, vinter: 52, vside: 6, vdeep: [0, 1] },
+    '2b': {
+      ...{ ...QWEN3, hidden: 2048, layers: 28, heads: 16, kv: 8, size: 128, inter: 6144, vocab: 151936 },
+      ...{ mrope: [24, 20, 20], vdepth: 24, vdim: 1024, vheads: 16, vinter: 4096, vside: 48, vdeep: [5, 11, 17] },
+    },
+  },
+  visionConfig: ({ hidden, vdim, vinter, vside, vdeep }) => ({
+    ...{ hidden_size: vdim, intermediate_size: vinter, out_hidden_size: hidden, patch_size: 16 },
+    ...{ num_position_embeddings: vside ** 2, deepstack_visual_indexes: vdeep },
+  }),
+  visionWork: ({ vdepth, vdim, vinter }, patches) => ({
+    weights: vdepth * (4 * vdim * vdim + 2 * vdim * vinter),
+    attended: vdepth * patches,
+  }),
+};
+
 /** SigLIP and a Llama decoder: sizes and what differs from the Qwen families. */
 const SMOLVLM = {
   tiny: { ...TINY, vdim: 32, vdepth: 2, vheads: 2, vinter: 64, side: 64, patch: 8, scale: 2 },
@@ -91,7 +111,20 @@ function makeSmolVlmCase(size, { text, ids }) {
   };
 }
 
-/** A 280x280 image among 60 text tokens, three latent steps of 32 patches, 16 new tokens. @param {string} family @param {string} size */
+/** Qwen3-VL's files have the decoder's keys in `text_config`, which the others have at the top. */
+function nestedConfig({ model_type, vision_config, rope_scaling, tie_word_embeddings, image_token_id, ...text }, dims) {
+  const { mrope_section } = rope_scaling;
+  return {
+    ...{ model_type, vision_config, tie_word_embeddings, image_token_id },
+    text_config: {
+      ...text,
+      ...{ model_type: 'qwen3_vl_text', head_dim: dims.size, rope_theta: 5000000, tie_word_embeddings },
+      rope_scaling: { rope_type: 'default', mrope_interleaved: true, mrope_section },
+    },
+  };
+}
+
+/** An image of 20x20 patches (280x280 pixels, Qwen3-VL's 320x320) among 60 text tokens, three latent steps of 32 patches, 16 new tokens. @param {string} family @param {string} size */
 export function makeCase(family, size, threads) {
   const { modelType, sizes, visionConfig } = FAMILIES[family];
   const dims = sizes[size];
@@ -147,32 +180,36 @@ export function makeCase(family, size, threads) {
       vision_start_token_id: ids.vstart,
       vision_end_token_id: ids.vend,
       vision_config: {
-        ...visionConfig(dims),
         depth: dims.vdepth,
         num_heads: dims.vheads,
         in_chans: 3,
         patch_size: 14,
-        spatial_patch_size: 14,
         spatial_merge_size: 2,
         temporal_patch_size: 2,
+        ...visionConfig(dims),
       },
     },
   };
-  return family === 'smolvlm' ? { ...made, ...makeSmolVlmCase(size, { text, ids }) } : made;
+  if (family === 'smolvlm') return { ...made, ...makeSmolVlmCase(size, { text, ids }) };
+  return family === 'qwen3-vl' ? { ...made, config: nestedConfig(made.config, dims) } : made;
 }
 
 /** What each phase has to do at least: floating-point operations of its matrix products, bytes of weights read by single-row passes. */
 export function demand({ family, dims, grid, prompt, latents, patches, newTokens, dtype, tiles = 1 }) {
   const { hidden: D, layers, heads, kv, inter, vocab, vdim: C, scale } = dims;
   const P = scale ? (dims.side / dims.patch) ** 2 : grid[0] * grid[1];
-  const perLayer = 2 * D * D + (2 * D * D * kv) / heads + 3 * D * inter;
+  const headWidth = heads * (dims.size ?? D / heads);
+  const perLayer = 2 * D * headWidth + (2 * D * headWidth * kv) / heads + 3 * D * inter;
   const work = FAMILIES[family].visionWork(dims, P);
-  const [values, merger] = scale ? [3 * dims.patch ** 2, scale ** 2 * C * D] : [1176, 4 * C * (4 * C + D)];
+  // The mergers of DeepStack's levels are as large as the one whose rows are the image tokens.
+  const [values, merger] = scale
+    ? [3 * dims.patch ** 2, scale ** 2 * C * D]
+    : [dims.patchValues ?? 1176, (1 + (dims.vdeep?.length ?? 0)) * 4 * C * (4 * C + D)];
   const vision =
     tiles *
     (2 * P * work.weights + 4 * P * work.attended * C + 2 * P * values * C + 2 * (P / (scale ?? 2) ** 2) * merger);
   /** Rows that see `past` positions before them. */
-  const decoder = (rows, past) => layers * (2 * rows * perLayer + 4 * rows * (past + rows / 2) * D);
+  const decoder = (rows, past) => layers * (2 * rows * perLayer + 4 * rows * (past + rows / 2) * headWidth);
   const step = patches + 1;
   const latentRows = Array.from({ length: latents }, (_, t) => decoder(step, prompt.length + t * step)).reduce(
     (a, b) => a + b,

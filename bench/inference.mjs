@@ -1,10 +1,10 @@
 // Latent reasoning on a model of random weights, timed by phase beside Python. After a build:
-//   PYTHON=python3 node bench/inference.mjs [--family qwen2-vl|qwen2.5-vl|smolvlm] [--size tiny|..] [--official DIR] [--threads 2] [--repeat 3] [--json] [--save]
-// One 280x280 image, 60 text tokens, 3 latent steps of 32 patches, 16 new tokens, against (a) transformers with SDPA and a key/value
+//   PYTHON=python3 node bench/inference.mjs [--family qwen2-vl|qwen2.5-vl|qwen3-vl|smolvlm] [--size tiny|..] [--official DIR] [--threads 2] [--repeat 3] [--json] [--save]
+// One image of 20x20 patches (280x280 pixels), 60 text tokens, 3 latent steps of 32 patches, 16 new tokens, against (a) transformers with SDPA and a key/value
 // cache doing the same work and (b) the official code from the checkout DIR. Each runs in a process of its own, one after the other; times
 // are those of its fastest run. PYTHON must have torch and transformers (test/parity/python/requirements.txt).
 // The family smolvlm answers a picture of 2x2 tiles and the whole (320 image tokens): sizes 256m and 500m in bfloat16, 256m-float32 and 500m-float32.
-// Size 2b is Qwen2-VL-2B in bfloat16 and takes about 5 GB and some minutes, 3b is Qwen2.5-VL-3B and takes about 8 GB; tiny runs in float32 on one set of weights and compares picks
+// Size 2b is Qwen2-VL-2B in bfloat16 and takes about 5 GB and some minutes, 3b is Qwen2.5-VL-3B and takes about 8 GB, 2b of the family qwen3-vl is Qwen3-VL-2B and takes about 5 GB; tiny runs in float32 on one set of weights and compares picks
 // and tokens too. --save writes bench/results/inference-[FAMILY-]SIZE.json; the official code knows
 // the family qwen2-vl only.
 import fs from 'node:fs';

@@ -78,15 +78,16 @@ def draw_pixels():
 
         return load_file(os.path.join(case["folder"], "inputs.safetensors"))["pixel_values"]
     side = case["dims"].get("side")
-    shape = (tiles, 3, side, side) if tiles else (rows * columns, 3 * 2 * 14 * 14)
+    shape = (tiles, 3, side, side) if tiles else (rows * columns, case["dims"].get("patchValues", 3 * 2 * 14 * 14))
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
 def encode(model, pixels):
-    """(image tokens, D)"""
+    """(image tokens, D), and the same of each DeepStack level, if the family has any."""
     if tiles:
-        return model.get_image_features(pixel_values=pixels[None]).pooler_output.flatten(0, 1)
-    return model.model.visual(pixels, grid_thw=torch.tensor([[1, rows, columns]])).pooler_output
+        return model.get_image_features(pixel_values=pixels[None]).pooler_output.flatten(0, 1), []
+    seen = model.model.visual(pixels, grid_thw=torch.tensor([[1, rows, columns]]))
+    return seen.pooler_output, getattr(seen, "deepstack_features", None) or []
 
 
 class Tap:
@@ -119,33 +120,40 @@ def run_transformers(model, tap, pixels):
     picks, tokens = [], []
     started = time.perf_counter()
     embeds = decoder.embed_tokens(torch.tensor([prompt]))
-    images = encode(model, pixels.to(embeds.dtype))
+    images, levels = encode(model, pixels.to(embeds.dtype))
     embeds[0, places] = images
     cache = DynamicCache(config=decoder.config)
     free = torch.ones(image_tokens, dtype=torch.bool)
 
-    def forward(inputs):
+    def forward(inputs, image_columns=(), features=()):
+        """`features`: of each level, what is added at the columns."""
         past = cache.get_seq_length()
         positions = torch.arange(past, past + inputs.shape[1]).view(1, -1)
         if not tiles:  # M-RoPE's axes
             positions = positions.expand(3, 1, -1)
-        return decoder(inputs_embeds=inputs, position_ids=positions, past_key_values=cache, use_cache=True).last_hidden_state
+        further = {}
+        if features:
+            mask = torch.zeros(inputs.shape[:2], dtype=torch.bool)
+            mask[0, image_columns] = True
+            further = dict(visual_pos_masks=mask, deepstack_visual_embeds=list(features))
+        return decoder(inputs_embeds=inputs, position_ids=positions, past_key_values=cache, use_cache=True, **further).last_hidden_state
 
     marks = []
-    pending = embeds
+    pending = (embeds, places, levels)
     for _ in range(latents):
         tap.start()
-        hidden = forward(pending)
+        hidden = forward(*pending)
         scores = tap.stop()[0, places]
         picked = scores.masked_fill(~free, float("-inf")).topk(patches, sorted=False)[1]
         free[picked] = False
         picks.append(places[picked].tolist())
-        pending = torch.cat([images[picked][None], hidden[:, -1:]], 1)
+        inserted = torch.cat([images[picked][None], hidden[:, -1:]], 1)
+        pending = (inserted, slice(patches), [level[picked] for level in levels])
         marks.append(time.perf_counter())
     for _ in range(new_tokens):
-        token = head(forward(pending)[:, -1]).argmax(-1)
+        token = head(forward(*pending)[:, -1]).argmax(-1)
         tokens.append(token.item())
-        pending = decoder.embed_tokens(token)[:, None]
+        pending = (decoder.embed_tokens(token)[:, None],)
         marks.append(time.perf_counter())
     return phases(started, marks), picks, tokens
 

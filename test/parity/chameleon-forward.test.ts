@@ -83,7 +83,7 @@ describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, g
     scope(() => {
       const batch = makeBatch(input_ids, attention_mask, seededChameleonImages(golden), ids);
       const prompt = embedPrompt(model, batch, 'sequential');
-      const { hidden, scores } = new Sequence(model, prompt, null, false).run('detached');
+      const { hidden, scores } = new Sequence(model, prompt, null).run('detached');
       const logits = model.logits(hidden);
       const last = logits.select(1, -1).tolist() as number[][];
       for (const [b, row] of last.entries()) {

@@ -99,7 +99,7 @@ function lastLogits(model: VisionLanguageModel): number[] {
   return noGrad(() =>
     scope(() => {
       const whole = { ...batchOf(), latentStart: theCase.input_ids[0]!.length };
-      const { hidden } = new Sequence(model, embedPrompt(model, whole, 'mrope'), null, false).run();
+      const { hidden } = new Sequence(model, embedPrompt(model, whole, 'mrope'), null).run();
       return model.logits(hidden.select(1, -1)).to('float32').toNumbers();
     }),
   );

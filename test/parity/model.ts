@@ -31,8 +31,10 @@ export function readGolden<T>(name: string): T {
   return JSON.parse(fs.readFileSync(new URL(`goldens/${name}`, import.meta.url), 'utf8')) as T;
 }
 
+export type SeededModel = Qwen2VL | Qwen25VL | Qwen3VL;
+
 /** The case's model, its weights drawn as the Python side drew them. */
-export function seededModel({ config, name, seed }: GoldenCase): Qwen2VL | Qwen25VL | Qwen3VL {
+export function seededModel({ config, name, seed }: GoldenCase): SeededModel {
   const make = {
     qwen2_vl: () => new Qwen2VL(parseQwen2VLConfig(config, name)),
     qwen2_5_vl: () => new Qwen25VL(parseQwen25VLConfig(config, name)),

@@ -1,4 +1,4 @@
-/** A Qwen2-VL that was taught no latent steps answers as transformers' generate does; see README.md for the goldens. */
+/** A Qwen2-VL, Qwen2.5-VL or Qwen3-VL that was taught no latent steps answers as transformers' generate does; see README.md for the goldens. */
 import { execFile } from 'node:child_process';
 import fs from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -15,6 +15,9 @@ import { writeQwenTokenizer } from './qwen-tokenizer.ts';
 
 interface Case extends GoldenCase {
   file: string;
+  template: string;
+  /** preprocessor_config.json; null for the defaults. */
+  preprocessor: object | null;
   question: string;
   choices: string[];
   prompt_ids: number[];
@@ -41,6 +44,9 @@ const imagePath = ({ file }: Case) => fileURLToPath(new URL(`goldens/preprocess/
 async function asked(golden: Case, settings: Partial<ReasoningSettings> = {}): Promise<Answer> {
   const eos = { eos_token_id: [151645, golden.generation_eos].filter((id) => id !== null) };
   fs.writeFileSync(join(folder, 'generation_config.json'), JSON.stringify(eos));
+  fs.writeFileSync(join(folder, 'config.json'), JSON.stringify(golden.config));
+  fs.writeFileSync(join(folder, 'chat_template.jinja'), golden.template);
+  fs.writeFileSync(join(folder, 'preprocessor_config.json'), JSON.stringify(golden.preprocessor ?? {}));
   const opened = withModel(folder, golden.config, seededModel(golden), settings);
   const { question, choices } = golden;
   const image = { kind: 'encoded', bytes: fs.readFileSync(imagePath(golden)), name: golden.file } as const;
@@ -58,7 +64,7 @@ async function asked(golden: Case, settings: Partial<ReasoningSettings> = {}): P
   return result!;
 }
 
-test.each(goldens.cases)('$file', async (golden) => {
+test.each(goldens.cases)('$name', async (golden) => {
   const { promptIds, images, tokens, picked } = await asked(golden);
   expect(promptIds).toEqual(golden.prompt_ids);
   expect(images[0]!.tokenGrid).toEqual([golden.grid[1] / 2, golden.grid[2] / 2]);

@@ -113,7 +113,7 @@ describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, g
         const mask = tensor(golden.attention_mask).to('int64');
         const got = kind === 'sequential' ? prompt.positions.select(0, 0) : prompt.positions;
         expect(got.mul(mask).toNumbers()).toEqual(wanted.mul(mask).toNumbers());
-        const { hidden, scores } = new Sequence(model, prompt, null, false).run('detached');
+        const { hidden, scores } = new Sequence(model, prompt, null).run('detached');
         const logits = model.logits(hidden);
         const last = logits.select(1, -1);
         expect(relativeError(last.toNumbers(), expected.last_logits.flat())).toBeLessThan(1e-4);

@@ -10,8 +10,8 @@ interface TokenGoldens {
   chat_template: string;
 }
 
-/** Writes tokenizer.json, tokenizer_config.json and chat_template.jinja. */
-export function writeQwenTokenizer(folder: string): void {
+/** Writes tokenizer.json, tokenizer_config.json and chat_template.jinja. @param template default: Qwen2-VL's */
+export function writeQwenTokenizer(folder: string, template?: string): void {
   const goldens = readGolden<TokenGoldens>('tokens.json');
   const { name, file } = goldens.package;
   // The package's `exports` need not name the file.
@@ -24,5 +24,5 @@ export function writeQwenTokenizer(folder: string): void {
   definition.added_tokens = definition.added_tokens.filter(({ id }) => id < goldens.drop_added_from);
   fs.writeFileSync(join(folder, 'tokenizer.json'), JSON.stringify(definition));
   fs.writeFileSync(join(folder, 'tokenizer_config.json'), JSON.stringify({ eos_token: '<|im_end|>' }));
-  fs.writeFileSync(join(folder, 'chat_template.jinja'), goldens.chat_template);
+  fs.writeFileSync(join(folder, 'chat_template.jinja'), template ?? goldens.chat_template);
 }

@@ -38,7 +38,7 @@ function compare(
   masked: readonly number[] = [],
 ): void {
   const kept = (logits: number[]) => logits.filter((_, id) => !masked.includes(id));
-  const { hidden, scores } = new Sequence(model, embedPrompt(model, batch, kind), null, false).run('detached');
+  const { hidden, scores } = new Sequence(model, embedPrompt(model, batch, kind), null).run('detached');
   const logits = model.logits(hidden);
   const last = (logits.select(1, -1).tolist() as number[][]).flatMap(kept);
   expect(relativeError(last, expected.last_logits.flat())).toBeLessThan(1e-4);

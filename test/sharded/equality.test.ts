@@ -12,13 +12,14 @@ import { DECODER_PROJECTIONS } from '../../packages/ivtlr/src/lora/options.ts';
 import { makeDominoes } from '../../packages/ivtlr/src/tasks/dominoes/make.ts';
 import { runRanks } from '../ranks.ts';
 import { writeTinyChameleon } from '../tiny-chameleon.ts';
+import { writeTinyQwen3 } from '../tiny-qwen.ts';
 
 const script = fileURLToPath(new URL('steps.mjs', import.meta.url));
 const STEPS = 20;
 
 /** How a run trains. */
 interface Way {
-  family: 'qwen' | 'chameleon';
+  family: 'qwen' | 'qwen3' | 'chameleon';
   lora: boolean;
   gradient: 'detached' | 'through';
   checkpointing: boolean;
@@ -42,6 +43,7 @@ let folder = '';
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'ivtlr-sharded-'));
   writeTinyChameleon(join(folder, 'chameleon'));
+  writeTinyQwen3(join(folder, 'qwen3'));
   await makeDominoes({ rows: 60, out: join(folder, 'data'), seed: 2 });
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -55,7 +57,7 @@ function recipeOf({ family, lora, gradient, checkpointing, dtype = 'float32' }: 
   return {
     task: 'dominoes',
     maxSteps: 4,
-    model: fresh ? { config: QWEN, initSeed: 1 } : { folder: join(folder, 'chameleon') },
+    model: fresh ? { config: QWEN, initSeed: 1 } : { folder: join(folder, family) },
     profile: 'consistent',
     seed: 3,
     threads: 1,
@@ -182,6 +184,23 @@ test('tiny Chameleon, every pair of settings', { timeout: 300_000 }, async () =>
     const here = pairs.flatMap(([, , zero, processes], i) => (processes === world ? [[ways[i]!, zero] as const] : []));
     const place = await train(world, here);
     for (const [way, zero] of here) expectSame(place, `${nameOf(way)}-${zero}`, reference, `${nameOf(way)}-0`, 1e-5);
+  }
+});
+
+test('tiny Qwen3-VL, all weights, under ZeRO 3', { timeout: 300_000 }, async () => {
+  const ways = flows.map((flow): Way => ({ family: 'qwen3', lora: false, ...flow }));
+  const reference = await train(
+    1,
+    ways.map((way) => [way, 0]),
+    12,
+  );
+  for (const world of [2, 3]) {
+    const place = await train(
+      world,
+      ways.map((way) => [way, 3]),
+      12,
+    );
+    for (const way of ways) expectSame(place, `${nameOf(way)}-3`, reference, `${nameOf(way)}-0`, 1e-5);
   }
 });
 

@@ -55,7 +55,8 @@ export { type LoraOptions, loraSchema } from './lora/options.ts';
 export { createModel, loadModel, saveModel } from './models/registry.ts';
 export type { ProcessedImage, VisionLanguageModel } from './models/types.ts';
 export { type RunRecipeOptions, type RunResult, runRecipe } from './runs/run-recipe.ts';
-export { encodePng, type MakeDominoesOptions, makeDominoes } from './tasks/dominoes/make.ts';
+export { type MakeDominoesOptions, makeDominoes } from './tasks/dominoes/make.ts';
+export { encodePng, type MakeFileOptions } from './tasks/make-file.ts';
 export {
   type IndexedSample,
   type ReadSamplesOptions,
@@ -64,6 +65,7 @@ export {
   streamSamples,
 } from './tasks/read-samples.ts';
 export { findTask, taskNames } from './tasks/registry.ts';
+export { type MakeRelayOptions, makeRelay } from './tasks/relay/make.ts';
 export type { Answered, SampleGenerator, Score, Split, Task } from './tasks/task.ts';
 export { loadTask } from './tasks/task-file.ts';
 export { answerToJson, type TraceFiles, writeTrace } from './trace/trace-files.ts';

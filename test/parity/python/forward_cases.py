@@ -35,18 +35,20 @@ CASES = [
 GREEDY_STEPS = 12
 
 
+def row_of(text, parts, ids):
+    """The ids of a row: so many text tokens, or an image grid with its markers."""
+    row = []
+    for part in parts:
+        row += text.ids(part) if isinstance(part, int) else [ids["vstart"]] + [ids["image"]] * image_tokens(part) + [ids["vend"]]
+    return row
+
+
 def layout(case, seed, vocab):
     """Left-padded ids and mask (pad id = eos), the grids in row order."""
     ids, text, rows, grids = special_ids(vocab), TextSource(seed, vocab), [], []
     for parts in case["rows"]:
-        row = []
-        for part in parts:
-            if isinstance(part, int):
-                row += text.ids(part)
-            else:
-                row += [ids["vstart"]] + [ids["image"]] * image_tokens(part) + [ids["vend"]]
-                grids.append(part)
-        rows.append(row)
+        rows.append(row_of(text, parts, ids))
+        grids += [part for part in parts if not isinstance(part, int)]
     width = max(map(len, rows))
     padded = [[ids["eos"]] * (width - len(r)) + r for r in rows]
     mask = [[0] * (width - len(r)) + [1] * len(r) for r in rows]

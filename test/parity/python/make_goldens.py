@@ -7,7 +7,7 @@ import torch
 
 PARTS = ["forward", "generate", "train", "checkpoint", "folders", "configs", "rope", "lora", "preprocess", "tokens", "render"]
 PARTS += ["ddp", "deepspeed", "chameleon", "chameleon-official", "chameleon-folders", "chameleon-inputs", "chameleon-render", "chameleon-answers", "plain-answers", "sampling", "qwen25", "qwen25-folders"]
-PARTS += ["smolvlm", "smolvlm-inputs", "smolvlm-folders", "qwen3"]
+PARTS += ["smolvlm", "smolvlm-inputs", "smolvlm-folders", "qwen3", "qwen3-folders", "qwen-pictures", "qwen3-prompts", "probe", "memory"]
 
 
 def main():
@@ -15,7 +15,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default=os.path.join(here, "..", "goldens"), help="where the goldens go")
     parser.add_argument("--official", help="checkout of the official IVT-LR code; without it its cases are skipped")
-    parser.add_argument("--tokenizer", help="folder with the Qwen2 tokenizer.json; without it tokens.json, render.json and plain-answers.json are skipped")
+    parser.add_argument("--tokenizer", help="folder with the Qwen2 tokenizer.json; without it tokens.json, render.json, plain-answers.json and qwen3-prompts.json are skipped")
     parser.add_argument("--only", help="comma-separated parts of: " + ", ".join(PARTS))
     options = parser.parse_args()
     parts = options.only.split(",") if options.only else PARTS
@@ -68,7 +68,7 @@ def main():
             import chameleon_folders
 
             chameleon_folders.make(out, options.official and os.path.abspath(options.official))
-        elif part in ("tokens", "render", "plain-answers"):
+        elif part in ("tokens", "render", "plain-answers", "qwen3-prompts"):
             if not options.tokenizer:
                 print(f"SKIPPED {part}.json: no --tokenizer DIR was given, the committed file stays as it is")
                 continue
@@ -81,10 +81,18 @@ def main():
                 import plain_answers
 
                 plain_answers.make(out, folder)
+            elif part == "qwen3-prompts":
+                import qwen3_prompts
+
+                qwen3_prompts.make(out, folder)
             else:
                 import render_cases
 
                 render_cases.make(out, folder, options.official and os.path.abspath(options.official))
+        elif part in ("qwen25-folders", "qwen3-folders"):
+            import qwen_folders
+
+            qwen_folders.make(out, part.removesuffix("-folders"))
         else:
             module = __import__(
                 {
@@ -97,12 +105,14 @@ def main():
                     "sampling": "sampling_cases",
                     "qwen25": "qwen25_cases",
                     "qwen3": "qwen3_cases",
-                    "qwen25-folders": "qwen25_folders",
+                    "probe": "probe_cases",
+                    "qwen-pictures": "qwen_pictures",
                     "preprocess": "preprocess_cases",
                     "chameleon-inputs": "chameleon_pictures",
                     "smolvlm": "smolvlm_cases",
                     "smolvlm-inputs": "smolvlm_inputs",
                     "smolvlm-folders": "smolvlm_folders",
+                    "memory": "memory_cases",
                 }[part]
             )
             module.make(out)

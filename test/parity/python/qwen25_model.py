@@ -2,7 +2,7 @@
 
 import tiny_model
 import torch
-from tiny_model import draw, hub_name, special_ids
+from tiny_model import drawn, prompt, special_ids
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 # The decoders are Qwen2-VL's. `vfull` are the blocks of the vision tower whose attention spans the whole image, `vwindow` the pixels of a window.
@@ -11,6 +11,8 @@ SHAPES = {
     "mha": dict(tiny_model.SHAPES["mha"], vdepth=2, vdim=32, vheads=2, vinter=44, vwindow=56, vfull=[]),
     "mqa": dict(tiny_model.SHAPES["mqa"], vdepth=2, vdim=48, vheads=3, vinter=100, vwindow=112, vfull=[0, 1]),
     "deep": dict(tiny_model.SHAPES["deep"], vdepth=4, vdim=80, vheads=2, vinter=130, vwindow=84, vfull=[1, 3]),
+    # of the stored folders
+    "folder": dict(hidden=32, layers=2, heads=2, kv=1, inter=48, vocab=160, mrope=[2, 3, 3], vdepth=2, vdim=16, vheads=2, vinter=20, vwindow=56, vfull=[1]),
 }
 
 
@@ -41,36 +43,11 @@ def flat_config(dims, tie):
 
 
 def build(dims, seed, tie=False, dtype=torch.float32):
-    """A model with drawn weights, in eval mode, with eager attention so that attentions can be read."""
     flat = flat_config(dims, tie)
     config = Qwen2_5_VLConfig(**{k: v for k, v in flat.items() if k != "torch_dtype"})
     assert config.text_config.rope_parameters["mrope_section"] == dims["mrope"]
     assert config.vision_config.fullatt_block_indexes == dims["vfull"]
-    config._attn_implementation = "eager"
-    model = Qwen2_5_VLForConditionalGeneration(config).eval()
-    named = {hub_name(n): p for n, p in model.named_parameters()}
-    assert ("lm_head.weight" in named) == (not tie)
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for name in sorted(named):
-            named[name].copy_(draw(name, tuple(named[name].shape)))
-    model.generation_config.eos_token_id = None
-    return model.to(dtype)
-
-
-def prompt(model, ids, mask, pixels, grids, kind):
-    """What latent_reference.Prompt is given: ids and mask (B, P), positions of `kind` (mrope or sequential)."""
-    from latent_reference import Prompt
-
-    image = ids == model.config.image_token_id
-    embeddings = model.get_input_embeddings()(ids)
-    features = model.model.visual(pixels, grid_thw=grids).pooler_output
-    embeddings = embeddings.masked_scatter(image[..., None].expand_as(embeddings), features)
-    if kind == "mrope":
-        positions, _ = model.model.get_rope_index(ids, image.long(), image_grid_thw=grids, attention_mask=mask)
-    else:
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    return Prompt(embeddings, positions, mask, [row.nonzero().flatten().tolist() for row in image])
+    return drawn(Qwen2_5_VLForConditionalGeneration, config, seed, tie, dtype)
 
 
 __all__ = ["SHAPES", "build", "flat_config", "prompt", "special_ids"]

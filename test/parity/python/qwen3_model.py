@@ -1,8 +1,7 @@
 """Tiny Qwen3-VL models, their weights drawn from a seed by the rule of tiny_model.py. Patches are of 16x16 pixels."""
 
-import tiny_model
 import torch
-from tiny_model import draw, hub_name, special_ids
+from tiny_model import drawn, prompt, special_ids
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 PATCH_VALUES = 3 * 2 * 16 * 16
@@ -13,6 +12,8 @@ SHAPES = {
     "wide": dict(hidden=48, layers=4, heads=4, kv=2, size=24, inter=96, vocab=288, mrope=[6, 3, 3], vdepth=4, vdim=32, vheads=2, vinter=44, vside=12, vdeep=[0, 1, 2]),
     "one": dict(hidden=96, layers=2, heads=6, kv=1, size=16, inter=160, vocab=352, mrope=[2, 3, 3], vdepth=2, vdim=48, vheads=3, vinter=100, vside=5, vdeep=[1]),
     "all": dict(hidden=64, layers=2, heads=4, kv=4, size=16, inter=96, vocab=320, mrope=[4, 2, 2], vdepth=3, vdim=80, vheads=2, vinter=130, vside=8, vdeep=[2, 0]),
+    # of the stored folders
+    "folder": dict(hidden=32, layers=2, heads=2, kv=1, size=16, inter=48, vocab=160, mrope=[4, 2, 2], vdepth=2, vdim=16, vheads=2, vinter=20, vside=6, vdeep=[0]),
 }
 
 
@@ -65,65 +66,49 @@ def flat_config(dims, tie):
 
 
 def build(dims, seed, tie=False, dtype=torch.float32):
-    """A model with drawn weights, in eval mode, with eager attention so that attentions can be read."""
     config = Qwen3VLConfig(**flat_config(dims, tie))
     assert config.text_config.rope_parameters["mrope_section"] == dims["mrope"]
     assert config.text_config.rope_parameters["rope_theta"] == 5000000
-    config._attn_implementation = "eager"
-    model = Qwen3VLForConditionalGeneration(config).eval()
-    named = {hub_name(n): p for n, p in model.named_parameters()}
-    assert ("lm_head.weight" in named) == (not tie)
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for name in sorted(named):
-            named[name].copy_(draw(name, tuple(named[name].shape)))
-    model.generation_config.eos_token_id = None
-    return model.to(dtype)
-
-
-def prompt(model, ids, mask, pixels, grids, kind):
-    """What latent_reference.Prompt is given: ids and mask (B, P), positions of `kind` (mrope or sequential); with the DeepStack features beside it."""
-    from latent_reference import Prompt
-
-    image = ids == model.config.image_token_id
-    embeddings = model.get_input_embeddings()(ids)
-    seen = model.model.visual(pixels, grid_thw=grids)
-    embeddings = embeddings.masked_scatter(image[..., None].expand_as(embeddings), seen.pooler_output)
-    if kind == "mrope":
-        positions, _ = model.model.get_rope_index(ids, image.long(), image_grid_thw=grids, attention_mask=mask)
-    else:
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    made = Prompt(embeddings, positions, mask, [row.nonzero().flatten().tolist() for row in image])
-    # (levels, B, P, D), zero where no image token stands.
-    made.features = torch.stack([torch.zeros_like(embeddings).masked_scatter(image[..., None].expand_as(embeddings), level) for level in seen.deepstack_features])
-    return made
+    return drawn(Qwen3VLForConditionalGeneration, config, seed, tie, dtype)
 
 
 def with_features(model, asked):
     """Patches that are put in again bring their DeepStack features along."""
-    image = asked.features.abs().sum((0, 3)) > 0  # (B, P)
 
     def further(sources):
         # A place's features are those of the prompt's place whose embedding stands there.
-        known = sources >= 0
         places = sources.clamp(min=0)
-        mask = image.gather(1, places) & known
+        mask = image_places(asked).gather(1, places) & (sources >= 0)
         levels = [level.gather(1, places[..., None].expand(-1, -1, level.shape[-1])) for level in asked.features]
         return dict(visual_pos_masks=mask, deepstack_visual_embeds=[level[mask] for level in levels])
 
-    return further
+    return further if asked.features is not None else no_features
 
 
 def embedding_only(model, asked):
     """Only the prompt's own image tokens have DeepStack features."""
-    image = asked.features.abs().sum((0, 3)) > 0
 
     def further(sources):
+        image = image_places(asked)
         mask = torch.zeros_like(sources, dtype=torch.bool)
         mask[:, : image.shape[1]] = image
         return dict(visual_pos_masks=mask, deepstack_visual_embeds=[level[image] for level in asked.features])
 
-    return further
+    return further if asked.features is not None else no_features
+
+
+def no_features(sources):
+    return {}
+
+
+def image_places(asked):
+    """(B, P): where image tokens stand in the prompt."""
+    mask = torch.zeros_like(asked.mask, dtype=torch.bool)
+    for row, places in enumerate(asked.places):
+        mask[row, places] = True
+    return mask
 
 
 further = with_features
+
+__all__ = ["SHAPES", "build", "embedding_only", "flat_config", "further", "prompt", "special_ids"]

@@ -115,17 +115,10 @@ def draw(name, shape):
     return x * (0.6 / math.sqrt(fan_in))
 
 
-def build(dims, seed, tie=False, dtype=torch.float32):
+def drawn(model_class, config, seed, tie, dtype):
     """A model with drawn weights, in eval mode, with eager attention so that attentions can be read."""
-    flat = flat_config(dims, tie)
-    config = Qwen2VLConfig(**{k: v for k, v in flat.items() if k != "torch_dtype"})
-    assert (
-        config.text_config.hidden_size == dims["hidden"]
-        and config.text_config.rope_parameters["mrope_section"] == dims["mrope"]
-    )
-    assert config.vision_config.depth == dims["vdepth"] and config.text_config.rms_norm_eps == 1e-6
     config._attn_implementation = "eager"
-    model = Qwen2VLForConditionalGeneration(config).eval()
+    model = model_class(config).eval()
     named = {hub_name(n): p for n, p in model.named_parameters()}
     assert ("lm_head.weight" in named) == (not tie)
     torch.manual_seed(seed)
@@ -134,6 +127,43 @@ def build(dims, seed, tie=False, dtype=torch.float32):
             named[name].copy_(draw(name, tuple(named[name].shape)))
     model.generation_config.eos_token_id = None
     return model.to(dtype)
+
+
+def build(dims, seed, tie=False, dtype=torch.float32):
+    flat = flat_config(dims, tie)
+    config = Qwen2VLConfig(**{k: v for k, v in flat.items() if k != "torch_dtype"})
+    assert (
+        config.text_config.hidden_size == dims["hidden"]
+        and config.text_config.rope_parameters["mrope_section"] == dims["mrope"]
+    )
+    assert config.vision_config.depth == dims["vdepth"] and config.text_config.rms_norm_eps == 1e-6
+    return drawn(Qwen2VLForConditionalGeneration, config, seed, tie, dtype)
+
+
+def prompt(model, ids, mask, pixels, grids, kind):
+    """What latent_reference.Prompt is given, for all Qwen families: ids and mask (B, P), positions of `kind` (mrope or sequential); no pixels: None.
+
+    DeepStack's features, where the tower gives any, are its `features` (levels, B, P, D), zero where no image token stands.
+    """
+    from latent_reference import Prompt
+
+    image = ids == model.config.image_token_id
+    embeddings, levels = model.get_input_embeddings()(ids), []
+
+    def put(rows, into):
+        return into.masked_scatter(image[..., None].expand_as(into), rows)
+
+    if pixels is not None:
+        seen = model.model.visual(pixels, grid_thw=grids)
+        embeddings = put(seen.pooler_output, embeddings)
+        levels = [put(level, torch.zeros_like(embeddings)) for level in getattr(seen, "deepstack_features", None) or []]
+    if kind == "mrope" and pixels is not None:
+        positions, _ = model.model.get_rope_index(ids, image.long(), image_grid_thw=grids, attention_mask=mask)
+    else:
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    made = Prompt(embeddings, positions, mask, [row.nonzero().flatten().tolist() for row in image])
+    made.features = torch.stack(levels) if levels else None
+    return made
 
 
 def weights_check(model):

@@ -10,11 +10,8 @@ from token_texts import SYSTEM, all_texts
 
 LATENT_TOKENS = ["<|start-latent|>", "<|end-latent|>", "<|latent|>"]
 BASE_TOKENS = 151657  # Qwen2-VL's tokenizer stops here; the package's later added tokens are Qwen2.5's
-# Ours: gives the strings Qwen2-VL-Instruct's template gives for text, image and video parts.
-TEMPLATE = (
-    "{%- for message in messages %}"
-    "{%- if loop.first and message['role'] != 'system' %}"
-    "{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{%- endif %}"
+# Ours: gives the strings Qwen3-VL-Instruct's template gives for text, image and video parts.
+TURNS = (
     "{{- '<|im_start|>' + message['role'] + '\\n' }}"
     "{%- if message['content'] is string %}{{- message['content'] }}"
     "{%- else %}{%- for part in message['content'] %}"
@@ -26,6 +23,13 @@ TEMPLATE = (
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
+QWEN3_TEMPLATE = "{%- for message in messages %}" + TURNS
+# Ours: gives those of Qwen2-VL-Instruct and Qwen2.5-VL-Instruct.
+TEMPLATE = (
+    "{%- for message in messages %}"
+    "{%- if loop.first and message['role'] != 'system' %}"
+    "{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{%- endif %}"
+) + TURNS
 IMAGE = dict(type="image")
 
 

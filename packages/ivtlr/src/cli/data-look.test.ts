@@ -8,8 +8,9 @@ import sharp from 'sharp';
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
 import { startHub } from '../../../../test/hub-server.ts';
 import type { InspectedSample } from '../inspect/inspect-sample.ts';
-import { encodePng, makeDominoes } from '../tasks/dominoes/make.ts';
+import { makeDominoes } from '../tasks/dominoes/make.ts';
 import { writeDominoesTokenizer } from '../tasks/dominoes/vocabulary.ts';
+import { encodePng } from '../tasks/make-file.ts';
 import { registerData } from './data.ts';
 import { describe } from './data-inspect.ts';
 

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { dominoes } from '../tasks/dominoes/dominoes.ts';
-import { encodePng } from '../tasks/dominoes/make.ts';
+import { encodePng } from '../tasks/make-file.ts';
 import { run } from './main.ts';
 
 const model = fileURLToPath(new URL('../../models/dominoes', import.meta.url));

@@ -1,6 +1,6 @@
 /** Every command on a tiny Qwen2.5-VL, through the built program; `npm test` builds it first. */
 import { execFile, spawn } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -8,6 +8,7 @@ import { promisify } from 'node:util';
 import { liveTensorCount, scope } from '@ivtlr/torch';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { writeCommandFolder } from '../../../../test/command-folder.ts';
 import { post } from '../../../../test/served-model.ts';
 import { QWEN25_VL, writeTinyQwen } from '../../../../test/tiny-qwen.ts';
 import { reachedStep, startTraining, trainingSteps } from '../../../../test/training-run.ts';
@@ -45,27 +46,7 @@ const baseline = liveTensorCount();
 
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'ivtlr-qwen25-'));
-  model = join(folder, 'model');
-  data = join(folder, 'data');
-  image = join(folder, 'image.png');
-  writeTinyQwen(model, QWEN25_VL);
-  mkdirSync(data);
-  const drawn = (width: number, height: number, salt: number) =>
-    sharp(
-      new Uint8Array(width * height * 3).map((_, index) => (index * (7 + salt) + (index >> 8)) % 256),
-      { raw: { width, height, channels: 3 } },
-    ).png();
-  await drawn(140, 84, 0).toFile(image);
-  const lines: string[] = [];
-  for (let i = 0; i < 12; i++) {
-    await drawn(60 + 10 * i, 100 - 3 * i, i).toFile(join(data, `${i}.png`));
-    const rationale = 'The disk is red. The box is blue. So the first figure is it';
-    const row = { id: `row-${i}`, question: ' Which? ', choices: ['disk', 'box'], answer: 'AB'[i % 2], rationale };
-    lines.push(JSON.stringify({ ...row, image: `${i}.png`, domain: 'science', topic: `topic ${i % 3}` }));
-  }
-  for (const split of ['train', 'validation', 'test']) writeFileSync(join(data, `${split}.jsonl`), lines.join('\n'));
-  const text = recipe.replace('MODEL', model).replace('DATA', data).replace('OUT', join(folder, 'unused'));
-  writeFileSync(join(folder, 'recipe.yaml'), text);
+  ({ model, data, image } = await writeCommandFolder(folder, (to) => writeTinyQwen(to, QWEN25_VL), recipe));
 });
 afterAll(() => {
   rmSync(folder, { recursive: true, force: true });

@@ -1,7 +1,8 @@
-import { readdirSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it } from 'vitest';
 import { UserError } from '../errors.ts';
 import { closestName } from './introspect.ts';
 import { checkRecipe, loadRecipe, parseRecipe } from './load.ts';
@@ -154,7 +155,7 @@ describe('bundled recipes', () => {
   const names = readdirSync(folder).map((name) => name.replace(/\.yaml$/, ''));
 
   it.each(names)('%s is complete', (name) => {
-    expect(name.split('-')).toContain(loadRecipe(name).task);
+    expect(`-${name}-`).toContain(`-${loadRecipe(name).task}-`);
   });
 
   it.each(names.filter((name) => /^(qwen|chameleon)/.test(name)))('%s has the numbers of the official code', (name) => {
@@ -190,10 +191,78 @@ describe('bundled recipes', () => {
     expect(recipe.latent.positions).toBe(qwen && consistent ? 'mrope' : 'sequential');
   });
 
+  it('of relay differ from it in what they are named after', () => {
+    const { out, ...relay } = loadRecipe('relay');
+    expect(relay).toMatchObject({ task: 'relay', maxSteps: 3 });
+    expect(relay.latent).toMatchObject({ latentMemory: 'last', hideImageFromAnswer: true, pickSupervision: 0.2 });
+    const variants = {
+      'all-steps': { latent: { latentMemory: 'all', hideImageFromLatents: true } },
+      unsupervised: { latent: { pickSupervision: 0 } },
+      detached: { latent: { latentGradient: 'detached' } },
+      coconut: { mode: 'coconut', latent: { pickSupervision: 0, latentMemory: 'all', hideImageFromAnswer: false } },
+      cot: { mode: 'cot', latent: { pickSupervision: 0 } },
+      'no-cot': { mode: 'no-cot', latent: { pickSupervision: 0 } },
+    };
+    for (const base of ['relay', 'relay-6']) {
+      const whole = loadRecipe(base);
+      for (const [name, change] of Object.entries(variants)) {
+        const latent = { ...whole.latent, ...change.latent };
+        expect(loadRecipe(`${base}-${name}`)).toEqual({ ...whole, ...change, latent, out: `runs/${base}-${name}` });
+      }
+    }
+    const { latent, task, maxSteps, numEpochs, out: _, ...six } = loadRecipe('relay-6');
+    expect(relay).toMatchObject(six);
+    expect({ task, maxSteps, stages: latent.maxLatentStage }).toEqual({ task: 'relay-6', maxSteps: 6, stages: 6 });
+    expect((latent.epochsPerStage as number[]).reduce((a, b) => a + b)).toBe(numEpochs);
+  });
+
   it('are found by name only when there is one', () => {
     expect(names).toContain('dominoes');
     expect(() => loadRecipe('domino')).toThrow(/no recipe domino/);
     expect(() => loadRecipe('../recipes/dominoes')).toThrow(/no recipe/);
+  });
+});
+
+describe('recipes that extend another one', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'ivtlr-extends-'));
+  afterAll(() => rmSync(folder, { recursive: true }));
+  const file = (name: string, text: string) => {
+    writeFileSync(join(folder, name), text);
+    return join(folder, name);
+  };
+  file('base.yaml', recipe);
+
+  it('change it key by key, lists as a whole, and can be extended and set in turn', () => {
+    const path = file(
+      'one.yaml',
+      'extends: base.yaml\nlatent: { epochsPerStage: [1, 2] , latentMemory: last }\nout: runs/1e3\nlora: null\n',
+    );
+    const base = loadRecipe(join(folder, 'base.yaml'));
+    const latent = { ...base.latent, epochsPerStage: [1, 2], latentMemory: 'last' };
+    expect(loadRecipe(path)).toEqual({ ...base, latent, out: 'runs/1e3' });
+    const second = file('two.yaml', 'extends: one.yaml\nseed: 4\nmodel: { initSeed: 4 }\nout: runs/two\n');
+    const model = { ...base.model, initSeed: 4 };
+    expect(loadRecipe(second)).toEqual({ ...base, latent, seed: 4, model, out: 'runs/two' });
+    expect(loadRecipe(second, ['seed=5', 'latent.latentMemory=all'])).toMatchObject({
+      seed: 5,
+      latent: { latentMemory: 'all' },
+      out: 'runs/two',
+    });
+    expect(loadRecipe(file('own.yaml', 'extends: dominoes\nout: runs/own\n')).task).toBe('dominoes');
+  });
+
+  it.each([
+    ['extends: base.yaml\nseed: 4\n', /needs a folder of its own: out/],
+    ['extends: 3\nout: runs/x\n', /extends should be the name of a recipe/],
+    ['extends: nothing\nout: runs/x\n', /no recipe nothing/],
+    ['extends: wrong.yaml\nout: runs/x\n', /extend each other in a circle/],
+    [
+      'extends: base.yaml\nout: runs/x\nlatent: { memory: last }\n',
+      /wrong\.yaml: latent\.memory: unknown setting "memory"/,
+    ],
+    ['extends: base.yaml\nout: runs/x\nseed: soon\n', /wrong\.yaml: seed.*number/],
+  ])('%j is refused', (text, message) => {
+    expect(() => loadRecipe(file('wrong.yaml', text))).toThrow(message);
   });
 });
 

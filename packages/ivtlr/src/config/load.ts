@@ -3,6 +3,7 @@
  * override).
  */
 import { existsSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type Document, isMap, isNode, isScalar, isSeq, LineCounter, parse, parseDocument } from 'yaml';
 import type { z } from 'zod';
@@ -15,6 +16,7 @@ import {
   parseDeepSpeedConfig,
   requireGradientTypes,
 } from './deepspeed.ts';
+import { type Override, readExtension } from './extension.ts';
 import { closestName, keysAt, schemaAt, wantsText } from './introspect.ts';
 import { OFFICIAL_KEYS, OFFICIAL_TEXTS, OfficialSettings } from './official-keys.ts';
 import { type Recipe, recipeSchema } from './schema.ts';
@@ -47,14 +49,31 @@ export function loadRecipe(
   note: (line: string) => void = () => {},
   context: RecipeContext = {},
 ): Recipe {
-  const path = findRecipe(name);
-  const text = readText(path, 'recipe');
+  const { path, text, changes } = readExtended(name);
   const file = context.deepspeedConfig;
   const deepspeed = file === undefined ? null : parseDeepSpeedConfig(readText(file, 'DeepSpeed config'), file);
-  return parseRecipe(text, path, overrides, note, context, deepspeed);
+  return parseRecipe(text, path, [...changes, ...overrides], note, context, deepspeed);
 }
 
-function findRecipe(name: string): string {
+/** A recipe's text and place, or those of the recipe that it extends, with what it changes. */
+function readExtended(name: string): { path: string; text: string; changes: Override[] } {
+  let path = findRecipe(name);
+  const seen = [path];
+  const changes: Override[] = [];
+  for (;;) {
+    const text = readText(path, 'recipe');
+    const extension = text.length > MAX_CHARACTERS ? null : readExtension(text, path);
+    if (!extension) return { path, text, changes };
+    changes.unshift(...extension.overrides);
+    path = findRecipe(extension.base, dirname(path));
+    if (seen.includes(path)) throw new UserError(`${seen[0]}: recipes extend each other in a circle: ${path}`);
+    seen.push(path);
+  }
+}
+
+/** @param folder where a recipe that names it lies, which is looked at first */
+function findRecipe(name: string, folder?: string): string {
+  if (folder !== undefined && existsSync(join(folder, name))) return join(folder, name);
   if (existsSync(name)) return name;
   const bundled = `${bundledRecipes}${name.replace(/\.yaml$/, '')}.yaml`;
   if (/^[\w.-]+$/.test(name) && existsSync(bundled)) return bundled;
@@ -73,7 +92,7 @@ export function checkRecipe(settings: unknown): Recipe {
 export function parseRecipe(
   text: string,
   source: string,
-  overrides: readonly string[] = [],
+  overrides: readonly (string | Override)[] = [],
   note: (line: string) => void = () => {},
   { processes = 1, globalBatchOf = () => null }: RecipeContext = {},
   deepspeed: DeepSpeedConfig | null = null,
@@ -163,17 +182,19 @@ interface Origin {
 }
 
 /** Writes one `a.b=c` into the document; the value is read as YAML unless the schema wants text. */
-function applyOverride(document: Document, official: OfficialSettings, text: string): Origin {
+function applyOverride(document: Document, official: OfficialSettings, override: string | Override): Origin {
+  const { text, name: origin } =
+    typeof override === 'string' ? { text: override, name: `--set ${override}` } : override;
   const equals = text.indexOf('=');
   if (equals < 1) throw new UserError(`--set ${text}: write path=value, such as optimizer.lr=1e-4`);
   const name = text.slice(0, equals);
   const raw = text.slice(equals + 1);
   const fail = (message: string): never => {
-    throw new UserError(`--set ${text}: ${message}`);
+    throw new UserError(`${origin}: ${message}`);
   };
   if (OFFICIAL_KEYS.includes(name)) {
     const path = official.override(name, OFFICIAL_TEXTS.includes(name) ? raw : parseValue(raw, fail), fail);
-    return { path: path ?? [name], name: `--set ${text}` };
+    return { path: path ?? [name], name: origin };
   }
   const path = name.split('.').map((key) => (/^\d+$/.test(key) ? Number(key) : key));
   for (let depth = 1; depth <= path.length; depth++) {
@@ -193,7 +214,7 @@ function applyOverride(document: Document, official: OfficialSettings, text: str
   } catch {
     fail(`${path.slice(0, -1).join('.')} holds a plain value in the recipe; set it as a whole`);
   }
-  return { path, name: `--set ${text}` };
+  return { path, name: origin };
 }
 
 function parseValue(raw: string, fail: (message: string) => never): unknown {

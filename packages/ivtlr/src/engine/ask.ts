@@ -6,7 +6,7 @@ import { tokenizeConversation } from '../data/conversation.ts';
 import { tokenizeSample } from '../data/render.ts';
 import type { RawImage, Sample } from '../data/sample.ts';
 import { UserError } from '../errors.ts';
-import { positionsOf, type Row, type RowRequest } from '../latent/row.ts';
+import { columnsOf, type Row, type RowRequest } from '../latent/row.ts';
 import { RowBatch, type RowEvent } from '../latent/row-batch.ts';
 import type { ProcessedImage } from '../models/types.ts';
 import { AnswerText } from './answer-text.ts';
@@ -77,8 +77,8 @@ export interface PreparedQuestion<Q extends Question> {
   readonly seconds: number;
   /** The model reading the image before the question is started. */
   ahead: number;
-  /** Positions that it fills at most. */
-  readonly positions: number;
+  /** Columns of the cache that it fills at most. */
+  readonly columns: number;
 }
 
 /** Questions under way: what takes them in and makes the passes. `ask` is a loop around it, and so is a worker process. */
@@ -140,7 +140,7 @@ export class Asker<Q extends Question> {
       const text = this.#text(options);
       const request = await this.#request(question, images, options);
       const seconds = (performance.now() - started) / 1000;
-      return { question, request, images, text, seconds, ahead: 0, positions: positionsOf(request) };
+      return { question, request, images, text, seconds, ahead: 0, columns: columnsOf(request) };
     } catch (error) {
       for (const { pixels } of images) pixels.dispose();
       throw error;
@@ -169,11 +169,12 @@ export class Asker<Q extends Question> {
     }
   }
 
-  /** Reads a piece of a prepared question's picture with the model (see RowBatch.readAhead). @returns whether it can be started */
-  readAhead(prepared: PreparedQuestion<Q>): boolean {
+  /** Reads a piece of the pictures of prepared questions with the model (see RowBatch.readAhead). @returns whether they can be started */
+  readAhead(prepared: readonly PreparedQuestion<Q>[]): boolean {
     const started = performance.now();
-    const read = this.#batch.readAhead(prepared.request);
-    prepared.ahead += (performance.now() - started) / 1000;
+    const read = this.#batch.readAhead(prepared.map(({ request }) => request));
+    const seconds = (performance.now() - started) / 1000 / prepared.length;
+    for (const each of prepared) each.ahead += seconds;
     return read;
   }
 
@@ -232,8 +233,8 @@ export class Asker<Q extends Question> {
 
   async #request(question: Q, images: readonly ProcessedImage[], options: QuestionAskOptions): Promise<RowRequest> {
     const { settings } = this.#opened;
-    const { latentSteps = settings.latents, maxNewTokens = 512, trace = false, traceText = false } = options;
-    const { seed, sampling, logprobs, forcePatches, forbidPatches, pickFrom } = options;
+    const { latentSteps = settings.latents, maxNewTokens = 512, trace, traceText, latentStates } = options;
+    const { seed, sampling, logprobs, lastStep, forcePatches, forbidPatches, pickFrom } = options;
     if (this.#start.length > 0 && latentSteps > 0)
       throw new UserError('an answer can be started only without latent steps, but this question takes some');
     const render = this.#opened.renderOptions(options.task ?? settings.task ?? DEFAULT_TASK);
@@ -249,10 +250,12 @@ export class Asker<Q extends Question> {
       latentSteps,
       afterLatentIds: [...afterLatentIds, ...this.#start],
       options: {
-        ...{ ...latent, maxNewTokens, eosIds: this.#eosIds, trace, traceText },
+        ...{ ...latent, maxNewTokens, eosIds: this.#eosIds },
+        ...{ trace: trace ?? false, traceText: traceText ?? false, latentStates: latentStates ?? false },
         ...(seed !== undefined && { seed }),
         ...(sampling && { sampling }),
         ...(logprobs !== undefined && { logprobs }),
+        ...(lastStep && { lastStep }),
         ...(forcePatches && { forcePatches }),
         ...(forbidPatches && { forbidPatches }),
         ...(pickFrom !== undefined && { pickFrom }),
@@ -303,7 +306,7 @@ export class Asker<Q extends Question> {
   #end(row: Row, open: Open<Q>, finishReason: Answer['finishReason']): AskEvent<Q> {
     const { question, images, imageSeconds, text } = open;
     this.#open.delete(row);
-    const { tokens, picked, traces, textTraces, logprobs, seconds, steps, request } = row;
+    const { tokens, picked, traces, textTraces, states, logprobs, seconds, steps, request } = row;
     return {
       type: 'end',
       question,
@@ -318,6 +321,7 @@ export class Asker<Q extends Question> {
         picked,
         trace: traces,
         textTrace: textTraces,
+        states,
         autoregressiveSteps: steps + tokens.length,
         seconds: { image: imageSeconds, ...seconds },
       },

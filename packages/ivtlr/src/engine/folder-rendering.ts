@@ -51,6 +51,7 @@ export interface FolderWithoutWeights {
 /** Opens config, tokenizer, chat template and preprocessing of a folder. @throws UserError naming the file that is missing or wrong */
 export function openWithoutWeights(folder: string, settings: ImageSettings): FolderWithoutWeights {
   const family = folderFamily(folder);
+  checkProfile(family, settings.profile);
   const tokenizer = Tokenizer.fromFolder(folder);
   tokenizer.addSpecialTokens(LATENT_TOKENS);
   const inputs = family.inputs(folder, settings);

@@ -12,6 +12,8 @@ export interface AblationOptions extends Pick<EvaluateOptions, 'batch' | 'maxNew
   seed: number;
   /** Numbers of latent steps to try: 0 to this many. */
   maxLatents: number;
+  /** What is run, `full` first; default: planAblations. */
+  plan?: readonly [key: string, ablation: Ablation][];
   onRun?(name: string, done: number): void;
 }
 
@@ -50,8 +52,7 @@ interface Verdict {
 
 /** Changes in the order of the table, `full` first; a number of steps that an earlier row has is not run twice. */
 export function planAblations(trained: number, maxLatents: number): [key: string, ablation: Ablation][] {
-  const keys = ['full', 'zero-latents', 'no-latent-text', 'no-latent-vision', 'random-patches', 'patches-swapped'];
-  const plan: [string, Ablation][] = [...keys, 'repeats-allowed'].map((key) => [key, ABLATIONS[key]!]);
+  const plan = Object.entries(ABLATIONS);
   for (let latentSteps = 1; latentSteps <= maxLatents; latentSteps++) {
     if (latentSteps !== trained)
       plan.push([`latents-${latentSteps}`, { title: 'latent steps', latentSteps, options: {} }]);
@@ -71,12 +72,14 @@ export async function ablate(
 ): Promise<AblationRow[]> {
   const { seed, batch, maxNewTokens, imageThreads = 0, maxLatents, onRun } = options;
   const trained = opened.settings.latents;
-  if (trained === 0)
+  const plan = options.plan ?? planAblations(trained, maxLatents);
+  if (trained === 0 && plan.length > 1)
     throw new UserError('the model was trained without latent steps, so there is nothing to take away');
-  if (batch < 2) throw new UserError('patches are shuffled within a batch: use a batch of at least 2');
+  if (batch < 2 && plan.length > 1)
+    throw new UserError('patches are shuffled within a batch: use a batch of at least 2');
   let full: Map<number, Verdict> | null = null;
   const rows: AblationRow[] = [];
-  for (const [key, ablation] of planAblations(trained, maxLatents)) {
+  for (const [key, ablation] of plan) {
     const latents = ablation.latentSteps ?? trained;
     const title = `${ablation.title}, T = ${latents}`;
     const verdicts = new Map<number, Verdict>();

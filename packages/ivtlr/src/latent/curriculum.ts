@@ -22,6 +22,11 @@ export function curriculum(stage: number, options: CurriculumOptions, numberOfSt
   return { latentSteps, droppedSteps: numberOfSteps };
 }
 
+/** Whether latent steps have taken the place of all written steps of samples that have at most `maxSteps`. */
+export function replacesAllSteps(stage: number, { maxLatentStage }: CurriculumOptions, maxSteps: number): boolean {
+  return stage > 0 && (stage >= maxSteps || stage > maxLatentStage);
+}
+
 /**
  * Stage of a 0-based epoch.
  * @param epochsPerStage of every stage, or of each: the last stage of a list lasts, and one of 0 epochs is skipped

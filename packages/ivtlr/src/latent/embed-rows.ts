@@ -7,7 +7,7 @@ import type { VisionLanguageModel } from '../models/types.ts';
 import { areTogether, atColumns, tokensOf } from './image-columns.ts';
 import type { ImagesAhead } from './images-ahead.ts';
 import type { EncodedImages } from './kept-prefixes.ts';
-import type { Row } from './row.ts';
+import { positionsOf, type Row } from './row.ts';
 
 /**
  * Gives every row its first input: the embedded prompt (P, D) with its image tokens filled in, and their positions (A, P). Call inside a scope
@@ -79,7 +79,7 @@ function check(model: VisionLanguageModel, row: Row): void {
   const found = row.imageColumns.length;
   const tokens = tokensOf(images);
   if (found !== tokens) throw new RangeError(`the prompt has ${found} image tokens, its images ${tokens}`);
-  const needed = row.positions - options.maxNewTokens;
+  const needed = positionsOf(row.request) - options.maxNewTokens;
   if (needed >= model.maxPositions)
     throw new UserError(
       `the prompt takes ${needed} positions with its images and latent steps, but the model has ${model.maxPositions} (max_position_embeddings): use a shorter text, smaller images or fewer patches`,

@@ -51,6 +51,9 @@ const VARIANTS: [string, Partial<GenerateOptions>, TinyRow[]?][] = [
   ['different numbers left, some rows with none', {}],
   ['reuse', { onExhausted: 'reuse' }],
   ['image hidden from latent rows', { hideImageFromLatents: true }],
+  ['memory of one step', { latentMemory: 'last' }],
+  ['memory of one step, image hidden from text', { latentMemory: 'last', hideImageFromText: true, positions: 'mrope' }],
+  ['image hidden from text alone', { hideImageFromText: true }],
   ['M-RoPE positions', { positions: 'mrope' }],
   [
     'M-RoPE positions and hidden image, by score',
@@ -66,6 +69,11 @@ const VARIANTS: [string, Partial<GenerateOptions>, TinyRow[]?][] = [
   ['repeats allowed', { allowRepeats: true }],
   ['no latent steps', {}, ROWS.map((row) => ({ ...row, latentSteps: 0 }))],
   ['tokens behind the slots', {}, ROWS.map((row) => ({ ...row, text: [20, 21] }))],
+  [
+    'tokens behind no slots, image hidden from them',
+    { hideImageFromText: true },
+    ROWS.map((row) => ({ ...row, latentSteps: 0, text: [20] })),
+  ],
   ['tokens behind no slots', {}, ROWS.map((row) => ({ ...row, latentSteps: 0, text: [20] }))],
   ['a row without image', {}, [ROWS[0]!, { ...ROWS[1]!, grid: null }]],
   ['rows of equal length', {}, [ROWS[0]!, { ...ROWS[0]!, seed: 9 }]],
@@ -107,11 +115,11 @@ test.each([false, true])('the cache changes nothing: one uncached pass over ever
   scope(() =>
     inferenceMode(() => {
       const prompt = embedPrompt(model, tinyBatch(ROWS), 'sequential');
-      const sequence = new Sequence(model, prompt, null, hide);
+      const sequence = new Sequence(model, prompt, null, { hideImageFromLatents: hide });
       // The inserted rows, made again from the picks and from passes over all that came before.
       const before: { rows: Tensor; mask: number[][] }[] = [];
       const replay = () => {
-        const fresh = new Sequence(model, prompt, null, hide);
+        const fresh = new Sequence(model, prompt, null, { hideImageFromLatents: hide });
         for (const { rows, mask } of before) fresh.push(rows, { mask, latent: true });
         return fresh.run();
       };

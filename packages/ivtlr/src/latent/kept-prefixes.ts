@@ -53,8 +53,9 @@ class KeptPrefixes {
     const { latentSteps, afterLatentIds, options } = row.request;
     const prompt = namedTokens(row);
     if (!prompt) return;
-    // Latent rows have no ids, so nothing behind them can be found again.
-    const written = latentSteps === 0 ? [...afterLatentIds, ...row.tokens] : [];
+    // Latent rows have no ids, so nothing behind them can be found again; and text that did not see the image is not as a prompt would be.
+    const found = latentSteps === 0 && !options.hideImageFromText;
+    const written = found ? [...afterLatentIds, ...row.tokens] : [];
     const tokens = [...prompt, ...written].slice(0, length);
     this.#slots.set(row.slot, { tokens, positions: options.positions, time: ++this.#time });
   }
@@ -150,7 +151,7 @@ export class KeptParts {
     if (found) inferenceMode(() => scope(() => row.skip(found.length)));
     // Beside others, slots that follow each other are read without a copy, so the first free one is best.
     const spare = alone && cache.free.length > 0 ? this.#prefixes.oldest(cache.free.slice(0, SLOTS)) : null;
-    const slot = cache.take(row.positions, found ?? (spare === null ? null : { slot: spare, length: 0 }));
+    const slot = cache.take(row.columns, found ?? (spare === null ? null : { slot: spare, length: 0 }));
     this.#prefixes.forget(slot);
     return slot;
   }

@@ -30,17 +30,43 @@ export const latentOptionsSchema = z.strictObject({
   latentDeepstack: z.enum(['on', 'off']).default('on'),
   /** Latent rows may not attend to the image tokens; later text may. Scores still see them. */
   hideImageFromLatents: z.boolean().default(false),
+  /**
+   * What is remembered of latent steps: `all` of them (official), or the `last` one. With `last`, the rows of a step attend to the prompt's text and
+   * to each other, neither to the image tokens nor to earlier steps; text attends to the prompt, the last step's rows and itself. So whatever one
+   * step finds out reaches the next through its latent text alone.
+   */
+  latentMemory: z.enum(['all', 'last']).default('all'),
+  /** Text behind the prompt and its latent steps may not attend to the image tokens. */
+  hideImageFromText: z.boolean().default(false),
 });
 
 export type LatentOptions = z.output<typeof latentOptionsSchema>;
 
 export const LATENT_DEFAULTS: LatentOptions = latentOptionsSchema.parse({});
 
+/** What the last latent step can do otherwise than the ones before it. */
+export type LastStepOptions = Partial<Pick<LatentOptions, 'latentText' | 'latentVision'>>;
+
+/** Whether some latent step takes something of another sample's. */
+export function swaps(...options: (LastStepOptions | undefined)[]): boolean {
+  return options.some((each) => each?.latentText === 'swap' || each?.latentVision === 'swap');
+}
+
+/** Whether latent rows may not attend to the image tokens. */
+export function hidesImageFromLatents({
+  hideImageFromLatents,
+  latentMemory,
+}: Partial<Pick<LatentOptions, 'hideImageFromLatents' | 'latentMemory'>>): boolean {
+  return (hideImageFromLatents ?? false) || latentMemory === 'last';
+}
+
 export interface Ablation {
   title: string;
   /** Overrides the number of latent steps. */
   latentSteps?: number;
   options: Partial<LatentOptions>;
+  /** What the last latent step does otherwise than the ones before it. */
+  lastStep?: LastStepOptions;
 }
 
 /** Ablations at inference, by the name a command takes. */
@@ -49,6 +75,11 @@ export const ABLATIONS: Readonly<Record<string, Ablation>> = {
   'zero-latents': { title: 'zero latent steps', latentSteps: 0, options: {} },
   'text-zeroed': { title: 'latent text zeroed', options: { latentText: 'zero' } },
   'text-swapped': { title: "another sample's latent text", options: { latentText: 'swap' } },
+  'last-text-swapped': {
+    title: "another sample's latent text, last step only",
+    options: {},
+    lastStep: { latentText: 'swap' },
+  },
   'no-latent-text': { title: 'no latent text', options: { latentText: 'off' } },
   'patches-zeroed': { title: 'patches zeroed', options: { latentVision: 'zero' } },
   'patches-swapped': { title: "another sample's patches", options: { latentVision: 'swap' } },

@@ -45,7 +45,7 @@ function run(rows: TinyRow[], options: Partial<LatentOptions>, steps: number): R
   const prompt = embedPrompt(model, tinyBatch(rows), all.positions);
   const cache = model.newCache(rows.length, 100);
   try {
-    const sequence = new Sequence(model, prompt, cache, all.hideImageFromLatents);
+    const sequence = new Sequence(model, prompt, cache, all);
     const rollout = new Rollout(sequence, all, { detach: false, attentionScores: 'detached' });
     return { prompt, steps: rollout.run(steps), rollout };
   } finally {
@@ -54,8 +54,13 @@ function run(rows: TinyRow[], options: Partial<LatentOptions>, steps: number): R
 }
 
 /** The sequence so far in one uncached pass. */
-function uncached(prompt: EmbeddedPrompt, steps: LatentStep[], hide = false, ids: number[][] = []) {
-  const sequence = new Sequence(model, prompt, null, hide);
+function uncached(
+  prompt: EmbeddedPrompt,
+  steps: LatentStep[],
+  options: Partial<LatentOptions> = {},
+  ids: number[][] = [],
+) {
+  const sequence = new Sequence(model, prompt, null, options);
   for (const { inserted, mask } of steps) sequence.push(inserted, { mask, latent: true });
   if (ids.length > 0) sequence.push(model.embed(toIds(ids, 'cpu')));
   return sequence.run('detached');
@@ -82,6 +87,8 @@ describe.each([
   ['ragged, hidden image', RAGGED, { hideImageFromLatents: true }],
   ['ragged, mrope', RAGGED, { positions: 'mrope' }],
   ['one row, hidden image', [ROW(4)], { hideImageFromLatents: true, pickOrder: 'score' }],
+  ['ragged, memory of one step', RAGGED, { latentMemory: 'last' }],
+  ['ragged, memory of one step, more patches than some have', RAGGED, { latentMemory: 'last', patches: 5 }],
   ['without latent text', [ROW(1), ROW(2, { before: [5] })], { latentText: 'off' }],
   ['without latent vision', RAGGED, { latentVision: 'off' }],
   ['a row without image', [ROW(1), ROW(2, { grid: null })], {}],
@@ -90,9 +97,8 @@ describe.each([
     'scores and hidden states of every step',
     check(() => {
       const { prompt, steps } = run(rows, options, 3);
-      const hide = options.hideImageFromLatents ?? false;
       steps.forEach((step, t) => {
-        const { hidden, scores } = uncached(prompt, steps.slice(0, t), hide);
+        const { hidden, scores } = uncached(prompt, steps.slice(0, t), options);
         expectClose(step.scores, scores!);
         expectClose(step.scores.sum(1), step.scores.sum(1).mul(0).add(1), 1e-4);
         if (options.latentText !== 'off')
@@ -169,7 +175,7 @@ describe('hideImageFromLatents', () => {
       // The prompt's own rows are kept, so only what latent rows and text see of the changed token differs.
       const logits = (hide: boolean, change: boolean) => {
         const cache = model.newCache(1, 100);
-        const sequence = new Sequence(model, prompt, cache, hide);
+        const sequence = new Sequence(model, prompt, cache, { hideImageFromLatents: hide });
         sequence.run();
         if (change) for (const part of changeable(cache)) part.narrow(2, 2 + other, 1).mul_(-3);
         sequence.push(steps[0]!.inserted, { latent: true });
@@ -210,6 +216,7 @@ describe('ablations do what they say', () => {
       'zero-latents',
       'text-zeroed',
       'text-swapped',
+      'last-text-swapped',
       'no-latent-text',
       'patches-zeroed',
       'patches-swapped',
@@ -292,7 +299,7 @@ describe('ablations do what they say', () => {
         const prompt = embedPrompt(model, tinyBatch(rows), 'sequential');
         const cache = model.newCache(2, 100);
         const options = { ...LATENT_DEFAULTS, patches: 3, ...ABLATIONS['random-patches']!.options };
-        const rollout = new Rollout(new Sequence(model, prompt, cache, false), options, {
+        const rollout = new Rollout(new Sequence(model, prompt, cache), options, {
           detach: false,
           attentionScores: 'detached',
         });

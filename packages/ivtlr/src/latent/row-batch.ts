@@ -13,7 +13,7 @@ import { atColumns, imageSpans } from './image-columns.ts';
 import { ImagesAhead } from './images-ahead.ts';
 import { KeptParts } from './kept-prefixes.ts';
 import { chooseTokens, damagedLogits, logprobsOf, type TokenLogprobs } from './next-token.ts';
-import { Row, type RowRequest } from './row.ts';
+import { joinRings, Row, type RowRequest } from './row.ts';
 import { insertedRows, latentVision, selectImageTokens } from './select.ts';
 import type { StepTrace } from './trace.ts';
 
@@ -92,8 +92,8 @@ export class RowBatch {
     try {
       inferenceMode(() => scope(() => embedRows(this.#model, rows, this.#kept?.images, this.#ahead)));
       for (const row of rows) {
-        this.#cache ??= this.#newCache(Math.max(this.#options.slots ?? 1, rows.length), row.positions);
-        row.slot = this.#kept?.takeSlot(this.#cache, row, this.size === 0) ?? this.#cache.take(row.positions);
+        this.#cache ??= this.#newCache(Math.max(this.#options.slots ?? 1, rows.length), row.columns);
+        row.slot = this.#kept?.takeSlot(this.#cache, row, this.size === 0) ?? this.#cache.take(row.columns);
         this.#rows.add(row);
       }
     } catch (error) {
@@ -106,12 +106,15 @@ export class RowBatch {
   }
 
   /**
-   * Reads a piece of a request's images before it is added, as much work as `pieceTokens` prompt tokens, unless prompts are waiting: they come
-   * first, so that rows that write never wait for more than one piece between two steps. Images of a request that is never added are freed by `forget`.
-   * @returns whether all of them are read, so that the request can be added
+   * Reads a piece of the images of requests that will be added together, as much work as `pieceTokens` prompt tokens, unless prompts are waiting:
+   * they come first, so that rows that write never wait for more than one piece between two steps. Images of a request that is never added are
+   * freed by `forget`.
+   * @returns whether all of them are read, so that the requests can be added
    */
-  readAhead({ images, imageKeys }: RowRequest): boolean {
-    const left = images.filter((_, i) => !this.#kept?.images.get(imageKeys?.[i]));
+  readAhead(requests: readonly RowRequest[]): boolean {
+    const left = requests.flatMap(({ images, imageKeys }) =>
+      images.filter((_, i) => !this.#kept?.images.get(imageKeys?.[i])),
+    );
     if (left.length === 0) return true;
     if ([...this.#rows].some(({ phase }) => phase === 'prefill')) return false;
     const { pieceTokens = Number.POSITIVE_INFINITY } = this.#options;
@@ -228,8 +231,8 @@ export class RowBatch {
 
   /** Chooses what the next latent step of a row inserts. text (1, D). */
   #choose(row: Row, text_1D: Tensor, scores: Tensor | null): void {
-    const { options } = row.request;
     const { images, steps } = row;
+    const options = row.optionsOf(steps);
     row.phase = 'latent';
     let picked: number[] = [];
     let vision: Tensor | null = null;
@@ -241,7 +244,7 @@ export class RowBatch {
         vision = latentVision(rows, this.#model.hiddenSize, options);
       }
     }
-    row.chosen = keep({ vision, text: this.#model.asInputs(text_1D) });
+    row.choose(vision, this.#model.asInputs(text_1D));
     row.picked.push(picked);
     let trace: StepTrace | null = null;
     if (options.trace) {
@@ -259,12 +262,14 @@ export class RowBatch {
     if (!ring.every(({ chosen }) => chosen)) return;
     const all = ring.map(({ chosen }) => chosen!);
     ring.forEach((member, i) => {
-      const { options, afterLatentIds } = member.request;
+      const { afterLatentIds } = member.request;
+      const options = member.optionsOf(member.steps - 1);
       const lender = all.at(i - 1)!;
       const vision = (options.latentVision === 'swap' ? lender : all[i]!).vision;
       const text = (options.latentText === 'swap' ? lender : all[i]!).text;
       const rows = insertedRows(vision, text, member.steps - 1, options);
       const patches = vision?.shape[0] ?? 0;
+      this.#forgetSteps(member);
       member.tracer?.addImageTokens(patches);
       member.tracer?.addText(rows.shape[0]! - patches);
       const done = member.latentStepsLeft === 0;
@@ -279,6 +284,13 @@ export class RowBatch {
       member.chosen!.text.dispose();
       member.chosen = null;
     }
+  }
+
+  /** With `latentMemory: 'last'` nothing sees a latent step's rows any more once the next step's are made. */
+  #forgetSteps({ request: { promptIds, options }, slot, tracer }: Row): void {
+    if (options.latentMemory === 'all') return;
+    this.#cache!.rewind(slot, promptIds.length);
+    tracer?.forgetFrom(promptIds.length);
   }
 
   /** Chooses the next token of rows whose latent steps are done. hidden (1, R, D). */
@@ -375,9 +387,8 @@ export class RowBatch {
 function describeGroup(group: readonly Piece[]): RowGroup {
   const [{ row, size, last }] = group as [Piece, ...Piece[]];
   const hidden = group.map(({ row }) => {
-    const { images, options } = row.request;
-    if (!options.hideImageFromLatents || images.length === 0 || row.pendingLatent === 0) return null;
-    return { count: row.pendingLatent, columns: imageSpans(row.imageColumns, images) };
+    const rows = row.hiddenFromImage(size);
+    return rows && { rows, columns: imageSpans(row.imageColumns, row.request.images) };
   });
   return {
     slots: group.map(({ row }) => row.slot),
@@ -385,16 +396,4 @@ function describeGroup(group: readonly Piece[]): RowGroup {
     scores: last && row.wantsScores,
     hidden: hidden.some(Boolean) ? hidden : null,
   };
-}
-
-function joinRings(rows: readonly Row[]): void {
-  const swapped = rows.filter(
-    ({ request: { latentSteps, options } }) =>
-      latentSteps > 0 && (options.latentText === 'swap' || options.latentVision === 'swap'),
-  );
-  if (swapped.length === 0) return;
-  if (rows.length < 2) throw new RangeError('a row with swapped latent steps needs another one added with it');
-  if (rows.some(({ request }) => request.latentSteps !== rows[0]!.request.latentSteps))
-    throw new RangeError('rows that swap latent steps need equally many of them');
-  for (const row of rows) row.ring = rows;
 }

@@ -9,7 +9,7 @@ import type { ProcessedImage } from '../models/types.ts';
 import { Random } from '../random.ts';
 import { imageColumns, tokensOf } from './image-columns.ts';
 import type { TokenLogprobs } from './next-token.ts';
-import type { LatentOptions } from './options.ts';
+import { hidesImageFromLatents, type LastStepOptions, type LatentOptions, swaps } from './options.ts';
 import { completeSampling, isGreedy, type Sampling } from './sampling.ts';
 import { checkLatentOptions, checkPatchWishes, type PatchWishes } from './select.ts';
 import { type StepTrace, Tracer } from './trace.ts';
@@ -22,6 +22,8 @@ export interface RowOptions extends LatentOptions {
   trace?: boolean;
   /** The same for every written token, which costs a row of attention probabilities a layer and token besides. */
   traceText?: boolean;
+  /** Keep what each latent step carries, as plain numbers. */
+  latentStates?: boolean;
   /** Keep the logits that the first token was chosen from. */
   firstLogits?: boolean;
   /** Seed of the row's own random numbers, for random patches and drawn tokens; default: torch's own generator gives them. A whole number of at least 0. */
@@ -39,6 +41,8 @@ export interface RowOptions extends LatentOptions {
   forbidPatches?: readonly (readonly number[])[];
   /** The only image that latent steps pick from, counted from 0; default: all. */
   pickFrom?: number;
+  /** What the last latent step does otherwise. */
+  lastStep?: LastStepOptions;
 }
 
 /** What a row is asked to do. */
@@ -56,9 +60,15 @@ export interface RowRequest {
   options: RowOptions;
 }
 
-/** Positions that a row fills at most. */
+/** Positions that a row takes at most, which the model must have angles for. */
 export function positionsOf({ promptIds, latentSteps, afterLatentIds, options }: RowRequest): number {
   return promptIds.length + latentSteps * (options.patches + 1) + afterLatentIds.length + options.maxNewTokens;
+}
+
+/** Columns that a row fills at most in the cache: with `latentMemory: 'last'` one latent step takes the place of the one before. */
+export function columnsOf(request: RowRequest): number {
+  const held = request.options.latentMemory === 'last' ? Math.min(request.latentSteps, 1) : request.latentSteps;
+  return positionsOf({ ...request, latentSteps: held });
 }
 
 /** `prefill` until the prompt has run, `latent` while latent steps follow, `text` while tokens do. */
@@ -72,6 +82,14 @@ export interface Chosen {
   text: Tensor;
 }
 
+/** What a latent step carries on, as plain numbers: before an ablation changes it. */
+export interface LatentState {
+  /** The latent text: the last hidden state as an input row. */
+  text: Float32Array;
+  /** Mean of the picked image tokens' input rows; null when none was picked. */
+  patches: Float32Array | null;
+}
+
 export class Row {
   readonly request: RowRequest;
   phase: Phase = 'prefill';
@@ -81,6 +99,8 @@ export class Row {
   readonly tokens: number[] = [];
   readonly traces: StepTrace[] = [];
   readonly textTraces: StepTrace[] = [];
+  /** One per latent step, with `latentStates`. */
+  readonly states: LatentState[] = [];
   /** One per token, with `logprobs`. */
   readonly logprobs: TokenLogprobs[] = [];
   /** (V), with `firstLogits`. */
@@ -127,7 +147,7 @@ export class Row {
     }))
       if (!Number.isSafeInteger(value) || value < 0)
         throw new RangeError(`${name} should be a whole number of at least 0, not ${value}`);
-    if (latentSteps > 0) checkLatentOptions(options);
+    if (latentSteps > 0) for (const of of [options, { ...options, ...options.lastStep }]) checkLatentOptions(of);
     const imageTokens = tokensOf(images);
     checkPatchWishes(options, latentSteps, imageTokens);
     this.#outside = tokensOutside(images, options.pickFrom);
@@ -156,7 +176,29 @@ export class Row {
   get wantsScores(): boolean {
     const { options, latentSteps } = this.request;
     if (this.steps === latentSteps) return options.traceText ?? false;
-    return options.trace || (this.images !== null && options.latentVision !== 'off');
+    return options.trace || (this.images !== null && this.optionsOf(this.steps).latentVision !== 'off');
+  }
+
+  /** What a latent step of this row, counted from 0, goes by. */
+  optionsOf(step: number): RowOptions {
+    const { options, latentSteps } = this.request;
+    return step === latentSteps - 1 ? { ...options, ...options.lastStep } : options;
+  }
+
+  /** First and one-past-last of the next `size` positions to run that may not see the image tokens; null when all of them may. */
+  hiddenFromImage(size: number): readonly [number, number] | null {
+    const { options, latentSteps } = this.request;
+    if (this.request.images.length === 0) return null;
+    const text = options.hideImageFromText;
+    let start = 0;
+    let end = text ? size : 0;
+    if (this.phase === 'prefill') {
+      // Without latent steps the text that stands behind them belongs to what is run first.
+      const behind = latentSteps === 0 ? this.request.afterLatentIds.length : 0;
+      start = Math.max(0, this.promptPositions!.shape[1]! - behind);
+    } else if (hidesImageFromLatents(options)) end = Math.max(end, this.pendingLatent);
+    else start = this.pendingLatent;
+    return start < end ? [start, end] : null;
   }
 
   /** What the next latent step is asked to pick and not to pick. */
@@ -167,6 +209,14 @@ export class Row {
     return { forced, forbidden: forbidden.filter((token) => !forced.includes(token)) };
   }
 
+  /** Takes down what a latent step will insert. vision (K, I), text (1, I). Call inside a scope. */
+  choose(vision: Tensor | null, text: Tensor): void {
+    this.chosen = keep({ vision, text });
+    if (!this.request.options.latentStates) return;
+    const read = (row: Tensor) => Float32Array.from(row.to('float32').toNumbers());
+    this.states.push({ text: read(text.select(0, 0)), patches: vision && read(vision.to('float32').mean(0)) });
+  }
+
   /** Takes down a token that was chosen. */
   write(id: number, logprobs: TokenLogprobs | undefined): void {
     this.tokens.push(id);
@@ -174,9 +224,9 @@ export class Row {
     if (logprobs) this.logprobs.push(logprobs);
   }
 
-  /** Positions the row fills at most. */
-  get positions(): number {
-    return positionsOf(this.request);
+  /** Columns the row fills at most in the cache. */
+  get columns(): number {
+    return columnsOf(this.request);
   }
 
   /** Goes on behind the first `size` pending positions. Call inside a scope. */
@@ -200,6 +250,21 @@ export class Row {
     this.images = null;
     this.chosen = null;
   }
+}
+
+/**
+ * Makes rows that are added together partners, where they swap latent steps: each takes them from the one before it.
+ * @throws RangeError for swapped rows that have no partner or take different numbers of latent steps
+ */
+export function joinRings(rows: readonly Row[]): void {
+  const swapped = rows.filter(
+    ({ request: { latentSteps, options } }) => latentSteps > 0 && swaps(options, options.lastStep),
+  );
+  if (swapped.length === 0) return;
+  if (rows.length < 2) throw new RangeError('a row with swapped latent steps needs another one added with it');
+  if (rows.some(({ request }) => request.latentSteps !== rows[0]!.request.latentSteps))
+    throw new RangeError('rows that swap latent steps need equally many of them');
+  for (const row of rows) row.ring = rows;
 }
 
 /** @throws UserError for an image that the question has not */

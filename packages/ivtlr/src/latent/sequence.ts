@@ -16,6 +16,7 @@ import type {
   VisionLanguageModel,
 } from '../models/types.ts';
 import { imageColumns, imageSpans, tokensOf } from './image-columns.ts';
+import { hidesImageFromLatents, type LatentOptions } from './options.ts';
 
 /** A batch's prompts as they enter the decoder. */
 export interface EmbeddedPrompt {
@@ -102,19 +103,27 @@ export function validTensor(mask: readonly (readonly number[])[], device: string
   return device === 'cpu' ? made : made.to({ device });
 }
 
+/** What stands in a sequence: the prompt, the rows of latent steps, and the text behind them. */
+type Kind = 'prompt' | 'latent' | 'text';
+
 interface Pushed {
   rows: Tensor;
   valid: Tensor | null;
   positions: Tensor;
-  latent: boolean;
+  kind: Kind;
 }
+
+/** Who sees what in a sequence; default: everybody what came before. */
+export type SequenceOptions = Partial<
+  Pick<LatentOptions, 'hideImageFromLatents' | 'latentMemory' | 'hideImageFromText'>
+>;
 
 export class Sequence {
   readonly model: VisionLanguageModel;
   readonly cache: KeyValueCache | null;
   readonly prompt: EmbeddedPrompt;
   readonly segments: SegmentedPass | null;
-  readonly #hideImage: boolean;
+  readonly #options: SequenceOptions;
   /** Position of the next token, one a row. */
   readonly #next: number[];
   #pending: Pushed[] = [];
@@ -123,16 +132,16 @@ export class Sequence {
     model: VisionLanguageModel,
     prompt: EmbeddedPrompt,
     cache: KeyValueCache | null,
-    hideImageFromLatents: boolean,
+    options: SequenceOptions = {},
     segments: SegmentedPass | null = null,
   ) {
     this.segments = segments;
     this.model = model;
     this.prompt = prompt;
     this.cache = cache;
-    this.#hideImage = hideImageFromLatents;
+    this.#options = options;
     this.#next = [...prompt.next];
-    this.#pending.push({ rows: prompt.rows, valid: prompt.valid, positions: prompt.positions, latent: false });
+    this.#pending.push({ rows: prompt.rows, valid: prompt.valid, positions: prompt.positions, kind: 'prompt' });
   }
 
   /** Rows waiting to be run. */
@@ -141,13 +150,14 @@ export class Sequence {
   }
 
   /**
-   * Adds rows (B, R, I) at the next positions. `mask` says which of them count (default: all); those that do not take no position.
-   * `latent` rows are the ones hideImageFromLatents is about.
+   * Adds rows (B, R, I) at the next positions: those of one latent step (`latent`), or text. `mask` says which of them count (default: all);
+   * those that do not take no position. With `latentMemory: 'last'` the rows of the step before are forgotten, which keep their positions.
    */
   push(
     rows: Tensor,
     { mask, latent = false }: { mask?: readonly (readonly number[])[] | null; latent?: boolean } = {},
   ): void {
+    if (latent && this.#options.latentMemory === 'last') this.#forgetSteps();
     const [B, R] = rows.shape as [number, number];
     const axes = this.prompt.positions.shape[0]!;
     const flat = new BigInt64Array(B * R);
@@ -156,7 +166,7 @@ export class Sequence {
     let positions = fromBytes(new Uint8Array(flat.buffer), 'int64', [1, B, R]);
     if (this.model.device !== 'cpu') positions = positions.to({ device: this.model.device });
     const valid = mask ? validTensor(mask, this.model.device) : null;
-    this.#pending.push({ rows, valid, positions: positions.expand([axes, B, R]), latent });
+    this.#pending.push({ rows, valid, positions: positions.expand([axes, B, R]), kind: latent ? 'latent' : 'text' });
   }
 
   /**
@@ -185,20 +195,31 @@ export class Sequence {
     };
   }
 
+  /** Everything behind the prompt, which is latent rows. */
+  #forgetSteps(): void {
+    const columns = this.prompt.rows.shape[1]!;
+    if (this.cache && this.cache.length > columns) this.cache.rewind(columns);
+    this.#pending = this.#pending.filter(({ kind }) => kind === 'prompt');
+  }
+
   #hidden(parts: readonly Pushed[]) {
-    if (!this.#hideImage || !parts.some(({ latent }) => latent)) return null;
-    // Latent rows always stand together: between the prompt and the text that follows.
+    const hides = {
+      prompt: false,
+      latent: hidesImageFromLatents(this.#options),
+      text: this.#options.hideImageFromText ?? false,
+    };
+    // Prompt, latent rows and text stand in this order, so those that the image is hidden from stand together.
     let start = 0;
     let end = 0;
     let at = 0;
-    for (const { rows, latent } of parts) {
+    for (const { rows, kind } of parts) {
       const size = rows.shape[1]!;
-      if (latent) {
+      if (hides[kind]) {
         if (end === 0) start = at;
         end = at + size;
       }
       at += size;
     }
-    return { rows: [start, end] as const, columns: this.prompt.imageSpans };
+    return end === 0 ? null : { rows: [start, end] as const, columns: this.prompt.imageSpans };
   }
 }

@@ -36,6 +36,11 @@ export class Tracer {
     for (let column = 0; column < columns; column++) this.#text.push(1);
   }
 
+  /** The columns from `column` on are forgotten; others will take their place. */
+  forgetFrom(column: number): void {
+    this.#text.length = column;
+  }
+
   /**
    * Of a latent step.
    * @param row attention probabilities of all columns so far

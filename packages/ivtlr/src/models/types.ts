@@ -101,8 +101,8 @@ export interface RowGroup {
   size: number;
   /** Whether the attention probabilities of each row's last position are wanted. */
   scores: boolean;
-  /** Per row: how many of its first new positions may not attend to which columns; null when all rows see everything. */
-  hidden: readonly ({ count: number; columns: readonly ColumnSpan[] } | null)[] | null;
+  /** Per row: which of its new positions (first, one past the last) may not attend to which columns; null when all rows see everything. */
+  hidden: readonly ({ rows: readonly [number, number]; columns: readonly ColumnSpan[] } | null)[] | null;
 }
 
 /** One pass over rows of different lengths, packed one behind the other in the order of their groups. Shapes: R all new positions. */
@@ -161,9 +161,9 @@ export interface VisionLanguageModel {
   encodeImages(images: readonly ProcessedImage[]): Tensor[];
   /**
    * The same for one image, in units between which something else can run: yields after each unit how many prompt tokens would have been as much
-   * work, and returns (N, D), the caller's to dispose. Not there where a family's images cannot be cut.
+   * work, and returns (N, I), the caller's to dispose.
    */
-  encodeInUnits?(image: ProcessedImage): Generator<number, Tensor>;
+  encodeInUnits(image: ProcessedImage): Generator<number, Tensor>;
   /** Positions of left-padded prompts. `images` holds the pictures of each row in the order of their tokens. */
   promptPositions(
     ids: readonly (readonly number[])[],

@@ -7,7 +7,7 @@ import { loadRecipe } from '../config/load.ts';
 import { openModelFolder, readReasoningSettings } from '../engine/loaded-model.ts';
 import { writeFiles } from '../file-contents.ts';
 import { dominoesSample } from '../tasks/dominoes/generator.ts';
-import { encodePng } from '../tasks/dominoes/make.ts';
+import { encodePng } from '../tasks/make-file.ts';
 import { disposeBatches } from '../train/batches.ts';
 import { positionOf } from '../train/schedule.ts';
 import { assembleRun } from './assemble-run.ts';

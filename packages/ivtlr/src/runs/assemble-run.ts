@@ -25,7 +25,7 @@ import { type Plan, planRun, positionOf } from '../train/schedule.ts';
 import type { Trainee } from '../train/step.ts';
 import { chooseTrained, openForTraining } from './open-model.ts';
 import { inTurn, StorePeers } from './processes.ts';
-import { latentStepsAfter, settingsFor } from './settings.ts';
+import { settingsFor, stageAfter } from './settings.ts';
 import { badRowNotes, openSource, pretrainingTexts } from './training-data.ts';
 import { heldOutValidation } from './validation.ts';
 
@@ -111,11 +111,10 @@ async function assembleWith(
     async describeMemory() {
       const micros = await maker.at(positionOf(plan, context.resume?.state.step ?? 0));
       const { inputIds } = micros[0]!.batch;
-      const latentSteps = Math.max(...plan.phases.map((phase) => latentStepsAfter(recipe, phase)));
-      const { patches } = settingsFor(recipe, task, opened, latentSteps);
+      const { latents, patches } = settingsFor(recipe, task, opened, Math.max(...plan.phases.map(stageAfter)));
       const needs = {
         rows: recipe.microBatch,
-        columns: inputIds[0]!.length + latentSteps * (patches + 1),
+        columns: inputIds[0]!.length + latents * (patches + 1),
         vocabularySize: opened.model.vocabularySize,
         activationCheckpointing: recipe.activationCheckpointing,
         processes: ranks.size,
@@ -143,23 +142,22 @@ function planOf(recipe: Recipe, samplesPerEpoch: number): Plan {
 
 function traineeOf(recipe: Recipe, task: Task, opened: LoadedModel): Trainee {
   const { latentGradient, pickSupervision } = recipe.latent;
-  const settings = settingsFor(recipe, task, opened, 0);
   const auxiliaryFiles = readAuxiliaryFiles(opened.folder);
   const parameters = [...opened.model.module.namedParameters()].filter(([, parameter]) => parameter.requiresGrad);
   return {
     parameters: new Map(parameters),
     savesTrainedOnly: recipe.lora !== null,
-    loss: ({ batch }, observer = null) =>
+    loss: ({ batch, stage }, observer = null) =>
       trainingLoss(opened.model, batch, {
         observer,
-        ...latentOptions(settings),
+        ...latentOptions(settingsFor(recipe, task, opened, stage)),
         latentGradient,
         pickSupervision,
         activationCheckpointing: recipe.activationCheckpointing,
       }),
     files: (phase, weights) => {
       const { model, config, folder } = opened;
-      const settings = settingsFor(recipe, task, opened, latentStepsAfter(recipe, phase));
+      const settings = settingsFor(recipe, task, opened, stageAfter(phase));
       if (recipe.lora) return adapterFolderFiles({ model, settings, folder }, recipe.lora, weights);
       return modelFolderFiles({ model, config, settings }, auxiliaryFiles, weights);
     },

@@ -8,7 +8,7 @@ import type { HubReport } from '../hub/resolve.ts';
 import { injectLora, loraLayers, mergeLora, removeLora } from '../lora/inject.ts';
 import { createHollowModel, createModel, saveModel } from '../models/registry.ts';
 import type { Ranks } from '../parallel/ranks.ts';
-import { writeFreshFolder } from '../tasks/dominoes/fresh-folder.ts';
+import { writeFreshFolder } from '../tasks/fresh-folder.ts';
 import type { Task } from '../tasks/task.ts';
 import type { Checkpoint } from '../train/checkpoint.ts';
 import { inTurn } from './processes.ts';
@@ -30,13 +30,14 @@ export async function openForTraining(
   const options = { dtype, device, settings, hollow, mergeAdapters: false };
   const folder = resume?.folder ?? recipe.model.folder;
   if (folder !== undefined) return openModelFolder(await inTurn(ranks, () => modelFolder(folder, hub)), options);
-  if (task.name !== 'dominoes') {
+  const vocabulary = task.generator?.vocabulary;
+  if (!vocabulary) {
     throw new UserError(
-      `fresh weights need a vocabulary, which only task dominoes brings along; give model.folder for task ${task.name}`,
+      `fresh weights need a vocabulary, which task ${task.name} does not bring along; give model.folder, or take a task that draws its own samples, such as dominoes`,
     );
   }
   const fresh = join(recipe.out, 'init');
-  const config = await inTurn(ranks, () => writeFreshFolder(fresh, recipe.model.config!));
+  const config = await inTurn(ranks, () => writeFreshFolder(fresh, vocabulary, recipe.model.config!));
   const seed = recipe.model.initSeed ?? 0;
   if (recipe.lora) {
     // Adapters alone are stored later on, so what they adapt must be on disk. For that the first process has all of it for a moment.

@@ -1,23 +1,24 @@
 /** How the model of a run reasons: what its loss, its validation and the folder it is saved in are told. */
 import type { Recipe } from '../config/schema.ts';
 import type { LoadedModel, ReasoningSettings } from '../engine/loaded-model.ts';
+import { replacesAllSteps } from '../latent/curriculum.ts';
 import type { Task } from '../tasks/task.ts';
 import type { Phase } from '../train/schedule.ts';
 
-/** T of a model as it is after `phase`. */
-export function latentStepsAfter(recipe: Recipe, phase: Phase): number {
-  return phase.kind === 'pretrain' ? 0 : Math.min(phase.index, recipe.latent.maxLatentStage);
+/** The latent stage that a model has been through after `phase`. */
+export function stageAfter(phase: Phase): number {
+  return phase.kind === 'pretrain' ? 0 : phase.index;
 }
 
-/** The settings of a model of this recipe that takes `latentSteps` latent steps. */
-export function settingsFor(recipe: Recipe, task: Task, opened: LoadedModel, latentSteps: number): ReasoningSettings {
+/** The settings of a model of this recipe in a latent stage. */
+export function settingsFor(recipe: Recipe, task: Task, opened: LoadedModel, stage: number): ReasoningSettings {
   const { latent } = recipe;
   return {
     task: task.name,
     profile: recipe.profile,
     imageSize: opened.settings.imageSize,
     resize: opened.inputs.resize,
-    latents: latentSteps,
+    latents: Math.min(stage, latent.maxLatentStage),
     patches: latent.patches ?? opened.family.patches,
     positions: latent.positions,
     pickOrder: latent.pickOrder,
@@ -27,5 +28,7 @@ export function settingsFor(recipe: Recipe, task: Task, opened: LoadedModel, lat
     latentVision: recipe.mode === 'coconut' ? 'off' : latent.latentVision,
     latentDeepstack: latent.latentDeepstack,
     hideImageFromLatents: latent.hideImageFromLatents,
+    latentMemory: latent.latentMemory,
+    hideImageFromText: latent.hideImageFromAnswer && replacesAllSteps(stage, latent, recipe.maxSteps),
   };
 }

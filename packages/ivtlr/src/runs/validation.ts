@@ -10,7 +10,7 @@ import { streamSamples } from '../tasks/read-samples.ts';
 import type { Task } from '../tasks/task.ts';
 import type { Validation } from '../train/loop.ts';
 import { together } from './processes.ts';
-import { latentStepsAfter, settingsFor } from './settings.ts';
+import { settingsFor, stageAfter } from './settings.ts';
 
 /**
  * @param folder of the data; null where samples are drawn
@@ -34,7 +34,7 @@ export function heldOutValidation(
       samples > 0 && (phaseEnd || (epochEnd && everyEpochs !== null && (epoch + 1) % everyEpochs === 0)),
     measure: async ({ phase }) => {
       opened.model.module.eval();
-      const settings = settingsFor(recipe, task, opened, latentStepsAfter(recipe, phase));
+      const settings = settingsFor(recipe, task, opened, stageAfter(phase));
       const own = await together(ranks, async () => {
         const share = await started(everyNth(heldOut(), ranks));
         if (share === null && ranks.size > 1) return null;

@@ -1,5 +1,5 @@
 /** A picture that the engine is asked about when nobody else asks. */
-import { encodePng } from '../tasks/dominoes/make.ts';
+import { encodePng } from '../tasks/make-file.ts';
 
 const SIDE = 112;
 

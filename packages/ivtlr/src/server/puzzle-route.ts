@@ -1,6 +1,6 @@
 /** GET /api/puzzle: a fresh question of the model's task, where the task makes its own. */
 import type { FastifyInstance } from 'fastify';
-import { encodePng } from '../tasks/dominoes/make.ts';
+import { encodePng } from '../tasks/make-file.ts';
 import { badRequest, HttpError } from './http-error.ts';
 import type { Puzzle } from './protocol.ts';
 import type { Service } from './service.ts';

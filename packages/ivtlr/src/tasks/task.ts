@@ -28,9 +28,19 @@ export interface Prediction {
   answered: Answered;
 }
 
+/** All that the texts of a task are made of. */
+export interface Vocabulary {
+  /** Pieces of a prompt's frame, longer before shorter where one begins like the other. */
+  frame: readonly string[];
+  /** Words, digits and punctuation marks. */
+  words: readonly string[];
+}
+
 /** Draws samples at will; each is a pure function of its arguments. */
 export interface SampleGenerator {
   sample(seed: number, split: Split, index: number): Sample;
+  /** What a model that starts from random weights has to know. */
+  vocabulary: Vocabulary;
   /** Texts for the time before stage 0, by name. `level` sets the difficulty; without it a text is as hard as the task's own samples. */
   pretraining: Readonly<
     Record<string, (seed: number, split: Split, index: number, level?: number) => SupervisedSample>

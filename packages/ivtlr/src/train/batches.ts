@@ -16,6 +16,8 @@ const STREAM = { shuffle: 101, replay: 102, ramp: 103, dropout: 104 };
 /** Rows that go through the model together. */
 export interface MicroBatch {
   batch: Batch<ProcessedImage>;
+  /** Latent stage; 0 in pretrain phases. */
+  stage: number;
   /** Names of the rows, for error messages. */
   ids: string[];
   /** Factor of this micro-batch's mean loss in the step's loss. */
@@ -100,7 +102,7 @@ export class BatchMaker {
       for (let i = start; i < Math.min(start + microBatch, count); i++) {
         rows.push(await this.#trainingRow(await this.#source.sample(epoch, first + i), stage, process));
       }
-      micros.push(...this.#collate(rows, 1 / count, phase.start + phaseStep, chunk));
+      micros.push(...this.#collate(rows, stage, 1 / count, phase.start + phaseStep, chunk));
     }
     return micros;
   }
@@ -146,14 +148,14 @@ export class BatchMaker {
             images: image ? [image] : [],
           });
         }
-        micros.push(...this.#collate(rows, weight / batch, phase.start + phaseStep, chunk));
+        micros.push(...this.#collate(rows, 0, weight / batch, phase.start + phaseStep, chunk));
       }
     }
     return micros;
   }
 
   /** Rows with different numbers of latent slots cannot share a batch, so each number gets its own. */
-  #collate(rows: readonly Row[], weightPerRow: number, step: number, chunk: number): MicroBatch[] {
+  #collate(rows: readonly Row[], stage: number, weightPerRow: number, step: number, chunk: number): MicroBatch[] {
     const byRendered = new Map(rows.map((row) => [row.rendered, row]));
     return groupByLatentSteps(rows.map((row) => row.rendered)).map((group, i) => {
       const members = group.map((rendered) => byRendered.get(rendered)!);
@@ -163,6 +165,7 @@ export class BatchMaker {
           members.map((row) => row.images),
           this.#o.padId,
         ),
+        stage,
         ids: members.map((row) => row.id),
         weight: weightPerRow * group.length,
         seed: new Random(STREAM.dropout, this.#o.seed, step, chunk, i).below(2 ** 31),

@@ -84,7 +84,7 @@ async function run(folder: string, settings: Settings = {}) {
       if (step === badRow) throw new UserError(`row ${step} is bad`);
       return [0.25, 0.75].map((weight) => {
         const images = [{ pixels: ones([2]) }];
-        return { batch: { images } as unknown as MicroBatch['batch'], ids: [`row ${step}`], weight };
+        return { batch: { images } as unknown as MicroBatch['batch'], stage: 0, ids: [`row ${step}`], weight };
       });
     },
     validation: {

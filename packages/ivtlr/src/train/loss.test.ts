@@ -153,6 +153,12 @@ const VARIANTS: [string, Partial<LossOptions>][] = [
   ['M-RoPE positions, picks by score', { positions: 'mrope', pickOrder: 'score' }],
   ['more patches than are left', { patches: 4 }],
   ['latent text only', { latentVision: 'off' }],
+  ['memory of one step', { latentMemory: 'last' }],
+  [
+    'memory of one step, supervised, image hidden from text, too',
+    { latentMemory: 'last', hideImageFromText: true, pickSupervision: 0.7, positions: 'mrope' },
+  ],
+  ['image hidden from text alone', { hideImageFromText: true, patches: 4 }],
   ['latent vision only', { latentText: 'off', pickSupervision: 0.7 }],
 ];
 
@@ -170,7 +176,7 @@ function frozenLoss(options: LossOptions): () => Value {
       noGrad(() => {
         const prompt = embedPrompt(model, batch, options.positions);
         const cache = model.newCache(ROWS.length, 100);
-        const sequence = new Sequence(model, prompt, cache, options.hideImageFromLatents);
+        const sequence = new Sequence(model, prompt, cache, options);
         const steps = new Rollout(sequence, options, { detach: true, attentionScores: 'detached' }).run(
           batch.latentSteps,
         );
@@ -184,7 +190,7 @@ function frozenLoss(options: LossOptions): () => Value {
     scope(() => {
       const prompt = embedPrompt(model, batch, options.positions);
       const upTo = (steps: number) => {
-        const sequence = new Sequence(model, prompt, null, options.hideImageFromLatents);
+        const sequence = new Sequence(model, prompt, null, options);
         for (const { inserted: rows, mask } of inserted.slice(0, steps)) sequence.push(rows, { mask, latent: true });
         return sequence;
       };

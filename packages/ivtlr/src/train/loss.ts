@@ -57,7 +57,7 @@ export function trainingLoss(model: VisionLanguageModel, batch: Batch, options: 
   const prompt = embedPrompt(model, batch, options.positions, segments);
   const cache = onePass ? model.newCache(batch.inputIds.length, segments ? 'segments' : 'graph') : null;
   try {
-    const sequence = new Sequence(model, prompt, cache, options.hideImageFromLatents, segments);
+    const sequence = new Sequence(model, prompt, cache, options, segments);
     let steps: LatentStep[] = [];
     // Columns of the final pass that come before the written text.
     let before: number;
@@ -127,7 +127,7 @@ function latentStepsWithoutGraph(
     const cache = model.newCache(B, batch.latentStart + batch.latentSteps * (options.patches + 1));
     try {
       return scope(() => {
-        const sequence = new Sequence(model, prompt, cache, options.hideImageFromLatents, segments);
+        const sequence = new Sequence(model, prompt, cache, options, segments);
         const rollout = new Rollout(sequence, options, {
           detach: true,
           attentionScores: 'detached',

@@ -30,7 +30,7 @@ export const scheduleSchema = z.strictObject({
   decayTo: fraction.default(1),
 });
 
-const { patches, latentText, latentVision, ...latent } = latentOptionsSchema.shape;
+const { patches, latentText, latentVision, hideImageFromText, ...latent } = latentOptionsSchema.shape;
 
 /** The latent curriculum and what a latent step is during training. */
 export const latentTrainingSchema = z.strictObject({
@@ -40,6 +40,8 @@ export const latentTrainingSchema = z.strictObject({
   /** Parts of the latent step to train without (ablations). Mode coconut sets latentVision off by itself. */
   latentText: latentText.unwrap().exclude(['swap']).default('on'),
   latentVision: latentVision.unwrap().exclude(['swap']).default('on'),
+  /** From the stage on that leaves no step to be written, the answer may not attend to the image tokens (`hideImageFromText` of its model). */
+  hideImageFromAnswer: z.boolean().default(false),
   maxLatentStage: latentStepsSchema,
   /** Epochs of every stage, or one number a stage (the last one lasts until the end; 0 skips a stage that the model has been through). */
   epochsPerStage: z.union([count, z.array(z.int().min(0).max(100_000)).min(1).max(1001)]),

@@ -18,6 +18,8 @@ export interface KeyValueCache {
   /** Adds the new rows of one layer, (B, G, S, E) each, and gives back all rows so far, (B, G, T+S, E). */
   append(layer: number, keys: Tensor, values: Tensor): { keys: Tensor; values: Tensor };
   advance(rows: number, valid: Tensor | null): void;
+  /** Forgets all positions from `length` on. */
+  rewind(length: number): void;
   dispose(): void;
 }
 
@@ -53,6 +55,11 @@ export class PreallocatedCache implements KeyValueCache {
     this.length += rows;
   }
 
+  rewind(length: number): void {
+    this.valid = validUpTo(this, length);
+    this.length = length;
+  }
+
   dispose(): void {
     this.valid?.dispose();
     for (const { keys, values } of this.#layers) {
@@ -79,7 +86,12 @@ export class GraphCache implements KeyValueCache {
 
   append(layer: number, keys: Tensor, values: Tensor): { keys: Tensor; values: Tensor } {
     const before = this.#layers[layer];
-    const joined = before && { keys: cat([before.keys, keys], 2), values: cat([before.values, values], 2) };
+    // After `rewind` a layer still holds what is forgotten; it is left out here, so that the graph goes through this pass.
+    const held = (rows: Tensor) => (rows.shape[2]! > this.length ? rows.narrow(2, 0, this.length) : rows);
+    const joined = before && {
+      keys: cat([held(before.keys), keys], 2),
+      values: cat([held(before.values), values], 2),
+    };
     if (this.#segmented) {
       const all = joined ?? { keys, values };
       this.#layers[layer] = all;
@@ -108,6 +120,11 @@ export class GraphCache implements KeyValueCache {
     this.length += rows;
   }
 
+  rewind(length: number): void {
+    this.valid = validUpTo(this, length);
+    this.length = length;
+  }
+
   dispose(): void {
     this.valid?.dispose();
     if (this.#segmented) return;
@@ -127,4 +144,15 @@ function joinValid(cache: KeyValueCache, rows: number, valid: Tensor | null): Te
   const joined = keep(cat([before ?? all(cache.length), valid ?? all(rows)], 1));
   before?.dispose();
   return joined;
+}
+
+/** @throws RangeError when fewer positions are held */
+function validUpTo(cache: KeyValueCache, length: number): Tensor | null {
+  if (length > cache.length)
+    throw new RangeError(`the cache holds ${cache.length} positions and cannot be set back to ${length}`);
+  const before = cache.valid;
+  if (!before || length === cache.length) return before;
+  const kept = keep(before.narrow(1, 0, length));
+  before.dispose();
+  return kept;
 }

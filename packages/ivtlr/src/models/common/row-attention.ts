@@ -94,9 +94,10 @@ function hiddenMask(hidden: NonNullable<RowGroup['hidden']>, S: number, T: numbe
   const b = hidden.length;
   const bits = new Uint8Array(b * S * T);
   hidden.forEach((row, i) => {
-    for (let s = 0; s < (row?.count ?? 0); s++) {
+    if (!row) return;
+    for (let s = row.rows[0]; s < row.rows[1]; s++) {
       const start = (i * S + s) * T;
-      for (const [from, to] of row!.columns) bits.fill(1, start + from, start + to);
+      for (const [from, to] of row.columns) bits.fill(1, start + from, start + to);
     }
   });
   return fromBytes(bits, 'bool', [b, 1, S, T]).to({ device });

@@ -153,6 +153,13 @@ export class SlotCache {
     for (const slot of slots) this.#lengths[slot]! += size;
   }
 
+  /** Forgets the positions of a slot from `length` on; the next ones take their place. @throws RangeError when it holds fewer */
+  rewind(slot: number, length: number): void {
+    if (length > this.#lengths[slot]!)
+      throw new RangeError(`slot ${slot} holds ${this.#lengths[slot]} positions and cannot be set back to ${length}`);
+    this.#lengths[slot] = length;
+  }
+
   dispose(): void {
     for (const { keys, values } of this.#layers) {
       keys.dispose();

@@ -4,44 +4,34 @@
  */
 import { z } from 'zod';
 import { UserError } from '../../errors.ts';
-import { checkConfig, layerCount, tokenId, width } from '../common/config-schema.ts';
-import { checkVisionHeads, type PatchConfig, parseTextConfig, type QwenTextConfig } from '../qwen2-vl/config.ts';
-
-const three = z.literal(3, { error: 'only 3 is supported' });
+import { checkConfig, width } from '../common/config-schema.ts';
+import {
+  checkOutDim,
+  checkVisionHeads,
+  parseTextConfig,
+  type QwenTextConfig,
+  type TowerConfig,
+  three,
+  topSchema,
+  towerConfig,
+  visionFields,
+} from '../qwen2-vl/config.ts';
 
 const vision = z.object({
-  depth: layerCount.default(32),
+  ...visionFields,
   hidden_size: width.default(3584),
   intermediate_size: width.default(3420),
-  num_heads: width.default(16),
   out_hidden_size: width.default(3584),
-  patch_size: z.int().positive().max(1024).default(14),
-  temporal_patch_size: z.int().positive().max(64).default(2),
-  spatial_merge_size: z.int().positive().max(64).default(2),
   window_size: z.int().positive().max(65536).default(112),
   fullatt_block_indexes: z.array(z.int().min(0)).max(1000).default([7, 15, 23, 31]),
   // Files of 2025 say in_chans, which transformers does not read.
   in_chans: three.nullish(),
-  in_channels: three.default(3),
   hidden_act: z.literal('silu', { error: 'only silu is supported' }).default('silu'),
-  rope_parameters: z
-    .object({
-      rope_theta: z.literal(10000, { error: 'only 10000 is supported' }).optional(),
-      rope_type: z.enum(['axial', 'default'], { error: 'only axial is supported' }).optional(),
-    })
-    .nullish(),
 });
 
-const top = z.object({
-  model_type: z.literal('qwen2_5_vl'),
-  vision_config: vision.nullish().transform((value) => value ?? vision.parse({})),
-  text_config: z.record(z.string(), z.unknown()).nullish(),
-  image_token_id: tokenId.default(151655),
-  tie_word_embeddings: z.boolean().nullish(),
-});
+const top = topSchema('qwen2_5_vl', vision);
 
-export interface VisionConfig extends PatchConfig {
-  depth: number;
+export interface VisionConfig extends TowerConfig {
   mlpDim: number;
   /** Image tokens along one side of a window. */
   window: number;
@@ -62,14 +52,8 @@ export function parseVisionConfig(json: unknown, source: string): VisionConfig {
       `${source}: vision_config.window_size is ${v.window_size}, but an image token alone spans ${token} pixels`,
     );
   return {
-    depth: v.depth,
-    dim: v.hidden_size,
-    heads: v.num_heads,
+    ...towerConfig(v, v.hidden_size),
     mlpDim: v.intermediate_size,
-    patchSize: v.patch_size,
-    frames: v.temporal_patch_size,
-    merge: v.spatial_merge_size,
-    channels: v.in_channels,
     window: Math.floor(Math.floor(v.window_size / v.spatial_merge_size) / v.patch_size),
     fullAttention: new Set(v.fullatt_block_indexes),
   };
@@ -78,12 +62,9 @@ export function parseVisionConfig(json: unknown, source: string): VisionConfig {
 /** @throws UserError naming the file and the key that is wrong, or whose value this project's layers cannot follow */
 export function parseQwen25VLConfig(json: unknown, source: string): Qwen25VLConfig {
   const outer = checkConfig(top, json, source);
-  const { hidden_size: dim, num_heads: heads, out_hidden_size: out } = outer.vision_config;
+  const { hidden_size: dim, num_heads: heads, out_hidden_size: outDim } = outer.vision_config;
   checkVisionHeads('hidden_size', dim, heads, source);
   const decoder = parseTextConfig(outer, json, source);
-  if (out !== decoder.hiddenSize)
-    throw new UserError(
-      `${source}: vision_config.out_hidden_size is ${out}, but the decoder's hidden_size is ${decoder.hiddenSize}`,
-    );
+  checkOutDim(outDim, decoder, source);
   return { ...decoder, vision: parseVisionConfig(json, source) };
 }

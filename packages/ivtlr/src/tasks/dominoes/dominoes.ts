@@ -11,6 +11,7 @@ import {
   optionReading,
   parseSampleId,
 } from './generator.ts';
+import { DOMINOES_VOCABULARY } from './vocabulary.ts';
 
 /** The task with its generator set to a size. Files of any size can be read whatever the options. */
 export function createDominoes(options: Partial<DominoesOptions> = {}): Task {
@@ -25,6 +26,7 @@ export function createDominoes(options: Partial<DominoesOptions> = {}): Task {
     },
     groups: ({ meta }) => ({ topic: meta.topic ?? '' }),
     generator: {
+      vocabulary: DOMINOES_VOCABULARY,
       sample: (seed, split, index) => dominoesSample(seed, split, index, size),
       pretraining: {
         picture: (seed, split, index, level = size.dominoes) => imageReading(seed, split, index, level),

@@ -26,7 +26,8 @@ export interface PlacedDomino {
 }
 
 const BODY_GREY = 60;
-const BODY = { centreX: 14, centreY: 14, halfWidth: 12.5, halfHeight: 8, corner: 3 };
+const BODY_CORNER = 3;
+const BODY = { centreX: 14, centreY: 14, halfWidth: 12.5, halfHeight: 8 };
 /** Shape centres within a cell, pixels. */
 const LEFT_X = 8;
 const RIGHT_X = 20;
@@ -43,34 +44,37 @@ export function drawImage(dominoes: readonly PlacedDomino[], random: Random): Ui
   for (const { cell, left, right } of dominoes) {
     const originX = (cell % GRID) * CELL + random.between(-SHIFT, SHIFT);
     const originY = Math.floor(cell / GRID) * CELL + random.between(-SHIFT, SHIFT);
-    drawBody(pixels, originX + BODY.centreX, originY + BODY.centreY);
+    drawBody(pixels, originX + BODY.centreX, originY + BODY.centreY, BODY.halfWidth, BODY.halfHeight);
     drawShape(pixels, originX + LEFT_X, originY + CENTRE_Y, left, random);
     drawShape(pixels, originX + RIGHT_X, originY + CENTRE_Y, right, random);
   }
   return pixels;
 }
 
-function drawBody(pixels: Uint8Array, centreX: number, centreY: number): void {
-  const innerX = BODY.halfWidth - BODY.corner;
-  const innerY = BODY.halfHeight - BODY.corner;
-  paint(pixels, centreX, centreY, BODY.halfWidth, BODY.halfHeight, BODY_GREY, BODY_GREY, BODY_GREY, (x, y) => {
+/** A grey plate with round corners; all lengths in pixels. */
+export function drawBody(
+  pixels: Uint8Array,
+  centreX: number,
+  centreY: number,
+  halfWidth: number,
+  halfHeight: number,
+): void {
+  const innerX = halfWidth - BODY_CORNER;
+  const innerY = halfHeight - BODY_CORNER;
+  paint(pixels, centreX, centreY, halfWidth, halfHeight, BODY_GREY, BODY_GREY, BODY_GREY, (x, y) => {
     const dx = Math.abs(x) - innerX;
     const dy = Math.abs(y) - innerY;
     const outside = dx > 0 && dy > 0 ? Math.sqrt(dx * dx + dy * dy) : Math.max(dx, dy);
-    return BODY.corner - outside + 0.5;
+    return BODY_CORNER - outside + 0.5;
   });
 }
 
 function drawShape(pixels: Uint8Array, centreX: number, centreY: number, colour: number, random: Random): void {
   const radius = random.between(SMALLEST, LARGEST);
   const shape = random.below(3);
-  const [, red, green, blue] = COLOURS[colour]!;
-  const jitter = (level: number) => Math.min(255, Math.max(0, level + random.below(2 * LEVELS + 1) - LEVELS));
-  const r = jitter(red);
-  const g = jitter(green);
-  const b = jitter(blue);
+  const [r, g, b] = jittered(colour, random);
   if (shape === 0) {
-    paint(pixels, centreX, centreY, radius, radius, r, g, b, (x, y) => radius - Math.sqrt(x * x + y * y) + 0.5);
+    drawDisc(pixels, centreX, centreY, radius, [r, g, b]);
   } else if (shape === 1) {
     const half = radius * 0.92;
     const overlap = (at: number) => Math.max(0, Math.min(at + 0.5, half) - Math.max(at - 0.5, -half));
@@ -89,6 +93,25 @@ function drawShape(pixels: Uint8Array, centreX: number, centreY: number, colour:
       (x, y) => (reach - Math.abs(x) - Math.abs(y)) * Math.SQRT1_2 + 0.5,
     );
   }
+}
+
+/** RGB of a colour, each channel up to LEVELS off. */
+export function jittered(colour: number, random: Random): [number, number, number] {
+  const [, red, green, blue] = COLOURS[colour]!;
+  const jitter = (level: number) => Math.min(255, Math.max(0, level + random.below(2 * LEVELS + 1) - LEVELS));
+  return [jitter(red), jitter(green), jitter(blue)];
+}
+
+/** A disc; centre and radius in pixels. */
+export function drawDisc(
+  pixels: Uint8Array,
+  centreX: number,
+  centreY: number,
+  radius: number,
+  [red, green, blue]: readonly [number, number, number],
+): void {
+  const coverage = (x: number, y: number) => radius - Math.sqrt(x * x + y * y) + 0.5;
+  paint(pixels, centreX, centreY, radius, radius, red, green, blue, coverage);
 }
 
 /** Lays a colour over a box; `coverage(x, y)` is the share of the pixel whose centre lies at (x, y) from the shape's centre, clamped here. */

@@ -13,9 +13,10 @@ import {
 import { qwen2VlPrompts } from '../../models/qwen2-vl/prompts.ts';
 import { loadChatTemplate } from '../../text/chat-template.ts';
 import { LATENT_TOKENS, Tokenizer } from '../../text/tokenizer.ts';
+import { SPECIAL_TOKENS, UNKNOWN } from '../word-tokenizer.ts';
 import { checkOptions, dominoesSample, imageReading, optionReading } from './generator.ts';
 import { COLOURS } from './image.ts';
-import { dominoesTokens, SPECIAL_TOKENS, UNKNOWN, writeDominoesTokenizer } from './vocabulary.ts';
+import { dominoesTokens, writeDominoesTokenizer } from './vocabulary.ts';
 
 let folder = '';
 let tokenizer: Tokenizer;

@@ -1,116 +1,27 @@
-/**
- * The word-level tokenizer of the small model that learns dominoes, written as an ordinary Hugging Face tokenizer folder, so that this model
- * goes through the same rendering as any other: the frame of a prompt is cut into few tokens, every word is one token wherever it stands.
- */
-import { join } from 'node:path';
-import { writeFileAtomic } from '../../files.ts';
+/** The words of dominoes. */
 import { choiceLetter } from '../../text/prompt.ts';
-import { LATENT_TOKENS } from '../../text/tokenizer.ts';
+import type { Vocabulary } from '../task.ts';
+import { wordTokens, writeWordTokenizer } from '../word-tokenizer.ts';
 import { COLOURS } from './image.ts';
-
-export const UNKNOWN = '<|unk|>';
-
-/** Special tokens in the order of their ids, the latent ones last. The first ends texts and pads batches. */
-export const SPECIAL_TOKENS = [
-  '<|endoftext|>',
-  '<|vision_start|>',
-  '<|vision_end|>',
-  '<|image_pad|>',
-  '<|video_pad|>',
-  ...LATENT_TOKENS,
-] as const;
 
 const LETTERS = [0, 1, 2, 3].map(choiceLetter);
 
-/** Pieces of a prompt's frame, longer before shorter where one begins like the other. */
-const FRAME = ['[Question]:{', '}\n[Options]:\n', '}\n', ...LETTERS.map((letter) => `(${letter}).{`), 'Answer:\n'];
-
-const WORDS = [
-  ...['\n', ',', '.', ':', '?', 'Start', 'at', 'follow', 'domino', 'dominoes', 'which', 'colour'],
-  ...['1', '2', '3', '4', '5', '6', '7', 'to', 'is', 'Therefore', 'the', 'answer'],
-  ...LETTERS,
-  ...COLOURS.map(([name]) => name),
-];
-
-/** Images are marked, texts stand as they are: no roles and no system text, which would cost a small model many tokens. */
-const CHAT_TEMPLATE =
-  "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}{% else %}" +
-  "{% for part in message['content'] %}{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>" +
-  "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}{% endfor %}";
+export const DOMINOES_VOCABULARY: Vocabulary = {
+  frame: ['[Question]:{', '}\n[Options]:\n', '}\n', ...LETTERS.map((letter) => `(${letter}).{`), 'Answer:\n'],
+  words: [
+    ...['\n', ',', '.', ':', '?', 'Start', 'at', 'follow', 'domino', 'dominoes', 'which', 'colour'],
+    ...['1', '2', '3', '4', '5', '6', '7', 'to', 'is', 'Therefore', 'the', 'answer'],
+    ...LETTERS,
+    ...COLOURS.map(([name]) => name),
+  ],
+};
 
 /** All tokens, by id. */
 export function dominoesTokens(): string[] {
-  return [UNKNOWN, ...FRAME, ...WORDS, ...SPECIAL_TOKENS];
+  return wordTokens(DOMINOES_VOCABULARY);
 }
 
-/** The content of tokenizer.json. */
-export function dominoesTokenizer(): Record<string, unknown> {
-  const tokens = dominoesTokens();
-  const firstSpecial = tokens.length - SPECIAL_TOKENS.length;
-  const words = tokens.slice(0, firstSpecial);
-  const pattern = [...FRAME.map(escapeRegex), '[A-Za-z]+', '[0-9]', '\\n', '[,.:?]'].join('|');
-  const replace = (pattern: Record<string, string>, content: string) => ({ type: 'Replace', pattern, content });
-  return {
-    version: '1.0',
-    truncation: null,
-    padding: null,
-    added_tokens: SPECIAL_TOKENS.map((content, index) => ({
-      id: firstSpecial + index,
-      content,
-      single_word: false,
-      lstrip: false,
-      rstrip: false,
-      normalized: false,
-      special: true,
-    })),
-    normalizer: null,
-    pre_tokenizer: {
-      type: 'Sequence',
-      pretokenizers: [
-        { type: 'Split', pattern: { Regex: pattern }, behavior: 'Isolated', invert: false },
-        { type: 'Split', pattern: { Regex: ' +' }, behavior: 'Removed', invert: false },
-      ],
-    },
-    post_processor: null,
-    // Spaces are not tokens: decoding puts one before each token and takes it away where text has none.
-    decoder: {
-      type: 'Sequence',
-      decoders: [
-        { type: 'WordPiece', prefix: '##', cleanup: true },
-        { type: 'Fuse' },
-        replace({ Regex: ' ?\\n ?' }, '\n'),
-        replace({ String: '{ ' }, '{'),
-        replace({ String: ' }' }, '}'),
-        replace({ String: ' :' }, ':'),
-      ],
-    },
-    model: {
-      type: 'WordLevel',
-      vocab: Object.fromEntries(words.map((token, id) => [token, id])),
-      unk_token: UNKNOWN,
-    },
-  };
-}
-
-/** Writes tokenizer.json, tokenizer_config.json and chat_template.json into a model folder. Returns the number of tokens. */
+/** See writeWordTokenizer. */
 export function writeDominoesTokenizer(folder: string): number {
-  const [endOfText] = SPECIAL_TOKENS;
-  const config = {
-    tokenizer_class: 'PreTrainedTokenizerFast',
-    bos_token: null,
-    eos_token: endOfText,
-    pad_token: endOfText,
-    unk_token: UNKNOWN,
-    clean_up_tokenization_spaces: false,
-  };
-  const write = (name: string, content: unknown) =>
-    writeFileAtomic(join(folder, name), `${JSON.stringify(content, null, 1)}\n`);
-  write('tokenizer.json', dominoesTokenizer());
-  write('tokenizer_config.json', config);
-  write('chat_template.json', { chat_template: CHAT_TEMPLATE });
-  return dominoesTokens().length;
-}
-
-function escapeRegex(text: string): string {
-  return text.replace(/[[\](){}.?*+^$|\\]/g, '\\$&').replaceAll('\n', '\\n');
+  return writeWordTokenizer(folder, DOMINOES_VOCABULARY);
 }

@@ -1,17 +1,23 @@
-/** The folder of a dominoes model that starts from random weights: everything but the weights. */
+/** The folder of a model that learns a task of few words from random weights: everything but the weights. */
 import { join } from 'node:path';
-import { makeFolder, writeFileAtomic } from '../../files.ts';
-import { Tokenizer } from '../../text/tokenizer.ts';
-import { SPECIAL_TOKENS, writeDominoesTokenizer } from './vocabulary.ts';
+import { makeFolder, writeFileAtomic } from '../files.ts';
+import { Tokenizer } from '../text/tokenizer.ts';
+import type { Vocabulary } from './task.ts';
+import { SPECIAL_TOKENS, writeWordTokenizer } from './word-tokenizer.ts';
 
 /**
  * Writes tokenizer and image preprocessing into `folder`, which is made if need be.
+ * @param vocabulary of the task
  * @param config config.json without what follows from the vocabulary
  * @returns the whole config.json
  */
-export function writeFreshFolder(folder: string, config: Record<string, unknown>): Record<string, unknown> {
+export function writeFreshFolder(
+  folder: string,
+  vocabulary: Vocabulary,
+  config: Record<string, unknown>,
+): Record<string, unknown> {
   makeFolder(folder);
-  writeDominoesTokenizer(folder);
+  writeWordTokenizer(folder, vocabulary);
   const tokenizer = Tokenizer.fromFolder(folder);
   const [endOfText, visionStart, visionEnd, imagePad] = SPECIAL_TOKENS.map((token) => tokenizer.tokenToId(token)!);
   const preprocessor = {
