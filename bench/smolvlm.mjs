@@ -1,7 +1,8 @@
 // Training steps and evaluation of SmolVLM-256M's shape with random weights, through `ivtlr train` and `ivtlr eval`. After a build:
-//   node bench/smolvlm.mjs [--threads 2] [--dtype float32] [--samples 4] [--steps 2] [--save]
-// The recipe smolvlm-256m-m3cot as it is (512x512 pictures, LoRA on the decoder, activation checkpointing), but batches of --samples rows, and
-// the last stage from the start: 5 latent steps. Pictures are noise of 640x480; questions and rationales are as long as M3CoT's are in the middle.
+//   node bench/smolvlm.mjs [--threads 2] [--processes 1] [--dtype float32] [--samples 4] [--steps 2] [--save]
+// Threads are those of a process. The recipe smolvlm-256m-m3cot as it is (512x512 pictures, LoRA on the decoder, activation checkpointing), but batches of --samples rows and
+// stages of one epoch: 0, 1, 2 and 3 latent steps, those of the recipe's sixteen epochs. Of each stage the fastest step counts. Then --samples
+// rows are answered with three latent steps and 16 tokens. Pictures are noise of 640x480; questions and rationales are as long as M3CoT's are in the middle.
 import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
@@ -18,6 +19,7 @@ import { circumstances, fail, round, save } from './run.mjs';
 const { values } = parseArgs({
   options: {
     threads: { type: 'string', default: '2' },
+    processes: { type: 'string', default: '1' },
     dtype: { type: 'string', default: 'float32' },
     samples: { type: 'string', default: '4' },
     steps: { type: 'string', default: '2' },
@@ -26,8 +28,10 @@ const { values } = parseArgs({
 });
 const threads = Number(values.threads);
 const samples = Number(values.samples);
+const processes = Number(values.processes);
 const EPOCH = 7863; // training rows of M3CoT
 const EPOCHS = 16;
+const STAGES = 4;
 const root = fileURLToPath(new URL('..', import.meta.url));
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ivtlr-smolvlm-'));
 process.on('exit', () => fs.rmSync(folder, { recursive: true, force: true }));
@@ -85,13 +89,25 @@ const set = {
     threads,
     dtype: values.dtype,
     'data.folder': data,
-    'data.validation.everyEpochs': 100,
+    'data.validation.samples': 0,
+    'checkpoint.best': false,
     tensorboard: false,
   },
-  ...{ globalBatch: samples, microBatch: 2, numEpochs: 6, 'latent.epochsPerStage': 1, 'checkpoint.stageModels': false },
+  ...{
+    globalBatch: samples,
+    microBatch: 2,
+    numEpochs: STAGES,
+    'latent.epochsPerStage': 1,
+    'checkpoint.stageModels': false,
+  },
 };
-// The first epochs only bring the curriculum to its last stage; the last one is measured.
-ivtlr('train', 'smolvlm-256m-m3cot', ...Object.entries(set).flatMap(([key, value]) => ['--set', `${key}=${value}`]));
+const parallel = processes > 1 ? ['--processes', `${processes}`] : [];
+ivtlr(
+  'train',
+  'smolvlm-256m-m3cot',
+  ...parallel,
+  ...Object.entries(set).flatMap(([key, value]) => ['--set', `${key}=${value}`]),
+);
 const steps = fs
   .readFileSync(path.join(out, 'metrics.jsonl'), 'utf8')
   .trim()
@@ -99,7 +115,7 @@ const steps = fs
   .map((line) => JSON.parse(line))
   .filter(({ kind }) => kind === 'step');
 const perStep = Number(values.steps);
-const stages = Array.from({ length: 6 }, (_, stage) => steps.slice(stage * perStep, (stage + 1) * perStep));
+const stages = Array.from({ length: STAGES }, (_, stage) => steps.slice(stage * perStep, (stage + 1) * perStep));
 const secondsOf = (stage) => 1 / Math.max(...stage.map(({ samplesPerSecond }) => samplesPerSecond));
 const trained = stages.map(secondsOf);
 const evaluated = ivtlr(
@@ -109,9 +125,9 @@ const evaluated = ivtlr(
   '--data',
   data,
   '--limit',
-  '4',
+  String(samples),
   '--batch',
-  '4',
+  String(samples),
   '--threads',
   String(threads),
   '--max-new-tokens',
@@ -119,15 +135,16 @@ const evaluated = ivtlr(
   '--json',
 );
 const report = JSON.parse(evaluated.stdout).results[0];
-// Sixteen epochs: four each at stages 0 to 3.
-const days = (EPOCH * (EPOCHS / 4) * (trained[0] + trained[1] + trained[2] + trained[3])) / 86400;
+const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
+// Equally many epochs at each stage.
+const days = (EPOCH * (EPOCHS / STAGES) * sum(trained)) / 86400;
 const result = {
-  command: `node bench/smolvlm.mjs --threads ${threads} --dtype ${values.dtype} --samples ${samples} --steps ${perStep}`,
+  command: `node bench/smolvlm.mjs --threads ${threads} --processes ${processes} --dtype ${values.dtype} --samples ${samples} --steps ${perStep}`,
   ...before,
-  case: `SmolVLM-256M's shape, ${values.dtype}, 512x512 (64 image tokens), LoRA of rank 64, micro-batches of 2`,
+  case: `SmolVLM-256M's shape, ${values.dtype}, 512x512 (64 image tokens), LoRA of rank 64, micro-batches of 2, ${processes} ${processes > 1 ? 'processes' : 'process'}`,
   trainingSecondsPerSampleByStage: trained.map((seconds) => round(seconds)),
   evaluation: { secondsPerSample: round(report.secondsPerSample), newTokens: 16 },
   m3cotDays: { epochs: EPOCHS, days: round(days) },
 };
 console.log(JSON.stringify(result, null, 1));
-if (values.save) save('smolvlm-256m-training', result);
+if (values.save) save(`smolvlm-256m-training${processes > 1 ? `-${processes}-processes` : ''}`, result);

@@ -1,4 +1,4 @@
-/** config.json files as five versions of transformers write them: the same numbers as transformers reads, and weights that load under each. */
+/** config.json files as six versions of transformers write them: the same numbers as transformers reads, and weights that load under each. */
 import fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -12,10 +12,13 @@ import { parseQwen25VLConfig } from '../../packages/ivtlr/src/models/qwen2-5-vl/
 import { parseQwen2VLConfig } from '../../packages/ivtlr/src/models/qwen2-vl/config.ts';
 import { parseQwen3VLConfig } from '../../packages/ivtlr/src/models/qwen3-vl/config.ts';
 import { loadModel } from '../../packages/ivtlr/src/models/registry.ts';
+import { parseSmolVlmConfig } from '../../packages/ivtlr/src/models/smolvlm/config.ts';
 import { type GoldenCase, makeBatch, readGolden, relativeError, seededImages } from './model.ts';
 import { common, type NewerQwen, newerQwen, type Resolved } from './resolved-config.ts';
+import { type SmolVlmCase, seededSmolVlmImages } from './smolvlm-model.ts';
 
 interface Older extends Resolved {
+  scale_factor?: number;
   swin_norm?: boolean;
   vision?: Record<string, number>;
   vq?: Record<string, unknown>;
@@ -45,8 +48,10 @@ const named = (cases: readonly VersionCase[]) =>
   cases.map((one) => [`${one.name}, transformers ${one.version}`, one] as const);
 const family = (type: string) => golden.cases.filter(({ config }) => config.model_type === type);
 
-test('five versions, and the short files of the older ones', () => {
-  expect(golden.versions).toEqual(['4.45.2', '4.49.0', '4.51.3', '4.57.6', '5.17.0']);
+test('six versions, and the short files of the older ones', () => {
+  expect(golden.versions).toEqual(['4.45.2', '4.46.3', '4.49.0', '4.51.3', '4.57.6', '5.17.0']);
+  const having = (type: string) => new Set(family(type).map(({ version }) => version)).size;
+  expect(['qwen2_vl', 'chameleon', 'idefics3', 'smolvlm'].map(having)).toEqual([6, 6, 5, 3]);
   for (const version of ['4.45.2', '4.49.0']) {
     const { config } = golden.cases.find((one) => one.version === version && one.name === 'qwen2-vl 2b')!;
     const keys = ['hidden_size', 'in_chans', 'model_type', 'spatial_patch_size'];
@@ -116,7 +121,58 @@ test.each(named(family('chameleon')))('%s', (_, { config, written, read }) => {
   }
 });
 
+test.each(named([...family('idefics3'), ...family('smolvlm')]))('%s', (_, { config, written, read }) => {
+  const parsed = parseSmolVlmConfig(config, 'config.json');
+  for (const wanted of [written, read]) {
+    const vision = wanted.vision!;
+    expect([wanted.hidden_act, vision.hidden_act, vision.num_channels]).toEqual(['silu', 'gelu_pytorch_tanh', 3]);
+    expect(parsed).toEqual({
+      ...common(wanted),
+      imageTokenId: wanted.image_token_id,
+      vision: {
+        layers: vision.num_hidden_layers,
+        dim: vision.hidden_size,
+        heads: vision.num_attention_heads,
+        mlpDim: vision.intermediate_size,
+        normEps: vision.layer_norm_eps,
+        patchSize: vision.patch_size,
+        places: Math.floor(vision.image_size! / vision.patch_size!),
+        shuffle: wanted.scale_factor,
+      },
+    });
+  }
+});
+
 describe('stored weights under the file of each version', () => {
+  interface Sharded extends SmolVlmCase {
+    folder: string;
+    input_ids: number[];
+    last_logits: number[];
+    greedy: number[][];
+  }
+  const { sharded } = readGolden<{ sharded: Sharded }>('smolvlm-folders.json');
+
+  // 4.46.3 does not write that the head is tied, and so does not read it either.
+  const tied = golden.cases.filter(
+    ({ name, read }) => /^(idefics3|smolvlm) tiny$/.test(name) && read.tie_word_embeddings,
+  );
+  test('all versions but one say that the head is tied', () => expect(tied.length).toBe(7));
+
+  test.each(named(tied))('%s', (_, { config }) => {
+    fs.cpSync(fileURLToPath(new URL(`goldens/${sharded.folder}`, import.meta.url)), folder, { recursive: true });
+    fs.writeFileSync(join(folder, 'config.json'), JSON.stringify(config));
+    const model = loadModel(folder, { dtype: 'float32' });
+    scope(() => {
+      const { input_ids, ids, ...rest } = sharded;
+      const batch = makeBatch([input_ids], [input_ids.map(() => 1)], seededSmolVlmImages(rest), ids);
+      const options = { ...LATENT_DEFAULTS, maxNewTokens: 12, eosIds: [], firstLogits: true };
+      const result = generateAll(model, batch, options);
+      expect(relativeError(result.firstLogits[0]!, sharded.last_logits)).toBeLessThan(1e-4);
+      expect(result.tokens).toEqual(sharded.greedy);
+    });
+    model.module.dispose();
+  });
+
   interface TinyCase extends GoldenCase {
     input_ids: number[];
     float32: { last_logits: number[]; greedy: number[] };

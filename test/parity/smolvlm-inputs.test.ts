@@ -6,11 +6,13 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { inflateSync } from 'node:zlib';
 import { liveTensorCount } from '@ivtlr/torch';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { tokenizeConversation } from '../../packages/ivtlr/src/data/conversation.ts';
 import { renderInference, tokenizeSample } from '../../packages/ivtlr/src/data/render.ts';
 import { folderRendering } from '../../packages/ivtlr/src/engine/folder-rendering.ts';
 import { smolVlm } from '../../packages/ivtlr/src/models/smolvlm/family.ts';
 import { SmolVlmInputs } from '../../packages/ivtlr/src/models/smolvlm/inputs.ts';
+import type { ChatMessage } from '../../packages/ivtlr/src/text/chat-template.ts';
 import { LATENT_TOKENS, Tokenizer } from '../../packages/ivtlr/src/text/tokenizer.ts';
 import type { RawImage, RgbImage } from '../../packages/ivtlr/src/vision/image.ts';
 import { readGolden } from './model.ts';
@@ -32,15 +34,23 @@ interface Case {
 interface PromptCase {
   /** Whether the tokenizer knows the names of rows and columns. */
   markers: boolean;
-  grid: [rows: number, columns: number];
+  /** Rows and columns of each picture. */
+  grids: [rows: number, columns: number][];
   question: string;
   choices: string[];
   text: string;
   input_ids: number[];
 }
 
+type ConversationCase = Pick<PromptCase, 'markers' | 'grids' | 'input_ids'> & { messages: ChatMessage[] };
+
 const goldens = readGolden<{ stride: number; configs: Record<string, object>; cases: Case[] }>('smolvlm-inputs.json');
-const prompts = readGolden<{ run: number; without: string[]; cases: PromptCase[] }>('smolvlm-prompts.json');
+const prompts = readGolden<{
+  run: number;
+  without: string[];
+  cases: PromptCase[];
+  conversations: ConversationCase[];
+}>('smolvlm-prompts.json');
 
 /** Lossy formats may be decoded by another release of their library, which may round differently. */
 const LOSSY = /\.jpg$|lossy\.webp$|\.avif$/;
@@ -129,36 +139,59 @@ it('has every kind of picture', () => {
   for (const grid of ['0x0', '4x4', '1x4', '4x1', '3x4']) expect(grids).toContain(grid);
 });
 
-it('prompts: what is written for an image, and the ids, with and without tokens of their own for rows and columns', async () => {
-  const own = fileURLToPath(new URL('goldens/smolvlm-tokenizer', import.meta.url));
-  const plain = path.join(folder, 'plain');
-  fs.cpSync(own, plain, { recursive: true });
-  const file = path.join(plain, 'tokenizer.json');
-  const definition = JSON.parse(fs.readFileSync(file, 'utf8')) as { added_tokens: { id: number; content: string }[] };
-  const kept = definition.added_tokens.filter(({ content }) => !prompts.without.includes(content));
-  definition.added_tokens = kept.map((token, i) => ({ ...token, id: kept[0]!.id + i }));
-  fs.writeFileSync(file, JSON.stringify(definition));
+describe.each([
+  ['with', true],
+  ['without', false],
+] as const)('prompts, %s tokens of their own for rows and columns', (_, markers) => {
   const image = { kind: 'rgb' as const, width: 1, height: 1, data: new Uint8Array(3) };
   const inputs = new SmolVlmInputs({ max_image_size: { longest_edge: prompts.run } }, { patchSize: 1, shuffle: 1 });
-  for (const [source, markers] of [
-    [own, true],
-    [plain, false],
-  ] as const) {
-    const tokenizer = Tokenizer.fromFolder(source);
-    tokenizer.addSpecialTokens(LATENT_TOKENS);
-    const render = folderRendering(source, smolVlm, tokenizer, 'consistent')('m3cot');
-    const own = prompts.cases.filter((entry) => entry.markers === markers);
-    expect(own.length).toBe(28);
-    for (const { grid, question, choices, input_ids } of own) {
-      const [rows, columns] = grid;
+  /** What is shown of pictures that are cut so: three tokens a tile here, to keep the golden small. */
+  const shown = (grids: PromptCase['grids']) =>
+    grids.map(([rows, columns]) => {
       const size = (n: number) => Math.max(1, n) * prompts.run;
       const tiles = { width: size(columns), height: size(rows), data: new Uint8Array() };
       const { written } = inputs.layout({ image: tiles, whole: rows > 0 ? tiles : undefined });
-      // Three tokens a tile here, to keep the golden small.
-      const shown = { written, tokens: (rows * columns + 1) * prompts.run };
-      const sample = { id: 'a', images: [image], question, choices, rationale: '', answer: '', meta: {} };
-      const { ids } = renderInference(await tokenizeSample(sample, [shown], 'infer', render), 2);
+      return { written, tokens: (rows * columns + 1) * prompts.run };
+    });
+  let source = fileURLToPath(new URL('goldens/smolvlm-tokenizer', import.meta.url));
+  let tokenizer: Tokenizer;
+
+  beforeAll(() => {
+    if (!markers) {
+      const plain = path.join(folder, 'plain');
+      fs.cpSync(source, plain, { recursive: true });
+      const file = path.join(plain, 'tokenizer.json');
+      const definition = JSON.parse(fs.readFileSync(file, 'utf8')) as {
+        added_tokens: { id: number; content: string }[];
+      };
+      const kept = definition.added_tokens.filter(({ content }) => !prompts.without.includes(content));
+      definition.added_tokens = kept.map((token, i) => ({ ...token, id: kept[0]!.id + i }));
+      fs.writeFileSync(file, JSON.stringify(definition));
+      source = plain;
+    }
+    tokenizer = Tokenizer.fromFolder(source);
+    tokenizer.addSpecialTokens(LATENT_TOKENS);
+  });
+
+  it('questions about one picture, several and none', async () => {
+    const render = folderRendering(source, smolVlm, tokenizer, 'consistent')('m3cot');
+    const own = prompts.cases.filter((entry) => entry.markers === markers);
+    expect(own.length).toBe(44);
+    for (const { grids, question, choices, input_ids } of own) {
+      const images = grids.map(() => image);
+      const sample = { id: 'a', images, question, choices, rationale: '', answer: '', meta: {} };
+      const { ids } = renderInference(await tokenizeSample(sample, shown(grids), 'infer', render), 2);
       expect(ids).toEqual(input_ids);
     }
-  }
+  });
+
+  it('conversations', async () => {
+    const render = folderRendering(source, smolVlm, tokenizer, 'plain')('m3cot');
+    const own = prompts.conversations.filter((entry) => entry.markers === markers);
+    expect(own.length).toBe(4);
+    for (const { grids, messages, input_ids } of own) {
+      const { promptIds, afterLatentIds } = await tokenizeConversation(messages, shown(grids), render);
+      expect([...promptIds, ...afterLatentIds]).toEqual(input_ids);
+    }
+  });
 });

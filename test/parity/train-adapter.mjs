@@ -1,6 +1,6 @@
-// Trains a small LoRA adapter on goldens/hf-tiny-f32 (or, with qwen25 or qwen3, on that family's bf16-sharded folder in float32) and writes it with the logits it gives, for
+// Trains a small LoRA adapter on goldens/hf-tiny-f32 (or, with qwen25, qwen3 or smolvlm, on that family's bf16-sharded folder in float32) and writes it with the logits it gives, for
 // python/check_adapter.py. After a build:
-//   node test/parity/train-adapter.mjs OUT [qwen25|qwen3] && python test/parity/python/check_adapter.py OUT [qwen25|qwen3]
+//   node test/parity/train-adapter.mjs OUT [qwen25|qwen3|smolvlm] && python test/parity/python/check_adapter.py OUT [qwen25|qwen3|smolvlm]
 import fs from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -14,36 +14,54 @@ import { trainingLoss } from '../../packages/ivtlr/dist/train/loss.js';
 
 const [out, family] = process.argv.slice(2);
 if (!out) {
-  console.error('usage: node test/parity/train-adapter.mjs OUT [qwen25|qwen3]');
+  console.error('usage: node test/parity/train-adapter.mjs OUT [qwen25|qwen3|smolvlm]');
   process.exit(2);
 }
 const goldens = fileURLToPath(new URL('goldens', import.meta.url));
 const read = (name) => JSON.parse(fs.readFileSync(path.join(goldens, name), 'utf8'));
 const { targets, cases } = read('lora.json');
-const { base, seed, input_ids: inputIds, labels, image_grid_thw: grids } = family ? newer() : cases[0];
+const { base, seed, input_ids: inputIds, labels, ...golden } = family ? newer() : cases[0];
 
 /** The last nine tokens are learned. */
 function newer() {
-  const { stored } = read(`${family}-folders.json`);
-  const { folder, input_ids: ids } = stored[0];
+  const { stored, sharded = stored[0] } = read(`${family}-folders.json`);
+  const { folder, input_ids: ids } = sharded;
   return {
-    ...stored[0],
+    ...sharded,
     base: folder,
     input_ids: [ids],
     labels: [ids.map((id, i) => (i < ids.length - 9 ? -100 : id))],
   };
 }
 
-const [, height, width] = grids[0];
+function qwenImage([, height, width]) {
+  const patchSize = family === 'qwen3' ? 16 : 14;
+  return {
+    pixels: randn([height * width, 3 * 2 * patchSize ** 2]),
+    grid: [1, height, width],
+    tokens: (height * width) / 4,
+    tokenGrid: [height / 2, width / 2],
+    source: { width: width * patchSize, height: height * patchSize },
+  };
+}
+
+/** A picture cut into rows and columns of tiles, and the whole. */
+function smolVlmImage([rows, columns]) {
+  const { tile, config } = golden;
+  const tiles = rows * columns + 1;
+  const side = tile / config.vision_config.patch_size / config.scale_factor;
+  return {
+    pixels: randn([tiles, 3, tile, tile]),
+    grid: [1, rows * side, columns * side],
+    tokens: tiles * side ** 2,
+    tokenGrid: [rows * side, columns * side],
+    source: { width: columns * tile, height: rows * tile },
+  };
+}
+
 manualSeed(seed + 1);
-const patchSize = family === 'qwen3' ? 16 : 14;
-const image = {
-  pixels: randn([height * width, 3 * 2 * patchSize ** 2]),
-  grid: grids[0],
-  tokens: (height * width) / 4,
-  tokenGrid: [height / 2, width / 2],
-  source: { width: width * patchSize, height: height * patchSize },
-};
+const image = family === 'smolvlm' ? smolVlmImage(golden.pictures[0]) : qwenImage(golden.image_grid_thw[0]);
+const positions = family === 'smolvlm' ? 'sequential' : 'mrope';
 const batch = {
   inputIds,
   labels,
@@ -60,7 +78,7 @@ model.module.train();
 const optimizer = new AdamW(loraParameters(model.module), { lr: 5e-3 });
 const losses = Array.from({ length: 20 }, () =>
   scope(() => {
-    const options = { ...LATENT_DEFAULTS, positions: 'mrope', latentGradient: 'detached', pickSupervision: 0 };
+    const options = { ...LATENT_DEFAULTS, positions, latentGradient: 'detached', pickSupervision: 0 };
     const { loss } = trainingLoss(model, batch, options);
     loss.backward();
     optimizer.step();
@@ -71,17 +89,18 @@ const losses = Array.from({ length: 20 }, () =>
 model.module.eval();
 const logits = noGrad(() =>
   scope(() => {
-    const prompt = embedPrompt(model, { ...batch, latentStart: inputIds[0].length }, 'mrope');
+    const prompt = embedPrompt(model, { ...batch, latentStart: inputIds[0].length }, positions);
     const { hidden } = new Sequence(model, prompt, null, false).run();
     return model.logits(hidden.select(1, -1)).toNumbers();
   }),
 );
-for (const style of ['nested', 'flat']) {
+// How transformers names the decoder's layers depends on its version where it nests them.
+const styles = model.pathStyle === 'nested' ? ['nested', 'flat'] : ['flat'];
+for (const style of styles) {
   const folder = path.join(out, style);
   fs.mkdirSync(folder, { recursive: true });
   saveAdapter(model.module, folder, options, { baseModel: base, style });
 }
 fs.writeFileSync(path.join(out, 'result.json'), JSON.stringify({ losses, logits }));
-console.log(
-  `loss ${losses[0].toFixed(3)} -> ${losses.at(-1).toFixed(3)}; wrote ${out}/nested, ${out}/flat and ${out}/result.json`,
-);
+const written = styles.map((style) => `${out}/${style}`).join(', ');
+console.log(`loss ${losses[0].toFixed(3)} -> ${losses.at(-1).toFixed(3)}; wrote ${written} and ${out}/result.json`);

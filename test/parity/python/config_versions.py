@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 
-VERSIONS = ["4.45.2", "4.49.0", "4.51.3", "4.57.6"]
+VERSIONS = ["4.45.2", "4.46.3", "4.49.0", "4.51.3", "4.57.6"]
 
 # The hub's flat files of 2024, in full.
 QWEN = dict(
@@ -184,6 +184,70 @@ CHAMELEON = dict(
 SMALL_VQ = dict(base_channels=32, channel_multiplier=[1, 1, 1, 1, 1], num_res_blocks=1, num_embeddings=64, embed_dim=16)
 LONG = dict(factor=4.0, original_max_position_embeddings=32768, mrope_section=[16, 24, 24])
 
+# What the hub's SmolVLM folders say of their decoder beside its sizes.
+LLAMA = dict(
+    _flash_attn_2_enabled=True,
+    architectures=["VLlama3ForCausalLM"],
+    bos_token_id=1,
+    eos_token_id=2,
+    is_llama_config=True,
+    max_position_embeddings=8192,
+    mlp_bias=False,
+    model_type="llama",
+    neftune_noise_alpha=0.0,
+    pad_token_id=2,
+    qk_layer_norms=False,
+    rms_norm_eps=1e-5,
+    rope_interleaved=False,
+    rope_scaling=None,
+    torch_dtype="bfloat16",
+    use_cache=True,
+    use_resampler=False,
+)
+
+
+def smolvlm(model_type, text, vision, scale, tie=False, image=49190):
+    """`text`: hidden size, layers, heads, key heads, inner size, vocabulary, rope_theta. `vision`: hidden size, inner size, layers, heads, image, patch."""
+    names = "hidden_size num_hidden_layers num_attention_heads num_key_value_heads intermediate_size vocab_size rope_theta".split()
+    tower = "hidden_size intermediate_size num_hidden_layers num_attention_heads image_size patch_size".split()
+    kept = {name: value for name, value in zip(tower, vision) if value is not None}
+    name = dict(idefics3="Idefics3", smolvlm="SmolVLM")[model_type]
+    return dict(
+        architectures=[f"{name}ForConditionalGeneration"],
+        image_token_id=image,
+        model_type=model_type,
+        pad_token_id=2,
+        scale_factor=scale,
+        text_config=LLAMA | dict(zip(names, text)) | dict(pixel_shuffle_factor=scale),
+        tie_word_embeddings=tie,
+        torch_dtype="bfloat16",
+        use_cache=True,
+        vision_config=dict(model_type=model_type, tie_word_embeddings=False, use_base_siglip=False) | kept,
+        vocab_size=text[5],
+    )
+
+
+# The hub's files leave out what has its default: the small towers' inner size and number of layers.
+SMALL_TOWER = (768, None, None, 12, 512, 16)
+LARGE_TOWER = (1152, 4304, 27, 16, 384, 14)
+TINY_LLAMA, TINY_TOWER = (32, 2, 2, 1, 48, 320, 10000.0), (16, 24, 1, 2, 32, 4)
+
+
+def smolvlms(model_type):
+    """Idefics3, SmolVLM and SmolVLM2 say the same of themselves under two names. `tiny` is the shape of smolvlm-bf16-sharded, whose weights are stored."""
+    tiny = smolvlm(model_type, TINY_LLAMA, TINY_TOWER, 2, True, image=319)
+    return {
+        f"{model_type} 256m": smolvlm(model_type, (576, 30, 9, 3, 1536, 49280, 100000), SMALL_TOWER, 4),
+        f"{model_type} 500m": smolvlm(model_type, (960, 32, 15, 5, 2560, 49280, 100000), SMALL_TOWER, 4),
+        f"{model_type} 2.2b": smolvlm(model_type, (2048, 24, 32, 32, 8192, 49280, 273768.0), LARGE_TOWER, 3),
+        f"{model_type} 8b": smolvlm(model_type, (4096, 32, 32, 8, 14336, 128259, 500000.0), LARGE_TOWER[:4] + (364, 14), 2, image=128257),
+        # The default image token is none of the default decoder's.
+        f"{model_type} defaults": dict(model_type=model_type, image_token_id=31999),
+        f"{model_type} tiny": tiny,
+        f"{model_type} linear": tiny | dict(text_config=tiny["text_config"] | dict(rope_scaling=dict(rope_type="linear", factor=2.0))),
+    }
+
+
 CONFIGS = {
     "qwen2-vl 2b": qwen(1536, 28, 12, 2, 8960, 151936, True),
     "qwen2-vl 7b": qwen(3584, 28, 28, 4, 18944, 152064, False),
@@ -208,6 +272,8 @@ CONFIGS = {
     | dict(hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2)
     | dict(vocab_size=320, rope_theta=5e5, tie_word_embeddings=True, vocabulary_map={"<image>": 319})
     | dict(vq_config=CHAMELEON["vq_config"] | SMALL_VQ, rope_scaling=dict(type="linear", factor=2.0)),
+    **smolvlms("idefics3"),
+    **smolvlms("smolvlm"),
 }
 
 
@@ -244,6 +310,10 @@ def resolved(config):
         vq = "embed_dim num_embeddings latent_channels resolution in_channels base_channels channel_multiplier num_res_blocks"
         result["vq"] = numbers(config.vq_config, vq + " attn_resolutions attn_type")
         result["vq"]["channel_multiplier"] = list(result["vq"]["channel_multiplier"])
+    else:
+        vision = "hidden_size intermediate_size num_hidden_layers num_attention_heads image_size patch_size layer_norm_eps num_channels hidden_act"
+        result["vision"] = numbers(config.vision_config, vision)
+        result |= numbers(config, "scale_factor image_token_id")
     return result
 
 
@@ -252,6 +322,7 @@ def class_of(name):
     import transformers
 
     classes = {"qwen2-vl": "Qwen2VLConfig", "qwen2.5-vl": "Qwen2_5_VLConfig", "qwen3-vl": "Qwen3VLConfig", "chameleon": "ChameleonConfig"}
+    classes |= {"idefics3": "Idefics3Config", "smolvlm": "SmolVLMConfig"}
     return getattr(transformers, classes[name.split(" ")[0]], None)
 
 

@@ -7,7 +7,7 @@ import torch
 
 PARTS = ["forward", "generate", "train", "checkpoint", "folders", "configs", "rope", "lora", "preprocess", "tokens", "render"]
 PARTS += ["ddp", "deepspeed", "chameleon", "chameleon-official", "chameleon-folders", "chameleon-inputs", "chameleon-render", "chameleon-answers", "plain-answers", "sampling", "qwen25", "qwen25-folders"]
-PARTS += ["smolvlm", "smolvlm-inputs", "smolvlm-folders", "qwen3", "qwen3-folders", "qwen-pictures", "qwen3-prompts"]
+PARTS += ["smolvlm", "smolvlm-inputs", "smolvlm-folders", "qwen3", "qwen3-folders", "qwen-pictures", "qwen3-prompts", "probe", "memory"]
 
 
 def main():
@@ -105,12 +105,14 @@ def main():
                     "sampling": "sampling_cases",
                     "qwen25": "qwen25_cases",
                     "qwen3": "qwen3_cases",
+                    "probe": "probe_cases",
                     "qwen-pictures": "qwen_pictures",
                     "preprocess": "preprocess_cases",
                     "chameleon-inputs": "chameleon_pictures",
                     "smolvlm": "smolvlm_cases",
                     "smolvlm-inputs": "smolvlm_inputs",
                     "smolvlm-folders": "smolvlm_folders",
+                    "memory": "memory_cases",
                 }[part]
             )
             module.make(out)

@@ -20,8 +20,8 @@ TRAINING = dict(lr=1e-3, weight_decay=0.01, steps=5)
 def one_row(count):
     dims = SHAPES["folder"]
     text = text_source(SEED, dims)
-    row = question(text, dims, PICTURE, count)
-    pixels, drawn = pixel_inputs(SEED, dims, [PICTURE])
+    row = question(text, dims, [PICTURE], count)
+    pixels, drawn = pixel_inputs(SEED, dims, [[PICTURE]])
     return text, row, drawn[0], dict(input_ids=torch.tensor([row]), **pixels)
 
 

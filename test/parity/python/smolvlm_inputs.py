@@ -130,6 +130,8 @@ QUESTIONS = [
     ("Ist das größer als 3² ≤ 10?", ["já", "ไม่"]),
 ]
 GRIDS = [(0, 0), (1, 1), (1, 2), (3, 2), (4, 4), (6, 6), (7, 1)]
+# Beside questions about one picture of each grid: the grids of their pictures.
+SEVERAL = [[], [(1, 2), (0, 0)], [(0, 0), (3, 2), (1, 1)], [(0, 0), (0, 0)]]
 RUN = 3  # image tokens a tile
 LATENT_TOKENS = ["<|start-latent|>", "<|end-latent|>", "<|latent|>"]
 
@@ -139,42 +141,91 @@ def asked(question, choices):
     return "[Question]:{" + question.strip() + "}\n" + ("[Options]:\n" + letters if choices else "") + "Answer:\n"
 
 
-class Grid(Idefics3ImageProcessorPil):
-    """Says of every picture that it is cut as `GRIDS` has it."""
+class Grids(Idefics3ImageProcessorPil):
+    """Says of the pictures that they are cut as `grids` has them."""
 
-    grid = (0, 0)
+    grids = []
 
     def preprocess(self, images, **kwargs):
         out = super().preprocess(images, **kwargs)
-        out["rows"], out["cols"] = [[self.grid[0]]], [[self.grid[1]]]
+        out["rows"], out["cols"] = ([[grid[axis] for grid in self.grids]] for axis in (0, 1))
         return out
 
 
-def make_prompts(out, tokenizer, markers):
+IMAGE = dict(type="image")
+
+
+def text(words):
+    return dict(type="text", text=words)
+
+
+def turn(role, *content):
+    return dict(role=role, content=list(content))
+
+
+# Pictures stand where their parts do; the grids of each in their order.
+CONVERSATIONS = [
+    ([turn("user", text("How many boxes?"))], []),
+    ([turn("user", IMAGE, text("Which figure is that?"), IMAGE, text(" And here?"))], [(1, 2), (0, 0)]),
+    (
+        [
+            turn("system", text("You look at a picture.")),
+            turn("user", IMAGE, text("Which figure?")),
+            turn("assistant", text("The disk.")),
+            turn("user", IMAGE, IMAGE, text("And in these?")),
+        ],
+        [(0, 0), (2, 1), (3, 3)],
+    ),
+    (
+        [
+            turn("user", text("Count the rows.  ")),
+            turn("assistant", text("Of what?\n")),
+            turn("user", text("Of this: "), IMAGE),
+            turn("assistant", text("")),
+            turn("user", text("3² ≤ 10?"), text(" Ja.")),
+        ],
+        [(1, 1)],
+    ),
+]
+
+
+def make_prompts(tokenizer, markers):
     """`markers`: whether the tokenizer knows the names of rows and columns, as those of the small models do."""
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end_of_utterance>", pad_token="<|im_end|>")
-    images = Grid(size=dict(longest_edge=16), max_image_size=dict(longest_edge=16))
+    images = Grids(size=dict(longest_edge=16), max_image_size=dict(longest_edge=16))
     processor = Idefics3Processor(images, fast, image_seq_len=RUN, chat_template=TEMPLATE)
     fast.add_special_tokens({"additional_special_tokens": LATENT_TOKENS})
+
+    def prompt(turns, grids, latents=""):
+        images.grids = grids
+        text = processor.apply_chat_template(turns, add_generation_prompt=True)
+        assert text == processor.apply_chat_template(turns, chat_template=DEFAULT_CHAT_TEMPLATE, add_generation_prompt=True)
+        shown = dict(images=[[Image.new("RGB", (16, 16)) for _ in grids]]) if grids else {}
+        ids = list(processor(text=[text + latents], **shown)["input_ids"][0])
+        written = text + latents
+        for grid in grids:
+            one = get_image_prompt_string(*grid, RUN, processor.fake_image_token, "<IMAGE>", "<global-img>")
+            written = written.replace(processor.image_token, one, 1)
+        assert ids == fast(written.replace("<IMAGE>", processor.image_token))["input_ids"]
+        return text, ids
+
     cases = []
-    for grid in GRIDS:
-        images.grid = grid
-        image, fake = processor.image_token, processor.fake_image_token
-        written = get_image_prompt_string(*grid, RUN, fake, image, "<global-img>")
+    for grids in [[grid] for grid in GRIDS] + SEVERAL:
         for question, choices in QUESTIONS:
-            turn = dict(role="user", content=[dict(type="image"), dict(type="text", text=asked(question, choices))])
-            text = processor.apply_chat_template([turn], add_generation_prompt=True)
-            assert text == processor.apply_chat_template([turn], chat_template=DEFAULT_CHAT_TEMPLATE, add_generation_prompt=True)
-            ids = processor(images=[Image.new("RGB", (16, 16))], text=text + "<|latent|>" * 2)["input_ids"][0]
-            assert ids == fast(text.replace(image, written) + "<|latent|>" * 2)["input_ids"]
-            cases.append(dict(markers=markers, grid=list(grid), question=question, choices=choices, text=text, input_ids=ids))
-    return cases
+            turns = [turn("user", *[IMAGE for _ in grids], text(asked(question, choices)))]
+            written, ids = prompt(turns, grids, "<|latent|>" * 2)
+            cases.append(dict(markers=markers, grids=grids, question=question, choices=choices, text=written, input_ids=ids))
+    conversations = []
+    for messages, grids in CONVERSATIONS:
+        written, ids = prompt(messages, grids)
+        conversations.append(dict(markers=markers, grids=grids, messages=messages, text=written, input_ids=ids))
+    return cases, conversations
 
 
 def make(out):
     folder = os.path.join(out, "smolvlm-tokenizer")
     tokenizer = make_tokenizer(folder)
-    cases = make_prompts(out, tokenizer, True)
+    cases, conversations = make_prompts(tokenizer, True)
     with open(os.path.join(folder, "tokenizer.json"), encoding="utf-8") as file:
         definition = json.load(file)
     # As in the 2.2B model, where rows, columns and the whole picture are named in ordinary text.
@@ -182,7 +233,7 @@ def make(out):
     kept = [token for token in definition["added_tokens"] if token["content"] not in plain]
     first = kept[0]["id"]
     definition["added_tokens"] = [dict(token, id=first + i) for i, token in enumerate(kept)]
-    cases += make_prompts(out, Tokenizer.from_str(json.dumps(definition)), False)
-    header = dict(made_with=versions(), run=RUN, without=sorted(plain))
-    write_cases(os.path.join(out, "smolvlm-prompts.json"), header, cases)
+    more, further = make_prompts(Tokenizer.from_str(json.dumps(definition)), False)
+    header = dict(made_with=versions(), run=RUN, without=sorted(plain), conversations=conversations + further)
+    write_cases(os.path.join(out, "smolvlm-prompts.json"), header, cases + more)
     make_pictures(out)

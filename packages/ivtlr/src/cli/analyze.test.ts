@@ -16,6 +16,30 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(out, { recursive: true, force: true }));
 
+it('probes what the latent steps carry', async () => {
+  const args = ['--model', join(models, 'dominoes'), '--limit', '160', '--seed', '3', '--threads', '1'];
+  const { stdout } = await promisify(execFile)(process.execPath, [
+    ...[program, 'analyze', ...args, '--max-new-tokens', '24', '--probe', ' to (\\w+)$', '--out', out],
+  ]);
+  expect(stdout).toContain('value of written step');
+  const { probe } = JSON.parse(readFileSync(join(out, 'analysis.json'), 'utf8')).models[0];
+  expect(probe.pattern).toBe(' to (\\w+)$');
+  type Cell = { step: number; written: number; tested: number; patches: { accuracy: number } };
+  const cells = probe.cells as Cell[];
+  // The last written step, "pink is B", has no such value.
+  expect(cells.map(({ step, written }) => `${step} ${written}`)).toEqual(
+    [1, 2, 3].flatMap((step) => [1, 2, 3].map((written) => `${step} ${written}`)),
+  );
+  // Each step picks its own domino: the value is its right colour, and that of the step before its left one.
+  for (const { step, written, tested, patches } of cells) {
+    expect(tested).toBe(80);
+    if (step === written || step === written + 1) expect(patches.accuracy).toBeGreaterThan(0.8);
+    else expect(patches.accuracy).toBeLessThan(0.6);
+  }
+  expect(readFileSync(join(out, 'probe.png')).subarray(1, 4).toString()).toBe('PNG');
+  rmSync(join(out, 'probe.png'));
+});
+
 it('sums up and draws where two models look', async () => {
   const against = join(models, 'dominoes-cot');
   const args = ['--model', join(models, 'dominoes'), '--against', against, '--limit', '12', '--threads', '1'];

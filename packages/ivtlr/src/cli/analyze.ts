@@ -1,6 +1,6 @@
 /** `ivtlr analyze`: where a model looks, step by step, as drawings and JSON. */
 import { join } from 'node:path';
-import type { Command } from 'commander';
+import { type Command, InvalidArgumentError } from 'commander';
 import type { Analysis } from '../eval/analyze.ts';
 import { makeFolder, writeFileAtomic } from '../files.ts';
 import type { Series } from '../trace/step-plot.ts';
@@ -8,11 +8,14 @@ import { askedAs } from './asking-flags.ts';
 import { addEvaluationFlags, type EvaluationFlags } from './evaluation-flags.ts';
 import { latentStepCount } from './number-flags.ts';
 import { Progress } from './progress.ts';
+import { renderTable } from './table.ts';
 
 interface AnalyzeFlags extends EvaluationFlags {
   out: string;
   against?: string;
   latents?: number;
+  /** True for the flag alone. */
+  probe?: RegExp | true;
   json?: boolean;
 }
 
@@ -29,14 +32,24 @@ export function registerAnalyze(program: Command): void {
     .requiredOption('--out <folder>', 'where attention-ratio.png, focus.png, coverage.png and analysis.json go')
     .option('--against <folder>', 'a second model, such as one that writes its steps, drawn beside the first')
     .option('--latents <n>', 'latent steps of the first model (default: as trained)', latentStepCount)
+    .option(
+      '--probe [expression]',
+      "where is the state? a linear classifier from each step's latent text, and from its picks, to the value that a regular expression finds in each written step of the sample (default: its last word)",
+      regularExpression,
+    )
     .option('--json', 'print the numbers too')
     .action(runAnalysis);
 }
 
 async function runAnalysis(flags: AnalyzeFlags): Promise<void> {
   const { drawStepPlot } = await import('../trace/step-plot.ts');
+  const { drawProbe } = await import('../trace/probe-plot.ts');
+  const { LAST_WORD, probeTable } = await import('../eval/probe.ts');
   makeFolder(flags.out); // before the work, so that a folder that cannot be made is reported at once
-  const { task, split, skipped, asked, analysis } = await analyzeModel(flags, flags.model, flags.latents);
+  const { task, split, skipped, asked, analysis } = await analyzeModel(flags, flags.model, {
+    latentSteps: flags.latents,
+    probe: flags.probe === true ? LAST_WORD : flags.probe,
+  });
   const other = flags.against ? await analyzeModel({ ...flags, task: flags.task ?? task }, flags.against) : null;
   skipped.report();
   const models = [
@@ -60,11 +73,30 @@ async function runAnalysis(flags: AnalyzeFlags): Promise<void> {
       drawStepPlot({ ...coverage, series: [{ name: 'latent steps', points }], range: [0, 1] }),
     ]);
   }
+  const { probe } = analysis;
+  if (probe) files.push(['probe.png', drawProbe(probe)]);
   for (const [name, bytes] of files) writeFileAtomic(join(out, name), bytes);
+  if (probe && !flags.json) {
+    const { columns, rows } = probeTable(probe);
+    process.stdout.write(`${renderTable(columns, rows)}\n`);
+  }
   process.stdout.write(flags.json ? text : files.map(([name]) => `${join(out, name)}\n`).join(''));
 }
 
-async function analyzeModel(flags: EvaluationFlags, model: string, latentSteps?: number) {
+/** @throws InvalidArgumentError for what is no regular expression */
+function regularExpression(text: string): RegExp {
+  try {
+    return new RegExp(text, 'u');
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message);
+  }
+}
+
+async function analyzeModel(
+  flags: EvaluationFlags,
+  model: string,
+  { latentSteps, probe }: { latentSteps?: number | undefined; probe?: RegExp | undefined } = {},
+) {
   const { analyze } = await import('../eval/analyze.ts');
   const { openEvaluation } = await import('./evaluation.ts');
   const { opened, task, split, samples, total, skipped, batch, imageThreads, close } = await openEvaluation(
@@ -79,6 +111,7 @@ async function analyzeModel(flags: EvaluationFlags, model: string, latentSteps?:
       maxNewTokens: flags.maxNewTokens,
       seed: flags.seed,
       ...(latentSteps !== undefined && { latentSteps }),
+      ...(probe && { probe }),
       onProgress: (done) => {
         progress.update(done);
         return true;

@@ -16,6 +16,7 @@ import { registerMerge } from './merge.ts';
 import { guardOutputs } from './output-guard.ts';
 import { registerServe } from './serve.ts';
 import { registerSetup } from './setup.ts';
+import { registerStudy } from './study.ts';
 import { registerTrain } from './train.ts';
 import { version } from './version.ts';
 
@@ -33,6 +34,7 @@ const REGISTER = [
   registerEval,
   registerAblate,
   registerAnalyze,
+  registerStudy,
   registerDemo,
   registerData,
   registerConvert,

@@ -10,6 +10,8 @@ export interface ProgressOptions {
   unit?: string;
   /** Units that were done before this run began (resumed work): they count for the percentage, not for the rate. */
   initial?: number;
+  /** Seconds between two lines of a log. Default 5. */
+  logEvery?: number;
   /** Default stderr, so that results on stdout stay clean. */
   stream?: ProgressStream;
   /** Clock in milliseconds, replaceable in tests. */
@@ -30,7 +32,7 @@ export interface ProgressStream {
 }
 
 const REDRAW_MS = 100;
-const PLAIN_MS = 5_000;
+const LOG_EVERY = 5;
 /** Before this no rate is shown: it would say little. */
 const RATE_FROM_SECONDS = 1;
 const CLEAR_LINE = '\r\x1b[2K';
@@ -61,7 +63,8 @@ export class Progress {
     this.#done = done;
     this.#note = note;
     const elapsed = this.#now() - this.#shownAt;
-    if (elapsed < (this.#stream.isTTY ? REDRAW_MS : PLAIN_MS)) return;
+    const { logEvery = LOG_EVERY } = this.#options;
+    if (elapsed < (this.#stream.isTTY ? REDRAW_MS : 1000 * logEvery)) return;
     this.#shownAt = this.#now();
     this.#show();
   }

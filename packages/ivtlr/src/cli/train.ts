@@ -5,6 +5,7 @@ import { loadRecipe } from '../config/load.ts';
 import { UserError } from '../errors.ts';
 import { launcherPid } from '../launch/worker-environment.ts';
 import type { StepMetrics } from '../train/metrics.ts';
+import { shellQuoted } from './command-line.ts';
 import { hubProgress } from './hub-progress.ts';
 import { MAX, wholeNumberWithin } from './number-flags.ts';
 import { formatDuration, Progress } from './progress.ts';
@@ -155,9 +156,8 @@ function processesAround(): number {
 }
 
 function resumeCommand(name: string, { set, deepspeedConfig }: TrainOptions): string {
-  const quote = (value: string) => (/^[\w.=/+-]+$/.test(value) ? value : `'${value.replaceAll("'", "'\\''")}'`);
-  const flags = set.map((value) => ` --set ${quote(value)}`);
-  if (deepspeedConfig !== undefined) flags.push(` --deepspeed-config ${quote(deepspeedConfig)}`);
+  const flags = set.map((value) => ` --set ${shellQuoted(value)}`);
+  if (deepspeedConfig !== undefined) flags.push(` --deepspeed-config ${shellQuoted(deepspeedConfig)}`);
   if (launcherPid() !== null && processesAround() > 1) flags.push(` --processes ${processesAround()}`);
   return `ivtlr train ${name}${flags.join('')} --resume`;
 }

@@ -169,11 +169,12 @@ export class Asker<Q extends Question> {
     }
   }
 
-  /** Reads a piece of a prepared question's picture with the model (see RowBatch.readAhead). @returns whether it can be started */
-  readAhead(prepared: PreparedQuestion<Q>): boolean {
+  /** Reads a piece of the pictures of prepared questions with the model (see RowBatch.readAhead). @returns whether they can be started */
+  readAhead(prepared: readonly PreparedQuestion<Q>[]): boolean {
     const started = performance.now();
-    const read = this.#batch.readAhead(prepared.request);
-    prepared.ahead += (performance.now() - started) / 1000;
+    const read = this.#batch.readAhead(prepared.map(({ request }) => request));
+    const seconds = (performance.now() - started) / 1000 / prepared.length;
+    for (const each of prepared) each.ahead += seconds;
     return read;
   }
 
@@ -232,7 +233,7 @@ export class Asker<Q extends Question> {
 
   async #request(question: Q, images: readonly ProcessedImage[], options: QuestionAskOptions): Promise<RowRequest> {
     const { settings } = this.#opened;
-    const { latentSteps = settings.latents, maxNewTokens = 512, trace = false, traceText = false } = options;
+    const { latentSteps = settings.latents, maxNewTokens = 512, trace, traceText, latentStates } = options;
     const { seed, sampling, logprobs, lastStep, forcePatches, forbidPatches, pickFrom } = options;
     if (this.#start.length > 0 && latentSteps > 0)
       throw new UserError('an answer can be started only without latent steps, but this question takes some');
@@ -249,7 +250,8 @@ export class Asker<Q extends Question> {
       latentSteps,
       afterLatentIds: [...afterLatentIds, ...this.#start],
       options: {
-        ...{ ...latent, maxNewTokens, eosIds: this.#eosIds, trace, traceText },
+        ...{ ...latent, maxNewTokens, eosIds: this.#eosIds },
+        ...{ trace: trace ?? false, traceText: traceText ?? false, latentStates: latentStates ?? false },
         ...(seed !== undefined && { seed }),
         ...(sampling && { sampling }),
         ...(logprobs !== undefined && { logprobs }),
@@ -304,7 +306,7 @@ export class Asker<Q extends Question> {
   #end(row: Row, open: Open<Q>, finishReason: Answer['finishReason']): AskEvent<Q> {
     const { question, images, imageSeconds, text } = open;
     this.#open.delete(row);
-    const { tokens, picked, traces, textTraces, logprobs, seconds, steps, request } = row;
+    const { tokens, picked, traces, textTraces, states, logprobs, seconds, steps, request } = row;
     return {
       type: 'end',
       question,
@@ -319,6 +321,7 @@ export class Asker<Q extends Question> {
         picked,
         trace: traces,
         textTrace: textTraces,
+        states,
         autoregressiveSteps: steps + tokens.length,
         seconds: { image: imageSeconds, ...seconds },
       },

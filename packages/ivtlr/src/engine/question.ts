@@ -3,6 +3,7 @@ import type { RawImage } from '../data/sample.ts';
 import type { UserError } from '../errors.ts';
 import type { TokenLogprobs } from '../latent/next-token.ts';
 import type { LastStepOptions, LatentOptions } from '../latent/options.ts';
+import type { LatentState } from '../latent/row.ts';
 import type { Sampling } from '../latent/sampling.ts';
 import type { StepTrace } from '../latent/trace.ts';
 import type { ProcessedImage } from '../models/types.ts';
@@ -48,6 +49,8 @@ export interface QuestionAskOptions {
   trace?: boolean | undefined;
   /** The same for every written token. */
   traceText?: boolean | undefined;
+  /** Say of every latent step what it carries on. */
+  latentStates?: boolean | undefined;
 }
 
 /** What a question is asked with, unless `of` says otherwise for it. */
@@ -100,6 +103,8 @@ export interface Answer {
   trace: StepTrace[];
   /** One per written token, with `traceText`. */
   textTrace: StepTrace[];
+  /** One per latent step, with `latentStates`. */
+  states: LatentState[];
   /** Latent steps + generated tokens. */
   autoregressiveSteps: number;
   /** This question's share, where several were answered together. */

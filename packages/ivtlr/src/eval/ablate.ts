@@ -12,6 +12,8 @@ export interface AblationOptions extends Pick<EvaluateOptions, 'batch' | 'maxNew
   seed: number;
   /** Numbers of latent steps to try: 0 to this many. */
   maxLatents: number;
+  /** What is run, `full` first; default: planAblations. */
+  plan?: readonly [key: string, ablation: Ablation][];
   onRun?(name: string, done: number): void;
 }
 
@@ -70,12 +72,14 @@ export async function ablate(
 ): Promise<AblationRow[]> {
   const { seed, batch, maxNewTokens, imageThreads = 0, maxLatents, onRun } = options;
   const trained = opened.settings.latents;
-  if (trained === 0)
+  const plan = options.plan ?? planAblations(trained, maxLatents);
+  if (trained === 0 && plan.length > 1)
     throw new UserError('the model was trained without latent steps, so there is nothing to take away');
-  if (batch < 2) throw new UserError('patches are shuffled within a batch: use a batch of at least 2');
+  if (batch < 2 && plan.length > 1)
+    throw new UserError('patches are shuffled within a batch: use a batch of at least 2');
   let full: Map<number, Verdict> | null = null;
   const rows: AblationRow[] = [];
-  for (const [key, ablation] of planAblations(trained, maxLatents)) {
+  for (const [key, ablation] of plan) {
     const latents = ablation.latentSteps ?? trained;
     const title = `${ablation.title}, T = ${latents}`;
     const verdicts = new Map<number, Verdict>();

@@ -3,6 +3,7 @@ import type { Sample } from '../data/sample.ts';
 import type { StepTrace } from '../latent/trace.ts';
 import type { Task } from '../tasks/task.ts';
 import { quantile } from './bootstrap.ts';
+import { type Probe, ProbeSamples } from './probe.ts';
 import { type AnsweredSample, type AskedModel, type EvaluateOptions, evaluate } from './runner.ts';
 
 /** Of one number over samples. */
@@ -29,25 +30,36 @@ export interface Analysis {
   latent: (StepSummary & { coverage: Spread })[];
   /** Written tokens by their place in the answer; later places have fewer samples. */
   written: StepSummary[];
+  /** With `probe`: what a linear classifier reads from each latent step. */
+  probe?: Probe;
 }
 
-/** Answers the samples and sums up what every step looked at. @throws UserError when there are no samples */
+export interface AnalyzeOptions
+  extends Pick<EvaluateOptions, 'batch' | 'maxNewTokens' | 'imageThreads' | 'seed' | 'latentSteps' | 'onProgress'> {
+  /** Probe the latent steps for the value that this finds in a sample's written steps. */
+  probe?: RegExp;
+}
+
+/** Answers the samples and sums up what every step looked at. @throws UserError when there are no samples, or nothing to probe */
 export async function analyze(
   opened: AskedModel,
   task: Task,
   samples: AsyncIterable<Sample> | Iterable<Sample>,
-  options: Pick<EvaluateOptions, 'batch' | 'maxNewTokens' | 'imageThreads' | 'seed' | 'latentSteps' | 'onProgress'>,
+  { probe, ...options }: AnalyzeOptions,
 ): Promise<Analysis> {
   const latent = new Steps();
   const written = new Steps();
+  const probed = probe && new ProbeSamples(probe);
   const result = await evaluate(opened, task, samples, {
     ...options,
     name: 'analysis',
     trace: true,
     traceText: true,
-    onAnswer: ({ trace, textTrace }: AnsweredSample) => {
+    latentStates: probe !== undefined,
+    onAnswer: ({ trace, textTrace, states, index, sample }: AnsweredSample) => {
       latent.add(trace);
       written.add(textTrace);
+      probed?.add(index, sample, states);
     },
   });
   const steps = latent.summary();
@@ -56,6 +68,7 @@ export async function analyze(
     correctStrict: result.correctStrict,
     latent: steps.map((step, at) => ({ ...step, coverage: spread(latent.coverage[at]!) })),
     written: written.summary().map((step) => ({ ...step, step: steps.length + step.step })),
+    ...(probed && { probe: probed.probe(options.seed ?? 0) }),
   };
 }
 

@@ -35,6 +35,7 @@ function answered(id: string, index: number, generated = 'Therefore, the answer 
     picked: [],
     trace: [],
     textTrace: [],
+    states: [],
     restored: false,
     ...stored,
   };

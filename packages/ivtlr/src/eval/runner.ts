@@ -7,6 +7,7 @@ import { type AskEvent, type AskOptions, ask } from '../engine/ask.ts';
 import type { LoadedModel } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
 import { type Ablation, swaps } from '../latent/options.ts';
+import type { LatentState } from '../latent/row.ts';
 import type { StepTrace } from '../latent/trace.ts';
 import { AnswerPool } from '../pool/answer-pool.ts';
 import type { IndexedSample } from '../tasks/read-samples.ts';
@@ -35,6 +36,8 @@ export interface EvaluateOptions {
   /** Say of the latent steps, and with `traceText` of the written tokens, what they looked at. */
   trace?: boolean;
   traceText?: boolean;
+  /** Give what the latent steps carry on. */
+  latentStates?: boolean;
   /** Seed of random patches: every sample draws its own, by this and its place. */
   seed?: number;
   /** An answer this sample got in an earlier run, which then counts and is not asked for again. */
@@ -65,6 +68,8 @@ export interface AnsweredSample extends StoredAnswer {
   trace: StepTrace[];
   /** What each written token looked at, with `traceText`. */
   textTrace: StepTrace[];
+  /** What each latent step carries on, with `latentStates`. */
+  states: LatentState[];
   restored: boolean;
 }
 
@@ -81,7 +86,7 @@ export async function evaluate(
   samples: AsyncIterable<Sample> | Iterable<Sample>,
   options: EvaluateOptions,
 ): Promise<EvalResult> {
-  const { name, batch, ablation, answerStart, trace = false, traceText = false, seed, maxNewTokens } = options;
+  const { name, batch, ablation, answerStart, trace, traceText, latentStates, seed, maxNewTokens } = options;
   const latentSteps = ablation?.latentSteps ?? options.latentSteps ?? opened.settings.latents;
   const latent = ablation?.options ?? {};
   const lastStep = ablation?.lastStep;
@@ -92,20 +97,21 @@ export async function evaluate(
   const count = (
     { sample, index }: Placed,
     stored: StoredAnswer,
-    fresh: Pick<AnsweredSample, 'picked' | 'trace' | 'textTrace'> | null,
+    fresh: Pick<AnsweredSample, 'picked' | 'trace' | 'textTrace' | 'states'> | null,
   ) => {
     const score = task.score(sample, stored.answered);
     tally.add({ ...stored, ...score, groups: task.groups(sample) });
     const autoregressiveSteps = stored.latentSteps + stored.generatedTokens;
-    const { picked, trace, textTrace } = fresh ?? { picked: [], trace: [], textTrace: [] };
-    const looked = { picked, trace, textTrace };
+    const { picked, trace, textTrace, states } = fresh ?? { picked: [], trace: [], textTrace: [], states: [] };
+    const looked = { picked, trace, textTrace, states };
     options.onAnswer?.({ sample, index, ...stored, score, autoregressiveSteps, ...looked, restored: !fresh });
   };
   const pending = unanswered(samples, options, (placed, stored) => count(placed, stored, null));
   const { imageThreads = 0 } = options;
   const seedOf = seed === undefined ? undefined : ({ index }: Placed) => (seed * 1_000_003 + index) % 2 ** 52;
   const asking = {
-    ...{ rows: batch, latentSteps, latent, lastStep, task: task.name, maxNewTokens, trace, traceText, answerStart },
+    ...{ rows: batch, latentSteps, latent, lastStep, task: task.name, maxNewTokens, answerStart },
+    ...{ trace, traceText, latentStates },
     seed: seedOf,
   };
   const grouped = (placed: AsyncIterable<Placed>) =>

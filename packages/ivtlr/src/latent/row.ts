@@ -22,6 +22,8 @@ export interface RowOptions extends LatentOptions {
   trace?: boolean;
   /** The same for every written token, which costs a row of attention probabilities a layer and token besides. */
   traceText?: boolean;
+  /** Keep what each latent step carries, as plain numbers. */
+  latentStates?: boolean;
   /** Keep the logits that the first token was chosen from. */
   firstLogits?: boolean;
   /** Seed of the row's own random numbers, for random patches and drawn tokens; default: torch's own generator gives them. A whole number of at least 0. */
@@ -80,6 +82,14 @@ export interface Chosen {
   text: Tensor;
 }
 
+/** What a latent step carries on, as plain numbers: before an ablation changes it. */
+export interface LatentState {
+  /** The latent text: the last hidden state as an input row. */
+  text: Float32Array;
+  /** Mean of the picked image tokens' input rows; null when none was picked. */
+  patches: Float32Array | null;
+}
+
 export class Row {
   readonly request: RowRequest;
   phase: Phase = 'prefill';
@@ -89,6 +99,8 @@ export class Row {
   readonly tokens: number[] = [];
   readonly traces: StepTrace[] = [];
   readonly textTraces: StepTrace[] = [];
+  /** One per latent step, with `latentStates`. */
+  readonly states: LatentState[] = [];
   /** One per token, with `logprobs`. */
   readonly logprobs: TokenLogprobs[] = [];
   /** (V), with `firstLogits`. */
@@ -195,6 +207,14 @@ export class Row {
     const forced = forcePatches?.[this.steps] ?? [];
     const forbidden = [...new Set([...(forbidPatches?.[this.steps] ?? []), ...this.#outside])];
     return { forced, forbidden: forbidden.filter((token) => !forced.includes(token)) };
+  }
+
+  /** Takes down what a latent step will insert. vision (K, I), text (1, I). Call inside a scope. */
+  choose(vision: Tensor | null, text: Tensor): void {
+    this.chosen = keep({ vision, text });
+    if (!this.request.options.latentStates) return;
+    const read = (row: Tensor) => Float32Array.from(row.to('float32').toNumbers());
+    this.states.push({ text: read(text.select(0, 0)), patches: vision && read(vision.to('float32').mean(0)) });
   }
 
   /** Takes down a token that was chosen. */

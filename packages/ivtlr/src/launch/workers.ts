@@ -3,11 +3,10 @@
  * compute.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, openSync, writeSync } from 'node:fs';
 import { constants } from 'node:os';
 import { join } from 'node:path';
-import { UserError } from '../errors.ts';
 import { makeFolder } from '../files.ts';
+import { Log } from './log.ts';
 import { freePort, workerVariables } from './worker-environment.ts';
 
 export interface WorkersOptions {
@@ -140,38 +139,6 @@ function start(
     child.on('close', (code, signal) => end(signal ? 128 + constants.signals[signal] : code!, signal));
   }).finally(() => log.close());
   return { child, ended };
-}
-
-/** A worker's log. One that cannot be written any more, as on a full disk, ends there, and the worker goes on. */
-class Log {
-  readonly #path: string;
-  readonly #note: (line: string) => void;
-  #handle: number | null;
-
-  constructor(path: string, note: (line: string) => void) {
-    this.#path = path;
-    this.#note = note;
-    try {
-      this.#handle = openSync(path, 'a');
-    } catch (error) {
-      throw new UserError(`cannot write ${path}: ${(error as Error).message}`);
-    }
-  }
-
-  write(line: string): void {
-    if (this.#handle === null) return;
-    try {
-      writeSync(this.#handle, `${line}\n`);
-    } catch (error) {
-      this.close();
-      this.#note(`cannot write ${this.#path} any more: ${(error as Error).message}`);
-    }
-  }
-
-  close(): void {
-    if (this.#handle !== null) closeSync(this.#handle);
-    this.#handle = null;
-  }
 }
 
 function describe({ rank, code, signal, said }: Ending, { processes, logs }: WorkersOptions): string {

@@ -19,13 +19,14 @@ interface Owner {
 /**
  * Takes the folder, which is made if need be, until `dispose`. A lock whose process is gone, or was an earlier attempt of the same job on another
  * machine, is taken over.
+ * @param other how to choose another folder, for the message
  * @throws UserError when another process trains there, or the folder cannot be made
  */
 export class RunLock implements Disposable {
   readonly #path: string;
   readonly #text: string;
 
-  constructor(folder: string) {
+  constructor(folder: string, other = '--set out=FOLDER') {
     makeFolder(folder);
     this.#path = join(folder, 'lock');
     const owner: Owner = {
@@ -40,7 +41,7 @@ export class RunLock implements Disposable {
       if (this.#create()) return;
       const text = readOr(this.#path, null);
       if (text === null) continue; // released just now
-      if (isAlive(text)) throw new UserError(describeOwner(folder, this.#path, text));
+      if (isAlive(text)) throw new UserError(describeOwner(folder, this.#path, text, other));
       this.#remove(text);
     }
     throw new UserError(`${folder} is being taken by several processes at once; try again`);
@@ -99,10 +100,10 @@ function isAlive(text: string): boolean {
   return owner.started === startOf(owner.pid);
 }
 
-function describeOwner(folder: string, lock: string, text: string): string {
+function describeOwner(folder: string, lock: string, text: string, other: string): string {
   const { pid, host } = parseOwner(text)!;
   const gone = host === hostname() ? '' : ` (if that process is gone, remove ${lock})`;
-  return `${folder} is being trained in by process ${pid} on ${host}: wait for it, or choose another folder with --set out=FOLDER${gone}`;
+  return `${folder} is being trained in by process ${pid} on ${host}: wait for it, or choose another folder with ${other}${gone}`;
 }
 
 function parseOwner(text: string): Owner | null {

@@ -6,8 +6,15 @@ import { type Checkpoint, readLatestCheckpoint } from '../train/checkpoint.ts';
 /** Settings that may differ when a run is resumed: they say where and on how many processes it runs and what is kept, not what is computed. */
 const FREE = ['checkpoint', 'data.threads', 'device', 'out', 'parallel', 'threads'];
 
-/** @throws UserError naming every setting that differs from the run's own */
-export function requireSameRecipe(recipe: Recipe, { recipe: stored, folder }: Checkpoint): void {
+/**
+ * @param remedy what the user can do about a difference
+ * @throws UserError naming every setting that differs from the run's own
+ */
+export function requireSameRecipe(
+  recipe: Recipe,
+  { recipe: stored, folder }: Checkpoint,
+  remedy = 'undo the change, or start anew with --set out=FOLDER',
+): void {
   // The stored recipe went through JSON, where undefined settings are absent.
   const now = flatten(JSON.parse(JSON.stringify(recipe)));
   const then = flatten(stored);
@@ -18,8 +25,7 @@ export function requireSameRecipe(recipe: Recipe, { recipe: stored, folder }: Ch
   if (differing.length === 0) return;
   const list = differing.map((path) => `${path} (was ${then.get(path) ?? 'absent'}, now ${now.get(path) ?? 'absent'})`);
   throw new UserError(
-    `a resumed run must keep its recipe, but ${folder} was made with another ${list.join(', ')}; ` +
-      'undo the change, or start anew with --set out=FOLDER',
+    `a resumed run must keep its recipe, but ${folder} was made with another ${list.join(', ')}; ${remedy}`,
   );
 }
 
