@@ -191,7 +191,8 @@ out: ${join(folder, 'unused')}
       const data = ['--model', join(folder, 'trained', 'model'), '--data', join(folder, 'data')];
       const report = await json('eval', ...data, '--batch', batch, ...quick, '--predictions', file);
       expect(report.results[0]).toMatchObject({ samples: 6 });
-      return readFileSync(file, 'utf8').trim().split('\n').sort();
+      const lines = readFileSync(file, 'utf8').trim().split('\n');
+      return lines.map((line) => JSON.parse(line)).map(({ id, messages }) => ({ id, messages }));
     };
     expect(await evaluate('3')).toEqual(await evaluate('1'));
   });

@@ -8,8 +8,9 @@ import { UserError } from '../errors.ts';
 import { decodeImage } from '../vision/decode.ts';
 import { createDominoes, dominoes } from './dominoes/dominoes.ts';
 import { dominoesSample } from './dominoes/generator.ts';
-import { encodePng, makeDominoes } from './dominoes/make.ts';
+import { makeDominoes } from './dominoes/make.ts';
 import { M3COT_COLUMNS, m3cot } from './m3cot/m3cot.ts';
+import { encodePng } from './make-file.ts';
 import { readSamples, streamSamples } from './read-samples.ts';
 import { findTask, taskNames } from './registry.ts';
 
@@ -204,7 +205,9 @@ test('a list of images in place of one, in Parquet files of another writer and i
     const samples = await readSamples(file, m3cot, {});
     expect(samples.map(({ id }) => id)).toEqual(['s-0', 's-1', 's-2']);
     const first = await Promise.all(
-      samples.map(({ images }) => Promise.all(images.map(async (image) => [...(await decodeImage(image)).data.slice(0, 3)]))),
+      samples.map(({ images }) =>
+        Promise.all(images.map(async (image) => [...(await decodeImage(image)).data.slice(0, 3)])),
+      ),
     );
     expect(first).toEqual([
       [
