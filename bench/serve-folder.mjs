@@ -17,7 +17,7 @@ const tokenizer = JSON.parse(fs.readFileSync(path.join(source, file), 'utf8'));
 tokenizer.added_tokens = tokenizer.added_tokens.filter(({ id }) => id < goldens.drop_added_from);
 const idOf = (text) => tokenizer.added_tokens.find(({ content }) => content === text).id;
 
-const testCase = makeCase('2b', 2);
+const testCase = makeCase('qwen2-vl', '2b', 2);
 const config = {
   ...testCase.config,
   image_token_id: idOf('<|image_pad|>'),

@@ -10,7 +10,7 @@ const opened = openModelFolder(folder);
 const results = [];
 for (const { image, question, maxTokens } of JSON.parse(fs.readFileSync(file, 'utf8'))) {
   const asked = {
-    image: { kind: 'encoded', bytes: Buffer.from(image, 'base64'), name: 'picture' },
+    images: [{ kind: 'encoded', bytes: Buffer.from(image, 'base64'), name: 'picture' }],
     ...{ question, choices: [] },
   };
   const started = performance.now();

@@ -177,7 +177,7 @@ async function serial() {
   const asked = path.join(folder, 'requests.json');
   fs.writeFileSync(asked, JSON.stringify(list));
   const answers = runJson(process.execPath, [here('serve-serial.mjs'), values.folder, asked, values.threads], 'serial');
-  const shape = JSON.stringify(makeCase('2b', Number(values.threads)));
+  const shape = JSON.stringify(makeCase('qwen2-vl', '2b', Number(values.threads)));
   fs.writeFileSync(asked, shape);
   const machine = runJson(process.execPath, [here('inference-ours.mjs'), asked, '1', '--floor'], 'the machine');
   fs.rmSync(folder, { recursive: true });
@@ -296,7 +296,7 @@ function compare({ ours, serial, peer }) {
     if (alone) times.timesOneAfterTheOther = round(row.tokensPerSecond / alone.tokensPerSecond);
     if (other) times.timesPeer = round(row.tokensPerSecond / other.tokensPerSecond);
     if (serial?.machine) {
-      const testCase = { ...makeCase('2b', 2), newTokens: tokens };
+      const testCase = { ...makeCase('qwen2-vl', '2b', 2), newTokens: tokens };
       const needs = demand({ ...testCase, prompt: new Array(row.promptTokens).fill(0) });
       const gemm = serial.machine.gigaflopsPerSecond * 1e9;
       const memory = needs.decodeBytes / (serial.machine.gigabytesPerSecond * 1e9);

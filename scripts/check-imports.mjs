@@ -13,8 +13,9 @@ const RULES = {
     nn: ['core', 'ops.gen'],
     io: ['core', 'ops.gen', 'nn'],
     optim: ['core', 'ops.gen', 'nn'],
+    cuda: ['core'],
     dist: ['core'],
-    index: ['core', 'nn', 'io', 'optim', 'dist'],
+    index: ['core', 'nn', 'io', 'optim', 'cuda', 'dist'],
   },
   'packages/ivtlr/src': {
     errors: ['printable'],

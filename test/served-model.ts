@@ -1,22 +1,24 @@
 /** The bundled dominoes model behind a real port, for tests of the server. */
 import { readFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
+import { bundledModel } from '../packages/ivtlr/src/engine/bundled-model.ts';
 import type { ErrorBody } from '../packages/ivtlr/src/server/protocol.ts';
 import { type ServeOptions, type Serving, serve } from '../packages/ivtlr/src/server/serve.ts';
 import { dominoesSample } from '../packages/ivtlr/src/tasks/dominoes/generator.ts';
 import { encodePng } from '../packages/ivtlr/src/tasks/make-file.ts';
 
 type Overrides = Partial<Omit<ServeOptions, 'engine'>> & {
+  /** Bundled models. */
+  names?: readonly string[];
   engine?: Partial<Omit<ServeOptions['engine'], 'limits'>>;
   limits?: Partial<ServeOptions['engine']['limits']>;
 };
 
 /** Serves on a free port until `stop`. */
-export function serveDominoes({ engine, limits, ...options }: Overrides = {}): Promise<Serving> {
-  const folder = fileURLToPath(new URL('../packages/ivtlr/models/dominoes', import.meta.url));
+export function serveDominoes({ engine, limits, names = ['dominoes'], ...options }: Overrides = {}): Promise<Serving> {
+  const model = { device: 'cpu', deviceSetting: '--device', settings: {}, mergeAdapters: true } as const;
   return serve({
-    ...{ version: '0', modelId: 'dominoes', host: '127.0.0.1', port: 0, app: null, runs: null, logLevel: 'silent' },
-    model: { folder, device: 'cpu', deviceSetting: '--device', settings: {}, mergeAdapters: true },
+    ...{ version: '0', host: '127.0.0.1', port: 0, app: null, runs: null, logLevel: 'silent' },
+    models: names.map((id) => ({ id, model: { ...model, folder: bundledModel(id) } })),
     engine: {
       threads: 1,
       limits: { rows: 16, pieceTokens: 16, cacheBytes: 256 * 2 ** 20, maxPixels: 10_000_000, ...limits },

@@ -36,6 +36,11 @@ export const QWEN25_VL = {
   },
 };
 
+export const QWEN2_VL = {
+  model_type: 'qwen2_vl',
+  vision_config: { depth: 2, embed_dim: 16, hidden_size: 32, num_heads: 2, mlp_ratio: 2, in_chans: 3 },
+};
+
 /** Its decoder's keys are nested, its heads wider than the hidden size says, and its patches of 16x16 pixels. */
 export const QWEN3_VL = {
   model_type: 'qwen3_vl',

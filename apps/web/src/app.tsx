@@ -32,7 +32,7 @@ export function App() {
       <main id="main" tabIndex={-1}>
         {server.failure && <FailureNote failure={server.failure} onRetry={server.retry} />}
         {page === 'ask' && <AskPage {...shared} theme={theme} />}
-        {page === 'what-if' && <WhatIfPage {...shared} />}
+        {page === 'what-if' && <WhatIfPage {...shared} apiKey={key} />}
         {page === 'compare' && <ComparePage {...shared} />}
         {page === 'runs' && <RunsPage places={places} apiKey={key} theme={theme} />}
       </main>

@@ -303,6 +303,73 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
     await close();
   });
 
+  it("swaps in another picture's patches: another puzzle, or a picture of the reader's", async () => {
+    const { page, close } = await openPage(browser, `${server.url}/#/what-if?seed=7`);
+    await page.locator('.picture-box img').waitFor();
+    await page.getByLabel("another picture's patches").check();
+    const other = page.getByRole('group', { name: 'The other picture' }).getByRole('img');
+    await other.waitFor();
+    expect(await other.getAttribute('src')).toBe(makePuzzle(8).image);
+    await named(page, 'Ask 2 ways').click();
+    const card = page.getByRole('article', { name: "another picture's patches" });
+    await card.getByText('≠ other answer').waitFor();
+    const sent = () => lastRequests(2).find(({ ivtlr }) => ivtlr.ablation === 'patches-swapped')!.ivtlr;
+    expect(sent().other_image).toEqual({ url: makePuzzle(8).image });
+    const file = { name: 'mine.png', mimeType: 'image/png', buffer: pngBytes(3) };
+    await page.getByLabel('Pick the other picture').setInputFiles(file);
+    await page.getByRole('img', { name: 'Whose latent steps are taken: mine.png' }).waitFor();
+    // What was asked with the other puzzle does not stand for it.
+    await card.getByText('Not asked yet').waitFor();
+    await named(page, 'Ask 2 ways').click();
+    await card.getByText('≠ other answer').waitFor();
+    expect(sent().other_image).toEqual({ url: makePuzzle(3).image });
+    await close();
+  });
+
+  it('asks about several pictures, with picks on the right one, and about none', async () => {
+    const { page, close } = await openPage(browser, `${server.url}/#/ask?model=many-pictures&q=What+changed%3F`);
+    await page.locator('.served.good').waitFor();
+    const picker = page.getByLabel('Pick a picture');
+    const file = (seed: number) => ({ name: `${seed}.png`, mimeType: 'image/png', buffer: pngBytes(seed) });
+    await picker.setInputFiles([file(1), file(2)]);
+    await expect.poll(() => page.locator('.picture-box img').count()).toBe(2);
+    await picker.setInputFiles(file(3));
+    await expect.poll(() => page.locator('.picture-box img').count()).toBe(3);
+    await named(page, 'Remove picture 2').click();
+    await expect.poll(() => page.locator('.picture-box img').count()).toBe(2);
+    await named(page, 'Ask').click();
+    await page.locator('.downloads').waitFor();
+    const content = lastRequests(1)[0].messages[0].content;
+    const urls = content.flatMap((part: { image_url?: { url: string } }) => part.image_url?.url ?? []);
+    expect(urls).toEqual([makePuzzle(1).image, makePuzzle(3).image]);
+    const stage = page.locator('.stage-picture canvas');
+    expect(await stage.count()).toBe(2);
+    // Each latent step picks one patch, which is on one of the pictures.
+    const looked = async () => {
+      const names = await Promise.all([0, 1].map((at) => stage.nth(at).getAttribute('aria-label')));
+      return names.map((name) => /^Latent step \d of 3, picture \d: looked at (.*)$/.exec(name!)![1]);
+    };
+    for (const frame of [0, 1]) {
+      await page.locator('.frame').nth(frame).click();
+      expect((await looked()).map((place) => place === 'nothing').sort()).toEqual([false, true]);
+    }
+    // A patch of the second picture is named as one.
+    const box = (await stage.nth(1).boundingBox())!;
+    await page.mouse.move(box.x + box.width * 0.9, box.y + box.height * 0.1);
+    await page
+      .locator('.scores .pointed th')
+      .getByText(/^picture 2, row 1, column/)
+      .waitFor();
+    await named(page, 'Remove picture 2').click();
+    await named(page, 'Remove picture 1').click();
+    await page.getByText('Drop or paste pictures').waitFor();
+    await named(page, 'Ask').click();
+    await expect.poll(() => lastRequests(1)[0].messages[0].content).toEqual([{ type: 'text', text: 'What changed?' }]);
+    await page.locator('.downloads').waitFor();
+    expect(await stage.count()).toBe(0);
+    await close();
+  });
+
   it('lays training runs over each other', async () => {
     const { page, close } = await openPage(browser, `${server.url}/#/runs`);
     await page.getByRole('img', { name: /^Loss .*Latest: seed 2 / }).waitFor();

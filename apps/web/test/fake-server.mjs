@@ -17,6 +17,7 @@ const ABLATIONS = [
   ['zero-latents', 'zero latent steps'],
   ['text-zeroed', 'latent text zeroed'],
   ['patches-zeroed', 'patches zeroed'],
+  ['patches-swapped', "another sample's patches"],
   ['random-patches', 'random patches'],
   ['no-latent-vision', 'no latent vision (Coconut)'],
 ];
@@ -107,14 +108,20 @@ export async function startFakeServer({ port = 0, key = '', pause = 5 } = {}) {
 }
 
 function models() {
-  const model = (id, task, latents) => ({
+  const model = (id, task, latents, oneImage = true) => ({
     ...{ id, object: 'model', created: 1_700_000_000, owned_by: 'ivtlr' },
     ivtlr: {
       ...{ family: 'qwen2-vl', task, tasks: ['dominoes', 'm3cot', 'scienceqa'], latents, patches: 1, maxTokens: 512 },
-      ablations: ABLATIONS.map(([name, title]) => ({ name, title })),
+      oneImage,
+      ablations: ABLATIONS.map(([name, title]) => ({ name, title, otherImage: name.endsWith('-swapped') })),
     },
   });
-  return { object: 'list', data: [model('dominoes', 'dominoes', 3), model('dominoes-cot', 'dominoes', 0)] };
+  const data = [
+    model('dominoes', 'dominoes', 3),
+    model('dominoes-cot', 'dominoes', 0),
+    model('many-pictures', null, 2, false),
+  ];
+  return { object: 'list', data };
 }
 
 function serveFile(pathname, response) {
@@ -149,16 +156,16 @@ async function text(request) {
 async function answer(body, response, next, failure) {
   const { ivtlr = {}, model } = body;
   const parts = body.messages.at(-1).content;
-  const url = parts.find(({ type }) => type === 'image_url').image_url.url;
+  const urls = parts.filter(({ type }) => type === 'image_url').map(({ image_url }) => image_url.url);
   const question = parts.find(({ type }) => type === 'text').text;
-  const thought = think(url, question, ivtlr, model);
+  const thought = think(urls, question, ivtlr, model);
   const head = { id: 'chatcmpl-1', object: 'chat.completion.chunk', created: 1_700_000_000, model };
   const write = (choice, more = {}) => {
     const choices = choice ? [{ index: 0, delta: {}, finish_reason: null, logprobs: null, ...choice }] : [];
     response.write(`data: ${JSON.stringify({ ...head, choices, ...more })}\n\n`);
   };
   response.writeHead(200, { 'content-type': 'text/event-stream' });
-  write({ delta: { role: 'assistant', content: '' }, ivtlr: { image: thought.image } });
+  write({ delta: { role: 'assistant', content: '' }, ivtlr: thought.seen });
   for (const [index, step] of thought.latents.entries()) {
     await next(index);
     if (response.destroyed) return;
@@ -191,25 +198,29 @@ async function answer(body, response, next, failure) {
 }
 
 /** Follows the puzzle's chain over a picture that this server drew, and looks about in any other. */
-function think(url, question, ivtlr, model) {
-  const puzzle = makePuzzle.byImage(url);
-  const { width, height } = puzzle ? { width: 112, height: 112 } : readPngSize(url);
-  const grid = puzzle
-    ? [4, 4]
-    : [Math.max(1, Math.min(20, Math.round(height / 28))), Math.max(1, Math.min(20, Math.round(width / 28)))];
-  const size = grid[0] * grid[1];
+function think(urls, question, ivtlr, model) {
+  const puzzle = urls.length === 1 ? makePuzzle.byImage(urls[0]) : null;
+  let size = 0;
+  const images = urls.map((url) => {
+    const { width, height } = puzzle ? { width: 112, height: 112 } : readPngSize(url);
+    const along = (pixels) => Math.max(1, Math.min(20, Math.round(pixels / 28)));
+    const tokenGrid = [along(height), along(width)];
+    const image = { firstToken: size, tokenGrid, width, height, crop: { x: 0, y: 0, width, height } };
+    size += tokenGrid[0] * tokenGrid[1];
+    return image;
+  });
   const latentCount = ivtlr.ablation === 'zero-latents' ? 0 : (ivtlr.latents ?? (model === 'dominoes-cot' ? 0 : 3));
   const random = (seed) => Math.abs(Math.sin(seed * 12.9898) * 43758.5453) % 1;
   const targets = puzzle
     ? puzzle.cells
     : Array.from({ length: 8 }, (_, index) => Math.floor(random(index + size) * size));
-  let right = !['text-zeroed', 'patches-zeroed', 'no-latent-vision'].includes(ivtlr.ablation);
+  let right = !['text-zeroed', 'patches-zeroed', 'patches-swapped', 'no-latent-vision'].includes(ivtlr.ablation);
   const stepOf = (kind, step, target, peak) => {
     const scores = Array.from({ length: size }, (_, token) =>
       token === target ? peak : peak * 0.12 * random(token * 7 + step * 3 + 1),
     );
     const order = scores.map((_, token) => token).sort((a, b) => scores[b] - scores[a]);
-    const picked = order.slice(0, kind === 'latent' ? (ivtlr.patches ?? 1) : 1);
+    const picked = size === 0 ? [] : order.slice(0, kind === 'latent' ? (ivtlr.patches ?? 1) : 1);
     const sum = scores.reduce((total, score) => total + score, 0);
     const entropy = scores.reduce((total, score) => total - (score / sum) * Math.log(score / sum), 0);
     return {
@@ -247,7 +258,8 @@ function think(url, question, ivtlr, model) {
       0.08 + 0.03 * random(index),
     ),
   }));
-  return { image: { tokenGrid: grid, width, height, crop: { x: 0, y: 0, width, height } }, latents, written };
+  const { firstToken: _, ...image } = images[0] ?? {};
+  return { seen: images.length > 0 ? { image, images } : {}, latents, written };
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

@@ -22,7 +22,8 @@ describe.skipIf(CHROMIUM === null)('the app and the real server', () => {
   beforeAll(async () => {
     mkdirSync(path.join(runs, 'bundled'));
     cpSync(path.join(packageFolder, 'models/dominoes/metrics.jsonl'), path.join(runs, 'bundled/metrics.jsonl'));
-    const args = ['serve', '--port', '0', '--threads', '1', '--runs', runs, '--log-level', 'silent'];
+    const models = ['--model', 'dominoes', '--model', 'dominoes-cot'];
+    const args = ['serve', ...models, '--port', '0', '--threads', '1', '--runs', runs, '--log-level', 'silent'];
     server = spawn(process.execPath, [program, ...args]);
     url = await addressOf(server);
     const asked = ['--model', path.join(packageFolder, 'models/dominoes'), '--limit', '4', '--max-latents', '0'];
@@ -65,6 +66,33 @@ describe.skipIf(CHROMIUM === null)('the app and the real server', () => {
     await card('zero latent steps').getByText('≠ other answer').waitFor();
     expect(await card('as trained').innerText()).toContain('✓ right');
     expect(await page.getByRole('alert').count()).toBe(0);
+    await close();
+  });
+
+  it("shows what becomes of the answer with another picture's patches", async () => {
+    const { page, close } = await openPage(browser, `${url}/#/what-if?seed=7&other=8&vary=patches-swapped`);
+    await page.locator('.picture-box img').waitFor();
+    await page.getByRole('img', { name: /^Whose latent steps are taken/ }).waitFor();
+    await page.getByRole('button', { name: 'Ask 2 ways' }).click();
+    const card = page.getByRole('article', { name: "another picture's patches" });
+    await card.getByText('3 latent steps').waitFor();
+    await card.getByText(/other answer|same answer/).waitFor();
+    expect(await page.getByRole('alert').count()).toBe(0);
+    await close();
+  });
+
+  it('compares with the model that writes its steps', async () => {
+    const { page, close } = await openPage(browser, `${url}/#/compare?seed=7`);
+    await page.locator('.picture-box img').waitFor();
+    const written = page.getByLabel('Model that writes its steps');
+    expect(await written.inputValue()).toBe('dominoes-cot');
+    await page.getByRole('button', { name: 'Ask both ways' }).click();
+    const table = page.getByRole('table', { name: /Steps and time/ });
+    await table.waitFor();
+    expect(await table.getByRole('row', { name: /^answer/ }).innerText()).toMatch(/right\s+right/);
+    expect(await table.getByRole('row', { name: /^latent steps/ }).innerText()).toMatch(/3\s+0/);
+    const tokens = /(\d+)\s+(\d+)$/.exec(await table.getByRole('row', { name: /^written tokens/ }).innerText())!;
+    expect(Number(tokens[2])).toBeGreaterThan(Number(tokens[1]));
     await close();
   });
 

@@ -118,7 +118,7 @@ describe.skipIf(CHROMIUM === null)('the app in trouble', () => {
       await page.locator('button.main').click();
       await page.locator('.downloads').waitFor();
       await check('ask');
-      await page.goto(`${server.url}/#/what-if?seed=7&vary=zero-latents,random-patches&force=0:3&forbid=1:2`);
+      await page.goto(`${server.url}/#/what-if?seed=7&vary=zero-latents,patches-swapped&other=8&force=0:3&forbid=1:2`);
       await page.locator('button.main').click();
       await page.getByText('Other patches picked').first().waitFor();
       await page.getByRole('button', { name: 'Stop' }).waitFor({ state: 'detached' });

@@ -1,9 +1,11 @@
 #include "addon.h"
 
 #include "autograd.h"
+#include "cuda.h"
 #include "dispatch.h"
 #include "distributed.h"
 #include "exchange.h"
+#include "handles.h"
 #include "peers.h"
 #include "pieces.h"
 #include "shared.h"
@@ -13,34 +15,36 @@
 namespace ivtlr {
 namespace {
 
-napi_ref error_class = nullptr;
+napi_ref make_error = nullptr;
 
-// init(TorchError)
+// init(makeError, collectGarbage)
 napi_value init(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
-    const auto args = arguments(env, info, 1);
-    NAPI_OK(napi_create_reference(env, args[0], 1, &error_class));
+    const auto args = arguments(env, info, 2);
+    NAPI_OK(napi_create_reference(env, args[0], 1, &make_error));
+    set_collector(env, args[1]);
     return undefined(env);
   });
 }
 
 }  // namespace
 
-void throw_error(napi_env env, const std::string& op, const std::string& message) {
+void throw_error(napi_env env, const std::string& op, const std::string& message, bool out_of_memory) {
   std::string line = message.substr(0, message.find('\n'));
   const size_t trace = line.find("Exception raised from");
   if (trace != std::string::npos) line.resize(trace);
-  // Messages of the dispatcher go on to list every backend; the first sentence says what is wrong.
+  // Messages of the dispatcher go on to list every backend; the first sentence says what is wrong. What a device lacks takes several.
   const size_t sentence = line.find(". ", 40);
-  if (line.size() > 300 && sentence != std::string::npos) line.resize(sentence + 1);
+  if (!out_of_memory && line.size() > 300 && sentence != std::string::npos) line.resize(sentence + 1);
   bool pending = false;
   napi_is_exception_pending(env, &pending);
   if (pending) return;
-  napi_value constructor, args[2], error;
-  if (error_class && napi_get_reference_value(env, error_class, &constructor) == napi_ok &&
+  napi_value make, global, args[3], error;
+  if (make_error && napi_get_reference_value(env, make_error, &make) == napi_ok && napi_get_global(env, &global) == napi_ok &&
       napi_create_string_utf8(env, op.data(), op.size(), &args[0]) == napi_ok &&
       napi_create_string_utf8(env, line.data(), line.size(), &args[1]) == napi_ok &&
-      napi_new_instance(env, constructor, 2, args, &error) == napi_ok) {
+      napi_get_boolean(env, out_of_memory, &args[2]) == napi_ok &&
+      napi_call_function(env, global, make, 3, args, &error) == napi_ok) {
     napi_throw(env, error);
     return;
   }
@@ -98,6 +102,29 @@ NAPI_MODULE_INIT() {
         {"threads", threads},
         {"flushDenormal", flush_denormal},
         {"buildInfo", build_info},
+        {"cudaDevice", cuda_device},
+        {"cudaMemory", cuda_memory},
+        {"cudaResetPeak", cuda_reset_peak},
+        {"cudaEmptyCache", cuda_empty_cache},
+        {"cudaSynchronize", cuda_synchronize},
+        {"newStream", new_stream},
+        {"exchangeStream", exchange_stream},
+        {"synchronizeStream", synchronize_stream},
+        {"freeStream", free_stream},
+        {"newEvent", new_event},
+        {"recordEvent", record_event},
+        {"waitForEvent", wait_for_event},
+        {"eventDone", event_done},
+        {"synchronizeEvent", synchronize_event},
+        {"eventSeconds", event_seconds},
+        {"freeEvent", free_event},
+        {"newGraph", new_graph},
+        {"beginCapture", begin_capture},
+        {"endCapture", end_capture},
+        {"replayGraph", replay_graph},
+        {"freeGraph", free_graph},
+        {"allowTf32", allow_tf32},
+        {"deterministic", deterministic},
         {"openStore", open_store},
         {"closeStore", close_store},
         {"storeSet", store_set},

@@ -10,8 +10,8 @@
 
 namespace ivtlr {
 
-// Throws a TorchError in JavaScript: `op` becomes its property, `message` is cut to its first line.
-void throw_error(napi_env env, const std::string& op, const std::string& message);
+// Throws a TorchError in JavaScript, or its kind for memory: `op` becomes its property, `message` is cut to its first line.
+void throw_error(napi_env env, const std::string& op, const std::string& message, bool out_of_memory = false);
 
 std::vector<napi_value> arguments(napi_env env, napi_callback_info info, size_t count);
 
@@ -20,8 +20,11 @@ napi_value guarded(napi_env env, Body body, Name name) {
   try {
     return body();
   } catch (const Pending&) {
+  } catch (const c10::OutOfMemoryError& error) {
+    throw_error(env, name(), error.what_without_backtrace(), true);
   } catch (const c10::Error& error) {
-    throw_error(env, name(), error.what_without_backtrace());
+    const std::string message = error.what_without_backtrace();
+    throw_error(env, name(), message, message.find("DefaultCPUAllocator: ") != std::string::npos);
   } catch (const std::exception& error) {
     throw_error(env, name(), error.what());
   } catch (...) {

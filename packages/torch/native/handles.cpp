@@ -6,37 +6,25 @@
 #include <vector>
 
 #include "convert.h"
+#include "table.h"
 
 namespace ivtlr {
 namespace {
 
 struct Slot {
   at::Tensor tensor;
-  int64_t bytes = 0;  // that the garbage collector is told this handle keeps alive
+  int64_t bytes = 0;  // that this handle keeps alive
+  bool on_device = false;  // memory of a GPU, not of this process
   napi_ref owner = nullptr;  // weak: the JavaScript object that is the only user of the handle
-};
-
-template <typename T>
-struct Table {
-  std::vector<T> slots{1};  // slot 0 stays empty
-  std::vector<int32_t> free;
-
-  int32_t add(T value) {
-    if (!free.empty()) {
-      const int32_t id = free.back();
-      free.pop_back();
-      slots[id] = std::move(value);
-      return id;
-    }
-    slots.push_back(std::move(value));
-    return static_cast<int32_t>(slots.size() - 1);
-  }
 };
 
 // Never destroyed: libtorch's own statics may be gone when the process ends.
 Table<Slot>& tensors = *new Table<Slot>();
 Table<at::Generator>& generators = *new Table<at::Generator>();
-int64_t bytes_watched = 0;  // of the handles that the garbage collector frees
+int64_t bytes_watched = 0;  // of this process, by handles that the garbage collector frees
+int64_t device_bytes_watched = 0;  // the same of GPUs
+int64_t device_bytes_collected = 0;  // what was left of them when garbage was last collected for their sake
+napi_ref collector = nullptr;
 int64_t bytes_reported = 0;
 int64_t bytes_swept = 0;  // the least watched since the last sweep
 
@@ -50,6 +38,7 @@ int32_t put(at::Tensor tensor) {
   if (tensor.has_storage() && !tensor.is_meta() &&
       (tensor.storage().use_count() == 1 || (tensor.requires_grad() && !tensor.is_leaf() && !tensor.is_view()))) {
     slot.bytes = static_cast<int64_t>(tensor.storage().nbytes());
+    slot.on_device = !tensor.device().is_cpu();
   }
   slot.tensor = std::move(tensor);
   return tensors.add(std::move(slot));
@@ -66,7 +55,7 @@ void watch(napi_env env, int32_t id, napi_value owner) {
   Slot& slot = tensors.slots[id];
   if (slot.owner) return;
   NAPI_OK(napi_create_reference(env, owner, 0, &slot.owner));
-  bytes_watched += slot.bytes;
+  (slot.on_device ? device_bytes_watched : bytes_watched) += slot.bytes;
 }
 
 int64_t sweep(napi_env env) {
@@ -90,7 +79,7 @@ void release(napi_env env, int32_t id) {
   Slot& slot = tensors.slots[id];
   if (!slot.tensor.defined()) return;
   if (slot.owner) {
-    bytes_watched -= slot.bytes;
+    (slot.on_device ? device_bytes_watched : bytes_watched) -= slot.bytes;
     napi_delete_reference(env, slot.owner);
   }
   slot = Slot();
@@ -127,7 +116,18 @@ void release_generator(int32_t id) {
   generators.free.push_back(id);
 }
 
+void set_collector(napi_env env, napi_value function) { NAPI_OK(napi_create_reference(env, function, 1, &collector)); }
+
 void report_memory(napi_env env) {
+  device_bytes_collected = std::min(device_bytes_collected, device_bytes_watched);
+  if (device_bytes_watched - device_bytes_collected >= (int64_t{1} << 30)) {
+    napi_value collect, global, result;
+    NAPI_OK(napi_get_reference_value(env, collector, &collect));
+    NAPI_OK(napi_get_global(env, &global));
+    NAPI_OK(napi_call_function(env, global, collect, 0, nullptr, &result));
+    sweep(env);
+    device_bytes_collected = device_bytes_watched;
+  }
   bytes_swept = std::min(bytes_swept, bytes_watched);
   const int64_t delta = bytes_watched - bytes_reported;
   if (delta < (1 << 20) && delta > -(1 << 20)) return;

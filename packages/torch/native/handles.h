@@ -23,8 +23,12 @@ int32_t put_generator(at::Generator generator);
 const at::Generator& get_generator(int32_t id);
 void release_generator(int32_t id);
 
-// Tells V8 how much memory the watched handles keep alive, in steps of at least a megabyte, so that it collects garbage in time; collecting
-// could not free the others. As it grows it also sweeps: finalizers of JavaScript would wait until the running function returns.
+// What report_memory() calls to have JavaScript's garbage collected.
+void set_collector(napi_env env, napi_value function);
+
+// Memory of GPUs is not V8's concern, which would collect garbage all the time for it; once a gigabyte more of it hangs on watched handles, garbage is
+// collected. For the rest, tells V8 how much memory the watched handles keep alive, in steps of at least a megabyte, so that it collects garbage in time; collecting could
+// not free the others. As it grows it also sweeps: finalizers of JavaScript would wait until the running function returns.
 void report_memory(napi_env env);
 
 }  // namespace ivtlr

@@ -7,6 +7,7 @@ import {
   type TokenView,
   tokenIn,
   viewsOf,
+  viewTokens,
 } from '../../../../packages/ivtlr/src/vision/token-views.ts';
 
 export interface Size {
@@ -47,6 +48,18 @@ export function tokenAt(x: number, y: number, image: SeenImage, size: Size): num
 export function cellName(token: number, layout: TokenLayout): string {
   const { view, row, column } = placeOf(layout, token);
   return `${layout.views && layout.views.length > 1 ? `${view.name}: ` : ''}row ${row + 1}, column ${column + 1}`;
+}
+
+/** The same for a token of any of several pictures, with the picture's number. */
+export function tokenName(token: number, images: readonly SeenImage[]): string {
+  const at = images.findIndex((image) => isOf(token, image));
+  if (at < 0) return `token ${token}`;
+  return `${images.length > 1 ? `picture ${at + 1}, ` : ''}${cellName(token, images[at]!)}`;
+}
+
+/** Whether a token, counted through all pictures, is one of this picture's. */
+export function isOf(token: number, image: SeenImage): boolean {
+  return viewsOf(image).some((view) => token >= view.start && token < view.start + viewTokens(view));
 }
 
 /** The tokens with the highest scores, best first. */

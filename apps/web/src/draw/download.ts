@@ -3,7 +3,7 @@ import type { Answer } from '../state/answer.ts';
 import { drawStrip } from './strip.ts';
 
 export function downloadJson(answer: Answer): void {
-  const { asked, text, finish, image, steps, settings, seconds, usage, status } = answer;
+  const { asked, text, finish, images, steps, settings, seconds, usage, status } = answer;
   const { question, model, options } = asked;
   const content = {
     ...{
@@ -11,9 +11,9 @@ export function downloadJson(answer: Answer): void {
       question: question.text,
       choices: question.choices,
       gold: question.gold,
-      picture: question.picture.name,
+      pictures: question.pictures.map(({ name }) => name),
     },
-    ...{ request: options, answer: text, status, finish, image, steps, settings, seconds, usage },
+    ...{ request: options, answer: text, status, finish, images, steps, settings, seconds, usage },
   };
   save(new Blob([`${JSON.stringify(content, null, 2)}\n`], { type: 'application/json' }), 'ivtlr-answer.json');
 }

@@ -6,18 +6,24 @@ import { drawPicture, drawStep } from './draw-step.ts';
 
 const PANEL = 300;
 const GAP = 20;
+/** Below each of several pictures. */
+const BETWEEN = 6;
 const MARGIN = 24;
 const LINE = 22;
 const FONT = 'system-ui, sans-serif';
 /** Pixels of the file for one unit here. */
 const SCALE = 2;
 
+/** By how many there are. */
+const PICTURES = ['No picture', 'Picture', 'Pictures'];
+
 /** @returns a canvas with the strip on white; answers without a picture's grid have the picture alone */
 export function drawStrip(answer: Answer): HTMLCanvasElement {
   const steps = latentSteps(answer);
-  const { element } = answer.asked.question.picture;
+  const { pictures } = answer.asked.question;
   const perRow = Math.min(steps.length + 1, 4);
-  const height = Math.round((PANEL * element.naturalHeight) / element.naturalWidth);
+  const heights = pictures.map(({ element }) => Math.round((PANEL * element.naturalHeight) / element.naturalWidth));
+  const height = heights.reduce((sum, each) => sum + each + BETWEEN, 0);
   const rows = Math.ceil((steps.length + 1) / perRow);
   const width = Math.max(2 * MARGIN + perRow * PANEL + (perRow - 1) * GAP, 2 * MARGIN + 2 * PANEL);
   const cellHeight = height + 2 * LINE + 2 * GAP;
@@ -33,22 +39,33 @@ export function drawStrip(answer: Answer): HTMLCanvasElement {
   context.scale(SCALE, SCALE);
   context.fillStyle = '#ffffff';
   context.fillRect(0, 0, canvas.width, canvas.height);
-  const size = { width: PANEL, height };
   for (let index = 0; index <= steps.length; index++) {
     const left = MARGIN + (index % perRow) * (PANEL + GAP);
     const top = MARGIN + Math.floor(index / perRow) * cellHeight;
     const step = steps[index - 1];
-    write(context, step ? `Latent step ${index}` : 'Picture', left, top + 12, `bold 15px ${FONT}`, '#1b1f27');
-    const panel = document.createElement('canvas');
-    panel.width = PANEL * SCALE;
-    panel.height = height * SCALE;
-    const inner = panel.getContext('2d')!;
-    inner.scale(SCALE, SCALE);
-    if (step) {
-      const earlier = new Set(steps.slice(0, index - 1).flatMap(({ picked }) => picked));
-      drawStep(inner, { element, image: answer.image, step, earlier, heat: true }, size);
-    } else drawPicture(inner, element, size);
-    context.drawImage(panel, left, top + GAP, PANEL, height);
+    write(
+      context,
+      step ? `Latent step ${index}` : PICTURES[Math.min(pictures.length, 2)]!,
+      left,
+      top + 12,
+      `bold 15px ${FONT}`,
+      '#1b1f27',
+    );
+    let below = top + GAP;
+    pictures.forEach(({ element }, at) => {
+      const size = { width: PANEL, height: heights[at]! };
+      const panel = document.createElement('canvas');
+      panel.width = size.width * SCALE;
+      panel.height = size.height * SCALE;
+      const inner = panel.getContext('2d')!;
+      inner.scale(SCALE, SCALE);
+      if (step) {
+        const earlier = new Set(steps.slice(0, index - 1).flatMap(({ picked }) => picked));
+        drawStep(inner, { element, image: answer.images[at] ?? null, step, earlier, heat: true }, size);
+      } else drawPicture(inner, element, size);
+      context.drawImage(panel, left, below, size.width, size.height);
+      below += size.height + BETWEEN;
+    });
     write(context, caption(answer, index), left, top + height + GAP + LINE, `13px ${FONT}`, '#5a6472');
   }
   drawLegend(context, legend);
@@ -63,9 +80,12 @@ export function drawStrip(answer: Answer): HTMLCanvasElement {
 function caption(answer: Answer, index: number): string {
   const step = latentSteps(answer)[index - 1];
   if (step) return `ratio ${shortNumber(step.attentionRatio)} · focus ${shortNumber(step.focus)}`;
-  const { naturalWidth, naturalHeight } = answer.asked.question.picture.element;
-  const grid = answer.image ? ` · ${answer.image.tokenGrid.join('×')} image tokens` : '';
-  return `${naturalWidth}×${naturalHeight} pixels${grid}`;
+  return answer.asked.question.pictures
+    .map(({ element: { naturalWidth, naturalHeight } }, at) => {
+      const image = answer.images[at];
+      return `${naturalWidth}×${naturalHeight} pixels${image ? ` · ${image.tokenGrid.join('×')} image tokens` : ''}`;
+    })
+    .join('; ');
 }
 
 function textLines({ asked: { question }, text }: Answer): (readonly [string, string])[] {

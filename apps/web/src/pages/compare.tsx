@@ -10,7 +10,9 @@ import type { AskingProps } from './ask.tsx';
 export function ComparePage({ places, question, answers, models, model }: AskingProps) {
   const { place, change } = places;
   const asked = buildAsked(question, model, place.params);
-  const writer = models.find(({ id }) => id === place.params.get('writer')) ?? model;
+  // A model that was not trained for latent steps writes all of its own; without one the same model does.
+  const usual = models.find((other) => other.id !== model?.id && other.ivtlr.latents === 0) ?? model;
+  const writer = models.find(({ id }) => id === place.params.get('writer')) ?? usual;
   const [shown, onShow] = useState<number | null>(null);
   const base = answers.get('base');
   const written = answers.get('written');
@@ -65,7 +67,14 @@ export function ComparePage({ places, question, answers, models, model }: Asking
         {both && <Costs latent={base} written={written} />}
         <p class="quiet">
           The second answer has 0 latent steps. A model that was trained to skip its written steps may answer badly
-          without latent ones; a model trained to write them is the fairer match, where the server has one.
+          without latent ones; a model trained to write them is the fairer match.
+          {models.length === 1 && (
+            <>
+              {' '}
+              This server has one model; several are served by <code>ivtlr serve --model A --model B</code>, the bundled
+              ones by <code>ivtlr serve --model dominoes --model dominoes-cot</code>.
+            </>
+          )}
         </p>
       </div>
     </div>

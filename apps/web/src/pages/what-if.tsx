@@ -1,10 +1,13 @@
 import { useRef, useState } from 'preact/hooks';
 import { AnswerCard } from '../parts/answer-card.tsx';
+import { FailureNote } from '../parts/failure-note.tsx';
 import { PatchPicker } from '../parts/patch-picker.tsx';
+import { FileButton } from '../parts/picture-input.tsx';
 import { QuestionForm } from '../parts/question-form.tsx';
 import { type Answer, type Asked, isRunning, latentSteps } from '../state/answer.ts';
 import { buildAsked, sameQuestion } from '../state/build-asked.ts';
 import { anyToken, formatTokensPerStep, parseTokensPerStep } from '../state/tokens-per-step.ts';
+import { type OtherPicture, useOtherPicture } from '../state/use-other-picture.ts';
 import type { AskingProps } from './ask.tsx';
 
 interface Variant {
@@ -15,7 +18,7 @@ interface Variant {
 }
 
 /** The same question beside itself, with a part of the latent steps taken away or with other patches. */
-export function WhatIfPage({ places, question, answers, models, model }: AskingProps) {
+export function WhatIfPage({ places, question, answers, models, model, apiKey }: AskingProps & { apiKey: string }) {
   const { place, change } = places;
   const asked = buildAsked(question, model, place.params);
   const ablations = (model?.ivtlr.ablations ?? []).filter(({ name }) => name !== 'full');
@@ -24,24 +27,32 @@ export function WhatIfPage({ places, question, answers, models, model }: AskingP
     .filter((name) => ablations.some((one) => one.name === name));
   const force = parseTokensPerStep(place.params.get('force'));
   const forbid = parseTokensPerStep(place.params.get('forbid'));
+  const other = useOtherPicture(places, apiKey);
   const base = answers.get('base');
   const stale = base !== null && asked !== null && !sameQuestion(base.asked, asked);
   const clickable = useLastWithPatches(base, asked);
   const [picking, setPicking] = useState(anyToken(force) || anyToken(forbid));
   const [shown, onShow] = useState<number | null>(null);
   const variants: Variant[] = ablations
-    .filter(({ name }) => chosen.includes(name))
-    .map(({ name, title }) => ({
+    .filter(({ name, otherImage }) => chosen.includes(name) && (!otherImage || other.picture !== null))
+    .map(({ name, title, otherImage }) => ({
       name: `vary:${name}`,
-      title,
-      asked: (base) => withOptions(base, { ablation: name }),
+      title: otherImage ? (OTHER_TITLES[name] ?? title) : title,
+      asked: (base) =>
+        withOptions(base, { ablation: name, ...(otherImage && { other_image: { url: other.picture!.url } }) }),
     }));
+  const swaps = ablations.some(({ name, otherImage }) => otherImage && chosen.includes(name));
   if (anyToken(force) || anyToken(forbid)) {
     const options = { ...(anyToken(force) && { force }), ...(anyToken(forbid) && { forbid }) };
     variants.push({ name: 'patches', title: 'patches of your choice', asked: (base) => withOptions(base, options) });
   }
   const names = ['base', ...variants.map(({ name }) => name)];
-  const vary = (list: readonly string[]) => change({ vary: list.length ? list.join(',') : null });
+  const vary = (list: readonly string[]) => {
+    const swapping = ablations.some(({ name, otherImage }) => otherImage && list.includes(name));
+    // Beside a puzzle stands another puzzle, unless the reader picks a picture.
+    const draw = swapping && other.picture === null && question.seed !== null;
+    change({ vary: list.length ? list.join(',') : null, ...(draw && { other: question.seed! + 1 }) });
+  };
   const askAll = () => {
     if (!asked) return;
     answers.ask('base', asked);
@@ -69,7 +80,7 @@ export function WhatIfPage({ places, question, answers, models, model }: AskingP
                   vary(event.currentTarget.checked ? [...chosen, name] : chosen.filter((other) => other !== name))
                 }
               />{' '}
-              {title}
+              {OTHER_TITLES[name] ?? title}
             </label>
           ))}
           {ablations.length > 1 && (
@@ -82,6 +93,7 @@ export function WhatIfPage({ places, question, answers, models, model }: AskingP
             </button>
           )}
         </fieldset>
+        {swaps && <OtherPictureInput other={other} puzzles={question.seed !== null} />}
       </QuestionForm>
       <div class="panel" id="results">
         {stale && <p class="quiet">The question has changed since it was asked: ask again.</p>}
@@ -137,13 +149,47 @@ export function WhatIfPage({ places, question, answers, models, model }: AskingP
   );
 }
 
+/** In a batch the other sample's; here those of the picture that the reader adds. */
+const OTHER_TITLES: Readonly<Record<string, string>> = {
+  'patches-swapped': "another picture's patches",
+  'text-swapped': "another picture's latent text",
+};
+
+/** The picture whose latent steps are swapped in. */
+function OtherPictureInput({ other, puzzles }: { other: OtherPicture; puzzles: boolean }) {
+  const { picture, failure, drawPuzzle, takeFile } = other;
+  return (
+    <fieldset class="other-picture">
+      <legend>The other picture</legend>
+      {picture ? (
+        <img
+          src={picture.url}
+          alt={`Whose latent steps are taken: ${picture.name}`}
+          class={picture.element.naturalWidth < 300 ? 'pixels' : ''}
+        />
+      ) : (
+        <p class="quiet">The same question is asked about it, and its latent steps are taken. Add it first.</p>
+      )}
+      <div class="buttons">
+        {puzzles && (
+          <button type="button" onClick={drawPuzzle}>
+            Draw another puzzle
+          </button>
+        )}
+        <FileButton label="Pick the other picture" take={(files) => files?.[0] && takeFile(files[0])} />
+      </div>
+      {failure && <FailureNote failure={failure} />}
+    </fieldset>
+  );
+}
+
 /** The answer whose picture is clicked on: while the same question is asked again, the one before. */
 function useLastWithPatches(base: Answer | null, asked: Asked | null): Answer | null {
   const last = useRef<Answer | null>(null);
   if (base?.status === 'done') last.current = base;
   const { current } = last;
   const fits = current !== null && asked !== null && sameQuestion(current.asked, asked);
-  return fits && current.image && latentSteps(current).length > 0 ? current : null;
+  return fits && current.images.length > 0 && latentSteps(current).length > 0 ? current : null;
 }
 
 function withOptions(asked: Asked, options: Asked['options']): Asked {

@@ -4,8 +4,8 @@ import { markWords, onlyIn } from '../state/differences.ts';
 import { count, duration } from '../state/numbers.ts';
 import { Verdict } from './answer-text.tsx';
 import { FailureNote } from './failure-note.tsx';
-import { StepCanvas } from './step-canvas.tsx';
-import { pickedBefore, placesOf } from './step-viewer.tsx';
+import { StepPictures } from './step-pictures.tsx';
+import { pickedBefore, placesOf, SMALL } from './step-viewer.tsx';
 
 interface Props {
   title: string;
@@ -59,10 +59,8 @@ export function AnswerCard({ title, answer, base, shown, onShow, onRetry }: Prop
 type FilmProps = Pick<Props, 'base' | 'shown' | 'onShow'> & { answer: Answer };
 
 function CardFilm({ answer, base, shown, onShow }: FilmProps) {
-  const { image, asked } = answer;
+  const { images } = answer;
   const steps = latentSteps(answer);
-  const { element } = asked.question.picture;
-  const width = Math.min(80, Math.round((80 * element.naturalWidth) / element.naturalHeight));
   const others = base ? latentSteps(base) : [];
   const different = useMemo(
     () => steps.map((step, index) => (base ? onlyIn(step.picked, others[index]?.picked ?? []) : [])),
@@ -70,7 +68,7 @@ function CardFilm({ answer, base, shown, onShow }: FilmProps) {
   );
   const earlier = useMemo(() => steps.map((_, index) => pickedBefore(steps, index)), [steps.length]);
   const step = shown === null ? undefined : steps[shown];
-  if (!image || steps.length === 0) return null;
+  if (steps.length === 0) return null;
   return (
     <>
       <div class="film">
@@ -82,13 +80,14 @@ function CardFilm({ answer, base, shown, onShow }: FilmProps) {
             aria-pressed={index === shown}
             onClick={() => onShow(index === shown ? null : index)}
           >
-            <StepCanvas
-              {...{ element, image, step, width }}
+            <StepPictures
+              {...{ answer, step }}
+              largest={SMALL}
               different={different[index]!}
               earlier={earlier[index]!}
               heat
             />
-            <span class="hidden">{`Latent step ${index + 1}: ${placesOf(step, image)}`}</span>
+            <span class="hidden">{`Latent step ${index + 1}: ${placesOf(step, images)}`}</span>
             <span aria-hidden="true">
               {index + 1}
               {different[index]!.length > 0 && ' ≠'}
@@ -97,13 +96,13 @@ function CardFilm({ answer, base, shown, onShow }: FilmProps) {
         ))}
       </div>
       {step && (
-        <StepCanvas
-          {...{ element, image, step }}
-          width={Math.min(260, Math.round((260 * element.naturalWidth) / element.naturalHeight))}
+        <StepPictures
+          {...{ answer, step }}
+          largest={{ width: 260, height: 260 }}
           different={different[shown!]!}
           earlier={earlier[shown!]!}
           heat
-          label={`Latent step ${shown! + 1}: looked at ${placesOf(step, image)}`}
+          name={`Latent step ${shown! + 1}`}
         />
       )}
       {base && <p class="quiet">{pickSummary(different, others)}</p>}

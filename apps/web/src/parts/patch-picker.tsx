@@ -26,14 +26,17 @@ export function PatchPicker({ base, force, forbid, onChange }: Props) {
   const [box, room] = useWidth<HTMLDivElement>();
   const grid = useRef<HTMLDivElement>(null);
   const steps = latentSteps(base);
-  const { image } = base;
-  if (!image) return null;
+  const [which, setWhich] = useState(0);
+  const shown = Math.min(which, base.images.length - 1);
+  const image = base.images[shown];
+  const picture = base.asked.question.pictures[shown];
+  if (!image || !picture) return null;
   const at = Math.min(chosen, steps.length - 1);
   const most = base.settings?.patches ?? 1;
   // Patches of the first view can be chosen here.
   const view = viewsOf(image)[0]!;
   const [rows, columns] = view.grid;
-  const { element } = base.asked.question.picture;
+  const { element } = picture;
   const width = Math.min(WIDTH, room, Math.round((WIDTH * element.naturalWidth) / element.naturalHeight));
   const percent = (part: number, whole: number) => `${(100 * part) / whole}%`;
   const toggle = (token: number) => {
@@ -111,6 +114,17 @@ export function PatchPicker({ base, force, forbid, onChange }: Props) {
         </div>
       </div>
       <div class="picker-side">
+        {base.images.length > 1 && (
+          <fieldset class="segments">
+            <legend class="hidden">Picture whose patches are chosen</legend>
+            {base.images.map((_, index) => (
+              <label key={index}>
+                <input type="radio" name="picker-picture" checked={index === shown} onChange={() => setWhich(index)} />
+                <span>Picture {index + 1}</span>
+              </label>
+            ))}
+          </fieldset>
+        )}
         <fieldset class="segments">
           <legend class="hidden">Latent step whose patches are chosen</legend>
           {steps.map((step, index) => (

@@ -2,10 +2,19 @@ import { useEffect, useState } from 'preact/hooks';
 import type { QuestionState } from '../state/use-question.ts';
 import { FailureNote } from './failure-note.tsx';
 
-/** Takes a picture that is dropped, pasted, picked or photographed, or draws a puzzle. */
-export function PictureInput({ question }: { question: QuestionState }) {
+interface Props {
+  question: QuestionState;
+  /** The model takes any number of pictures: none, one, or those that come one after the other. */
+  several: boolean;
+}
+
+/** Takes pictures that are dropped, pasted, picked or photographed, or draws a puzzle. */
+export function PictureInput({ question, several }: Props) {
   const [over, setOver] = useState(false);
-  const { picture, takeFile, loading } = question;
+  const { pictures, loading } = question;
+  const take = (files: FileList | null | undefined) => {
+    if (files?.length) question.takeFiles([...files], several);
+  };
   useEffect(() => {
     // Anywhere on the page: nobody aims at a box with a picture in the hand.
     const leave = (event: DragEvent) => event.relatedTarget === null && setOver(false);
@@ -16,9 +25,9 @@ export function PictureInput({ question }: { question: QuestionState }) {
     const drop = (event: DragEvent) => {
       event.preventDefault();
       setOver(false);
-      takeFirst(event.dataTransfer?.files, takeFile);
+      take(event.dataTransfer?.files);
     };
-    const paste = (event: ClipboardEvent) => takeFirst(event.clipboardData?.files, takeFile);
+    const paste = (event: ClipboardEvent) => take(event.clipboardData?.files);
     addEventListener('dragover', drag);
     addEventListener('dragleave', leave);
     addEventListener('drop', drop);
@@ -30,22 +39,30 @@ export function PictureInput({ question }: { question: QuestionState }) {
       removeEventListener('paste', paste);
     };
   });
-  const small = picture && picture.element.naturalWidth < 300;
   return (
     <div class="picture-input">
       <div class={`picture-box ${over ? 'over' : ''}`} aria-busy={loading}>
-        {picture ? (
-          <img src={picture.url} alt={`What is asked about: ${picture.name}`} class={small ? 'pixels' : ''} />
-        ) : (
-          <p>{loading ? 'Reading the picture …' : 'Drop or paste a picture'}</p>
+        {pictures.map(({ url, name, element }, index) => (
+          <div class="picture" key={index}>
+            <img src={url} alt={`What is asked about: ${name}`} class={element.naturalWidth < 300 ? 'pixels' : ''} />
+            {(several || pictures.length > 1) && (
+              <button type="button" class="remove" onClick={() => question.removePicture(index)}>
+                <span aria-hidden="true">✕</span>
+                <span class="hidden">Remove picture {index + 1}</span>
+              </button>
+            )}
+          </div>
+        ))}
+        {pictures.length === 0 && (
+          <p>{loading ? 'Reading the picture …' : several ? 'Drop or paste pictures' : 'Drop or paste a picture'}</p>
         )}
       </div>
       <div class="buttons">
         <button type="button" onClick={question.drawPuzzle} disabled={loading}>
           Draw a puzzle
         </button>
-        <FileButton label="Pick a picture" takeFile={takeFile} />
-        <FileButton label="Photograph" takeFile={takeFile} capture />
+        <FileButton label="Pick a picture" {...{ take, several }} />
+        <FileButton label="Photograph" take={take} capture />
       </div>
       {question.failure && (
         <FailureNote failure={question.failure} {...(question.retry && { onRetry: question.retry })} />
@@ -56,11 +73,13 @@ export function PictureInput({ question }: { question: QuestionState }) {
 
 interface FileButtonProps {
   label: string;
-  takeFile: (file: File) => void;
+  take: (files: FileList | null) => void;
+  /** More than one at a time. */
+  several?: boolean;
   capture?: boolean;
 }
 
-function FileButton({ label, takeFile, capture = false }: FileButtonProps) {
+export function FileButton({ label, take, several = false, capture = false }: FileButtonProps) {
   return (
     <label class={`button ${capture ? 'camera' : ''}`}>
       {label}
@@ -68,18 +87,14 @@ function FileButton({ label, takeFile, capture = false }: FileButtonProps) {
         type="file"
         accept="image/*"
         class="hidden"
+        multiple={several}
         {...(capture && { capture: 'environment' as const })}
         onChange={(event) => {
-          takeFirst(event.currentTarget.files, takeFile);
+          take(event.currentTarget.files);
           // Picking the same file again is a change, too.
           event.currentTarget.value = '';
         }}
       />
     </label>
   );
-}
-
-function takeFirst(files: FileList | null | undefined, takeFile: (file: File) => void): void {
-  const file = files?.[0];
-  if (file) takeFile(file);
 }

@@ -23,7 +23,7 @@ interface Props {
 
 /** Picture, question, choices and settings: the left column of every page that asks. */
 export function QuestionForm(props: Props) {
-  const { question, ready, running, onAsk, onStop, askLabel = 'Ask' } = props;
+  const { question, model, ready, running, onAsk, onStop, askLabel = 'Ask' } = props;
   const submit = (event: Event) => {
     event.preventDefault();
     if (!ready) return;
@@ -32,7 +32,7 @@ export function QuestionForm(props: Props) {
   };
   return (
     <form class="question panel" onSubmit={submit} aria-label="What to ask">
-      <PictureInput question={question} />
+      <PictureInput question={question} several={model !== null && !model.ivtlr.oneImage} />
       <label class="field">
         Question
         <textarea
@@ -51,9 +51,7 @@ export function QuestionForm(props: Props) {
         <button type="submit" class="main" disabled={!ready}>
           {askLabel}
         </button>
-        {!ready && (
-          <span class="quiet">{question.picture ? 'A question first.' : 'A picture and a question first.'}</span>
-        )}
+        {!ready && <span class="quiet">{missing(question, model)}</span>}
         {running && (
           <button type="button" onClick={onStop}>
             Stop
@@ -62,6 +60,12 @@ export function QuestionForm(props: Props) {
       </div>
     </form>
   );
+}
+
+/** What has to be there before it can be asked. */
+function missing({ pictures }: QuestionState, model: Model | null): string {
+  if (!model?.ivtlr.oneImage || pictures.length === 1) return 'A question first.';
+  return pictures.length === 0 ? 'A picture and a question first.' : 'The model takes one picture: remove the others.';
 }
 
 /** Where the answer stands below the form, as on phones, it is brought into sight. */

@@ -1,10 +1,11 @@
 import { useMemo, useState } from 'preact/hooks';
-import type { TokenLayout } from '../../../../packages/ivtlr/src/vision/token-views.ts';
-import { cellName, highest } from '../draw/cells.ts';
+import type { SeenImage } from '../../../../packages/ivtlr/src/server/protocol.ts';
+import { highest, tokenName } from '../draw/cells.ts';
 import type { Answer, Step } from '../state/answer.ts';
 import { count, duration, shortNumber } from '../state/numbers.ts';
 import type { Theme } from '../state/use-theme.ts';
-import { StepCanvas, useWidth } from './step-canvas.tsx';
+import { useWidth } from './step-canvas.tsx';
+import { StepPictures } from './step-pictures.tsx';
 import { StepPlot } from './step-plot.tsx';
 
 interface Props {
@@ -17,7 +18,7 @@ interface Props {
 
 /** The steps of an answer as they happen: where each looked, and how sharply. */
 export function StepViewer({ answer, selected, onSelect, theme }: Props) {
-  const { steps, image, status } = answer;
+  const { steps, images, status } = answer;
   const [heat, setHeat] = useState(true);
   const [pointed, setPointed] = useState<number | null>(null);
   const [box, width] = useWidth<HTMLDivElement>();
@@ -25,25 +26,21 @@ export function StepViewer({ answer, selected, onSelect, theme }: Props) {
   const index = Math.min(selected ?? Math.max(latents - 1, 0), steps.length - 1);
   const step = steps[index] ?? null;
   const earlier = useMemo(() => pickedBefore(steps, index), [latents, index]);
-  const { element } = answer.asked.question.picture;
-  // Tall pictures are bounded by their height.
-  const canvasWidth = Math.min(width, 420, Math.round((420 * element.naturalWidth) / element.naturalHeight));
   const name = step ? stepName(step, index, latents) : '';
   return (
     <section class="viewer" aria-label="Steps">
       <div class="stage">
         <div class="stage-picture" ref={box}>
           {width > 0 && (
-            <StepCanvas
-              {...{ element, image, step, earlier, heat, pointed }}
-              width={canvasWidth}
-              label={step && image ? `${name}: looked at ${placesOf(step, image)}` : 'The picture'}
+            <StepPictures
+              {...{ answer, step, earlier, heat, pointed, name }}
+              largest={{ width: Math.min(width, 420), height: 420 }}
               onPoint={setPointed}
             />
           )}
         </div>
         <div class="stage-facts">
-          {step && image ? (
+          {step ? (
             <>
               <h2>{name}</h2>
               <dl class="facts">
@@ -55,11 +52,13 @@ export function StepViewer({ answer, selected, onSelect, theme }: Props) {
                   value={count(step.picked.length, 'patch', 'patches')}
                 />
               </dl>
-              <Scores {...{ step, pointed }} layout={image} onPoint={setPointed} />
-              <label class="check">
-                <input type="checkbox" checked={heat} onChange={(event) => setHeat(event.currentTarget.checked)} />{' '}
-                attention over the picture
-              </label>
+              <Scores {...{ step, pointed, images }} onPoint={setPointed} />
+              {images.length > 0 && (
+                <label class="check">
+                  <input type="checkbox" checked={heat} onChange={(event) => setHeat(event.currentTarget.checked)} />{' '}
+                  attention over the picture
+                </label>
+              )}
               <Film {...{ answer, index, onSelect }} />
             </>
           ) : (
@@ -102,15 +101,15 @@ function Fact({ name, value }: { name: string; value: string }) {
 
 interface ScoresProps {
   step: Step;
-  layout: TokenLayout;
+  images: readonly SeenImage[];
   pointed: number | null;
   onPoint: (token: number | null) => void;
 }
 
 /** The highest scores of a step; the patch under the pointer comes below them. */
-function Scores({ step, layout, pointed, onPoint }: ScoresProps) {
+function Scores({ step, images, pointed, onPoint }: ScoresProps) {
   const { scores, picked } = step;
-  if (!scores) return null;
+  if (!scores || scores.length === 0) return null;
   const top = highest(scores, 5);
   const peak = top[0]?.score ?? 0;
   const below = pointed !== null && !top.some(({ token }) => token === pointed);
@@ -134,7 +133,7 @@ function Scores({ step, layout, pointed, onPoint }: ScoresProps) {
             onPointerLeave={() => onPoint(null)}
           >
             <th scope="row">
-              {cellName(token, layout)}
+              {tokenName(token, images)}
               {picked.includes(token) && <span title="picked"> ▣</span>}
             </th>
             <td class="bar">
@@ -154,11 +153,12 @@ interface RowProps {
   onSelect: (index: number) => void;
 }
 
+/** CSS pixels of a picture in a row of steps. */
+export const SMALL = { width: 80, height: 80 };
+
 /** Latent steps in small. */
 function Film({ answer, index, onSelect }: { answer: Answer } & Omit<RowProps, 'steps'>) {
-  const { steps, image, asked } = answer;
-  const { element } = asked.question.picture;
-  const width = Math.min(80, Math.round((80 * element.naturalWidth) / element.naturalHeight));
+  const { steps, images } = answer;
   const latents = steps.filter(({ kind }) => kind === 'latent').length;
   const earlier = useMemo(() => steps.slice(0, latents).map((_, at) => pickedBefore(steps, at)), [latents]);
   return (
@@ -170,10 +170,10 @@ function Film({ answer, index, onSelect }: { answer: Answer } & Omit<RowProps, '
             key={step.step}
             class="plain frame"
             aria-pressed={at === index}
-            title={topScores(step, image)}
+            title={topScores(step, images)}
             onClick={() => onSelect(at)}
           >
-            <StepCanvas {...{ element, image, step, width }} earlier={earlier[at]!} heat />
+            <StepPictures {...{ answer, step }} largest={SMALL} earlier={earlier[at]!} heat />
             <span class="hidden">{stepName(step, at, latents)}</span>
             <span aria-hidden="true">{at + 1}</span>
           </button>
@@ -216,15 +216,15 @@ export function pickedBefore(steps: readonly Step[], index: number): ReadonlySet
   return new Set(steps.slice(0, Math.max(index, 0)).flatMap(({ kind, picked }) => (kind === 'latent' ? picked : [])));
 }
 
-export function placesOf({ picked }: Pick<Step, 'picked'>, layout: TokenLayout): string {
+export function placesOf({ picked }: Pick<Step, 'picked'>, images: readonly SeenImage[]): string {
   if (picked.length === 0) return 'nothing';
-  const named = picked.slice(0, 4).map((token) => cellName(token, layout));
+  const named = picked.slice(0, 4).map((token) => tokenName(token, images));
   return picked.length > 4 ? `${named.join('; ')} and ${picked.length - 4} more` : named.join('; ');
 }
 
-function topScores({ scores }: Step, layout: TokenLayout | null): string | undefined {
-  if (!scores || !layout) return undefined;
+function topScores({ scores }: Step, images: readonly SeenImage[]): string | undefined {
+  if (!scores || images.length === 0) return undefined;
   return highest(scores, 5)
-    .map(({ token, score }) => `${cellName(token, layout)}: ${shortNumber(score)}`)
+    .map(({ token, score }) => `${tokenName(token, images)}: ${shortNumber(score)}`)
     .join('\n');
 }

@@ -15,7 +15,7 @@ import type { Picture } from './picture.ts';
 
 const picture = { url: 'data:image/png;base64,AA==', name: 'a' } as Picture;
 const asked = (more: Partial<Asked['question']> = {}): Asked => ({
-  question: { picture, text: 'Which?', choices: ['red', 'blue'], gold: 'B', ...more },
+  question: { pictures: [picture], text: 'Which?', choices: ['red', 'blue'], gold: 'B', ...more },
   model: 'dominoes',
   maxTokens: 32,
   options: { latents: 2 },
@@ -52,7 +52,13 @@ it('grows by chunks: steps in order, each text with its written token, whether i
   ];
   let now = 100;
   const answer = chunks.reduce<Answer>((grown, next) => takeChunk(grown, next, now++), newAnswer(asked(), 99));
-  expect(answer).toMatchObject({ status: 'streaming', text: 'The answer is B', finish: 'stop', firstText: 104, image });
+  expect(answer).toMatchObject({
+    status: 'streaming',
+    text: 'The answer is B',
+    finish: 'stop',
+    firstText: 104,
+    images: [image],
+  });
   expect(answer.steps.map(({ kind, text }) => [kind, text])).toEqual([
     ['latent', ''],
     ['latent', ''],

@@ -6,14 +6,17 @@ import type {
   IvtlrRequest,
   IvtlrResponse,
   SeenImage,
+  SeenPicture,
   SeenStep,
   Usage,
 } from '../../../../packages/ivtlr/src/server/protocol.ts';
+import { viewsOf } from '../../../../packages/ivtlr/src/vision/token-views.ts';
 import type { Failure } from '../api/failure.ts';
 import type { Picture } from './picture.ts';
 
 export interface Question {
-  picture: Picture;
+  /** In the order in which they are asked about; a model that takes one is asked about one. */
+  pictures: readonly Picture[];
   text: string;
   /** Without letters. */
   choices: readonly string[];
@@ -36,7 +39,8 @@ export interface Answer {
   asked: Asked;
   status: 'waiting' | 'streaming' | 'done' | 'failed' | 'stopped';
   text: string;
-  image: SeenImage | null;
+  /** The pictures as the model sees them. Their views count tokens through all pictures, as steps do. */
+  images: readonly SeenImage[];
   steps: readonly Step[];
   finish: FinishReason | null;
   usage: Usage | null;
@@ -51,7 +55,7 @@ export interface Answer {
 
 export function newAnswer(asked: Asked, now: number): Answer {
   return {
-    ...{ asked, status: 'waiting', text: '', image: null, steps: [], finish: null, usage: null, settings: null },
+    ...{ asked, status: 'waiting', text: '', images: [], steps: [], finish: null, usage: null, settings: null },
     ...{ seconds: null, failure: null, started: now, firstText: null, ended: null },
   };
 }
@@ -63,7 +67,7 @@ export function toRequest({ question, model, maxTokens, options }: Asked): ChatR
       {
         role: 'user',
         content: [
-          { type: 'image_url', image_url: { url: question.picture.url } },
+          ...question.pictures.map(({ url }) => ({ type: 'image_url' as const, image_url: { url } })),
           { type: 'text', text: question.text },
         ],
       },
@@ -78,17 +82,24 @@ export function takeChunk(answer: Answer, chunk: ChatChunk, now: number): Answer
   const choice = chunk.choices.find(({ index }) => index === 0);
   if (!choice) return next;
   const text = choice.delta.content ?? '';
-  const { image, steps = [], settings, seconds } = choice.ivtlr ?? {};
+  const { image, images, steps = [], settings, seconds } = choice.ivtlr ?? {};
   return {
     ...next,
     text: answer.text + text,
     firstText: answer.firstText ?? (text === '' ? null : now),
-    image: image ?? answer.image,
+    images: images ? laidOut(images) : image ? [image] : answer.images,
     steps: joinSteps(answer.steps, steps, text),
     finish: choice.finish_reason ?? answer.finish,
     settings: settings ?? answer.settings,
     seconds: seconds ?? answer.seconds,
   };
+}
+
+function laidOut(pictures: readonly SeenPicture[]): SeenImage[] {
+  return pictures.map(({ firstToken, ...image }) => {
+    if (firstToken === 0) return image;
+    return { ...image, views: viewsOf(image).map((view) => ({ ...view, start: view.start + firstToken })) };
+  });
 }
 
 /** Text comes with its token's step, or in a chunk after it: it belongs to the last written token there is. */

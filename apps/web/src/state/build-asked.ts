@@ -11,10 +11,10 @@ export function chosenModel(models: readonly Model[], params: URLSearchParams): 
   return models.find(({ id }) => id === params.get('model')) ?? models[0] ?? null;
 }
 
-/** @returns null while picture, words or model are missing */
+/** @returns null while words, the model, or the picture that it needs are missing */
 export function buildAsked(question: QuestionState, model: Model | null, params: URLSearchParams): Asked | null {
-  const { picture, text, choices, gold } = question;
-  if (!picture || !model || text.trim() === '') return null;
+  const { pictures, text, choices, gold } = question;
+  if (!model || text.trim() === '' || (model.ivtlr.oneImage && pictures.length !== 1)) return null;
   const latents = numberIn(params, 'latents');
   const patches = numberIn(params, 'patches');
   const task = params.get('task');
@@ -25,7 +25,7 @@ export function buildAsked(question: QuestionState, model: Model | null, params:
   };
   const kept = choices.map((choice) => choice.trim()).filter((choice) => choice !== '');
   return {
-    question: { picture, text: text.trim(), choices: kept, gold },
+    question: { pictures, text: text.trim(), choices: kept, gold },
     model: model.id,
     maxTokens: numberIn(params, 'max') ?? Math.min(DEFAULT_MAX_TOKENS, model.ivtlr.maxTokens),
     options,
@@ -34,7 +34,7 @@ export function buildAsked(question: QuestionState, model: Model | null, params:
 
 /** Whether two answers are to the same question, asked of the same model: their difference is then that of the options. */
 export function sameQuestion(one: Asked, other: Asked): boolean {
-  const words = ({ question, model, maxTokens }: Asked) =>
-    JSON.stringify([question.text, question.choices, model, maxTokens]);
-  return one.question.picture.url === other.question.picture.url && words(one) === words(other);
+  const all = ({ question, model, maxTokens }: Asked) =>
+    JSON.stringify([question.pictures.map(({ url }) => url), question.text, question.choices, model, maxTokens]);
+  return all(one) === all(other);
 }

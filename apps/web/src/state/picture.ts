@@ -17,6 +17,8 @@ const MAX_BYTES = 4 * 1024 * 1024;
 
 /** @throws Failure when the browser cannot read it as a picture */
 export async function readPicture(file: File): Promise<Picture> {
+  if (file.type !== '' && !file.type.startsWith('image/'))
+    throw new Failure('picture', 'The picture cannot be read', `${file.name} is no picture.`);
   const url = await dataUrl(file);
   const element = await loadImage(url, file.name);
   const side = Math.max(element.naturalWidth, element.naturalHeight);

@@ -2,23 +2,25 @@
 import { useCallback, useEffect, useRef, useState } from 'preact/hooks';
 import type { Puzzle } from '../../../../packages/ivtlr/src/server/protocol.ts';
 import { getJson } from '../api/client.ts';
-import { Failure, failureOfThrown } from '../api/failure.ts';
+import { type Failure, failureOfThrown } from '../api/failure.ts';
 import { type Picture, pictureOfUrl, readPicture } from './picture.ts';
 import { numberIn, type Places } from './place.ts';
 
 export interface QuestionState {
-  picture: Picture | null;
+  pictures: readonly Picture[];
   text: string;
   choices: readonly string[];
   gold: string | null;
-  /** Of the puzzle; null with a picture of the reader's own. */
+  /** Of the puzzle; null with pictures of the reader's own. */
   seed: number | null;
   loading: boolean;
   failure: Failure | null;
   /** Asks for the puzzle again after a failure; null when that would not help. */
   retry: (() => void) | null;
   drawPuzzle: () => void;
-  takeFile: (file: File) => void;
+  /** @param more they come beside the pictures that are there; else the first takes their place */
+  takeFiles: (files: readonly File[], more: boolean) => void;
+  removePicture: (index: number) => void;
   setText: (text: string) => void;
   setChoices: (choices: readonly string[]) => void;
 }
@@ -26,9 +28,11 @@ export interface QuestionState {
 interface Loaded {
   /** Of the puzzle it came with; null for a file. */
   seed: number | null;
-  picture: Picture;
+  pictures: readonly Picture[];
   puzzle: Puzzle | null;
 }
+
+const NONE: readonly Picture[] = [];
 
 export function useQuestion({ place, change }: Places, key: string): QuestionState {
   const [loaded, setLoaded] = useState<Loaded | null>(null);
@@ -56,7 +60,7 @@ export function useQuestion({ place, change }: Places, key: string): QuestionSta
     if (seed === null || seed === loaded?.seed) return;
     void load(async () => {
       const puzzle = await getJson<Puzzle>(`api/puzzle?seed=${seed}`, key);
-      return { seed, puzzle, picture: await pictureOfUrl(puzzle.image, `puzzle ${seed}`) };
+      return { seed, puzzle, pictures: [await pictureOfUrl(puzzle.image, `puzzle ${seed}`)] };
     });
   };
   useEffect(loadPuzzle, [seed, key]);
@@ -67,23 +71,26 @@ export function useQuestion({ place, change }: Places, key: string): QuestionSta
   const choices = edited ? place.params.getAll('c') : (puzzle?.choices ?? []);
   // A puzzle's answer is no answer to another question.
   const asDrawn = text === puzzle?.question && choices.join('\n') === puzzle.choices.join('\n');
-  const picture = seed === null || loaded?.seed === seed ? (loaded?.picture ?? null) : null;
+  const pictures = (seed === null || loaded?.seed === seed) && loaded ? loaded.pictures : NONE;
+  // Words of a puzzle are about another picture; words of the reader's own stay.
+  const ownPictures = () =>
+    change({ seed: null, force: null, forbid: null, step: null, ...(!edited && { q: null, c: null }) });
   return {
-    ...{ picture, text, choices, gold: asDrawn ? puzzle.answer : null, seed, loading, failure },
+    ...{ pictures, text, choices, gold: asDrawn ? puzzle.answer : null, seed, loading, failure },
     retry: seed !== null && seed !== loaded?.seed ? loadPuzzle : null,
     drawPuzzle: () =>
       change({ seed: Math.floor(Math.random() * 1e9), q: null, c: null, force: null, forbid: null, step: null }),
-    takeFile: (file) => {
-      if (file.type !== '' && !file.type.startsWith('image/')) {
-        setFailure(new Failure('picture', 'The picture cannot be read', `${file.name} is no picture.`));
-        return;
-      }
+    takeFiles: (files, more) => {
+      const kept = more && seed === null ? pictures : [];
       void load(async () => {
-        const picture = await readPicture(file);
-        // Words of a puzzle are about another picture; words of the reader's own stay.
-        change({ seed: null, force: null, forbid: null, step: null, ...(!edited && { q: null, c: null }) });
-        return { seed: null, puzzle: null, picture };
+        const taken = await Promise.all((more ? files : files.slice(0, 1)).map(readPicture));
+        ownPictures();
+        return { seed: null, puzzle: null, pictures: [...kept, ...taken] };
       });
+    },
+    removePicture: (index) => {
+      setLoaded({ seed: null, puzzle: null, pictures: pictures.filter((_, other) => other !== index) });
+      ownPictures();
     },
     setText: (q) => change({ q, c: choices }),
     setChoices: (c) => change({ q: text, c }),

@@ -9,8 +9,8 @@ import { MAX, wholeNumberWithin } from './number-flags.ts';
 import { version } from './version.ts';
 
 interface ServeFlags extends AskingFlags {
-  model: string;
-  name?: string;
+  model: string[];
+  name: string[];
   host: string;
   port: number;
   apiKeyFile?: string;
@@ -31,14 +31,26 @@ interface ServeFlags extends AskingFlags {
 }
 
 const LONGEST = 86_400;
-const BUNDLED = 'dominoes';
+/** Models that come with the package; without `--model` the first is served. */
+const BUNDLED = ['dominoes', 'dominoes-cot'];
 
 export function registerServe(program: Command): void {
   const command = program
     .command('serve')
     .description("serve a model over HTTP: OpenAI's chat API, and a page to ask it and watch it reason")
-    .option('--model <folder>', 'model folder (Hugging Face layout), or owner/name on the hub', BUNDLED)
-    .option('--name <name>', 'what clients call the model (default: the name of its folder)')
+    .addOption(
+      new Option(
+        '--model <folder>',
+        'model folder (Hugging Face layout), or owner/name on the hub; several times for several models',
+      )
+        .default([], BUNDLED[0])
+        .argParser(oneMore),
+    )
+    .addOption(
+      new Option('--name <name>', 'what clients call the model; of several, in their order')
+        .default([], 'the name of its folder')
+        .argParser(oneMore),
+    )
     .option('--host <address>', 'address to listen on; 0.0.0.0 for all', '127.0.0.1')
     .option('--port <n>', 'port to listen on; 0 for any that is free', wholeNumberWithin(0, 65_535), 8000)
     .option('--api-key-file <file>', 'keys that may ask, one a line (default: everybody may)')
@@ -80,6 +92,10 @@ export function registerServe(program: Command): void {
   addAskingFlags(command).action(serveModel);
 }
 
+function oneMore(value: string, before: string[]): string[] {
+  return [...before, value];
+}
+
 function checkedHost(host: string): string {
   if (!/^(\*|(\*\.)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?)$/i.test(host))
     throw new InvalidArgumentError('It should be a host such as example.org, *.example.org, or * for all.');
@@ -87,25 +103,24 @@ function checkedHost(host: string): string {
 }
 
 async function serveModel(flags: ServeFlags): Promise<void> {
-  const { model, runs, apiKeyFile, host } = flags;
+  const { runs, apiKeyFile, host } = flags;
   if (runs !== undefined && !existsSync(runs)) throw new UserError(`--runs ${runs}: there is no such folder`);
   const { readKeys } = await import('../server/keys.ts');
   const keys = apiKeyFile === undefined ? null : readKeys(apiKeyFile);
-  const { modelFolder } = await import('./hub-folders.ts');
-  const { bundledModel } = await import('../engine/bundled-model.ts');
-  // A folder of that name here is meant before the bundled model is.
-  const folder = model === BUNDLED && !existsSync(model) ? bundledModel(BUNDLED) : await modelFolder(model);
+  const models = await namedModels(flags);
   const { serve } = await import('../server/serve.ts');
   const { exitCodeOf, StopSignals } = await import('../runs/stop-signals.ts');
   let stopping: (signal: NodeJS.Signals) => void = (signal) => process.exit(exitCodeOf(signal));
   const signals = new StopSignals((signal) => stopping(signal));
   const serving = await serve({
     version: version(),
-    modelId: flags.name ?? nameOf(model),
-    model: {
-      ...{ folder, device: flags.device, deviceSetting: '--device', dtype: flags.dtype },
-      ...{ settings: settingsFromFlags(flags), mergeAdapters: flags.merge },
-    },
+    models: models.map(({ id, folder }) => ({
+      id,
+      model: {
+        ...{ folder, device: flags.device, deviceSetting: '--device', dtype: flags.dtype },
+        ...{ settings: settingsFromFlags(flags), mergeAdapters: flags.merge },
+      },
+    })),
     engine: {
       threads: flags.threads ?? availableParallelism(),
       limits: {
@@ -130,6 +145,28 @@ async function serveModel(flags: ServeFlags): Promise<void> {
   });
   process.stderr.write(`${signal}: letting ${serving.server.active} requests end (again to stop at once)\n`);
   await serving.stop(flags.drain * 1000);
+}
+
+/** The folders of the models, downloaded where they are on the hub, and what clients call them. @throws UserError */
+async function namedModels({ model, name }: ServeFlags): Promise<{ id: string; folder: string }[]> {
+  const { modelFolder } = await import('./hub-folders.ts');
+  const { bundledModel } = await import('../engine/bundled-model.ts');
+  const wanted = model.length > 0 ? model : [BUNDLED[0]!];
+  if (name.length > wanted.length)
+    throw new UserError(
+      `--name is given ${name.length} times, but --model ${wanted.length === 1 ? 'once' : `${wanted.length} times`}`,
+    );
+  const ids = wanted.map((each, i) => name[i] ?? nameOf(each));
+  const twice = ids.find((id, i) => ids.indexOf(id) < i);
+  if (twice !== undefined)
+    throw new UserError(`two models would be called ${twice}; give each another --name, in the order of the models`);
+  const found: { id: string; folder: string }[] = [];
+  for (const [i, each] of wanted.entries()) {
+    // A folder of that name here is meant before the bundled model is.
+    const bundled = BUNDLED.includes(each) && !existsSync(each);
+    found.push({ id: ids[i]!, folder: bundled ? bundledModel(each) : await modelFolder(each) });
+  }
+  return found;
 }
 
 /** The last part of a path or of a hub's name. */

@@ -137,7 +137,7 @@ it('goes on after a kill and an interruption, names a run that fails, and writes
   // Nothing is left to do for the others.
   const whole = await start(['written', 'latent'], '--json').ended;
   expect(whole.code, whole.stderr).toBe(0);
-  expect(whole.stderr).toContain('4 of 4 runs are done already');
+  expect(whole.stderr).toContain('4 runs (recipes: 2, seeds 1 to 2), 4 of them done already; 2 at a time');
   const report = JSON.parse(whole.stdout) as StudyReport;
   expect(report).toEqual(JSON.parse(readFileSync(join(out, 'study.json'), 'utf8')));
   expect(report).toMatchObject({ runs: 4, finished: 4, samples: 6, failed: [] });

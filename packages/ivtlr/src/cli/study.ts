@@ -79,7 +79,9 @@ async function runStudy(names: string[], flags: StudyFlags): Promise<void> {
   const command = ['ivtlr', ...process.argv.slice(2)].map(shellQuoted).join(' ');
   const total = plan.runs.length;
   const before = plan.runs.filter(isDone).length;
-  if (before > 0) write(`${before} of ${total} runs are done already`);
+  write(
+    `${total} runs (recipes: ${plan.recipes.length}, ${seeds === 1 ? 'seed 1' : `seeds 1 to ${seeds}`})${before > 0 ? `, ${before} of them done already` : ''}; ${processes} at a time`,
+  );
   const stop = new AbortController();
   const signals = new StopSignals((signal) => {
     progress.log(`${signal}: the runs write their checkpoints and end (again to stop at once)`);
@@ -110,6 +112,7 @@ async function runStudy(names: string[], flags: StudyFlags): Promise<void> {
   const files = writeReport(out, report);
   const seconds = (performance.now() - started) / 1000;
   progress.finish(`${report.finished} of ${total} runs are done, in ${formatDuration(seconds)}`);
+  for (const warning of report.warnings) write(warning);
   if (json) process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
   else {
     const { columns, rows } = studyTable(report);

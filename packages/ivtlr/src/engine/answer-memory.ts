@@ -1,5 +1,5 @@
 /** What answering will need in memory at least, worked out before it is taken. */
-import { scope } from '@ivtlr/torch';
+import { availableMemory, scope } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
 import type { LoadedModel } from './loaded-model.ts';
 
@@ -29,13 +29,12 @@ export function answerBytes({ model, settings }: Pick<LoadedModel, 'model' | 'se
   return rows * (latentSteps * (patches + 1) + maxNewTokens) * bytesPerPosition;
 }
 
-/** @throws UserError when the machine has not the memory for it (CPU only; a GPU's free memory is not asked for) */
+/** @throws UserError when the model's device has not the memory for it */
 export function requireRoomForAnswers(
   opened: Pick<LoadedModel, 'model' | 'settings'>,
   needs: AnswerNeeds,
-  available = process.availableMemory(),
+  available = availableMemory(opened.model.device),
 ): void {
-  if (opened.model.device !== 'cpu') return;
   const bytes = answerBytes(opened, needs);
   if (bytes <= available) return;
   const gibibytes = (value: number) => `${(value / 2 ** 30).toFixed(1)} GiB`;

@@ -169,11 +169,12 @@ export class Asker<Q extends Question> {
     }
   }
 
-  /** Reads a piece of a prepared question's picture with the model (see RowBatch.readAhead). @returns whether it can be started */
-  readAhead(prepared: PreparedQuestion<Q>): boolean {
+  /** Reads a piece of the pictures of prepared questions with the model (see RowBatch.readAhead). @returns whether they can be started */
+  readAhead(prepared: readonly PreparedQuestion<Q>[]): boolean {
     const started = performance.now();
-    const read = this.#batch.readAhead(prepared.request);
-    prepared.ahead += (performance.now() - started) / 1000;
+    const read = this.#batch.readAhead(prepared.map(({ request }) => request));
+    const seconds = (performance.now() - started) / 1000 / prepared.length;
+    for (const each of prepared) each.ahead += seconds;
     return read;
   }
 

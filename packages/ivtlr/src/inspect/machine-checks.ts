@@ -71,7 +71,7 @@ function checkTorch(torch: Torch): Check[] {
 }
 
 function checkGpu(torch: Torch): Check {
-  if (torch.cudaAvailable()) return { name: 'GPU', status: 'ok', value: 'CUDA is available' };
+  if (torch.cudaAvailable()) return { name: 'GPU', status: 'ok', value: describeGpus(torch) };
   if (!hasNvidia()) return { name: 'GPU', status: 'ok', value: 'no NVIDIA driver; everything runs on the CPU' };
   return {
     name: 'GPU',
@@ -79,6 +79,21 @@ function checkGpu(torch: Torch): Check {
     value: `there is an NVIDIA driver, but no GPU can be used: ${whyNoGpu(torch)}`,
     remedy: `make \`nvidia-smi\` list a GPU, then run \`${setupCommand()}\`; for the CPU alone, \`${setupCommand('--cpu')}\``,
   };
+}
+
+/** e.g. `NVIDIA L4 (capability 8.9, 22.1 of 22.5 GiB free)`; several are separated by commas. */
+function describeGpus(torch: Torch): string {
+  const gib = (bytes: number) => (bytes / 2 ** 30).toFixed(1);
+  const describe = (index: number) => {
+    try {
+      const { name, capability } = torch.cudaDevice(index);
+      const { free, total } = torch.cudaMemory(index);
+      return `${name} (capability ${capability.join('.')}, ${gib(free)} of ${gib(total)} GiB free)`;
+    } catch (error) {
+      return `cuda:${index} (${firstLine(error)})`;
+    }
+  };
+  return Array.from({ length: torch.cudaDeviceCount() }, (_, index) => describe(index)).join(', ');
 }
 
 /** libtorch's own first sentence about it. */

@@ -48,7 +48,7 @@ test('between two steps of a writing row there is one piece of a prompt or of an
     /** Since the writing row's last step: units of images, the work of the largest one, and positions of prompts. */
     let units: number[] = [];
     let prompts = 0;
-    const inUnits = model.encodeInUnits!.bind(model);
+    const inUnits = model.encodeInUnits.bind(model);
     const spy = vi.spyOn(model, 'encodeInUnits').mockImplementation(function* (image) {
       const each = inUnits(image);
       for (let step = each.next(); ; step = each.next()) {
@@ -75,7 +75,7 @@ test('between two steps of a writing row there is one piece of a prompt or of an
       units = [];
       prompts = 0;
       const next = coming[0];
-      if (next && batch.readAhead(next)) added.push(...batch.add([coming.shift()!]));
+      if (next && batch.readAhead([next])) added.push(...batch.add([coming.shift()!]));
       const tokens = writing!.tokens.length;
       batch.step();
       // Every pass is a step of the writing row.

@@ -19,10 +19,9 @@ export class ImagesAhead {
   /**
    * Runs as many units of the tower as make up a piece, at least one.
    * @param most prompt tokens whose work a piece may take
-   * @returns whether nothing of the image is left; at once where the model has no units
+   * @returns whether nothing of the image is left
    */
   advance(image: ProcessedImage, most: number): boolean {
-    if (!this.#model.encodeInUnits) return true;
     let encoding = this.#images.get(image);
     if (!encoding) {
       encoding = { units: this.#model.encodeInUnits(image), encoded: null };
@@ -34,7 +33,7 @@ export class ImagesAhead {
 
   /** Whether nothing of the image is left. */
   isRead(image: ProcessedImage): boolean {
-    return !this.#model.encodeInUnits || (this.#images.get(image)?.encoded ?? null) !== null;
+    return (this.#images.get(image)?.encoded ?? null) !== null;
   }
 
   /** The whole encoding of an image that was begun, (N, D), which stays this object's; null for one that was not. */

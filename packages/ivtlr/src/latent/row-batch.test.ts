@@ -173,7 +173,7 @@ function together(plans: readonly Planned[], family: Family, options: RowBatchOp
           if (plan.arrives === pass) waiting.set(i, requestOf(plan, family));
           const request = waiting.get(i);
           // Where prompts run in pieces, images are read in pieces too.
-          if (request && (options.pieceTokens === undefined || batch.readAhead(request))) {
+          if (request && (options.pieceTokens === undefined || batch.readAhead([request]))) {
             waiting.delete(i);
             rows.set(i, batch.add([request])[0]!);
           }

@@ -106,12 +106,15 @@ export class RowBatch {
   }
 
   /**
-   * Reads a piece of a request's images before it is added, as much work as `pieceTokens` prompt tokens, unless prompts are waiting: they come
-   * first, so that rows that write never wait for more than one piece between two steps. Images of a request that is never added are freed by `forget`.
-   * @returns whether all of them are read, so that the request can be added
+   * Reads a piece of the images of requests that will be added together, as much work as `pieceTokens` prompt tokens, unless prompts are waiting:
+   * they come first, so that rows that write never wait for more than one piece between two steps. Images of a request that is never added are
+   * freed by `forget`.
+   * @returns whether all of them are read, so that the requests can be added
    */
-  readAhead({ images, imageKeys }: RowRequest): boolean {
-    const left = images.filter((_, i) => !this.#kept?.images.get(imageKeys?.[i]));
+  readAhead(requests: readonly RowRequest[]): boolean {
+    const left = requests.flatMap(({ images, imageKeys }) =>
+      images.filter((_, i) => !this.#kept?.images.get(imageKeys?.[i])),
+    );
     if (left.length === 0) return true;
     if ([...this.#rows].some(({ phase }) => phase === 'prefill')) return false;
     const { pieceTokens = Number.POSITIVE_INFINITY } = this.#options;

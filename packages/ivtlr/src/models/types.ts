@@ -155,9 +155,9 @@ export interface VisionLanguageModel {
   encodeImages(images: readonly ProcessedImage[]): Tensor[];
   /**
    * The same for one image, in units between which something else can run: yields after each unit how many prompt tokens would have been as much
-   * work, and returns (N, D), the caller's to dispose. Not there where a family's images cannot be cut.
+   * work, and returns (N, I), the caller's to dispose.
    */
-  encodeInUnits?(image: ProcessedImage): Generator<number, Tensor>;
+  encodeInUnits(image: ProcessedImage): Generator<number, Tensor>;
   /** Positions of left-padded prompts. `images` holds the pictures of each row in the order of their tokens. */
   promptPositions(
     ids: readonly (readonly number[])[],

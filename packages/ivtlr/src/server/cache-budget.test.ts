@@ -9,25 +9,33 @@ test('a question that fits waits at most until the others have ended, and bytes 
   const setting = fc.record({
     bytes: fc.integer({ min: 1000, max: 100_000 }),
     rows: fc.integer({ min: 1, max: 12 }),
-    asks: fc.array(fc.record({ positions: fc.integer({ min: 1, max: 2000 }), leave: fc.nat(3) }), { maxLength: 60 }),
+    asks: fc.array(
+      fc.record({
+        positions: fc.integer({ min: 1, max: 2000 }),
+        leave: fc.nat(3),
+        together: fc.integer({ min: 1, max: 2 }),
+      }),
+      { maxLength: 60 },
+    ),
   });
   fc.assert(
     fc.property(setting, ({ bytes, rows, asks }) => {
       const budget = new CacheBudget(bytes, PER, rows);
       let cache = { slots: 0, positions: 0 };
       let running = 0;
-      for (const { positions, leave } of asks) {
+      for (const { positions, leave, together } of asks) {
         running = Math.max(0, running - leave);
-        if (positions * PER > bytes) {
-          expect(() => budget.admit(running, positions)).toThrow(/for keys and values/);
+        if (together * positions * PER > bytes) {
+          expect(() => budget.admit(running, positions, together)).toThrow(/for keys and values/);
           continue;
         }
-        if (running >= rows) continue;
-        let admission = budget.admit(running, positions);
+        // Those that begin together begin alone where there are not rows enough.
+        if (running > 0 && running + together > rows) continue;
+        let admission = budget.admit(running, positions, together);
         if (admission === 'wait') {
           expect(running).toBeGreaterThan(0);
           running = 0;
-          admission = budget.admit(running, positions);
+          admission = budget.admit(running, positions, together);
         }
         expect(admission).not.toBe('wait');
         if (typeof admission === 'object') {
@@ -36,15 +44,18 @@ test('a question that fits waits at most until the others have ended, and bytes 
         } else {
           // As SlotCache grows.
           const before = cache.slots * cache.positions;
-          const grown = { slots: Math.max(cache.slots, running + 1), positions: Math.max(cache.positions, positions) };
+          const grown = {
+            slots: Math.max(cache.slots, running + together),
+            positions: Math.max(cache.positions, positions),
+          };
           if (grown.slots * grown.positions > before)
             expect((before + grown.slots * grown.positions) * PER).toBeLessThanOrEqual(bytes);
           cache = grown;
         }
         expect(cache.positions).toBeGreaterThanOrEqual(positions);
-        expect(cache.slots).toBeGreaterThan(running);
+        expect(cache.slots).toBeGreaterThanOrEqual(running + together);
         expect(cache.slots * cache.positions * PER).toBeLessThanOrEqual(bytes);
-        running++;
+        running += together;
       }
     }),
     { numRuns: 500 },

@@ -37,18 +37,21 @@ export class CacheBudget {
 
   /**
    * Whether a question that fills up to `positions` may begin beside those that run; then it is counted on that it does.
-   * @throws UserError when it would not fit alone
+   * @param rows questions of that size that begin together
+   * @throws UserError when they would not fit alone
    */
-  admit(running: number, positions: number): Admission {
-    if (positions * this.#perPosition > this.bytes) {
+  admit(running: number, positions: number, rows = 1): Admission {
+    const needed = rows * positions * this.#perPosition;
+    if (needed > this.bytes) {
       const mebibytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
       throw new UserError(
-        `the question with its latent steps and its longest answer needs ${mebibytes(positions * this.#perPosition)} for keys and values, but the server has ${mebibytes(this.bytes)}; ask for fewer tokens, latent steps or patches`,
+        `the question with its latent steps and its longest answer needs ${mebibytes(needed)} for keys and values, but the server has ${mebibytes(this.bytes)}; ask for fewer tokens, latent steps or patches`,
       );
     }
     const roomy = this.#slots < this.#rows && positions <= this.#positions / 2;
-    if (running === 0 && (positions > this.#positions || roomy)) return this.#anew(positions);
-    if (running >= this.#slots) return 'wait';
+    if (running === 0 && (positions > this.#positions || rows > this.#slots || roomy))
+      return this.#anew(positions, rows);
+    if (running + rows > this.#slots) return 'wait';
     if (positions <= this.#positions) return 'fits';
     // The cache is copied into a larger one, and both are there for a moment.
     const larger = Math.ceil(positions / BLOCK) * BLOCK;
@@ -57,10 +60,10 @@ export class CacheBudget {
     return 'fits';
   }
 
-  #anew(positions: number): Admission {
+  #anew(positions: number, rows: number): Admission {
     const most = Math.floor(this.bytes / this.#perPosition);
-    this.#positions = Math.min(most, Math.ceil(positions / BLOCK) * BLOCK);
-    this.#slots = Math.max(1, Math.min(this.#rows, Math.floor(most / this.#positions)));
+    this.#positions = Math.min(Math.floor(most / rows), Math.ceil(positions / BLOCK) * BLOCK);
+    this.#slots = Math.max(rows, Math.min(this.#rows, Math.floor(most / this.#positions)));
     return { slots: this.#slots, positions: this.#positions };
   }
 }

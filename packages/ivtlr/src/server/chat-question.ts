@@ -2,14 +2,15 @@
 import { type ImageAddress, MisplacedImage, readTurn, type Turn, templateMessage } from '../data/chat-messages.ts';
 import { ABLATIONS, type LatentOptions } from '../latent/options.ts';
 import { taskNames } from '../tasks/registry.ts';
-import type { ParsedChat } from './chat-schema.ts';
+import { type ParsedChat, takesOtherImage } from './chat-schema.ts';
 import type { EngineInfo, EngineQuestion, QuestionOptions } from './engine-messages.ts';
 import { badRequest } from './http-error.ts';
 
 export type PictureAddress = ImageAddress;
 
-export interface AskedQuestion extends Omit<EngineQuestion, 'pictures'> {
+export interface AskedQuestion extends Omit<EngineQuestion, 'pictures' | 'other'> {
   pictures: PictureAddress[];
+  other: PictureAddress | null;
 }
 
 /**
@@ -36,10 +37,11 @@ export function questionOf(body: ParsedChat, info: EngineInfo, maxNewTokens: num
     throw badRequest('the last message should be of the user', `messages.${turns.length - 1}.role`);
   const { choices } = body.ivtlr ?? {};
   const options = optionsOf(body, info, maxNewTokens);
+  const other = otherPicture(body, pictures);
   if (turns.length === 1) {
     const question = last.texts.join('\n');
     if (question.trim() === '') throw badRequest('the question is empty', 'messages.0.content');
-    return { pictures, question, choices: choices ?? [], messages: null, options };
+    return { pictures, other, question, choices: choices ?? [], messages: null, options };
   }
   if (choices !== undefined)
     throw badRequest('with choices the task words the question, so messages should hold one message', 'messages');
@@ -55,7 +57,30 @@ export function questionOf(body: ParsedChat, info: EngineInfo, maxNewTokens: num
     );
   }
   const messages = turns.map(templateMessage);
-  return { pictures, question: '', choices: [], messages, options };
+  return { pictures, other, question: '', choices: [], messages, options };
+}
+
+/** The picture that lends latent steps, where the ablation swaps them. */
+function otherPicture({ ivtlr = {} }: ParsedChat, pictures: readonly PictureAddress[]): PictureAddress | null {
+  const { ablation, other_image: other } = ivtlr;
+  const swaps = takesOtherImage(ablation);
+  if (swaps && !other)
+    throw badRequest(
+      `ivtlr.ablation: ${ablation} takes the latent steps of the same question about another picture; add it as ivtlr.other_image, {"url": "data:image/png;base64,.."}`,
+      'ivtlr.other_image',
+    );
+  if (!other) return null;
+  if (!swaps)
+    throw badRequest(
+      'ivtlr.other_image: only the ablations patches-swapped and text-swapped take another picture',
+      'ivtlr.other_image',
+    );
+  if (pictures.length !== 1)
+    throw badRequest(
+      `ivtlr.other_image: another picture stands in for the one of the question, which has ${pictures.length === 0 ? 'none' : pictures.length}`,
+      'ivtlr.other_image',
+    );
+  return { url: other.url, name: 'ivtlr.other_image' };
 }
 
 function turnsOf({ messages }: ParsedChat): Turn[] {

@@ -4,11 +4,11 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { questionOf } from './chat-question.ts';
 import { ChatRun, type ChatRunOptions } from './chat-run.ts';
 import { type ParsedChat, parseChat } from './chat-schema.ts';
-import { bytesOf, type EngineQuestion } from './engine-messages.ts';
+import { bytesOf, type EngineInfo, type EngineQuestion, type SentPicture } from './engine-messages.ts';
 import { badRequest, HttpError } from './http-error.ts';
 import { pictureBytes } from './pictures.ts';
 import type { ChatChunk } from './protocol.ts';
-import type { Service } from './service.ts';
+import { findModel, type Service } from './service.ts';
 
 /** Bytes of a stream that a client may leave unread before it counts as gone. */
 const MAX_UNREAD = 8 * 2 ** 20;
@@ -22,16 +22,12 @@ async function answer(service: Service, request: FastifyRequest, reply: FastifyR
   const client = new Client(reply, service.requestTimeoutMs);
   try {
     const body = parseChat(request.body);
-    if (body.model !== undefined && body.model !== service.modelId)
-      throw new HttpError(404, `there is no model ${body.model} here; this server has ${service.modelId}`, {
-        param: 'model',
-        code: 'model_not_found',
-      });
-    const questions = await readQuestions(service, body);
+    const { id: model, engine } = findModel(service.models, body.model);
+    const questions = await readQuestions(service, engine.info, body);
     if (client.gone) return reply.hijack();
-    service.engine.requireRoom(questions.length, bytesOf(questions[0]!));
+    engine.requireRoom(questions.length, bytesOf(questions[0]!));
     const options = {
-      ...{ engine: service.engine, metrics: service.metrics, id: `chatcmpl-${randomUUID()}`, model: service.modelId },
+      ...{ engine, metrics: service.metrics, id: `chatcmpl-${randomUUID()}`, model },
       ...{ questions, ablation: body.ivtlr?.ablation ?? null },
     };
     return body.stream
@@ -43,20 +39,23 @@ async function answer(service: Service, request: FastifyRequest, reply: FastifyR
   }
 }
 
-async function readQuestions(service: Service, body: ParsedChat): Promise<EngineQuestion[]> {
-  const asked = questionOf(body, service.engine.info, service.maxNewTokens);
-  const pictures: EngineQuestion['pictures'][number][] = [];
+async function readQuestions(service: Service, info: EngineInfo, body: ParsedChat): Promise<EngineQuestion[]> {
+  const asked = questionOf(body, info, service.maxNewTokens);
+  const pictures: SentPicture[] = [];
+  let other: SentPicture | null = null;
   const { maxBytes } = service.pictures;
-  for (const address of asked.pictures) {
-    pictures.push({ bytes: await pictureBytes(address, service.pictures), name: address.name });
-    if (bytesOf({ pictures }) > maxBytes)
+  for (const address of [...asked.pictures, ...(asked.other ? [asked.other] : [])]) {
+    const picture = { bytes: await pictureBytes(address, service.pictures), name: address.name };
+    if (address === asked.other) other = picture;
+    else pictures.push(picture);
+    if (bytesOf({ pictures, other }) > maxBytes)
       throw badRequest(
         `${address.name}: the pictures have more than ${(maxBytes / 2 ** 20).toFixed(1)} MiB together, the limit of this server`,
         address.name,
         'invalid_image',
       );
   }
-  const question: EngineQuestion = { ...asked, pictures };
+  const question: EngineQuestion = { ...asked, pictures, other };
   // The engine's own generator begins alike in every process, so a question without a seed is given one here.
   const { seed = randomInt(2 ** 32) } = question.options;
   return Array.from({ length: body.n ?? 1 }, (_, i) => ({

@@ -9,13 +9,10 @@ import { badRequest } from './http-error.ts';
 const text = textSchema;
 const stop = z.string().min(1).max(1000);
 
-/** Those that need no second question in the batch. */
-export const SINGLE_ABLATIONS = Object.keys(ABLATIONS).filter((name) => !name.endsWith('-swapped'));
-
-/** What to send in place of an ablation that takes another question's latent steps; other names get the usual list. */
-function notSingle({ input }: { input?: unknown }): string | undefined {
-  if (typeof input !== 'string' || !(input in ABLATIONS)) return undefined;
-  return `${input} takes the latent steps of another question, and a request has one: send random-patches, or the patches picked on another picture (its ivtlr.steps) as ivtlr.force; ivtlr ablate swaps within a batch`;
+/** Whether an ablation takes latent steps of the same question about another picture, which the request then has. */
+export function takesOtherImage(ablation: string | undefined): boolean {
+  const { latentText, latentVision } = ABLATIONS[ablation ?? 'full']!.options;
+  return latentText === 'swap' || latentVision === 'swap';
 }
 
 const tokenLists = z.array(z.array(z.int().min(0)).max(MAX_PATCHES)).max(MAX_LATENT_STEPS);
@@ -26,9 +23,15 @@ const extension = z.strictObject({
     .describe('Latent steps before the written answer; default: as the model was trained.'),
   patches: z.int().min(0).max(MAX_PATCHES).optional().describe('Image tokens picked at each latent step.'),
   ablation: z
-    .enum(SINGLE_ABLATIONS, { error: notSingle })
+    .enum(Object.keys(ABLATIONS))
     .optional()
-    .describe('What is taken away from the latent steps.'),
+    .describe('What is taken away from the latent steps. Those that end in -swapped need other_image.'),
+  other_image: z
+    .object({ url: z.string() })
+    .optional()
+    .describe(
+      'Another picture: the same question about it lends its latent steps to patches-swapped and text-swapped.',
+    ),
   positions: z.enum(['sequential', 'mrope']).optional(),
   task: z.string().max(100).optional().describe('Words the prompt as this task does.'),
   choices: z.array(text).max(MAX_CHOICES).optional().describe('Texts of the choices, without letters.'),

@@ -16,6 +16,8 @@ import {
   readStream,
   serveDominoes,
 } from '../../../../test/served-model.ts';
+import { ask as askEngine } from '../engine/ask.ts';
+import { openModelFolder } from '../engine/loaded-model.ts';
 import type { ChatChunk, ChatResponse } from './protocol.ts';
 import type { Serving } from './serve.ts';
 
@@ -231,6 +233,38 @@ describe('chat completions', () => {
       const response = await post(served.url, chatBody(asked, { ivtlr }));
       expect([response.status, (await errorOf(response)).param]).toEqual([400, param]);
     }
+  });
+
+  test('another picture lends its latent steps, in a crowd too', async () => {
+    const puzzles = await Promise.all(Array.from({ length: 8 }, (_, seed) => puzzle(40 + seed)));
+    const ask = async (index: number, ivtlr: object) => {
+      const response = await post(served.url, chatBody(puzzles[index]!, { ivtlr }));
+      const [choice] = ((await response.json()) as ChatResponse).choices;
+      return { text: choice!.message.content, picks: choice!.ivtlr!.steps!.map(({ picked }) => picked) };
+    };
+    const swapped = (index: number, other: number, ablation: string) =>
+      ask(index, { ablation, other_image: { url: puzzles[other]!.image } });
+    const all = puzzles.map((_, i) => i);
+    const plain = await Promise.all(all.map((i) => ask(i, {})));
+    // Its own picture lends what it would have taken anyway.
+    expect(await Promise.all(all.map((i) => swapped(i, i, 'patches-swapped')))).toEqual(plain);
+    const lent = await Promise.all(all.map((i) => swapped(i, (i + 1) % 8, 'patches-swapped')));
+    expect(lent.map(({ picks }) => picks[0])).toEqual(plain.map(({ picks }) => picks[0]));
+    expect(lent).not.toEqual(plain);
+    // As in a batch of evaluation.
+    const opened = openModelFolder(fileURLToPath(new URL('../../models/dominoes', import.meta.url)));
+    const question = (index: number, picture: number) => {
+      const { question, choices } = puzzles[index]!;
+      const bytes = Buffer.from(puzzles[picture]!.image.split(',')[1]!, 'base64');
+      return { images: [{ kind: 'encoded' as const, bytes, name: 'picture' }], question, choices };
+    };
+    for (const i of [0, 1, 2]) {
+      const group = [question(i, i), question(i, i + 1)];
+      const options = { rows: 2, latent: { latentVision: 'swap' as const }, maxNewTokens: 64 };
+      for await (const event of askEngine(opened, [group], options))
+        if (event.type === 'end' && event.question === group[0]) expect(event.answer.text).toBe(lent[i]!.text);
+    }
+    opened.model.module.dispose();
   });
 
   test("OpenAI's own client asks, streams, lists models and understands errors", async () => {

@@ -3,7 +3,7 @@
  * with options of its own; what happens in a pass is sent to the server at once. It holds nothing that the server could not do without.
  */
 import { createHash } from 'node:crypto';
-import { liveTensorCount } from '@ivtlr/torch';
+import { availableMemory, liveTensorCount } from '@ivtlr/torch';
 import { answerBytes } from '../engine/answer-memory.ts';
 import { type AskEvent, Asker, type PreparedQuestion, type Question } from '../engine/ask.ts';
 import type { LoadedModel } from '../engine/loaded-model.ts';
@@ -23,9 +23,9 @@ import type {
 import type { TokenLogprob } from './protocol.ts';
 import { seenLogprobs, seenPictures, seenStep } from './seen.ts';
 
-/** Budget on a device whose free memory cannot be asked for. */
-const DEFAULT_CACHE_BYTES = 4 * 2 ** 30;
 const IMAGE_THREADS = 2;
+/** Share of a pass that questions on their way may take before the next one: those that join early share its passes. */
+const TAKING_IN = 0.1;
 /** Of pictures that are asked about again. */
 const KEPT_IMAGE_BYTES = 64 * 2 ** 20;
 
@@ -39,7 +39,12 @@ interface Served extends Question {
   /** When its last step ended, ms. */
   last: number;
   cancelled: boolean;
+  /** The same question about another picture, whose latent steps this one takes; of it nothing is told. */
+  lender: Served | null;
 }
+
+/** Questions that begin together: one that was sent, and what lends it its latent steps. */
+type Group = readonly [PreparedQuestion<Served>, ...PreparedQuestion<Served>[]];
 
 liveAsWorker();
 
@@ -48,10 +53,15 @@ class Serving {
   readonly #asker: Asker<Served>;
   readonly #budget: CacheBudget;
   readonly #served = new Map<number, Served>();
-  readonly #prepared: PreparedQuestion<Served>[] = [];
+  readonly #prepared: Group[] = [];
   readonly #wake: () => void;
   #events: { id: number; event: EngineEvent }[] = [];
   #passes = 0;
+  /** Questions whose pictures and prompts are being read. */
+  #preparing = 0;
+  /** Of the last pass, ms. */
+  #passTime = 0;
+  #residentBytes = 0;
 
   static async open(opened: LoadedModel, limits: EngineLimits, wake: () => void): Promise<Serving> {
     const threads = new ImagePool(opened.inputs.preparation, IMAGE_THREADS);
@@ -83,7 +93,8 @@ class Serving {
     this.#opened = opened;
     this.#asker = asker;
     this.#wake = wake;
-    const free = opened.model.device === 'cpu' ? Math.floor(process.availableMemory() / 2) : DEFAULT_CACHE_BYTES;
+    this.measureMemory();
+    const free = Math.floor(availableMemory(opened.model.device) / 2);
     const perPosition = answerBytes(opened, { rows: 1, latentSteps: 0, maxNewTokens: 1 });
     this.#budget = new CacheBudget(limits.cacheBytes ?? free, perPosition, limits.rows);
   }
@@ -97,38 +108,66 @@ class Serving {
     return this.#asker.size === 0 && this.#prepared.length === 0;
   }
 
+  /** Questions are being read that will join the batch. */
+  get takesIn(): boolean {
+    return this.#preparing > 0;
+  }
+
+  /** How long they are waited for before the next pass, ms. */
+  get patience(): number {
+    return TAKING_IN * this.#passTime;
+  }
+
+  /** The system is asked for the memory of the process here. */
+  measureMemory(): void {
+    this.#residentBytes = process.memoryUsage.rss();
+  }
+
   get stats(): EngineStats {
     const running = this.#asker.size;
     return {
       running,
-      waiting: this.#served.size - running,
+      waiting: Math.max(0, this.#served.size - running),
       cacheBytes: this.#asker.cacheBytes,
       cacheUsedBytes: this.#budget.used(running),
-      residentBytes: process.memoryUsage.rss(),
+      residentBytes: this.#residentBytes,
       liveTensors: liveTensorCount(),
       passes: this.#passes,
     };
   }
 
-  take(id: number, { pictures, question, choices, messages, options }: EngineQuestion): void {
-    const images = pictures.map((picture) => ({ kind: 'encoded' as const, ...picture }));
-    const imageKeys = pictures.map(({ bytes }) => createHash('sha256').update(bytes).digest('base64'));
-    const served: Served = {
-      ...{ images, question, choices, messages, id, options, imageKeys },
-      ...{ logprobs: [], last: 0, cancelled: false },
-    };
+  take(id: number, question: EngineQuestion): void {
+    const served = servedOf(id, question);
     this.#served.set(id, served);
-    this.#asker.prepare(served).then(
-      (prepared) => {
-        if (served.cancelled) this.#asker.discard(prepared);
-        else this.#prepared.push(prepared);
+    this.#preparing++;
+    this.#prepare(served).then(
+      (group) => {
+        this.#preparing--;
+        if (served.cancelled) this.#discard(group);
+        else this.#prepared.push(group);
         this.#wake();
       },
       (error: unknown) => {
+        this.#preparing--;
         if (!served.cancelled) this.#fail(served, error);
         this.#wake();
       },
     );
+  }
+
+  async #prepare(served: Served): Promise<Group> {
+    const prepared = await this.#asker.prepare(served);
+    if (!served.lender) return [prepared];
+    try {
+      return [prepared, await this.#asker.prepare(served.lender)];
+    } catch (error) {
+      this.#asker.discard(prepared);
+      throw error;
+    }
+  }
+
+  #discard(group: Group): void {
+    for (const prepared of group) this.#asker.discard(prepared);
   }
 
   cancel(id: number): void {
@@ -136,17 +175,19 @@ class Serving {
     if (!served) return;
     served.cancelled = true;
     this.#served.delete(id);
-    const at = this.#prepared.findIndex(({ question }) => question === served);
-    if (at >= 0) this.#asker.discard(this.#prepared.splice(at, 1)[0]!);
-    else this.#asker.cancel(served);
+    const at = this.#prepared.findIndex(([{ question }]) => question === served);
+    if (at >= 0) this.#discard(this.#prepared.splice(at, 1)[0]!);
+    else for (const each of [served, served.lender]) if (each) this.#asker.cancel(each);
   }
 
   /** Begins at most one question, or reads a piece of its pictures with the model, and makes one pass. */
   step(): void {
+    const started = performance.now();
     if (this.#begin() || this.#asker.size > 0) {
       this.#passes++;
       for (const event of this.#asker.step()) this.#translate(event);
     }
+    this.#passTime = performance.now() - started;
     this.flush();
   }
 
@@ -157,24 +198,24 @@ class Serving {
   }
 
   #begin(): boolean {
-    const next = this.#prepared[0];
-    if (!next || !this.#asker.hasRoomFor(1)) return false;
-    const { question, request } = next;
+    const group = this.#prepared[0];
+    if (!group || !this.#asker.hasRoomFor(group.length)) return false;
+    const [{ question, request, images }] = group;
     try {
-      const admission = this.#budget.admit(this.#asker.size, next.columns);
+      const columns = Math.max(...group.map((each) => each.columns));
+      const admission = this.#budget.admit(this.#asker.size, columns, group.length);
       if (admission === 'wait') return false;
       // Alone in the batch nobody waits for its picture.
-      if (this.#asker.size > 0 && !this.#asker.readAhead(next)) return false;
+      if (this.#asker.size > 0 && !this.#asker.readAhead(group)) return false;
       if (admission !== 'fits') this.#asker.reserve(admission.slots, admission.positions);
     } catch (error) {
       this.#prepared.shift();
-      this.#asker.discard(next);
+      this.#discard(group);
       this.#fail(question, error);
       return false;
     }
     this.#prepared.shift();
-    const { images } = next;
-    const refused = this.#asker.start([next]);
+    const refused = this.#asker.start(group);
     if (refused.length === 0) {
       const { settings } = this.#opened;
       const { latentSteps, promptIds, options } = request;
@@ -193,6 +234,7 @@ class Serving {
 
   #translate(event: AskEvent<Served>): void {
     const { question } = event;
+    if (this.#served.get(question.id) !== question) return; // it lends its latent steps, or has failed
     const { trace } = question.options;
     switch (event.type) {
       case 'latent-step':
@@ -250,16 +292,53 @@ class Serving {
   }
 }
 
-const inbox: ToEngine[] = [];
+function servedOf(id: number, { pictures, other, question, choices, messages, options }: EngineQuestion): Served {
+  const about = (
+    sent: EngineQuestion['pictures'],
+    asked: EngineQuestion['options'],
+    lender: Served | null,
+  ): Served => ({
+    ...{ question, choices, messages, id, lender, options: asked },
+    images: sent.map((picture) => ({ kind: 'encoded' as const, ...picture })),
+    imageKeys: sent.map(({ bytes }) => createHash('sha256').update(bytes).digest('base64')),
+    ...{ logprobs: [], last: 0, cancelled: false },
+  });
+  if (!other) return about(pictures, options, null);
+  // It takes its latent steps and writes nothing. Tokens that are forced or forbidden are those of the picture.
+  const { latentSteps, latent, task, seed } = options;
+  return about(
+    pictures,
+    options,
+    about([other], { latentSteps, latent, task, seed, maxNewTokens: 0, trace: 'none' }, null),
+  );
+}
+
+const inbox: Exclude<ToEngine, { type: 'coming' }>[] = [];
 let wake = () => {};
+/** Questions that were announced and are not here yet. */
+let coming = 0;
 process.on('message', (message: ToEngine) => {
-  inbox.push(message);
+  if (message.type === 'coming') coming++;
+  else inbox.push(message);
   wake();
 });
 
 let serving = null as Serving | null;
 
-async function take(message: ToEngine): Promise<void> {
+/** Between passes the event loop runs, so that messages come in and answers go out: one turn, and more while questions are on their way. */
+async function takeTurns(serving: Serving): Promise<void> {
+  const until = performance.now() + serving.patience;
+  do {
+    await new Promise((resolve) => setImmediate(resolve));
+    await takeAll();
+  } while ((coming > 0 || serving.takesIn) && performance.now() < until);
+}
+
+async function takeAll(): Promise<void> {
+  for (let message = inbox.shift(); message; message = inbox.shift()) await take(message);
+}
+
+async function take(message: Exclude<ToEngine, { type: 'coming' }>): Promise<void> {
   switch (message.type) {
     case 'open': {
       const { opened, deviceNote } = await openForParent(message);
@@ -278,12 +357,14 @@ async function take(message: ToEngine): Promise<void> {
       return;
     }
     case 'ask':
+      coming--;
       serving!.take(message.id, message.question);
       return;
     case 'cancel':
       serving!.cancel(message.id);
       return;
     case 'ping':
+      serving!.measureMemory();
       send({ type: 'pong', stats: serving!.stats });
   }
 }
@@ -294,12 +375,10 @@ function send(message: FromEngine): void {
 
 for (;;) {
   try {
-    for (let message = inbox.shift(); message; message = inbox.shift()) await take(message);
+    await takeAll();
     serving?.step();
-    if (serving && !serving.idle) {
-      // Between passes the event loop runs, so that messages come in and answers go out.
-      await new Promise((resolve) => setImmediate(resolve));
-    } else {
+    if (serving && !serving.idle) await takeTurns(serving);
+    else {
       await new Promise<void>((resolve) => {
         wake = resolve;
         if (inbox.length > 0 || serving?.idle === false) resolve();

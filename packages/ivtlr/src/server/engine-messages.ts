@@ -23,8 +23,16 @@ export interface QuestionOptions extends Omit<QuestionAskOptions, 'trace' | 'tra
   trace: 'none' | 'picks' | 'full';
 }
 
+export interface SentPicture {
+  bytes: Uint8Array;
+  /** The field of the request that has it; every error about it says so. */
+  name: string;
+}
+
 export interface EngineQuestion {
-  pictures: readonly { bytes: Uint8Array; name: string }[];
+  pictures: readonly SentPicture[];
+  /** Asked about in place of the picture, beside the question, for swapped latent steps to be taken from it; null where nothing is swapped. */
+  other: SentPicture | null;
   /** Put into the task's words. */
   question: string;
   choices: readonly string[];
@@ -34,8 +42,8 @@ export interface EngineQuestion {
 }
 
 /** Of its pictures. */
-export function bytesOf({ pictures }: Pick<EngineQuestion, 'pictures'>): number {
-  return pictures.reduce((sum, { bytes }) => sum + bytes.length, 0);
+export function bytesOf({ pictures, other }: Pick<EngineQuestion, 'pictures' | 'other'>): number {
+  return pictures.reduce((sum, { bytes }) => sum + bytes.length, other?.bytes.length ?? 0);
 }
 
 /** What the server needs to know of the model. */
@@ -91,6 +99,8 @@ export type EngineEvent =
 
 export type ToEngine =
   | { type: 'open'; model: WorkerModel; index: number; threads: number; limits: EngineLimits }
+  /** An `ask` follows, which may be large and then is read a part at a time. */
+  | { type: 'coming' }
   | { type: 'ask'; id: number; question: EngineQuestion }
   | { type: 'cancel'; id: number }
   | { type: 'ping' };

@@ -183,6 +183,7 @@ export class Engine {
       if (!asked) return;
       this.#queueBytes -= bytesOf(asked.question);
       this.#inHand.set(asked.id, asked);
+      this.#process!.send({ type: 'coming' });
       this.#process!.send({ type: 'ask', id: asked.id, question: asked.question });
     }
   }
@@ -323,7 +324,7 @@ const EMPTY: EngineStats = {
 
 function errorOf(
   { message, user }: { message: string; user: boolean },
-  { pictures, options }: EngineQuestion,
+  { pictures, other, options }: EngineQuestion,
 ): HttpError {
   if (!user) return new HttpError(500, message, { code: 'engine_failed' });
   // Fields have names of their own in requests.
@@ -334,7 +335,7 @@ function errorOf(
     if (message.includes(name)) return new HttpError(400, message.replaceAll(name, field), { param: field });
   if (options.forcePatches && message.includes('both forces and forbids'))
     return new HttpError(400, message, { param: 'ivtlr.force' });
-  const picture = pictures.find(({ name }) => message.startsWith(`${name}: `));
+  const picture = [...pictures, ...(other ? [other] : [])].find(({ name }) => message.startsWith(`${name}: `));
   return new HttpError(400, message, { param: picture?.name ?? 'messages', code: picture ? 'invalid_image' : null });
 }
 

@@ -22,27 +22,41 @@ export class Metrics {
   readonly queueTime = this.#histogram('request_queue_time_seconds', 'From the request to joining the batch', SECONDS);
   readonly whole = this.#histogram('e2e_request_latency_seconds', 'From the request to the end of the answer', SECONDS);
 
-  constructor(engine: Engine) {
+  /** @param engines of all models, whose numbers are added up */
+  constructor(engines: readonly Engine[]) {
+    const sum = (of: (engine: Engine) => number) => engines.reduce((total, engine) => total + of(engine), 0);
     const gauges: [string, string, () => number][] = [
-      ['num_requests_running', 'Questions in the batch', () => engine.stats.running],
-      ['num_requests_waiting', 'Questions that wait', () => engine.queued + engine.inHand - engine.stats.running],
-      ['cache_bytes', 'Bytes of keys and values', () => engine.stats.cacheBytes],
-      ['cache_budget_bytes', 'Bytes that keys and values may take', () => engine.info.cacheBytes],
+      ['num_requests_running', 'Questions in the batch', () => sum(({ stats }) => stats.running)],
+      [
+        'num_requests_waiting',
+        'Questions that wait',
+        () => sum(({ queued, inHand, stats }) => queued + Math.max(0, inHand - stats.running)),
+      ],
+      ['cache_bytes', 'Bytes of keys and values', () => sum(({ stats }) => stats.cacheBytes)],
+      ['cache_budget_bytes', 'Bytes that keys and values may take', () => sum(({ info }) => info.cacheBytes)],
       [
         'kv_cache_usage_perc',
         'Share of that budget in use',
-        () => engine.stats.cacheUsedBytes / engine.info.cacheBytes,
+        () => sum(({ stats }) => stats.cacheUsedBytes) / sum(({ info }) => info.cacheBytes),
       ],
-      ['engine_resident_bytes', "Resident memory of the engine's process", () => engine.stats.residentBytes],
-      ['engine_live_tensors', 'Tensors that the engine holds', () => engine.stats.liveTensors],
+      [
+        'engine_resident_bytes',
+        "Resident memory of the engines' processes",
+        () => sum(({ stats }) => stats.residentBytes),
+      ],
+      ['engine_live_tensors', 'Tensors that the engines hold', () => sum(({ stats }) => stats.liveTensors)],
       ['server_resident_bytes', "Resident memory of the server's process", () => process.memoryUsage.rss()],
       [
         'server_cpu_seconds',
         "CPU time of the server's process",
         () => process.cpuUsage().user / 1e6 + process.cpuUsage().system / 1e6,
       ],
-      ['engine_restarts', 'Times the engine was started again', () => engine.restarts],
-      ['engine_up', 'Whether the engine has its model', () => Number(engine.state === 'ready')],
+      ['engine_restarts', 'Times an engine was started again', () => sum(({ restarts }) => restarts)],
+      [
+        'engine_up',
+        'Whether every engine has its model',
+        () => Number(engines.every(({ state }) => state === 'ready')),
+      ],
     ];
     for (const [name, help, value] of gauges)
       new Gauge({

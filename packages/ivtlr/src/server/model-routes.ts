@@ -2,34 +2,31 @@
 import type { FastifyInstance } from 'fastify';
 import { ABLATIONS } from '../latent/options.ts';
 import { taskNames } from '../tasks/registry.ts';
-import { SINGLE_ABLATIONS } from './chat-schema.ts';
+import { takesOtherImage } from './chat-schema.ts';
+import type { Engine } from './engine.ts';
 import { HttpError } from './http-error.ts';
 import type { ModelList } from './protocol.ts';
-import type { Doorkeeper, Service } from './service.ts';
+import { type Doorkeeper, findModel, type ServedModel, type Service } from './service.ts';
 
 /** Without an answer for so long, a server that has questions in hand is not ready. */
 const STALE_MS = 120_000;
 
 export function addModelRoutes(app: FastifyInstance, service: Service, door: Doorkeeper): void {
-  const { engine, modelId, maxNewTokens, metrics } = service;
+  const { maxNewTokens, metrics } = service;
   const created = Math.floor(Date.now() / 1000);
-  const models = (): ModelList => {
-    const { family, task, latents, patches } = engine.info;
-    const ablations = SINGLE_ABLATIONS.map((name) => ({ name, title: ABLATIONS[name]!.title }));
-    const ivtlr = { family, task, tasks: taskNames, latents, patches, ablations, maxTokens: maxNewTokens };
-    return { object: 'list', data: [{ id: modelId, object: 'model', created, owned_by: 'ivtlr', ivtlr }] };
+  const describe = ({ id, engine }: ServedModel): ModelList['data'][number] => {
+    const { family, task, latents, patches, oneImage } = engine.info;
+    const ablations = Object.entries(ABLATIONS).map(([name, { title }]) => {
+      const otherImage = takesOtherImage(name);
+      return { name, title, otherImage };
+    });
+    const ivtlr = { family, task, tasks: taskNames, latents, patches, oneImage, ablations, maxTokens: maxNewTokens };
+    return { id, object: 'model', created, owned_by: 'ivtlr', ivtlr };
   };
-  app.get('/v1/models', models);
-  app.get<{ Params: { '*': string } }>('/v1/models/*', (request) => {
-    const name = request.params['*'];
-    const found = models().data.find(({ id }) => id === name);
-    if (!found)
-      throw new HttpError(404, `there is no model ${name} here; this server has ${modelId}`, {
-        param: 'model',
-        code: 'model_not_found',
-      });
-    return found;
-  });
+  app.get('/v1/models', (): ModelList => ({ object: 'list', data: service.models.map(describe) }));
+  app.get<{ Params: { '*': string } }>('/v1/models/*', (request) =>
+    describe(findModel(service.models, request.params['*'])),
+  );
   app.get('/health', () => ({ status: 'ok' }));
   app.get('/ready', () => {
     const why = whyNotReady(service, door);
@@ -42,8 +39,16 @@ export function addModelRoutes(app: FastifyInstance, service: Service, door: Doo
   });
 }
 
-function whyNotReady({ engine }: Service, door: Doorkeeper): string | null {
+function whyNotReady({ models }: Service, door: Doorkeeper): string | null {
   if (door.draining) return 'the server is stopping';
+  for (const { id, engine } of models) {
+    const why = whyEngineNotReady(engine);
+    if (why !== null) return models.length === 1 ? why : `${id}: ${why}`;
+  }
+  return null;
+}
+
+function whyEngineNotReady(engine: Engine): string | null {
   if (engine.state !== 'ready') return 'the engine is loading the model';
   if (!engine.responsive) return 'the engine does not answer its heartbeat';
   const since = engine.sinceAnswer;

@@ -15,6 +15,8 @@ export interface IvtlrRequest {
   /** K: image tokens picked at each latent step. */
   patches?: number;
   ablation?: AblationName;
+  /** Another picture, which `patches-swapped` and `text-swapped` need: the same question is asked about it, and its latent steps are taken. */
+  other_image?: { url: string };
   positions?: 'sequential' | 'mrope';
   /** Words the prompt as this task does. */
   task?: string;
@@ -183,7 +185,10 @@ export interface ModelList {
       tasks: readonly string[];
       latents: number;
       patches: number;
-      ablations: readonly { name: AblationName; title: string }[];
+      /** Whether a question has exactly one picture; else none, one or several. */
+      oneImage: boolean;
+      /** `otherImage`: it needs `other_image`. */
+      ablations: readonly { name: AblationName; title: string; otherImage: boolean }[];
       maxTokens: number;
     };
   }[];

@@ -8,12 +8,12 @@ import { type KeyLimits, Keys } from './keys.ts';
 import { Metrics } from './metrics.ts';
 import { pictureOfNothing } from './probe.ts';
 import { Server, type ServerOptions } from './server.ts';
+import type { ServedModel } from './service.ts';
 
 export interface ServeOptions
   extends Pick<
     ServerOptions,
     | 'version'
-    | 'modelId'
     | 'host'
     | 'port'
     | 'maxBody'
@@ -24,7 +24,9 @@ export interface ServeOptions
     | 'app'
     | 'maxNewTokens'
   > {
-  model: WorkerModel;
+  /** By the names that clients use; the first is asked by requests that name none. */
+  models: readonly { id: string; model: WorkerModel }[];
+  /** Of each model. */
   engine: Omit<EngineOptions, 'model' | 'note'>;
   /** Null: everybody may ask. */
   keys: readonly string[] | null;
@@ -38,41 +40,49 @@ const PROBE_MS = 30_000;
 export interface Serving {
   url: string;
   server: Server;
-  engine: Engine;
+  /** In the order of the models. */
+  engines: readonly Engine[];
   /** Lets what is under way end, at most so long, and stops. */
   stop(deadlineMs: number): Promise<void>;
 }
 
-/** Opens the model, asks it a first question, and listens. @throws UserError when the model cannot be opened */
+/** Opens the models, asks each a first question, and listens. @throws UserError when one cannot be opened */
 export async function serve(options: ServeOptions): Promise<Serving> {
   // Log lines go to stderr, so that stdout has the address alone.
   const logger = pino(
     { level: options.logLevel, base: { pid: process.pid } },
     pino.destination({ dest: 2, sync: true }),
   );
-  const engine = await Engine.open({
-    ...options.engine,
-    model: options.model,
-    note: (line) => logger.warn({ line }, 'engine'),
-  });
-  const { device, deviceNote, cacheBytes } = engine.info;
-  logger.info({ device, deviceNote, cacheBytes, model: options.modelId, engine: engine.pid }, 'model opened');
-  const probe = await startProbes(engine);
+  const models: ServedModel[] = [];
+  const probes: NodeJS.Timeout[] = [];
+  const close = async () => {
+    for (const probe of probes) clearInterval(probe);
+    await Promise.all(models.map(({ engine }) => engine.close()));
+  };
   try {
-    const { task } = engine.info;
+    // One after the other: how much memory keys and values may take is known when a model is loaded.
+    for (const { id, model } of options.models) {
+      const note = (line: string) => logger.warn({ line, model: id }, 'engine');
+      const engine = await Engine.open({ ...options.engine, model, note });
+      models.push({ id, engine });
+      const { device, deviceNote, cacheBytes } = engine.info;
+      logger.info({ device, deviceNote, cacheBytes, model: id, engine: engine.pid }, 'model opened');
+      probes.push(await startProbes(engine));
+    }
+    const engines = models.map(({ engine }) => engine);
+    const tasks = engines.map(({ info }) => info.task).filter((task) => task !== null && taskNames.includes(task));
     const server = await Server.listen({
       ...options,
-      ...{ engine, logger, metrics: new Metrics(engine), keys: new Keys(options.keys, options.keyLimits) },
-      task: task !== null && taskNames.includes(task) ? findTask(task) : null,
+      ...{ models, logger, metrics: new Metrics(engines), keys: new Keys(options.keys, options.keyLimits) },
+      task: tasks.map((task) => findTask(task!)).find(({ generator }) => generator) ?? null,
     });
     const stop = async (deadlineMs: number) => {
-      clearInterval(probe);
+      for (const probe of probes) clearInterval(probe);
       await server.drain(deadlineMs);
     };
-    return { url: server.url, server, engine, stop };
+    return { url: server.url, server, engines, stop };
   } catch (error) {
-    clearInterval(probe);
-    await engine.close();
+    await close();
     throw error;
   }
 }
@@ -80,7 +90,7 @@ export async function serve(options: ServeOptions): Promise<Serving> {
 async function startProbes(engine: Engine): Promise<NodeJS.Timeout> {
   const bytes = await pictureOfNothing();
   const question: EngineQuestion = {
-    ...{ pictures: [{ bytes, name: 'probe' }], question: 'What is this?', choices: [], messages: null },
+    ...{ pictures: [{ bytes, name: 'probe' }], other: null, question: 'What is this?', choices: [], messages: null },
     options: { maxNewTokens: 1, trace: 'none' },
   };
   let asking = false;

@@ -44,11 +44,25 @@ describe('what cannot be answered is a 4xx that names the field', () => {
     ['text that is none', user([{ type: 'text', text: 5 }]), 400, 'messages.0.content.0.text', /string/],
     ['a part of another kind', user([{ type: 'input_audio' }]), 400, 'messages.0.content.0.type', /type/],
     [
-      'an ablation that needs a second question',
+      'an ablation that needs another picture',
       { ...user([text, picture]), ivtlr: { ablation: 'patches-swapped' } },
       400,
-      'ivtlr.ablation',
-      /another question.*random-patches.*ivtlr\.force/,
+      'ivtlr.other_image',
+      /another picture; add it as ivtlr\.other_image/,
+    ],
+    [
+      'another picture for nothing',
+      { ...user([text, picture]), ivtlr: { other_image: { url: 'PICTURE' } } },
+      400,
+      'ivtlr.other_image',
+      /only the ablations/,
+    ],
+    [
+      'another picture that is damaged',
+      { ...user([text, picture]), ivtlr: { ablation: 'text-swapped', other_image: { url: damaged } } },
+      400,
+      'ivtlr.other_image',
+      /ivtlr\.other_image: /,
     ],
     [
       'a picture to pick from that is not there',
@@ -179,7 +193,7 @@ describe('what cannot be answered is a 4xx that names the field', () => {
   test('the server goes on after all of it', async () => {
     const response = await post(served.url, chatBody(asked));
     expect(((await response.json()) as ChatResponse).choices[0]!.message.content).toMatch(/the answer is/);
-    expect(served.engine.restarts).toBe(0);
+    expect(served.engines[0]!.restarts).toBe(0);
   });
 });
 

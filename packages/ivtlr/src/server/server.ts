@@ -48,6 +48,9 @@ const CSP = [
   "frame-ancestors 'none'",
 ].join('; ');
 
+/** For errors that are sent when the server ends. */
+const LAST_WORDS_MS = 2000;
+
 /** Largest bodies that may be read at the same time. */
 const BODIES = 16;
 
@@ -104,8 +107,9 @@ export class Server {
   /** Takes nothing new, waits for what is under way, at most so long, and closes. */
   async drain(deadlineMs: number): Promise<void> {
     await this.#door.drain(deadlineMs);
-    await this.#options.engine.close();
-    // Errors that the engine's end gave are still on their way to the clients.
+    await Promise.all(this.#options.models.map(({ engine }) => engine.close()));
+    // Errors that the engine's end gave are still on their way to the clients: to whoever reads them, not to who never does.
+    await this.#door.drain(LAST_WORDS_MS);
     await new Promise((resolve) => setTimeout(resolve, 50));
     await this.#app.close();
   }

@@ -7,13 +7,19 @@ import type { Keys } from './keys.ts';
 import type { Metrics } from './metrics.ts';
 import type { PictureLimits } from './pictures.ts';
 
-export interface ServiceOptions {
+/** A model and the process that has it. */
+export interface ServedModel {
+  /** What clients call it. */
+  id: string;
   engine: Engine;
+}
+
+export interface ServiceOptions {
+  /** At least one, of different names; the first is asked by requests that name none. */
+  models: readonly ServedModel[];
   metrics: Metrics;
   keys: Keys;
-  /** What clients call the model. */
-  modelId: string;
-  /** Makes puzzles; null where the model's task cannot. */
+  /** Makes puzzles; null where no model's task can. */
   task: Task | null;
   /** Longest answer. */
   maxNewTokens: number;
@@ -26,6 +32,17 @@ export interface ServiceOptions {
 export interface Service extends ServiceOptions {
   /** Counts a request in whose key the server knows; call the result when it has ended. @throws HttpError */
   enter(request: FastifyRequest): () => void;
+}
+
+/** @throws HttpError 404 when no model is called so */
+export function findModel(models: readonly ServedModel[], id = models[0]!.id): ServedModel {
+  const found = models.find((model) => model.id === id);
+  if (found) return found;
+  const names = models.map((model) => model.id).join(', ');
+  throw new HttpError(404, `there is no model ${id} here; this server has ${names}`, {
+    param: 'model',
+    code: 'model_not_found',
+  });
 }
 
 /** Requests under way, and whether more are taken. */

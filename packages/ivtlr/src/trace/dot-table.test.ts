@@ -24,8 +24,8 @@ it('puts the mean where its value is', async () => {
       rows: [{ name: 'recipe', note: '', cells: [{ mean, interval: [mean, mean], values: [] }] }],
     });
   const [none, half, all] = [await at(0), await at(0.5), await at(1)];
-  expect(half - none).toBeCloseTo(50, 0);
-  expect(all - half).toBeCloseTo(50, 0);
+  expect(half - none).toBeCloseTo(55, 0);
+  expect(all - half).toBeCloseTo(55, 0);
 });
 
 it('leaves cells without a value empty, and draws any number of rows', async () => {

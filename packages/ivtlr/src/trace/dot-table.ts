@@ -17,7 +17,7 @@ export interface DotTable {
   rows: readonly { name: string; note: string; cells: readonly (DotCell | null)[] }[];
 }
 
-const COLUMN = 128;
+const COLUMN = 138;
 const ROW = 50;
 const EDGE = 16;
 const TOP = 84;

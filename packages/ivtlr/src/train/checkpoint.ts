@@ -104,13 +104,19 @@ export function restoreCheckpoint(checkpoint: Checkpoint, update: Update, device
   readPart(folder, () => loadOptimizer(folder, update));
   readPart(join(folder, 'state.json'), () => {
     for (const name of generators(device)) {
-      const text = state.rng[name];
-      if (text === undefined) continue; // the run goes on on another device
+      const text = state.rng[name] ?? stateOfAnotherGpu(name, state.rng);
+      if (text === undefined) continue; // the run goes on on another kind of device
       const bytes = new Uint8Array(Buffer.from(text, 'base64'));
       using saved = tensor(bytes, { dtype: 'uint8', shape: [bytes.length] });
       setRngState(saved, name);
     }
   });
+}
+
+/** Generators of all GPUs are alike, so a run that was saved on cuda:1 goes on on cuda:0 with the same random numbers. */
+function stateOfAnotherGpu(name: string, states: Readonly<Record<string, string>>): string | undefined {
+  if (!name.startsWith('cuda')) return undefined;
+  return Object.entries(states).find(([saved]) => saved.startsWith('cuda'))?.[1];
 }
 
 function readPart(path: string, read: (path: string) => void): void {

@@ -95,5 +95,4 @@ it('says what the machine has, and when it is not enough', () => {
   expect(describeMemory({ ...estimate, available: 2 ** 31 }, needs)).toMatch(
     /2\.0 GB can be had\nThis will not fit: a smaller microBatch/,
   );
-  expect(describeMemory({ ...estimate, available: null }, needs)).not.toContain('can be had');
 });

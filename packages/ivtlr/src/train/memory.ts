@@ -1,5 +1,14 @@
 /** What a run will need in memory, worked out before its first step. An estimate: kernels' work space and the allocator's slack come on top. */
-import { AdamW, elementSize, Linear, LinearLayer, type Module, type Tensor } from '@ivtlr/torch';
+import {
+  AdamW,
+  availableMemory,
+  elementSize,
+  Linear,
+  LinearLayer,
+  liveTensorBytes,
+  type Module,
+  type Tensor,
+} from '@ivtlr/torch';
 
 export interface MemoryNeeds {
   /** Rows of a micro-batch, and its columns with latent rows. */
@@ -21,7 +30,7 @@ export interface MemoryEstimate {
   /** At the peak: with the activations, or with what the optimizer's step needs for a moment if that is more. */
   total: number;
   /** What this process may use, what it holds already included; null where that is not known (GPUs). */
-  available: number | null;
+  available: number;
 }
 
 /** @param trained the parameters that are trained, by name in `module` */
@@ -43,14 +52,15 @@ export function estimateMemory(
   // The optimizer's step makes float32 copies of gradients, but only after the activations are freed.
   const narrow = [...trained.values()].filter((p) => elementSize(p.dtype) === 2).map(({ numel }) => numel);
   const widened = 4 * Math.max(0, ...narrow, Math.min(sum(narrow), AdamW.widenedElements));
-  const onCpu = module.parameters()[0]?.device === 'cpu';
+  const device = module.parameters()[0]?.device ?? 'cpu';
+  const own = device === 'cpu' ? process.memoryUsage.rss() : liveTensorBytes();
   return {
     weights,
     gradients,
     optimizer,
     activations,
     total: weights + gradients + optimizer + Math.max(activations, widened),
-    available: onCpu ? process.availableMemory() + process.memoryUsage.rss() : null,
+    available: availableMemory(device) + own,
   };
 }
 
@@ -92,9 +102,9 @@ function sum(values: readonly number[]): number {
 export function describeMemory(estimate: MemoryEstimate, { rows, columns }: MemoryNeeds): string {
   const { weights, gradients, optimizer, activations, total, available } = estimate;
   const parts = `weights ${gigabytes(weights)}, gradients ${gigabytes(gradients)}, optimiser ${gigabytes(optimizer)}, activations ${gigabytes(activations)}`;
-  const have = available === null ? '' : `; ${gigabytes(available)} can be had`;
+  const have = `; ${gigabytes(available)} can be had`;
   const line = `memory: about ${gigabytes(total)} (${parts}, for ${rows} rows of ${columns} columns)${have}`;
-  if (available === null || total <= available) return line;
+  if (total <= available) return line;
   return `${line}\nThis will not fit: a smaller microBatch, activationCheckpointing or lora need less.`;
 }
 

@@ -1,9 +1,9 @@
 /** Bad calls become TorchErrors that name the op and the argument; the process lives on. */
 import { afterEach, expect, test } from 'vitest';
+import { cudaAvailable } from '../cuda/index.ts';
 import * as ops from '../ops.gen.ts';
 import {
   call,
-  cudaAvailable,
   type Device,
   type DType,
   fromBytes,

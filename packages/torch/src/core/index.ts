@@ -2,7 +2,7 @@ export * from './autograd.ts';
 export * from './creation.ts';
 export type { Device, DType, TypedArray } from './dtype.ts';
 export { ARRAYS, elementSize } from './dtype.ts';
-export { TorchError } from './errors.ts';
+export { OutOfMemoryError, TorchError } from './errors.ts';
 export { libtorchSource } from './native.ts';
 export type { Op } from './op.ts';
 export { call, op, operatorSchemas } from './op.ts';

@@ -1,4 +1,6 @@
 import { createRequire } from 'node:module';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import {
   explainLoading,
   findAddon,
@@ -7,7 +9,7 @@ import {
   SetupError,
   setupCommand,
 } from '../../native/setup.mjs';
-import { TorchError } from './errors.ts';
+import { makeError } from './errors.ts';
 
 /** Anything with a handle number; tensors carry `id`. */
 interface Handle {
@@ -16,7 +18,7 @@ interface Handle {
 
 /** The functions of native/addon.cpp. Handle numbers go out and come back; nothing here owns a tensor. */
 interface Native {
-  init(errorClass: typeof TorchError): void;
+  init(make: typeof makeError, collectGarbage: () => void): void;
   findOp(name: string, overload: string): [index: number, schema: string, kinds: string];
   callOp(index: number, ...args: unknown[]): unknown;
   allOps(): string[];
@@ -49,6 +51,31 @@ interface Native {
   freeGenerator(id: number): void;
   threads(count?: number): number;
   flushDenormal(value: boolean): boolean;
+  cudaDevice(index: number): [name: string, major: number, minor: number];
+  cudaMemory(
+    index: number,
+  ): [free: number, total: number, allocated: number, reserved: number, peakAllocated: number, peakReserved: number];
+  cudaResetPeak(index: number): void;
+  cudaEmptyCache(): void;
+  cudaSynchronize(index: number): void;
+  newStream(index: number): number;
+  exchangeStream(id: number): number;
+  synchronizeStream(id: number): void;
+  freeStream(id: number): void;
+  newEvent(timed: boolean): number;
+  recordEvent(id: number, index: number): void;
+  waitForEvent(id: number, index: number): void;
+  eventDone(id: number): boolean;
+  synchronizeEvent(id: number): void;
+  eventSeconds(first: number, second: number): number;
+  freeEvent(id: number): void;
+  newGraph(): number;
+  beginCapture(id: number, poolOf: number): void;
+  endCapture(id: number): void;
+  replayGraph(id: number): void;
+  freeGraph(id: number): void;
+  allowTf32(on: boolean): void;
+  deterministic(on: boolean): void;
   openStore(
     host: string,
     port: number,
@@ -139,12 +166,24 @@ function addon(): { file: string; libtorch: Libtorch } {
   throw new SetupError(`${reason}: run \`${setupCommand()}\` once (it finds or fetches libtorch and builds the addon)`);
 }
 
+let gc: (() => void) | null = null;
+
+/** V8 offers this to programs that were started with --expose-gc; the flag can be set later, too. */
+function collectGarbage(): void {
+  if (!gc) {
+    setFlagsFromString('--expose-gc');
+    gc = runInNewContext('gc') as () => void;
+    setFlagsFromString('--no-expose-gc');
+  }
+  gc();
+}
+
 /** Loads the addon and replaces the placeholder in `native`, whose first use led here, by the addon's functions. */
 function load(): Native {
   const { file, libtorch } = addon();
   setWaitPolicy();
   const loaded = open(file, libtorch);
-  loaded.init(TorchError);
+  loaded.init(makeError, collectGarbage);
   Object.setPrototypeOf(native, Object.prototype);
   return Object.assign(native, loaded);
 }

@@ -1,9 +1,9 @@
 /** Random numbers and process-wide settings. */
 import { afterAll, afterEach, expect, test } from 'vitest';
+import { cudaAvailable } from '../cuda/index.ts';
 import * as ops from '../ops.gen.ts';
 import {
   cpuCapability,
-  cudaAvailable,
   Generator,
   getNumThreads,
   getRngState,

@@ -19,6 +19,7 @@ import { Decoder } from '../common/decoder.ts';
 import { DecoderModel, languageHead } from '../common/decoder-model.ts';
 import { initializeWeights } from '../common/initialize.ts';
 import { sequentialPositions } from '../common/positions.ts';
+import type { VisionUnit } from '../common/vision-units.ts';
 import type { PathStyle, PositionKind, ProcessedImage, PromptPositions } from '../types.ts';
 import type { ChameleonConfig } from './config.ts';
 import { VqEncoder } from './vq.ts';
@@ -87,18 +88,26 @@ export class Chameleon extends DecoderModel<ChameleonConfig> {
   }
 
   /** Vocabulary ids of an image's codes, row by row: pixels (1, 3, R, R) float32 -> (N) int64. */
-  imageTokens({ pixels, tokens }: ProcessedImage): Tensor {
-    const codes = this.model.vqmodel.encode(pixels).flatten();
+  imageTokens(image: ProcessedImage): Tensor {
+    return this.#idsOf(this.model.vqmodel.encode(image.pixels), image);
+  }
+
+  #idsOf(codes: Tensor, { pixels, tokens }: ProcessedImage): Tensor {
     if (codes.numel !== tokens)
       throw new UserError(
         `an image of ${pixels.shape.at(-1)}x${pixels.shape.at(-2)} gives ${codes.numel} image tokens, its preprocessing counted ${tokens}; the crop in preprocessor_config.json should be vq_config.resolution of config.json, ${this.config.vq.resolution}`,
       );
-    return this.code_ids.indexSelect(0, codes);
+    return this.code_ids.indexSelect(0, codes.flatten());
   }
 
   /** One image at a time: a level of one holds 134 MB, and an image's codes must not depend on its neighbours. */
   encodeImages(images: readonly ProcessedImage[]): Tensor[] {
     return images.map((image) => this.embed(this.imageTokens(image)));
+  }
+
+  protected imageUnits(image: ProcessedImage): VisionUnit[] {
+    const embed: VisionUnit = { work: 0, run: ([codes]) => [this.embed(this.#idsOf(codes!, image))] };
+    return [...this.model.vqmodel.units(image.pixels), embed];
   }
 
   /** Image codes are never written: they get the lowest number, in training too, and no gradient. */

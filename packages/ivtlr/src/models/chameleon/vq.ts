@@ -6,6 +6,7 @@
  */
 import { Conv2d, Embedding, type FactoryOptions, GroupNorm, Module, noGrad, scope, type Tensor } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
+import { numbersIn, runUnits, type VisionUnit } from '../common/vision-units.ts';
 import { NORM_GROUPS, type VqConfig } from './config.ts';
 
 const groupNorm = (channels: number, options: FactoryOptions) =>
@@ -121,9 +122,7 @@ class Level extends Module {
   }
 }
 
-interface Step {
-  forward(x: Tensor): Tensor;
-}
+type Step = ResidualBlock | AttentionBlock | Downsample;
 
 class Middle extends Module {
   readonly block_1: ResidualBlock;
@@ -160,14 +159,26 @@ class Encoder extends Module {
     this.conv_out = new Conv2d(last, latentChannels, 3, { padding: 1, ...options });
   }
 
-  forward(pixels: Tensor): Tensor {
-    let x = this.conv_in.forward(pixels);
+  /** For pixels (I, 3, R, R) float32. At 512x512 a level holds 134 MB, so each unit frees what the one before it left. */
+  units(pixels: Tensor): VisionUnit[] {
+    const { dtype, device } = this.conv_in.weight;
+    const [images, , rows, columns] = pixels.shape as [number, number, number, number];
+    let places = rows * columns;
+    const units: VisionUnit[] = [
+      {
+        work: images * places * numbersIn(this.conv_in),
+        run: () => [this.conv_in.forward(pixels.to({ dtype, device }))],
+      },
+    ];
     for (const step of [...this.down.flatMap((level) => level.steps()), ...this.mid.steps()]) {
-      const before = x;
-      x = scope(() => step.forward(before));
-      before.dispose(); // at 512x512 a level holds 134 MB
+      if (step instanceof Downsample) places /= 4;
+      // Every place attends to every place: two products of as many channels as the norm has.
+      const attended = step instanceof AttentionBlock ? 2 * places * step.norm.weight!.numel : 0;
+      const work = images * places * (numbersIn(step) + attended);
+      units.push({ work, run: ([x]) => [step.forward(x!)] });
     }
-    return this.conv_out.forward(swish_(this.norm_out.forward(x)));
+    const last = images * places * numbersIn(this.conv_out);
+    return [...units, { work: last, run: ([x]) => [this.conv_out.forward(swish_(this.norm_out.forward(x!)))] }];
   }
 }
 
@@ -214,9 +225,12 @@ export class VqEncoder extends Module {
 
   /** pixels (I, 3, R, R) float32 -> codes (I, N) int64, row by row. */
   encode(pixels: Tensor): Tensor {
-    const { dtype, device } = this.quant_conv.weight;
-    return noGrad(() =>
-      scope(() => this.quantize.forward(this.quant_conv.forward(this.encoder.forward(pixels.to({ dtype, device }))))),
-    );
+    return noGrad(() => runUnits(this.units(pixels)));
+  }
+
+  /** The same in units. */
+  units(pixels: Tensor): VisionUnit[] {
+    const quantize: VisionUnit = { work: 0, run: ([x]) => [this.quantize.forward(this.quant_conv.forward(x!))] };
+    return [...this.encoder.units(pixels), quantize];
   }
 }

@@ -1,6 +1,6 @@
 /**
  * What the families' models have in common: a vision encoder of their own in front of the shared decoder, and a language head. A family adds
- * `encodeImages`, `promptPositions`, and what is special about its logits and its random weights.
+ * `encodeImages`, `imageUnits`, `promptPositions`, and what is special about its logits and its random weights.
  */
 import {
   type Device,
@@ -28,6 +28,7 @@ import type {
 import { Decoder, type DecoderConfig } from './decoder.ts';
 import type { KeyValueCache } from './kv-cache.ts';
 import type { SlotCache } from './slot-cache.ts';
+import { numbersIn, type VisionUnit, yieldUnits } from './vision-units.ts';
 
 export interface DecoderModelConfig extends DecoderConfig {
   imageTokenId: number;
@@ -49,6 +50,9 @@ export abstract class DecoderModel<Config extends DecoderModelConfig> extends Mo
   }
 
   abstract encodeImages(images: readonly ProcessedImage[]): Tensor[];
+
+  /** What `encodeImages` does with one image, in parts; gives (N, I). */
+  protected abstract imageUnits(image: ProcessedImage): VisionUnit[];
 
   abstract promptPositions(
     ids: readonly (readonly number[])[],
@@ -90,6 +94,11 @@ export abstract class DecoderModel<Config extends DecoderModelConfig> extends Mo
   }
   get module(): Module {
     return this;
+  }
+
+  encodeInUnits(image: ProcessedImage): Generator<number, Tensor> {
+    const perToken = this.decoder.layers.reduce((sum, layer) => sum + numbersIn(layer), 0);
+    return yieldUnits(this.imageUnits(image), perToken);
   }
 
   embed(ids: Tensor): Tensor {

@@ -3,21 +3,12 @@
  * Source: Hugging Face Qwen2_5_VisionTransformerPretrainedModel. Property names are the checkpoint's.
  * Shapes: I images of one grid, P patches an image, C vision width, H heads, E head size, N = P/4 image tokens, D decoder width.
  */
-import {
-  cat,
-  type FactoryOptions,
-  Linear,
-  type LinearLayer,
-  Module,
-  RMSNorm,
-  scope,
-  type Tensor,
-  tensor,
-} from '@ivtlr/torch';
+import { cat, type FactoryOptions, Linear, type LinearLayer, Module, RMSNorm, type Tensor, tensor } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import { attend, NO_MASK } from '../common/attention.ts';
 import { type RotaryAngles, rotate } from '../common/rotary.ts';
-import { encodeByGrid, GridTables, gridAngles, MergerMlp, PatchEmbed } from '../qwen2-vl/vision.ts';
+import { numbersIn, type VisionUnit } from '../common/vision-units.ts';
+import { GridTables, gridAngles, MergerMlp, PatchEmbed } from '../qwen2-vl/vision.ts';
 import type { ProcessedImage } from '../types.ts';
 import type { Qwen25VLConfig, VisionConfig } from './config.ts';
 import { type WindowGroup, windowOrder } from './windows.ts';
@@ -139,28 +130,45 @@ export class Qwen25VisionTower extends Module {
     this.merger = new PatchMerger(config, options);
   }
 
-  /** Image token embeddings, (N, D) an image. Images of one grid go through together. */
-  encode(images: readonly ProcessedImage[]): Tensor[] {
-    return encodeByGrid(images, (pixels, grid) => this.forward(pixels, grid));
-  }
-
-  /** pixels (I, P, 1176) float32 of one grid -> (I, N, D). The blocks see the patches window by window. */
-  forward(pixels_IPF: Tensor, grid: ProcessedImage['grid']): Tensor {
-    const { merge, window, fullAttention } = this.#config;
-    const { dtype, device } = this.patch_embed.proj.weight;
+  /** For pixels (I, P, 1176) float32 of one grid, or (P, 1176) of one image; gives (I, N, D). The blocks see the patches window by window. */
+  units(pixels: Tensor, grid: ProcessedImage['grid']): VisionUnit[] {
+    const { dim, mlpDim, merge, window, fullAttention } = this.#config;
+    const { weight } = this.patch_embed.proj;
+    const { dtype, device } = weight;
     const { order, groups } = windowOrder(grid[1] / merge, grid[2] / merge, window);
-    const table = this.#tables.of(grid, device, () => this.#table(grid, order, device));
+    // Looked up for each block: other images that come between may push a grid's tables out.
+    const table = () => this.#tables.of(grid, device, () => this.#table(grid, order, device));
     const patchGroups = groups.map(({ windows, size }) => ({ windows, size: size * merge ** 2 }));
-    let x = scope(() => {
-      const patches = this.patch_embed.forward(pixels_IPF.to({ dtype, device }));
-      return byToken(patches, merge, 1, table.order);
-    });
-    this.blocks.forEach((block, i) => {
-      const before = x;
-      x = scope(() => block.forward(before, table, fullAttention.has(i) ? null : patchGroups));
-      before.dispose();
-    });
-    return scope(() => this.merger.forward(x).indexSelect(1, table.inverse));
+    const [patches, images = 1] = pixels.shape.slice(0, -1).reverse() as [number, number?];
+    const pairsInWindows = patchGroups.reduce((sum, { windows, size }) => sum + windows * size * size, 0);
+    const blockUnit = (block: VisionBlock, i: number): VisionUnit => {
+      const full = fullAttention.has(i);
+      // Four products for the attention's inputs and output, three for the MLP; two of every patch with those it attends to.
+      const products = patches * (4 * dim * dim + 3 * dim * mlpDim);
+      const attended = 2 * dim * (full ? patches * patches : pairsInWindows);
+      return {
+        work: images * (products + attended),
+        run: ([x]) => [block.forward(x!, table(), full ? null : patchGroups)],
+      };
+    };
+    return [
+      {
+        work: (images * patches * weight.numel) / dim,
+        run: () => [
+          byToken(
+            this.patch_embed.forward(pixels.view([images, patches, -1]).to({ dtype, device })),
+            merge,
+            1,
+            table().order,
+          ),
+        ],
+      },
+      ...this.blocks.map(blockUnit),
+      {
+        work: ((images * patches) / merge ** 2) * numbersIn(this.merger),
+        run: ([x]) => [this.merger.forward(x!).indexSelect(1, table().inverse)],
+      },
+    ];
   }
 
   #table(grid: ProcessedImage['grid'], order: readonly number[], device: string): GridTable {

@@ -4,13 +4,14 @@ import { Decoder, type DecoderTraits } from '../common/decoder.ts';
 import { DecoderModel, languageHead } from '../common/decoder-model.ts';
 import { initializeWeights } from '../common/initialize.ts';
 import { sequentialPositions } from '../common/positions.ts';
+import { runUnits, type VisionUnit } from '../common/vision-units.ts';
 import type { PathStyle, PositionKind, ProcessedImage, PromptPositions } from '../types.ts';
 import type { Qwen2VLConfig, QwenTextConfig } from './config.ts';
-import { Qwen2VisionTower } from './vision.ts';
+import { encodeByGrid, Qwen2VisionTower } from './vision.ts';
 
-/** A vision tower whose image tokens are (N, D) an image. */
 interface VisionTower extends Module {
-  encode(images: readonly ProcessedImage[]): Tensor[];
+  /** For pixels (I, P, values) float32 of I images of one grid, or (P, values) of one; gives image tokens as they enter the decoder, (I, N, width). */
+  units(pixels: Tensor, grid: ProcessedImage['grid']): VisionUnit[];
 }
 
 /** What a configuration must say for QwenVL. */
@@ -45,7 +46,12 @@ export abstract class QwenVL<Config extends QwenVLConfig> extends DecoderModel<C
   }
 
   encodeImages(images: readonly ProcessedImage[]): Tensor[] {
-    return this.visual.encode(images);
+    return encodeByGrid(images, (pixels, grid) => runUnits(this.visual.units(pixels, grid)));
+  }
+
+  protected imageUnits({ pixels, grid }: ProcessedImage): VisionUnit[] {
+    const flat: VisionUnit = { work: 0, run: ([image_IND]) => [image_IND!.flatten(0, 1)] };
+    return [...this.visual.units(pixels, grid), flat];
   }
 
   /**
@@ -103,30 +109,9 @@ export abstract class QwenVL<Config extends QwenVLConfig> extends DecoderModel<C
 }
 
 export class Qwen2VL extends QwenVL<Qwen2VLConfig> {
-  declare readonly visual: Qwen2VisionTower;
-
   constructor(config: Qwen2VLConfig, options: FactoryOptions = {}) {
     super(config, new Qwen2VisionTower(config, options), { qkvBias: true }, options);
   }
-
-  *encodeInUnits(image: ProcessedImage): Generator<number, Tensor> {
-    const perToken = this.model.layers.reduce((sum, layer) => sum + numbersIn(layer), 0);
-    const units = this.visual.encodeInUnits(image);
-    try {
-      for (;;) {
-        const { done, value } = units.next();
-        if (done) return value;
-        yield value / perToken;
-      }
-    } finally {
-      units.return(undefined as never);
-    }
-  }
-}
-
-/** Of all parameters of a module. */
-function numbersIn(module: Module): number {
-  return [...module.namedParameters().values()].reduce((sum, { numel }) => sum + numel, 0);
 }
 
 /** The checkpoint's original name of a weight: newer exports nest both towers in `model`. */

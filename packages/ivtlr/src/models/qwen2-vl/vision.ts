@@ -7,19 +7,18 @@ import {
   Conv3d,
   type FactoryOptions,
   fromBytes,
-  keep,
   LayerNorm,
   Linear,
   type LinearLayer,
   Module,
   quickGelu,
-  scope,
   stack,
   type Tensor,
 } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import { attend, NO_MASK } from '../common/attention.ts';
 import { makeTable, type RotaryAngles, rotate } from '../common/rotary.ts';
+import { numbersIn, type VisionUnit } from '../common/vision-units.ts';
 import type { ProcessedImage } from '../types.ts';
 import type { Qwen2VLConfig, TowerConfig } from './config.ts';
 
@@ -141,50 +140,27 @@ export class Qwen2VisionTower extends Module {
     this.merger = new PatchMerger(config, options);
   }
 
-  /** Image token embeddings, (N, D) an image. Images of one grid go through together. */
-  encode(images: readonly ProcessedImage[]): Tensor[] {
-    return encodeByGrid(images, (pixels, grid) => this.forward(pixels, grid));
-  }
-
-  /** pixels (I, P, 1176) float32 of one grid -> (I, N, D). */
-  forward(pixels_IPF: Tensor, grid: ProcessedImage['grid']): Tensor {
-    const weight = this.patch_embed.proj.weight;
-    const angles = this.#angles.of(grid, weight.device, () => gridAngles(grid, this.#config, weight.device));
-    let x = scope(() => this.patch_embed.forward(pixels_IPF.to({ dtype: weight.dtype, device: weight.device })));
-    for (const block of this.blocks) {
-      const before = x;
-      x = scope(() => block.forward(before, angles));
-      before.dispose();
-    }
-    return scope(() => this.merger.forward(x));
-  }
-
-  /** One image, a block at a time: yields the multiplications of each, and returns (N, D), the caller's to dispose. */
-  *encodeInUnits({ pixels, grid }: ProcessedImage): Generator<number, Tensor> {
+  /** For pixels (I, P, 1176) float32 of one grid, or (P, 1176) of one image; gives (I, N, D). */
+  units(pixels: Tensor, grid: ProcessedImage['grid']): VisionUnit[] {
     const { weight } = this.patch_embed.proj;
-    const angles = () => this.#angles.of(grid, weight.device, () => gridAngles(grid, this.#config, weight.device));
-    const patches = pixels.shape[0]!;
+    const { dtype, device } = weight;
+    // Looked up for each block: other images that come between may push a grid's angles out.
+    const angles = () => this.#angles.of(grid, device, () => gridAngles(grid, this.#config, device));
+    const [patches, images = 1] = pixels.shape.slice(0, -1).reverse() as [number, number?];
     const { dim, mlpDim } = this.#config;
-    let x: Tensor | null = null;
-    const run = (body: () => Tensor) => {
-      const before = x;
-      x = scope(() => keep(body()));
-      before?.dispose();
-    };
-    try {
-      run(() => this.patch_embed.forward(pixels.unsqueeze(0).to({ dtype: weight.dtype, device: weight.device })));
-      for (const block of this.blocks) {
-        run(() => block.forward(x!, angles()));
+    const all = images * patches;
+    return [
+      {
+        work: (all * weight.numel) / dim,
+        run: () => [this.patch_embed.forward(pixels.view([images, patches, -1]).to({ dtype, device }))],
+      },
+      ...this.blocks.map((block) => ({
         // Four products for the attention's inputs and output, two for the MLP; two of every patch with all patches.
-        yield patches * (4 * dim * dim + 2 * dim * mlpDim + 2 * patches * dim);
-      }
-      run(() => this.merger.forward(x!).select(0, 0).clone());
-      const encoded = x!;
-      x = null;
-      return encoded;
-    } finally {
-      (x as Tensor | null)?.dispose();
-    }
+        work: all * (4 * dim * dim + 2 * dim * mlpDim + 2 * patches * dim),
+        run: ([x]: readonly Tensor[]) => [block.forward(x!, angles())],
+      })),
+      { work: (all / 4) * numbersIn(this.merger), run: ([x]) => [this.merger.forward(x!)] },
+    ];
   }
 
   override dispose(): void {

@@ -15,13 +15,13 @@ import {
   Linear,
   type LinearLayer,
   Module,
-  scope,
   type Tensor,
 } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import { indexTensor } from '../common/index-tensor.ts';
 import type { RotaryAngles } from '../common/rotary.ts';
-import { encodeByGrid, GridTables, gridAngles, VisionAttention } from '../qwen2-vl/vision.ts';
+import { numbersIn, type VisionUnit } from '../common/vision-units.ts';
+import { GridTables, gridAngles, VisionAttention } from '../qwen2-vl/vision.ts';
 import type { ProcessedImage } from '../types.ts';
 import type { VisionConfig } from './config.ts';
 import { interpolation } from './interpolation.ts';
@@ -120,28 +120,41 @@ export class Qwen3VisionTower extends Module {
     this.deepstack_merger_list = config.deepstackBlocks.map(() => new PatchMerger(config, true, options));
   }
 
-  /** (N, (1+L)*D) an image: token embeddings, behind them the features of the levels in the order of their blocks. */
-  encode(images: readonly ProcessedImage[]): Tensor[] {
-    return encodeByGrid(images, (pixels, grid) => this.forward(pixels, grid));
-  }
-
-  /** pixels (I, P, 1536) float32 of one grid -> (I, N, (1+L)*D). */
-  forward(pixels_IPF: Tensor, grid: ProcessedImage['grid']): Tensor {
-    const { dtype, device } = this.patch_embed.proj.weight;
-    const table = this.#tables.of(grid, device, () => this.#table(grid, device));
-    let x = scope(() => {
-      const patches = this.patch_embed.forward(pixels_IPF.to({ dtype, device }));
-      return patches.add(this.#positions(table).to(dtype));
-    });
-    const levels: Tensor[] = [];
-    for (const [i, block] of this.blocks.entries()) {
-      const before = x;
-      x = scope(() => block.forward(before, table));
-      before.dispose();
-      const level = this.#config.deepstackBlocks.indexOf(i);
-      if (level >= 0) levels.push(scope(() => this.deepstack_merger_list[level]!.forward(x)));
-    }
-    return scope(() => cat([this.merger.forward(x), ...levels], -1));
+  /**
+   * For pixels (I, P, 1536) float32 of one grid, or (P, 1536) of one image; gives (I, N, (1+L)*D): token embeddings, behind them the features of the levels in the order of
+   * their blocks.
+   */
+  units(pixels: Tensor, grid: ProcessedImage['grid']): VisionUnit[] {
+    const { dim, mlpDim, merge, deepstackBlocks } = this.#config;
+    const { weight } = this.patch_embed.proj;
+    const { dtype, device } = weight;
+    // Looked up for each block: other images that come between may push a grid's tables out.
+    const table = () => this.#tables.of(grid, device, () => this.#table(grid, device));
+    const [patches, images = 1] = pixels.shape.slice(0, -1).reverse() as [number, number?];
+    const all = images * patches;
+    const mergerWork = (all / merge ** 2) * numbersIn(this.merger);
+    return [
+      {
+        work: (all * weight.numel) / dim,
+        run: () => {
+          const embedded = this.patch_embed.forward(pixels.view([images, patches, -1]).to({ dtype, device }));
+          return [embedded.add(this.#positions(table()).to(dtype))];
+        },
+      },
+      ...this.blocks.map((block, i): VisionUnit => {
+        const level = this.deepstack_merger_list[deepstackBlocks.indexOf(i)];
+        // Four products for the attention's inputs and output, two for the MLP; two of every patch with all patches.
+        const work = all * (4 * dim * dim + 2 * dim * mlpDim + 2 * patches * dim);
+        return {
+          work: work + (level ? mergerWork : 0),
+          run: ([x, ...levels]) => {
+            const next = block.forward(x!, table());
+            return [next, ...levels, ...(level ? [level.forward(next)] : [])];
+          },
+        };
+      }),
+      { work: mergerWork, run: ([x, ...levels]) => [cat([this.merger.forward(x!), ...levels], -1)] },
+    ];
   }
 
   /** (P, C) float32, as in Hugging Face whatever the model's dtype. */

@@ -1,10 +1,11 @@
 /** SmolVLM: vision tower, connector, decoder and language head under the checkpoint's names, as a VisionLanguageModel. */
-import { type FactoryOptions, type LinearLayer, Module, scope, type Tensor } from '@ivtlr/torch';
+import { cat, type FactoryOptions, type LinearLayer, Module, type Tensor } from '@ivtlr/torch';
 import { UserError } from '../../errors.ts';
 import { Decoder } from '../common/decoder.ts';
 import { DecoderModel, languageHead } from '../common/decoder-model.ts';
 import { initializeWeights } from '../common/initialize.ts';
 import { sequentialPositions } from '../common/positions.ts';
+import { numbersIn, runUnits, type VisionUnit } from '../common/vision-units.ts';
 import type { PathStyle, PositionKind, ProcessedImage, PromptPositions } from '../types.ts';
 import type { SmolVlmConfig } from './config.ts';
 import { Connector, SiglipTower } from './vision.ts';
@@ -40,20 +41,41 @@ export class SmolVlm extends DecoderModel<SmolVlmConfig> {
     return [this.model.vision_model, this.model.connector];
   }
 
-  /** The tiles of one image go through together. */
+  /**
+   * Tiles see nothing of each other, and on the CPU one goes through after the other: what stands between the layers of several together is so large
+   * that the system hands out and takes back its memory each time.
+   */
   encodeImages(images: readonly ProcessedImage[]): Tensor[] {
-    return images.map((image) => this.#encode(image));
-  }
-
-  #encode({ pixels, tokens }: ProcessedImage): Tensor {
-    return scope(() => {
-      const features = this.model.connector.forward(this.model.vision_model.forward(pixels)).flatten(0, 1);
-      if (features.shape[0] !== tokens)
-        throw new UserError(
-          `an image of ${pixels.shape[0]} tiles gives ${features.shape[0]} image tokens, its preprocessing counted ${tokens}`,
-        );
+    return images.map((image) => {
+      if (this.device === 'cpu') return runUnits(this.imageUnits(image));
+      const features = runUnits(this.#units(image, 0, image.pixels.shape[0]!));
+      checkTokens(image, features);
       return features;
     });
+  }
+
+  /** One tile after the other. */
+  protected imageUnits(image: ProcessedImage): VisionUnit[] {
+    const tiles = Array.from({ length: image.pixels.shape[0]! }, (_, tile) =>
+      this.#units(image, tile, 1).map(({ work, run }): VisionUnit => {
+        const behind: VisionUnit['run'] = (state) => [...state.slice(0, tile), ...run(state.slice(tile))];
+        return { work, run: behind };
+      }),
+    );
+    const together = (state: readonly Tensor[]) => {
+      const features = cat([...state], 0);
+      checkTokens(image, features);
+      return [features];
+    };
+    return [...tiles.flat(), { work: 0, run: together }];
+  }
+
+  /** Features of some tiles, (N, D). */
+  #units({ pixels, tokens }: ProcessedImage, first: number, count: number): VisionUnit[] {
+    const { vision_model, connector } = this.model;
+    const work = ((tokens * count) / pixels.shape[0]!) * numbersIn(connector);
+    const connect: VisionUnit = { work, run: ([x]) => [connector.forward(x!).flatten(0, 1)] };
+    return [...vision_model.units(pixels, first, count), connect];
   }
 
   /** @throws UserError for `mrope`, which this family has not */
@@ -75,4 +97,11 @@ export class SmolVlm extends DecoderModel<SmolVlmConfig> {
       /vision_model.*(out_proj|fc2)\.weight$/.test(name) ? 1 / Math.sqrt(2 * vision.layers) : 1;
     initializeWeights(this, { layers, tied, residualScale });
   }
+}
+
+function checkTokens({ pixels, tokens }: ProcessedImage, features: Tensor): void {
+  if (features.shape[0] !== tokens)
+    throw new UserError(
+      `an image of ${pixels.shape[0]} tiles gives ${features.shape[0]} image tokens, its preprocessing counted ${tokens}`,
+    );
 }

@@ -5,18 +5,17 @@
  */
 import {
   Conv2d,
-  cat,
   Embedding,
   type FactoryOptions,
   LayerNorm,
   Linear,
   type LinearLayer,
   Module,
-  scope,
   type Tensor,
 } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import { attend, NO_MASK } from '../common/attention.ts';
+import { numbersIn, type VisionUnit } from '../common/vision-units.ts';
 import type { SmolVlmConfig, SmolVlmVisionConfig } from './config.ts';
 
 class Embeddings extends Module {
@@ -137,26 +136,26 @@ export class SiglipTower extends Module {
     this.post_layernorm = new LayerNorm(config.dim, { eps: config.normEps, ...options });
   }
 
-  /**
-   * Pixels (I, 3, Y, X) float32 of tiles of one size -> (I, P, C), row by row. Tiles see nothing of each other, and on the CPU one goes through after
-   * the other: what stands between the layers of several together is so large that the system hands out and takes back its memory each time.
-   */
-  forward(pixels: Tensor): Tensor {
-    const { device } = this.embeddings.patch_embedding.weight;
-    const tiles = pixels.shape[0]!;
-    if (device !== 'cpu' || tiles === 1) return this.#forward(pixels);
-    return scope(() => cat(Array.from({ length: tiles }, (_, tile) => this.#forward(pixels.narrow(0, tile, 1)))));
-  }
-
-  #forward(pixels: Tensor): Tensor {
-    const { dtype, device } = this.embeddings.patch_embedding.weight;
-    let x = scope(() => this.embeddings.forward(pixels.to({ dtype, device })));
-    for (const layer of this.encoder.layers) {
-      const before = x;
-      x = scope(() => layer.forward(before));
-      before.dispose();
-    }
-    return scope(() => this.post_layernorm.forward(x));
+  /** For `count` of the tiles, all of one size, in pixels (I, 3, Y, X) float32; gives (count, P, C), row by row. */
+  units(pixels: Tensor, first: number, count: number): VisionUnit[] {
+    const { weight } = this.embeddings.patch_embedding;
+    const { dtype, device } = weight;
+    const [C, , side] = weight.shape as [number, number, number];
+    const [, , height, width] = pixels.shape as [number, number, number, number];
+    const patches = Math.floor(height / side) * Math.floor(width / side);
+    const all = count * patches;
+    return [
+      {
+        work: all * weight.numel,
+        run: () => [this.embeddings.forward(pixels.narrow(0, first, count).to({ dtype, device }))],
+      },
+      ...this.encoder.layers.map((layer) => ({
+        // Of its products, and two of every patch with all patches of its tile.
+        work: all * (numbersIn(layer) + 2 * patches * C),
+        run: ([x]: readonly Tensor[]) => [layer.forward(x!)],
+      })),
+      { work: 0, run: ([x]) => [this.post_layernorm.forward(x!)] },
+    ];
   }
 }
 

@@ -1,0 +1,5 @@
+export * from './device.ts';
+export * from './event.ts';
+export * from './graph.ts';
+export * from './pinned.ts';
+export * from './stream.ts';
