@@ -19,7 +19,7 @@ const PICTURES = [
   ['app.png', '#/ask?seed=7', [1240, 960], 'light', (page) => ask(page, '.downloads')],
   [
     'app-what-if.png',
-    '#/what-if?seed=7&vary=zero-latents,random-patches&force=0:0&forbid=1:13',
+    '#/what-if?seed=7&other=8&vary=zero-latents,patches-swapped&force=0:0&forbid=1:13',
     [1240, 1000],
     'dark',
     (page) => ask(page, '.card:nth-child(4) .film'),
