@@ -15,6 +15,9 @@ import { seededSmolVlm, seededSmolVlmImages } from './smolvlm-model.ts';
 type AnyCase = Omit<GoldenCase, 'image_grid_thw'> & { image_grid_thw: any; pictures: any; tile: number } & {
   /** Without it: sequential, as the official code has it. */
   positions?: PositionKind;
+  /** In the cases of latent steps that remember one step: whether written text sees the picture no more. */
+  family?: string;
+  hide_from_text?: boolean;
 };
 
 interface GenerateCase extends AnyCase {
@@ -65,6 +68,25 @@ interface FamilyCases {
   options?: Partial<LatentOptions>;
 }
 
+const memory = {
+  generate: readGolden<GenerateGolden>('latent-memory-generate.json'),
+  train: readGolden<TrainGolden>('latent-memory-train.json'),
+};
+
+/** A family's cases of latent steps that remember one step. */
+function oneStep(family: string): Pick<FamilyCases, 'generate' | 'train' | 'options'> {
+  const own = <T extends AnyCase>({ cases }: { cases: T[] }) => cases.filter((golden) => golden.family === family);
+  return {
+    generate: { ...memory.generate, cases: own(memory.generate) },
+    train: {
+      // SmolVLM's cases train norms, too.
+      trained: family === 'smolvlm' ? readGolden<TrainGolden>('smolvlm-train.json').trained : memory.train.trained,
+      cases: own(memory.train),
+    },
+    options: { latentMemory: 'last' },
+  };
+}
+
 const FAMILIES = {
   'qwen2-vl': {
     generate: readGolden<GenerateGolden>('official-generate.json'),
@@ -110,19 +132,31 @@ const FAMILIES = {
     model: seededSmolVlm,
     images: seededSmolVlmImages,
   },
+  'qwen2-vl, memory of one step': { ...oneStep('qwen2-vl'), model: seededModel, images: seededImages },
+  'qwen2.5-vl, memory of one step': { ...oneStep('qwen2.5-vl'), model: seededModel, images: seededImages },
+  'qwen3-vl, memory of one step': { ...oneStep('qwen3-vl'), model: seededModel, images: seededImages },
+  'chameleon, memory of one step': {
+    ...oneStep('chameleon'),
+    model: seededChameleon,
+    images: seededChameleonImages,
+  },
+  'smolvlm, memory of one step': { ...oneStep('smolvlm'), model: seededSmolVlm, images: seededSmolVlmImages },
 };
 
 const official = ({
   patches,
   positions = 'sequential',
+  hide_from_text = false,
 }: {
   patches: number;
   positions?: PositionKind;
+  hide_from_text?: boolean;
 }): LatentOptions => ({
   ...LATENT_DEFAULTS,
   patches,
   positions,
   onExhausted: 'reuse',
+  hideImageFromText: hide_from_text,
 });
 
 let baseline = 0;
@@ -150,6 +184,10 @@ test('there are enough cases', () => {
   expect(chameleon.generate.cases.length).toBeGreaterThanOrEqual(16);
   expect(new Set(chameleon.generate.cases.map(({ latents }) => latents))).toEqual(new Set([0, 1, 2, 3, 4]));
   expect(chameleon.train.cases.length).toBeGreaterThanOrEqual(4);
+  for (const family of ['qwen2-vl', 'qwen2.5-vl', 'qwen3-vl', 'chameleon', 'smolvlm']) {
+    expect(oneStep(family).generate.cases.length).toBe(2);
+    expect(oneStep(family).train.cases.length).toBeGreaterThanOrEqual(1);
+  }
 });
 
 const generateCases = Object.entries<FamilyCases>(FAMILIES).flatMap(([family, { generate, ...made }]) =>

@@ -2,7 +2,7 @@
 
 A family is a module with SHAPES, flat_config(dims, tie), build(dims, seed, tie) and
 prompt(model, ids, mask, pixels, grids, positions), which fills a latent_reference.Prompt; where its decoder takes further arguments, also
-further(model, prompt), which gives what latent_reference.decoder_pass is given as `further`. Formats: official-generate.json and
+further(model, prompt), which gives what latent_reference.decoder_pass is given as `further`; memory(prompt) gives its `memory`, where there is one. Formats: official-generate.json and
 official-train.json, with `positions` beside them.
 
 Where a row of GENERATE or TRAIN has a grid, and the number of text tokens around it, it may also have a list of parts as forward_cases.CASES have
@@ -50,8 +50,10 @@ def asked_of(text, asked, count, ids):
 
 def decoder_of(family, model, prompt):
     further = getattr(family, "further", None)
-    rest = (further(model, prompt),) if further else ()
-    return latent_reference.decoder_pass(model.model.language_model, *rest)
+    rest = dict(further=further(model, prompt)) if further else {}
+    if hasattr(family, "memory"):
+        rest["memory"] = family.memory(prompt)
+    return latent_reference.decoder_pass(model.model.language_model, **rest)
 
 
 def generate_case(family, row, seed):

@@ -13,6 +13,7 @@ How a family uses it:
 3. `decode = decoder_pass(model.model.language_model)`. A decoder that takes more than embeddings, positions and mask (DeepStack's features, say)
    gets it from `further(sources)`, a function that is called for every pass. `sources` (B, S) says whose embedding stands at each place: a
    place of the prompt (its own, or that of a patch put in again), or -1 for latent text and written tokens.
+   Rules of who sees whom (`latentMemory: last`) are given as `memory`, see `memory_of_one_step`.
 4. `answer(..)` for one row, `training_loss(..)` for a batch. For training, the prompt must be made anew for every step if the embeddings are
    trained.
 
@@ -21,6 +22,7 @@ Shapes: B rows, P places of the prompt, S places so far, D width, V vocabulary, 
 
 import dataclasses
 import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 @dataclasses.dataclass
@@ -42,6 +44,7 @@ class Sequence:
     positions: torch.Tensor  # (.., B, S)
     mask: torch.Tensor  # (B, S)
     sources: torch.Tensor  # (B, S)
+    steps: torch.Tensor  # (S,): 0 the prompt, t what latent step t (from 1) put in, -1 written text
 
 
 @dataclasses.dataclass
@@ -53,14 +56,19 @@ class Gaps:
     logit: float = float("inf")  # smallest difference of the two best logits
 
 
-def decoder_pass(decoder, further=lambda sources: {}):
+def decoder_pass(decoder, further=lambda sources: {}, memory=None):
     """A function Sequence -> (hidden states (B, S, D) after the final norm, attention probabilities of the last place (B, S))."""
 
     def run(sequence, wants_scores=True):
+        mask = sequence.mask
+        if memory is not None:
+            seen, scored = memory(sequence)
+            mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None]
+            use_two_masks(decoder, scored)
         out = decoder(
             inputs_embeds=sequence.embeddings,
             position_ids=sequence.positions,
-            attention_mask=sequence.mask,
+            attention_mask=mask,
             use_cache=False,
             output_attentions=wants_scores,
             **further(sequence.sources),
@@ -73,12 +81,53 @@ def decoder_pass(decoder, further=lambda sources: {}):
     return run
 
 
+def memory_of_one_step(prompt, hide_from_text):
+    """`latentMemory: last` as a rule: Sequence -> (who sees whom (B, S, S) bool, what the last place's scores are about (B, S) bool).
+
+    The rows of a latent step see the prompt but for the picture, and each other; written text sees the prompt (with `hide_from_text` but for the
+    picture), the rows of the last step, and itself. Scores of a latent step are about the whole prompt and the step's own rows. A picture reaches from
+    its first token to its last, with what stands between them; rows have one picture each.
+    """
+
+    def rule(sequence):
+        steps, there = sequence.steps, sequence.mask.bool()
+        size = steps.shape[0]
+        picture = torch.zeros(there.shape, dtype=torch.bool)  # (B, S)
+        for row, places in enumerate(prompt.places):
+            picture[row, min(places) : max(places) + 1] = True
+        last = steps.max()
+        asks, asked = steps[:, None], steps[None, :]
+        seen = (asks == asked) | (asked == 0) | ((asks == -1) & (asked == last))
+        seen = seen & torch.ones(size, size, dtype=torch.bool).tril()
+        blind = (steps > 0) | ((steps == -1) if hide_from_text else torch.zeros_like(steps, dtype=torch.bool))
+        seen = seen[None] & ~(blind[None, :, None] & picture[:, None, :]) & there[:, None, :]
+        # Pads see themselves: a row without anything to see would be no number.
+        return seen | torch.eye(size, dtype=torch.bool), there & ((steps == 0) | (steps == steps[-1]))
+
+    return rule
+
+
+def use_two_masks(decoder, scored):
+    """Attention under the mask that the decoder is given; what it tells as probabilities are those of the last place over `scored` (B, S)."""
+
+    def attention(module, query, key, value, attention_mask, scaling, **_):
+        groups = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        logits = query @ key.transpose(2, 3) * scaling
+        mixed = (logits + attention_mask).softmax(-1, dtype=torch.float32) @ value
+        told = logits[:, :, -1:].masked_fill(~scored[:, None, None], float("-inf")).softmax(-1, dtype=torch.float32)
+        return mixed.transpose(1, 2).contiguous(), told
+
+    ALL_ATTENTION_FUNCTIONS["two_masks"] = attention
+    decoder.config._attn_implementation = "two_masks"
+
+
 def start(prompt):
     columns = torch.arange(prompt.mask.shape[1]).expand(prompt.mask.shape)
-    return Sequence(prompt.embeddings, prompt.positions, prompt.mask, columns)
+    return Sequence(prompt.embeddings, prompt.positions, prompt.mask, columns, torch.zeros(prompt.mask.shape[1], dtype=torch.long))
 
 
-def appended(sequence, rows, sources=None, mask=None):
+def appended(sequence, rows, sources=None, mask=None, steps=-1):
     """The sequence with rows (B, R, D) behind it. Positions go on from the largest one of each row, the same on all axes; pads take none."""
     counted = torch.ones(rows.shape[:2], dtype=torch.long) if mask is None else mask
     flat = sequence.positions.reshape(-1, *sequence.mask.shape).masked_fill(sequence.mask == 0, -1)
@@ -90,6 +139,7 @@ def appended(sequence, rows, sources=None, mask=None):
         torch.cat([sequence.positions, new], -1),
         torch.cat([sequence.mask, counted], 1),
         torch.cat([sequence.sources, torch.full_like(counted, -1) if sources is None else sources], 1),
+        torch.cat([sequence.steps, torch.as_tensor(steps).expand(rows.shape[1])]),
     )
 
 
@@ -101,7 +151,7 @@ def latent_steps(decode, prompt, latents, patches, gaps=None, fewer=False):
     sequence, picked = start(prompt), []
     closed = prompt.closed or [[] for _ in prompt.places]
     free = [torch.tensor([place not in shut for place in places]) for places, shut in zip(prompt.places, closed)]
-    for _ in range(latents):
+    for step in range(latents):
         hidden, scores = decode(sequence)
         chosen = []
         for row, places in enumerate(prompt.places):
@@ -120,7 +170,7 @@ def latent_steps(decode, prompt, latents, patches, gaps=None, fewer=False):
         sources = torch.tensor([[-1] * pad + row + [-1] for pad, row in zip(pads, chosen)])
         mask = torch.tensor([[0] * pad + [1] * (len(row) + 1) for pad, row in zip(pads, chosen)])
         vision = torch.stack([prompt.embeddings[row, places] for row, places in enumerate(columns)])
-        sequence = appended(sequence, torch.cat([vision, hidden[:, -1:]], 1), sources, mask)
+        sequence = appended(sequence, torch.cat([vision, hidden[:, -1:]], 1), sources, mask, step + 1)
     return sequence, picked
 
 
@@ -159,7 +209,7 @@ def training_loss(decode, embed, head, prompt, latents, patches, text, labels, t
     sequence = start(prompt)
     before = prompt.mask.shape[1]
     if latents > 0:
-        sequence = appended(sequence, steps.embeddings[:, before:], steps.sources[:, before:], steps.mask[:, before:])
+        sequence = appended(sequence, steps.embeddings[:, before:], steps.sources[:, before:], steps.mask[:, before:], steps.steps[before:])
     written = sequence.mask.shape[1]
     sequence = appended(sequence, embed(text), mask=text_mask)
     hidden = decode(sequence, False)[0]

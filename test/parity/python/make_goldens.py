@@ -7,7 +7,7 @@ import torch
 
 PARTS = ["forward", "generate", "train", "checkpoint", "folders", "configs", "rope", "lora", "preprocess", "tokens", "render"]
 PARTS += ["ddp", "deepspeed", "chameleon", "chameleon-official", "chameleon-folders", "chameleon-inputs", "chameleon-render", "chameleon-answers", "plain-answers", "sampling", "qwen25", "qwen25-folders"]
-PARTS += ["smolvlm", "smolvlm-inputs", "smolvlm-folders", "qwen3", "qwen3-folders", "qwen-pictures", "qwen3-prompts", "probe"]
+PARTS += ["smolvlm", "smolvlm-inputs", "smolvlm-folders", "qwen3", "qwen3-folders", "qwen-pictures", "qwen3-prompts", "probe", "memory"]
 
 
 def main():
@@ -112,6 +112,7 @@ def main():
                     "smolvlm": "smolvlm_cases",
                     "smolvlm-inputs": "smolvlm_inputs",
                     "smolvlm-folders": "smolvlm_folders",
+                    "memory": "memory_cases",
                 }[part]
             )
             module.make(out)

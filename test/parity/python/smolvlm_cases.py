@@ -153,7 +153,7 @@ def clear_gaps(gaps, latents):
     return chosen, told
 
 
-def generate_case(row, seed):
+def generate_case(row, seed, memory=lambda prompt: None):
     shape, tie, pictures, latents, patches, count, *pick_from = row
     dims, ids = SHAPES[shape], special_ids(SHAPES[shape]["vocab"])
     model = build(dims, seed, tie)
@@ -165,7 +165,7 @@ def generate_case(row, seed):
             own = [tiles_of(picture) * tile_tokens(dims) for picture in pictures]
             places = prompt.places[0]
             prompt.closed = [places[: sum(own[:only])] + places[sum(own[: only + 1]) :]]
-        decode = decoder_pass(model.model.text_model)
+        decode = decoder_pass(model.model.text_model, memory=memory(prompt))
         told = answer(decode, model.get_input_embeddings(), model.lm_head, prompt, latents, patches, NEW_TOKENS)
     chosen, gaps = clear_gaps(told["gaps"], latents)
     logit = told["gaps"].logit
@@ -185,7 +185,7 @@ def generate_case(row, seed):
     return record, chosen and logit > 1e-3 and max(told["tokens"]) < ids["elat"] and ids["eos"] not in told["tokens"]
 
 
-def train_case(row, seed):
+def train_case(row, seed, memory=lambda prompt: None, through=False):
     shape, tie, rows, latents, patches = row
     dims, ids = SHAPES[shape], special_ids(SHAPES[shape]["vocab"])
     model, text = build(dims, seed, tie), text_source(seed, dims)
@@ -214,12 +214,12 @@ def train_case(row, seed):
         steps=STEPS,
     )
     prompt = prompt_of(model, asked, mask, drawn)
-    decode = decoder_pass(model.model.text_model)
+    decode = decoder_pass(model.model.text_model, memory=memory(prompt))
     optimiser = torch.optim.AdamW(list(trained.values()), lr=LR, weight_decay=WEIGHT_DECAY)
     losses, safe = [], True
     for step in range(STEPS):
         gaps = Gaps()
-        loss, picked = training_loss(decode, model.get_input_embeddings(), model.lm_head, prompt, latents, patches, answers, labels, text_mask, gaps)
+        loss, picked = training_loss(decode, model.get_input_embeddings(), model.lm_head, prompt, latents, patches, answers, labels, text_mask, gaps, through)
         safe = safe and clear_gaps(gaps, latents)[0]
         loss.backward()
         losses.append(rounded(loss.item()))
