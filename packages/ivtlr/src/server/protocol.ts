@@ -75,6 +75,8 @@ export interface IvtlrResponse {
     patches: number;
     task: string;
     ablation: AblationName | null;
+    /** The request's, where it had one. */
+    pick_from?: number;
     /** Of drawn tokens and random patches: the request's, or the one drawn for it. Sent as `seed` it gives the same answer again. */
     seed?: number;
   };
