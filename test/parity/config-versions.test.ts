@@ -57,6 +57,9 @@ test('six versions, and the short files of the older ones', () => {
     const keys = ['hidden_size', 'in_chans', 'model_type', 'spatial_patch_size'];
     expect(Object.keys(config.vision_config as object).sort()).toEqual(keys);
   }
+  const versionsOf = (type: string) => [...new Set(family(type).map(({ version }) => version))];
+  expect(versionsOf('qwen2_5_vl')).toEqual(golden.versions.slice(1));
+  expect(versionsOf('qwen3_vl')).toEqual(golden.versions.slice(3));
 });
 
 test.each(named(family('qwen2_5_vl')))('%s', (_, { config, written, read }) => {

@@ -112,6 +112,7 @@ async function runStudy(names: string[], flags: StudyFlags): Promise<void> {
   const files = writeReport(out, report);
   const seconds = (performance.now() - started) / 1000;
   progress.finish(`${report.finished} of ${total} runs are done, in ${formatDuration(seconds)}`);
+  for (const warning of report.warnings) write(warning);
   if (json) process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
   else {
     const { columns, rows } = studyTable(report);

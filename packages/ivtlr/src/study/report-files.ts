@@ -40,7 +40,8 @@ export function studyTable({ ablations, recipes }: StudyReport): { columns: stri
 }
 
 export function studyMarkdown(report: StudyReport): string {
-  const { command, seeds, runs, finished, ablations, samples, splits, testSeed, recipes, failed, interval } = report;
+  const { command, seeds, runs, finished, ablations, samples, splits, testSeed, recipes, failed, interval, warnings } =
+    report;
   const { columns, rows } = studyTable(report);
   const trained = seeds === 1 ? 'one training each' : `seeds 1 to ${seeds}`;
   const eachSeed = recipes.flatMap(({ recipe, seeds, accuracy }) =>
@@ -57,6 +58,7 @@ export function studyMarkdown(report: StudyReport): string {
     '# Study',
     `${recipes.length === 1 ? 'One recipe' : `${recipes.length} recipes`}, ${trained}; ${finished} of ${runs} runs are done.`,
     `Accuracy on ${samples} samples (${splits.join(', ') || 'test'}; seed ${testSeed} where the task makes them), mean over seeds and in brackets its interval (${interval}).`,
+    ...warnings,
     'Steps: latent steps and written tokens. Seconds are those of this machine with all its other work.',
     markdownTable(columns, rows),
     '![accuracy of every recipe, whole and with parts of the latent steps changed](study.png)',

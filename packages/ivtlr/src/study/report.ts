@@ -41,6 +41,8 @@ export interface StudyReport {
   samples: number;
   splits: string[];
   testSeed: number;
+  /** What a reader must know besides, in sentences. */
+  warnings: string[];
   recipes: RecipeReport[];
   failed: { recipe: string; seed: number; reason: string; log: string | null }[];
 }
@@ -65,6 +67,7 @@ export function studyReport(plan: StudyPlan, command: string, failures: readonly
     samples: Math.max(0, ...samples),
     splits: [...new Set(measured.map(({ found }) => found.split))],
     testSeed: seed,
+    warnings: trainedOn(measured),
     recipes: plan.recipes.map((name) =>
       recipeReport(
         name,
@@ -74,6 +77,15 @@ export function studyReport(plan: StudyPlan, command: string, failures: readonly
     ),
     failed: failures.map(({ run, reason, log }) => ({ recipe: run.name, seed: run.seed, reason, log })),
   };
+}
+
+/** Data without another split are measured as they are. */
+function trainedOn(measured: readonly { run: StudyRun; found: Measured }[]): string[] {
+  const names = new Set(measured.filter(({ found }) => found.split === 'train').map(({ run }) => run.name));
+  if (names.size === 0) return [];
+  return [
+    `The data of ${[...names].join(', ')} have no other split than train, so these models are measured on samples that they were trained on.`,
+  ];
 }
 
 function recipeReport(
