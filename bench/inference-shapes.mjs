@@ -119,6 +119,7 @@ function nestedConfig({ model_type, vision_config, rope_scaling, tie_word_embedd
     text_config: {
       ...text,
       ...{ model_type: 'qwen3_vl_text', head_dim: dims.size, rope_theta: 5000000, tie_word_embeddings },
+      max_position_embeddings: 262144,
       rope_scaling: { rope_type: 'default', mrope_interleaved: true, mrope_section },
     },
   };

@@ -1,5 +1,5 @@
 // The server under load. After a build:
-//   node bench/serve.mjs [--parts ours,serial,peer,bundled] [--counts 1,4,8,16] [--tokens 64,256] [--folder DIR] [--threads 2] [--save]
+//   node bench/serve.mjs [--parts ours,serial,bundled,peer] [--counts 1,4,8,16] [--tokens 64,256] [--folder DIR] [--threads 2] [--save]
 // Qwen2-VL-2B's shape in bfloat16 with random weights (bench/serve-folder.mjs writes it into DIR, 4.4 GB), 280x280 pictures, 60 text tokens, three
 // latent steps of 32 patches. `ours`: so many streamed requests at once to `ivtlr serve`; `serial`: one after the other through the engine of
 // `ivtlr infer`; `peer`: a plain FastAPI over transformers' generate(), which takes no latent steps (PYTHON with torch, transformers, pillow, fastapi,
@@ -16,7 +16,7 @@ import { circumstances, fail, here, round, run, runJson } from './run.mjs';
 
 const { values } = parseArgs({
   options: {
-    parts: { type: 'string', default: 'ours,serial,peer,bundled' },
+    parts: { type: 'string', default: 'ours,serial,bundled,peer' },
     counts: { type: 'string', default: '1,4,8,16' },
     tokens: { type: 'string', default: '64,256' },
     folder: { type: 'string', default: path.join(os.tmpdir(), 'ivtlr-serve-2b') },

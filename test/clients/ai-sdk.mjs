@@ -12,7 +12,7 @@ const asked = {
     {
       role: 'user',
       content: [
-        { type: 'image', image: Buffer.from(puzzle.image.split(',')[1], 'base64'), mediaType: 'image/png' },
+        { type: 'file', data: Buffer.from(puzzle.image.split(',')[1], 'base64'), mediaType: 'image/png' },
         { type: 'text', text: puzzle.question },
       ],
     },

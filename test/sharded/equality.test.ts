@@ -194,14 +194,12 @@ test('tiny Qwen3-VL, all weights, under ZeRO 3', { timeout: 300_000 }, async () 
     ways.map((way) => [way, 0]),
     12,
   );
-  for (const world of [2, 3]) {
-    const place = await train(
-      world,
-      ways.map((way) => [way, 3]),
-      12,
-    );
-    for (const way of ways) expectSame(place, `${nameOf(way)}-3`, reference, `${nameOf(way)}-0`, 1e-5);
-  }
+  const place = await train(
+    3,
+    ways.map((way) => [way, 3]),
+    12,
+  );
+  for (const way of ways) expectSame(place, `${nameOf(way)}-3`, reference, `${nameOf(way)}-0`, 1e-5);
 });
 
 test('bfloat16 weights with float32 masters; the same run twice is equal bit for bit', {

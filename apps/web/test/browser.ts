@@ -5,17 +5,19 @@ import { createRequire } from 'node:module';
 import { type Browser, type BrowserContextOptions, chromium, type Page } from 'playwright-core';
 import { expect } from 'vitest';
 
-const CANDIDATES = [
-  process.env.CHROMIUM ?? '',
-  ...['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome', '/usr/bin/google-chrome-stable'],
-];
+/** The one that is named, and no other in its place. */
+const CANDIDATES = process.env.CHROMIUM
+  ? [process.env.CHROMIUM]
+  : ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome', '/usr/bin/google-chrome-stable'];
 
 /** Path of a browser; null where there is none, and then the tests are skipped. */
-export const CHROMIUM = CANDIDATES.find((path) => path !== '' && existsSync(path)) ?? null;
+export const CHROMIUM = CANDIDATES.find((path) => existsSync(path)) ?? null;
 export const HOW_TO_GET_ONE = 'apt-get install -y chromium';
 
 if (CHROMIUM === null)
-  console.warn(`The app's browser tests are skipped: no Chromium. Install it with: ${HOW_TO_GET_ONE}`);
+  console.warn(
+    `The app's browser tests are skipped: no Chromium (${CANDIDATES.join(', ')}). Install it with: ${HOW_TO_GET_ONE}`,
+  );
 
 export function launch(): Promise<Browser> {
   // Chromium's own sandbox does not work for root, as whom containers run.

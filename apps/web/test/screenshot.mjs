@@ -19,10 +19,13 @@ const PICTURES = [
   ['app.png', '#/ask?seed=7', [1240, 960], 'light', (page) => ask(page, '.downloads')],
   [
     'app-what-if.png',
-    '#/what-if?seed=7&vary=zero-latents,random-patches&force=0:0&forbid=1:13',
-    [1240, 1000],
+    '#/what-if?seed=7&other=8&vary=zero-latents,patches-swapped&force=0:0&forbid=1:13',
+    [1240, 1240],
     'dark',
-    (page) => ask(page, '.card:nth-child(4) .film'),
+    async (page) => {
+      await ask(page, '.card:nth-child(4) .film');
+      await page.evaluate(() => scrollTo(0, 0));
+    },
   ],
   ['app-runs.png', '#/runs?smooth=0.5', [1240, 1280], 'light', (page) => page.locator('.ablation-table').waitFor()],
   ['app-phone.png', '#/ask?seed=7', [390, 844], 'dark', askOnPhone],

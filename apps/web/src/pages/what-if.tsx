@@ -153,6 +153,7 @@ export function WhatIfPage({ places, question, answers, models, model, apiKey }:
 const OTHER_TITLES: Readonly<Record<string, string>> = {
   'patches-swapped': "another picture's patches",
   'text-swapped': "another picture's latent text",
+  'last-text-swapped': "another picture's latent text, last step only",
 };
 
 /** The picture whose latent steps are swapped in. */

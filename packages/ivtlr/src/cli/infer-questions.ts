@@ -77,12 +77,13 @@ export async function inferQuestions(flags: QuestionFlags): Promise<void> {
   const { opened, latentSteps, latent } = model;
   const { maxNewTokens, task, seed } = flags;
   const options = { rows: batch, latentSteps, latent, maxNewTokens, task, ...how, textDeltas: false };
+  const of = ({ from: { pick_from } }: Asked) => ({ pickFrom: pick_from === undefined ? undefined : pick_from - 1 });
   const seedOf = ({ from }: Asked) => (seed * 1_000_003 + from.line) % 2 ** 52;
   const write = ({ from }: Asked, { text, picked, tokens }: Answer) => {
-    const { line, id, image, images, question, choices } = from;
+    const { line, id, image, images, question, choices, pick_from } = from;
     const predicted = choices.length > 0 ? strictAnswer(text, { answer: 'A', choices }) : null;
     const counts = { latentSteps: picked.length, generatedTokens: tokens.length };
-    const result = { line, id, image, images, question, choices, answer: text, predicted, ...counts, run };
+    const result = { line, id, image, images, question, choices, pick_from, answer: text, predicted, ...counts, run };
     if (!written) process.stdout.write(`${JSON.stringify(result)}\n`);
     written?.add(result);
     written?.flush();
@@ -90,7 +91,7 @@ export async function inferQuestions(flags: QuestionFlags): Promise<void> {
   };
   const stop = endOnSignal(() => (flags.output === undefined ? null : { answers: done, file: flags.output }));
   try {
-    for await (const event of ask(opened, asked(), { ...options, seed: seedOf })) {
+    for await (const event of ask(opened, asked(), { ...options, of, seed: seedOf })) {
       if (event.type === 'end') write(event.question, event.answer);
       else if (event.type === 'error') refuse(event.question.from, event.error);
     }
@@ -139,7 +140,7 @@ function requireSameQuestion(
   run: string,
 ): number {
   const from = lines.get(value.line);
-  const same = (['image', 'images', 'question', 'choices'] as const).every(
+  const same = (['image', 'images', 'question', 'choices', 'pick_from'] as const).every(
     (key) => from && JSON.stringify(from[key]) === JSON.stringify(value[key]),
   );
   if (!from || !same)

@@ -44,7 +44,7 @@ export function registerInfer(program: Command): void {
     .addOption(
       new Option(
         '--questions <file>',
-        'many questions instead: JSON lines {"image", "question"}, if need be with "id" and "choices", or with a list "images"; answers are JSON lines too',
+        'many questions instead: JSON lines {"image", "question"}, if need be with "id", "choices" and "pick_from", or with a list "images"; answers are JSON lines too',
       ).conflicts(['image', 'question', 'choices', 'trace', 'pickFrom']),
     )
     .option('--output <file>', 'where the answers to --questions go (default: stdout)')
@@ -89,13 +89,18 @@ async function inferOne(options: InferOptions): Promise<void> {
   // Checked before the model is loaded, which may take a minute.
   const question = options.messages === undefined ? readQuestion(options) : readConversation(options.messages);
   const { sampling, stop } = samplingOfFlags(options);
+  const { pickFrom } = options;
+  if (pickFrom !== undefined && pickFrom > question.images.length)
+    throw new UserError(
+      `--pick-from ${pickFrom}: there is no image ${pickFrom}; the question has ${question.images.length || 'none'}`,
+    );
   if (options.task !== undefined) (await import('../tasks/registry.ts')).findTask(options.task);
   const { decodeImage } = await import('../vision/decode.ts');
   for (const image of question.images) await decodeImage(image);
   const { answer } = await import('../engine/ask.ts');
   const { openForAsking } = await import('./open-for-asking.ts');
   const { opened, latentSteps, latent, loadSeconds } = await openForAsking(options, 1);
-  const { task, maxNewTokens, seed, pickFrom } = options;
+  const { task, maxNewTokens, seed } = options;
   const trace = options.trace !== undefined || options.json === true;
   const asking = {
     ...{ latentSteps, maxNewTokens, task, latent, sampling, stop, trace },
@@ -127,7 +132,12 @@ async function inferOne(options: InferOptions): Promise<void> {
       options,
       question,
       result,
-      { ...askedAs(opened, latentSteps), ...(sampling && { sampling, seed }), ...(files && { trace: files }) },
+      {
+        ...askedAs(opened, latentSteps),
+        ...(pickFrom !== undefined && { pick_from: pickFrom }),
+        ...(sampling && { sampling, seed }),
+        ...(files && { trace: files }),
+      },
       loadSeconds,
     );
   else process.stderr.write(`${summary(result, loadSeconds)}\n${files ? `trace: ${files.image}\n` : ''}`);

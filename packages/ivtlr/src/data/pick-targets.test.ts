@@ -30,3 +30,19 @@ test('tokens that show the middle of the image only', () => {
   const whole = { pickTargets: [[0]], pickGrid: [1, 1] as const };
   expect(pickTargetTokens(whole, [{ tokenGrid: [1, 3], source: bordered }])).toEqual([[1]]);
 });
+
+test('tokens of the tiles and of the whole, and of a second image behind those of the first', () => {
+  const tile = [2, 2] as const;
+  const views = [
+    { name: 'tiles', grid: [2, 4] as const, start: 0, tile },
+    { name: 'whole', grid: tile, start: 8, tile },
+  ];
+  const cut = { tokenGrid: [2, 4] as const, views, source: { width: 80, height: 40 } };
+  // Cells of the first image are 0 to 3, those of the second 4 to 7.
+  const cells = { pickTargets: [[1], [2, 5], [7]], pickGrid: [2, 2] as const };
+  expect(pickTargetTokens(cells, [cut, cut])).toEqual([
+    [4, 5, 9],
+    [2, 3, 10, 16, 17, 21],
+    [18, 19, 23],
+  ]);
+});

@@ -12,6 +12,8 @@ const questionSchema = z.strictObject({
   images: z.array(z.string().min(1)).optional(),
   question: z.string(),
   choices: z.array(z.string()).max(MAX_CHOICES).optional(),
+  /** The only image that latent steps pick from, counted from 1. */
+  pick_from: z.int().min(1).optional(),
 });
 
 export interface QuestionLine {
@@ -26,6 +28,8 @@ export interface QuestionLine {
   imagePaths: string[];
   question: string;
   choices: string[];
+  /** As the line has it. */
+  pick_from: number | undefined;
 }
 
 /** Empty lines are passed over. @throws UserError naming the first line that is wrong, and how */
@@ -54,14 +58,16 @@ function readLine(file: string, text: string, line: number): QuestionLine {
     const [issue] = parsed.error.issues;
     const where = issue!.path.length > 0 ? ` ${issue!.path.join('.')}` : '';
     throw new UserError(
-      `${place}:${where} ${issue!.message}; a line has question, image or images, and if need be id and choices`,
+      `${place}:${where} ${issue!.message}; a line has question, image or images, and if need be id, choices and pick_from`,
     );
   }
-  const { id = null, image, images, question, choices = [] } = parsed.data;
+  const { id = null, image, images, question, choices = [], pick_from } = parsed.data;
   if (image !== undefined && images !== undefined)
     throw new UserError(`${place} has image and images; one image is given as image, several as the list images`);
   const named = images ?? (image === undefined ? [] : [image]);
   if (named.some((path) => path.includes('\0'))) throw new UserError(`${place}: image holds a NUL character`);
   const imagePaths = named.map((path) => resolve(dirname(file), path));
-  return { line, place, id, image, images, imagePaths, question, choices };
+  if (pick_from !== undefined && pick_from > named.length)
+    throw new UserError(`${place}: pick_from is ${pick_from}, but the line has ${named.length || 'no'} images`);
+  return { line, place, id, image, images, imagePaths, question, choices, pick_from };
 }

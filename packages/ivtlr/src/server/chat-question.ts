@@ -72,7 +72,7 @@ function otherPicture({ ivtlr = {} }: ParsedChat, pictures: readonly PictureAddr
   if (!other) return null;
   if (!swaps)
     throw badRequest(
-      'ivtlr.other_image: only the ablations patches-swapped and text-swapped take another picture',
+      'ivtlr.other_image: only the ablations that end in -swapped take another picture',
       'ivtlr.other_image',
     );
   if (pictures.length !== 1)
@@ -109,7 +109,15 @@ function optionsOf(body: ParsedChat, info: EngineInfo, most: number): QuestionOp
   };
   const latentSteps = taken?.latentSteps ?? latents ?? info.latents;
   return {
-    ...{ latentSteps, latent, task, maxNewTokens: maxNewTokens ?? most, trace, seed: seedOf(body.seed) },
+    ...{
+      latentSteps,
+      latent,
+      lastStep: taken?.lastStep,
+      task,
+      maxNewTokens: maxNewTokens ?? most,
+      trace,
+      seed: seedOf(body.seed),
+    },
     ...{ forcePatches: force, forbidPatches: forbid, pickFrom: pick_from && pick_from - 1, sampling: samplingOf(body) },
     stop: typeof body.stop === 'string' ? [body.stop] : body.stop,
     logprobs: body.logprobs ? (body.top_logprobs ?? 0) : undefined,

@@ -133,10 +133,15 @@ export class ChatRun {
     switch (event.type) {
       case 'start': {
         const { ablation, questions } = this.#options;
-        const { seed } = questions[index]!.options;
+        const { seed, pickFrom } = questions[index]!.options;
         said.images = event.images;
         said.promptTokens = event.promptTokens;
-        said.settings = { ...event.settings, ablation, ...(seed !== undefined && { seed }) };
+        said.settings = {
+          ...event.settings,
+          ablation,
+          ...(pickFrom !== undefined && { pick_from: pickFrom + 1 }),
+          ...(seed !== undefined && { seed }),
+        };
         this.#chunk({ index, delta: { role: 'assistant', content: '' }, ivtlr: pictures(event.images) });
         return;
       }

@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { messagesSchema, textSchema } from '../data/chat-messages.ts';
 import { schemaMessage } from '../errors.ts';
-import { ABLATIONS, latentStepsSchema, MAX_LATENT_STEPS, MAX_PATCHES } from '../latent/options.ts';
+import { ABLATIONS, latentStepsSchema, MAX_LATENT_STEPS, MAX_PATCHES, swaps } from '../latent/options.ts';
 import { MAX_CHOICES } from '../text/prompt.ts';
 import { badRequest } from './http-error.ts';
 
@@ -11,8 +11,8 @@ const stop = z.string().min(1).max(1000);
 
 /** Whether an ablation takes latent steps of the same question about another picture, which the request then has. */
 export function takesOtherImage(ablation: string | undefined): boolean {
-  const { latentText, latentVision } = ABLATIONS[ablation ?? 'full']!.options;
-  return latentText === 'swap' || latentVision === 'swap';
+  const { options, lastStep } = ABLATIONS[ablation ?? 'full']!;
+  return swaps(options, lastStep);
 }
 
 const tokenLists = z.array(z.array(z.int().min(0)).max(MAX_PATCHES)).max(MAX_LATENT_STEPS);
@@ -29,9 +29,7 @@ const extension = z.strictObject({
   other_image: z
     .object({ url: z.string() })
     .optional()
-    .describe(
-      'Another picture: the same question about it lends its latent steps to patches-swapped and text-swapped.',
-    ),
+    .describe('Another picture: the same question about it lends its latent steps to ablations that end in -swapped.'),
   positions: z.enum(['sequential', 'mrope']).optional(),
   task: z.string().max(100).optional().describe('Words the prompt as this task does.'),
   choices: z.array(text).max(MAX_CHOICES).optional().describe('Texts of the choices, without letters.'),

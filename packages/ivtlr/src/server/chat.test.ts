@@ -249,6 +249,10 @@ describe('chat completions', () => {
     // Its own picture lends what it would have taken anyway.
     expect(await Promise.all(all.map((i) => swapped(i, i, 'patches-swapped')))).toEqual(plain);
     const lent = await Promise.all(all.map((i) => swapped(i, (i + 1) % 8, 'patches-swapped')));
+    const last = await Promise.all(all.map((i) => swapped(i, (i + 1) % 8, 'last-text-swapped')));
+    // Only what is written changes: the last step has picked before its text is swapped.
+    expect(last.map(({ picks }) => picks)).toEqual(plain.map(({ picks }) => picks));
+    expect(last).not.toEqual(plain);
     expect(lent.map(({ picks }) => picks[0])).toEqual(plain.map(({ picks }) => picks[0]));
     expect(lent).not.toEqual(plain);
     // As in a batch of evaluation.

@@ -305,11 +305,11 @@ function servedOf(id: number, { pictures, other, question, choices, messages, op
   });
   if (!other) return about(pictures, options, null);
   // It takes its latent steps and writes nothing. Tokens that are forced or forbidden are those of the picture.
-  const { latentSteps, latent, task, seed } = options;
+  const { latentSteps, latent, lastStep, task, seed } = options;
   return about(
     pictures,
     options,
-    about([other], { latentSteps, latent, task, seed, maxNewTokens: 0, trace: 'none' }, null),
+    about([other], { latentSteps, latent, lastStep, task, seed, maxNewTokens: 0, trace: 'none' }, null),
   );
 }
 

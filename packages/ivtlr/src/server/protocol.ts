@@ -15,7 +15,7 @@ export interface IvtlrRequest {
   /** K: image tokens picked at each latent step. */
   patches?: number;
   ablation?: AblationName;
-  /** Another picture, which `patches-swapped` and `text-swapped` need: the same question is asked about it, and its latent steps are taken. */
+  /** Another picture, which ablations that end in `-swapped` need: the same question is asked about it, and its latent steps are taken. */
   other_image?: { url: string };
   positions?: 'sequential' | 'mrope';
   /** Words the prompt as this task does. */
@@ -75,6 +75,8 @@ export interface IvtlrResponse {
     patches: number;
     task: string;
     ablation: AblationName | null;
+    /** The request's, where it had one. */
+    pick_from?: number;
     /** Of drawn tokens and random patches: the request's, or the one drawn for it. Sent as `seed` it gives the same answer again. */
     seed?: number;
   };

@@ -10,6 +10,7 @@ import { createDominoes, dominoes } from './dominoes/dominoes.ts';
 import { dominoesSample } from './dominoes/generator.ts';
 import { makeDominoes } from './dominoes/make.ts';
 import { M3COT_COLUMNS, m3cot } from './m3cot/m3cot.ts';
+import { encodePng } from './make-file.ts';
 import { readSamples, streamSamples } from './read-samples.ts';
 import { findTask, taskNames } from './registry.ts';
 
@@ -188,4 +189,33 @@ test('tasks by name, and the generators they offer', () => {
   expect([lines(), lines(2)]).toEqual([4, 2]);
   expect(generator!.pretraining.options!(1, 'train', 0).image).toBeUndefined();
   expect(findTask('m3cot').generator).toBeUndefined();
+});
+
+test('a list of images in place of one, in Parquet files of another writer and in JSON: two, one and none; a row without a list is left out', async () => {
+  const table = new URL('../data/goldens/m3cot-images.parquet', import.meta.url).pathname;
+  const lines = join(folder, 'images.jsonl');
+  const png = async (...rgb: number[]) => {
+    const data = Uint8Array.from({ length: 3 * 2 * 3 }, (_, i) => rgb[i % 3]!);
+    return { bytes: Buffer.from(await encodePng({ kind: 'rgb', width: 3, height: 2, data })).toString('base64') };
+  };
+  const images = [[await png(10, 0, 0), await png(0, 20, 0)], [await png(0, 0, 30)], [], null];
+  const row = { question: 'Which?', choices: ['x', 'y'], answer: 'B', rationale: 'So B.' };
+  writeFileSync(lines, images.map((own, i) => JSON.stringify({ id: `s-${i}`, ...row, images: own })).join('\n'));
+  for (const file of [table, lines]) {
+    const samples = await readSamples(file, m3cot, {});
+    expect(samples.map(({ id }) => id)).toEqual(['s-0', 's-1', 's-2']);
+    const first = await Promise.all(
+      samples.map(({ images }) =>
+        Promise.all(images.map(async (image) => [...(await decodeImage(image)).data.slice(0, 3)])),
+      ),
+    );
+    expect(first).toEqual([
+      [
+        [10, 0, 0],
+        [0, 20, 0],
+      ],
+      [[0, 0, 30]],
+      [],
+    ]);
+  }
 });

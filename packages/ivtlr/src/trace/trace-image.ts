@@ -182,7 +182,7 @@ function drawView(
       `${step ? `Latent step ${index}${number && ` · image ${number}`}` : `Image ${number}`.trim()}${name}`,
       0,
       15,
-      { font: `bold 15px ${FONT}` },
+      { font: `bold 15px ${FONT}`, maxWidth: panel.width },
     );
     const captions = step
       ? describeStep(step, view)

@@ -44,3 +44,12 @@ rows = [
 ]
 pq.write_table(pa.Table.from_pylist(rows, schema=science), os.path.join(here, "scienceqa-zstd.parquet"), compression="zstd",
                row_group_size=4, store_schema=False)
+
+# A list of images in place of one: two, one, none, and a row that has no list.
+several = pa.schema([field for field in schema if field.name != "image"] + [("images", pa.list_(pa.struct([("bytes", pa.binary()), ("path", text)])))])
+colours = [[(10, 0, 0), (0, 20, 0)], [(0, 0, 30)], [], None]
+rows = [
+    dict(id=f"s-{i}", question="Which?", choices=["x", "y"], answer="B", rationale="So B.", images=None if own is None else [picture(colour) for colour in own])
+    for i, own in enumerate(colours)
+]
+pq.write_table(pa.Table.from_pylist(rows, schema=several), os.path.join(here, "m3cot-images.parquet"), compression="zstd", row_group_size=3, store_schema=False)

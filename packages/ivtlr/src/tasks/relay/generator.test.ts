@@ -45,7 +45,8 @@ function look(image: RawImage): Map<string, Seen> {
       return [...COLOURS].sort((a, b) => far(a) - far(b))[0]![0];
     };
     if (at(14, 16).every((value) => value === 0)) continue;
-    const dots = [5, 11, 17, 23].filter((x) => at(x, 4).every((value) => value > 120)).length;
+    const bright = Array.from({ length: CELL }, (_, x) => at(x, 4).every((value) => value > 120));
+    const dots = bright.filter((isBright, x) => isBright && !bright[x - 1]).length;
     seen.set(nearest(at(8, 16)), { to: nearest(at(20, 16)), dots, cell });
   }
   return seen;

@@ -2,9 +2,6 @@
 import type { Random } from '../../random.ts';
 import { CELL, drawBody, drawDisc, GRID, IMAGE_SIDE, jittered, type PlacedDomino } from '../dominoes/image.ts';
 
-/** Dots that have room above a domino. */
-export const MOST_DOTS = 4;
-
 export interface DottedDomino extends PlacedDomino {
   /** From 0 to MOST_DOTS. */
   dots: number;
@@ -16,8 +13,11 @@ const LEFT_X = 8;
 const RIGHT_X = 20;
 const SMALLEST = 4.2;
 const LARGEST = 5.4;
-/** The first dot's centre, how far apart dots are, and their radius. */
-const DOT = { x: 5, y: 4.5, apart: 6, radius: 2.2, colour: [220, 220, 220] } as const;
+/** Where no, one, two .. dots stand in a row above a domino: around its middle, so that any two numbers look different in all of them. */
+const DOTS_X: readonly (readonly number[])[] = [[], [14], [8, 20], [6, 14, 22], [5, 11, 17, 23]];
+const DOT = { y: 4.5, radius: 2.2, colour: [220, 220, 220] } as const;
+/** Dots that have room. */
+export const MOST_DOTS = DOTS_X.length - 1;
 /** A domino moves by up to this many pixels each way, its dots with it. */
 const SHIFT = 1;
 
@@ -27,8 +27,7 @@ export function drawImage(dominoes: readonly DottedDomino[], random: Random): Ui
   for (const { cell, left, right, dots } of dominoes) {
     const originX = (cell % GRID) * CELL + random.between(-SHIFT, SHIFT);
     const originY = Math.floor(cell / GRID) * CELL + random.between(-SHIFT, SHIFT);
-    for (let dot = 0; dot < dots; dot++)
-      drawDisc(pixels, originX + DOT.x + dot * DOT.apart, originY + DOT.y, DOT.radius, DOT.colour);
+    for (const x of DOTS_X[dots]!) drawDisc(pixels, originX + x, originY + DOT.y, DOT.radius, DOT.colour);
     drawBody(pixels, originX + BODY.centreX, originY + BODY.centreY, BODY.halfWidth, BODY.halfHeight);
     for (const [x, colour] of [
       [LEFT_X, left],
