@@ -10,7 +10,7 @@
 // Seconds are the median step's. `predicted` is the cost model of docs/scaling.md: the time apart, and the bytes of each collective at the rates
 // that it reaches by itself. `apart` is two processes that know nothing of each other: what the machine itself loses by having both cores busy.
 // Bytes are those that the loopback device counts, a step and process, beside the formula of the stage. PYTHON needs
-// test/parity/python/requirements.txt. With --only ivtlr the peers' rows are those of the saved result. --save writes bench/results/distributed.json.
+// test/parity/python/requirements.txt. Rows that are not asked for (--only ivtlr, --micros, --train) are those of the saved result. --save writes bench/results/distributed.json.
 import { spawn } from 'node:child_process';
 import fs from 'node:fs';
 import net from 'node:net';
@@ -158,10 +158,13 @@ for (const train of values.train.split(',')) {
   }
 }
 
-// With --only ivtlr the peers are those of the saved result.
+// What is not measured this time stays as it was saved.
 const saved = here('results/distributed.json');
-if (!withPeer && fs.existsSync(saved))
-  rows.push(...JSON.parse(fs.readFileSync(saved, 'utf8')).rows.filter(({ side }) => side === 'peer'));
+const same = (a, b) => ['side', 'train', 'micros', 'zero'].every((key) => a[key] === b[key]);
+if (fs.existsSync(saved))
+  rows.push(...JSON.parse(fs.readFileSync(saved, 'utf8')).rows.filter((old) => !rows.some((row) => same(row, old))));
+const place = ({ side, train, micros, zero }) => `${train}${micros}${side}${zero}`;
+rows.sort((a, b) => (place(a) < place(b) ? -1 : 1));
 const ours = rows.filter(({ side }) => side === 'ivtlr');
 const peerOf = (row) =>
   rows.find((other) => other.side === 'peer' && ['train', 'micros', 'zero'].every((key) => other[key] === row[key]));
@@ -179,7 +182,7 @@ const checks = {
   ),
 };
 const result = {
-  command: `node bench/distributed.mjs --official DIR --steps ${values.steps} --micros ${values.micros} --train ${values.train}`,
+  command: `node bench/distributed.mjs --official DIR --steps ${values.steps}`,
   ...before,
   megabytesPerSecond: Object.fromEntries(Object.entries(rates).map(([kind, rate]) => [kind, round(rate / 2 ** 20)])),
   rows,
