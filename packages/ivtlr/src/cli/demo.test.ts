@@ -17,16 +17,19 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(out, { recursive: true, force: true }));
 
-it('the demo answers fresh images three ways and draws strips', async () => {
+it('the demo answers fresh images with and without latent steps and draws strips', async () => {
   const { stdout } = await ivtlr('demo', '--seed', '77', '--rows', '40', '--traces', '2', '--out', out, '--json');
   const { seed, results, traces } = JSON.parse(stdout);
   expect(seed).toBe(77);
-  expect(results).toHaveLength(3);
-  const [latent, written, removed] = results;
+  expect(results).toHaveLength(5);
+  const [latent, written, removed, relay, swapped] = results;
   expect(latent.accuracyStrict).toBeGreaterThan(0.9);
   expect(written.accuracyStrict).toBeGreaterThan(0.9);
   expect(latent.autoregressiveSteps).toBeLessThan(written.autoregressiveSteps);
   expect(removed.accuracyStrict).toBeLessThan(0.6);
+  expect(relay).toMatchObject({ samples: 40, autoregressiveSteps: 10 });
+  expect(relay.accuracyStrict).toBeGreaterThan(0.9);
+  expect(swapped.accuracyStrict).toBeLessThan(0.6);
   expect(traces).toHaveLength(2);
   for (const { image } of traces) {
     expect(existsSync(image)).toBe(true);

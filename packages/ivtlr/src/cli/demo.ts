@@ -1,4 +1,4 @@
-/** `ivtlr demo`: fresh images, answered by the bundled model three ways, with drawings of what its latent steps looked at. */
+/** `ivtlr demo`: fresh images, answered by the bundled models with and without their latent steps, with drawings of what these looked at. */
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import type { Sample } from '../data/sample.ts';
@@ -55,19 +55,26 @@ async function demo(options: DemoOptions): Promise<void> {
   const seed = options.seed ?? Date.now() % 2 ** 31;
   // A model this small gains nothing from a second thread, and loses much where another program wants that core.
   setNumThreads(1);
-  const task = findTask('dominoes');
   const say = (text: string) => process.stderr.write(`${text}\n`);
   say(`${options.rows} fresh images (seed ${seed}, none of which any model was trained on)`);
   const runs = [
     { name: 'IVT-LR, 3 latent steps', folder: 'dominoes', ablation: ABLATIONS.full!, draw: true },
     { name: 'explicit chain of thought', folder: 'dominoes-cot', ablation: ABLATIONS.full!, draw: false },
     { name: 'IVT-LR, latent steps removed', folder: 'dominoes', ablation: ABLATIONS['zero-latents']!, draw: false },
+    { name: 'relay, 3 latent steps', folder: 'relay', ablation: ABLATIONS.full!, draw: false },
+    {
+      name: "relay, last latent text another image's",
+      folder: 'relay',
+      ablation: ABLATIONS['last-text-swapped']!,
+      draw: false,
+    },
   ];
   const results: EvalResult[] = [];
   const drawn: Drawn[] = [];
   for (const { name, folder, ablation, draw } of runs) {
     const opened = openModelFolder(bundledModel(folder));
     opened.model.module.eval();
+    const task = findTask(opened.settings.task!);
     // The first batch of a process pays for code that is compiled on first use; without this the first run would look slow.
     await evaluate(opened, task, generatedSamples(task, seed, 'validation', batch), {
       name,

@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { UserError } from '../errors.ts';
 
 /**
- * The folder of a model that comes with the package: `dominoes`, which reasons in latent steps, or `dominoes-cot`, which writes its reasoning.
+ * The folder of a model that comes with the package: `dominoes` and `relay`, which reason in latent steps, or `dominoes-cot`, which writes its reasoning.
  * @throws UserError when there is none of that name
  */
 export function bundledModel(name: string): string {
