@@ -39,7 +39,7 @@ async function samples(file, { task, skip }) {
   };
   const complaints = [];
   for await (const sample of streamSamples(file, findTask(task), skip ? { onBad } : {}))
-    if (!skip) await decodeImage(sample.images[0]);
+    if (!skip) for (const image of sample.images) await decodeImage(image);
   return complaints;
 }
 

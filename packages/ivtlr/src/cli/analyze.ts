@@ -85,6 +85,7 @@ async function runAnalysis(flags: AnalyzeFlags): Promise<void> {
 
 /** @throws InvalidArgumentError for what is no regular expression */
 function regularExpression(text: string): RegExp {
+  if (text.trim() === '') throw new InvalidArgumentError('The expression is empty.');
   try {
     return new RegExp(text, 'u');
   } catch (error) {

@@ -87,7 +87,8 @@ export function imagesOfRow(row: Row, place: string): RawImage[] | null {
     return image && [image];
   }
   if (!Array.isArray(images)) throw wrongType(place, 'images', 'a list of images', images);
-  return images.map((value, index) => {
+  // Lists of a damaged file may have holes, which map() would pass over.
+  return Array.from(images, (value, index) => {
     const image = imageOf(value, `images[${index}]`, place);
     if (!image) throw wrongType(place, `images[${index}]`, 'an image', null);
     return image;
