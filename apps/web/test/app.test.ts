@@ -2,17 +2,13 @@
 import { readFile } from 'node:fs/promises';
 import type { Browser, Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { CHROMIUM, launch, openPage } from './browser.ts';
+import { CHROMIUM, launch, named, openPage, paramsOf } from './browser.ts';
 import { makePuzzle } from './fake-puzzle.mjs';
 import { startFakeServer } from './fake-server.mjs';
 
 type FakeServer = Awaited<ReturnType<typeof startFakeServer>>;
 
-const named = (page: Page, name: string | RegExp) =>
-  page.getByRole('button', { name, exact: typeof name === 'string' });
 const pngBytes = (seed: number) => Buffer.from(makePuzzle(seed).image.split(',')[1]!, 'base64');
-const paramsOf = async (page: Page) =>
-  new URLSearchParams((await page.evaluate(() => location.hash)).split('?')[1] ?? '');
 
 async function ask(page: Page, url: string, hash = '#/ask?seed=7') {
   await page.goto(`${url}/${hash}`);

@@ -73,3 +73,13 @@ export async function accessibilityProblems(page: Page, rules?: string[]): Promi
     );
   }, rules);
 }
+
+/** A page's button, by the name that a screen reader says. */
+export function named(page: Page, name: string | RegExp) {
+  return page.getByRole('button', { name, exact: typeof name === 'string' });
+}
+
+/** What the address of a page says after its `?`. */
+export async function paramsOf(page: Page): Promise<URLSearchParams> {
+  return new URLSearchParams((await page.evaluate(() => location.hash)).split('?')[1] ?? '');
+}
