@@ -1,6 +1,6 @@
 // Starts the processes of a distributed program in tests: Node children with the environment variables that launchers set.
 import { type ChildProcess, spawn } from 'node:child_process';
-import net from 'node:net';
+import { freePort } from '../packages/ivtlr/src/launch/worker-environment.ts';
 
 export interface RankOutcome {
   /** The exit code; null when a signal ended the process. */
@@ -19,7 +19,7 @@ export interface RankProcess {
 }
 
 export interface RankOptions {
-  /** Seconds until every process is killed and the promise is rejected; default 60. */
+  /** Seconds until every process is killed and the promise is rejected; default 100. */
   timeout?: number;
   /** Added to every rank's environment; `undefined` removes a variable. A function is asked for each rank. */
   env?: Record<string, string | undefined> | ((rank: number) => Record<string, string | undefined>);
@@ -32,18 +32,6 @@ export interface Ranks {
   readonly done: Promise<RankOutcome[]>;
   /** Kills what still runs and waits for it. */
   [Symbol.asyncDispose](): Promise<void>;
-}
-
-/** A TCP port of 127.0.0.1 that nobody listens on at the moment. */
-export function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = net.createServer();
-    server.once('error', reject);
-    server.listen(0, '127.0.0.1', () => {
-      const { port } = server.address() as net.AddressInfo;
-      server.close(() => resolve(port));
-    });
-  });
 }
 
 function startRank(script: string, payload: unknown, rank: number, env: NodeJS.ProcessEnv): RankProcess {
@@ -88,7 +76,7 @@ export async function startRanks(
   world: number,
   script: string,
   payload: unknown = null,
-  { timeout = 60, env = {} }: RankOptions = {},
+  { timeout = 100, env = {} }: RankOptions = {},
 ): Promise<Ranks> {
   const port = await freePort();
   const ranks = Array.from({ length: world }, (_, rank) =>

@@ -9,7 +9,7 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { freePort } from '../ranks.ts';
+import { freePort } from '../../packages/ivtlr/src/launch/worker-environment.ts';
 import { kill, Launching, pause, program, TOTAL } from './launching.ts';
 
 const PATH = `${process.env.PATH}:/usr/sbin:/sbin`;

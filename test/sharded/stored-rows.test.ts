@@ -2,10 +2,10 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { freePort } from '../../packages/ivtlr/src/launch/worker-environment.ts';
 import { dominoesSample } from '../../packages/ivtlr/src/tasks/dominoes/generator.ts';
 import { encodePng } from '../../packages/ivtlr/src/tasks/make-file.ts';
 import type { RgbImage } from '../../packages/ivtlr/src/vision/image.ts';
-import { freePort } from '../ranks.ts';
 import { Launching } from './launching.ts';
 
 const ROWS = 20;

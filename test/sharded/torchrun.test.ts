@@ -1,6 +1,6 @@
 /** Training by PyTorch's launcher; PYTHON names a Python with torch. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { freePort } from '../ranks.ts';
+import { freePort } from '../../packages/ivtlr/src/launch/worker-environment.ts';
 import { childrenOf, findTorchrun, kill, Launching, type Started, TOTAL, until } from './launching.ts';
 
 const torchrun = findTorchrun();

@@ -3,7 +3,7 @@
  * Needs root and Linux's `ip`.
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { childrenOf, findTorchrun, kill, Launching, type Started, TOTAL, until } from './launching.ts';
@@ -81,6 +81,9 @@ describe.skipIf(problem !== '')(`two machines${suffix(problem)}`, () => {
       }),
     );
   };
+  /** A process that its parent has not asked about yet counts as ended. */
+  const isAlive = (pid: number) =>
+    existsSync(`/proc/${pid}/status`) && !/^State:\s*Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
   const allWell = async (both: Started[]) => {
     for (const { code, stderr } of await Promise.all(both.map(({ ended }) => ended))) expect(code, stderr).toBe(0);
   };
@@ -138,19 +141,48 @@ describe.skipIf(problem !== '')(`two machines${suffix(problem)}`, () => {
   });
 
   const noTorchrun = torchrun ? '' : 'PYTHON names no Python with torch';
-  test.skipIf(noTorchrun !== '')(`torchrun${suffix(noTorchrun)}`, async () => {
-    const both = ([0, 1] as const).map((machine) =>
+  let rendezvous = 29_300;
+  /** A launcher on each. */
+  const byTorchrun = (args: string[], maxRestarts: number) => {
+    rendezvous++;
+    return ([0, 1] as const).map((machine) =>
       on(machine, [
         ...torchrun!,
-        ...['--no-python', '--nnodes', '2', '--nproc-per-node', '1', '--max-restarts', '2'],
-        ...['--rdzv-backend', 'c10d', '--rdzv-id', 'machines', '--rdzv-endpoint', `${NAMES[0]}:29300`],
-        ...runs.train('torchrun'),
+        ...['--no-python', '--nnodes', '2', '--nproc-per-node', '1', '--max-restarts', String(maxRestarts)],
+        ...['--rdzv-backend', 'c10d', '--rdzv-id', 'machines', '--rdzv-endpoint', `${NAMES[0]}:${rendezvous}`],
+        ...args,
       ]),
     );
+  };
+
+  test.skipIf(noTorchrun !== '')(`torchrun${suffix(noTorchrun)}`, async () => {
+    const both = byTorchrun(runs.train('torchrun'), 2);
     await until(() => runs.steps('torchrun') >= 8, both[0]!);
     kill(childrenOf(both[1]!.child.pid!).at(-1)!);
     await allWell(both);
     expect(both.map(({ stderr }) => stderr()).join('')).toMatch(/going on after step/);
     expect(runs.difference('torchrun', 'alone')).toBeLessThan(1e-5);
+  });
+
+  test.skipIf(noTorchrun !== '')(`the line of torchrun's nodes is cut${suffix(noTorchrun)}`, async () => {
+    const args = runs.train('torchrun-cut', '--resume', '--set', 'parallel.timeout=5');
+    const both = byTorchrun(args, 0);
+    await until(() => runs.steps('torchrun-cut') >= 8, both[0]!);
+    const workers = both.map(({ child }) => childrenOf(child.pid!).at(-1)!);
+    must(`ip -n ${A} link set line down`);
+    const cut = performance.now();
+    // Each worker ends by itself. The launcher of the machine that does not serve the store may wait for it much longer.
+    for (const [machine, worker] of workers.entries()) {
+      await until(() => !isAlive(worker), both[machine]!);
+      await until(() => /^error: .*(rank|process|store)/m.test(both[machine]!.stderr()), both[machine]!);
+    }
+    const seconds = (performance.now() - cut) / 1000;
+    expect(seconds).toBeLessThan(25);
+    for (const { child } of both) for (const pid of [...childrenOf(child.pid!), child.pid!]) kill(pid);
+    await Promise.all(both.map(({ ended }) => ended));
+    expect(runs.steps('torchrun-cut')).toBeLessThan(TOTAL);
+    must(`ip -n ${A} link set line up`);
+    await allWell(byTorchrun(args, 0));
+    expect(runs.difference('torchrun-cut', 'alone')).toBeLessThan(1e-5);
   });
 });

@@ -1,4 +1,5 @@
 /** What a process that `--processes` has started is told, and how it finds out that it is one. */
+import { randomInt } from 'node:crypto';
 import { createServer } from 'node:net';
 import { availableParallelism } from 'node:os';
 
@@ -51,14 +52,27 @@ export function launcherPid(): number | null {
   return text === undefined ? null : Number(text);
 }
 
-/** A port that nobody listens on. */
+/**
+ * A port of 127.0.0.1 that nobody listens on. It is below those that the system gives to connections, any of which could take it before whoever
+ * asked listens there.
+ */
 export async function freePort(): Promise<number> {
+  for (let tries = 0; ; tries++) {
+    const port = randomInt(10_000, 32_000);
+    try {
+      await listenOnce(port);
+      return port;
+    } catch (error) {
+      if (tries === 100) throw error;
+    }
+  }
+}
+
+async function listenOnce(port: number): Promise<void> {
   const server = createServer();
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
-    server.listen(0, '127.0.0.1', resolve);
+    server.listen(port, '127.0.0.1', resolve);
   });
-  const { port } = server.address() as { port: number };
   await new Promise((resolve) => server.close(resolve));
-  return port;
 }

@@ -221,7 +221,7 @@ if (name === 'reads') {
   } else print(native.canReadMemory(Number(given.pid), given.address, given.number));
 } else if (name === 'join') print(failure(() => initProcessGroup(given.options)));
 else {
-  const group = initProcessGroup({ timeout: given.timeout ?? 30 });
+  const group = initProcessGroup({ timeout: given.timeout ?? 80 });
   print(await cases[name](group));
   group.destroy();
 }
