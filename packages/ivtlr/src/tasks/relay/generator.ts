@@ -67,7 +67,7 @@ export function relaySample(
   index: number,
   options: RelayOptions = DEFAULT_OPTIONS,
 ): Sample {
-  const { hops, dominoes, share, digits, rule } = options;
+  const { hops, dominoes, digits, rule } = options;
   const splitIndex = SPLITS.indexOf(split);
   const random = new Random(STREAM.question, seed, splitIndex, index);
   const colours = random.permutation(COLOURS.length).slice(0, dominoes);
