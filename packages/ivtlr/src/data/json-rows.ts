@@ -2,7 +2,7 @@
 import { createReadStream } from 'node:fs';
 import { UserError } from '../errors.ts';
 import { columnsFromMessages } from './messages.ts';
-import { type BadRows, missingColumns, noColumn, type PlacedRow, type Row } from './row.ts';
+import { type BadRows, missingColumns, noColumn, type PlacedRow, type Row, type Skip } from './row.ts';
 
 /** A line beyond this is no row but a file of another kind. */
 const MAX_LINE = 64 * 2 ** 20;
@@ -16,6 +16,7 @@ const [NEWLINE, QUOTE, COMMA, OPEN_LIST, BACKSLASH] = [0x0a, 0x22, 0x2c, 0x5b, 0
  * but the first row must have all of `columns`. What a conversation in `messages` says is put into columns (see `columnsFromMessages`).
  * @param onBad called with what is no JSON object; without it that is an error.
  * @param optional columns to read where they are there
+ * @param skip says which rows are left out, without being parsed
  * @throws UserError naming file and row.
  */
 export async function* readJsonRows(
@@ -23,18 +24,25 @@ export async function* readJsonRows(
   columns: readonly string[],
   onBad?: (bad: BadRows) => void,
   optional: readonly string[] = [],
+  skip: Skip = () => false,
 ): AsyncGenerator<PlacedRow> {
   const wanted = [...columns, ...optional];
   let index = 0;
   let first = true;
   for await (const { place, value } of path.endsWith('.json') ? listed(path) : lineByLine(path)) {
+    const skipped = skip(1);
+    // The first row is looked at in any case, since it says which columns there are.
+    if (skipped && !first) {
+      index++;
+      continue;
+    }
     let row: Row;
     try {
       row = asRow(value(), place);
       if (Array.isArray(row.messages) && !wanted.includes('messages')) row = columnsFromMessages(row, place);
     } catch (error) {
       if (!onBad || !(error instanceof UserError)) throw error;
-      onBad({ place, message: error.message, rows: 1 });
+      if (!skipped) onBad({ place, message: error.message, rows: 1 });
       index++;
       continue;
     }
@@ -42,6 +50,10 @@ export async function* readJsonRows(
       const missing = missingColumns(columns, Object.keys(row));
       if (missing.length > 0) throw noColumn(place, missing, Object.keys(row));
       first = false;
+    }
+    if (skipped) {
+      index++;
+      continue;
     }
     const values = wanted.map((column) => [column, Object.hasOwn(row, column) ? (row[column] ?? null) : null]);
     yield { row: Object.fromEntries(values), index: index++, place };

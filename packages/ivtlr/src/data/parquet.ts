@@ -16,7 +16,7 @@ import { fileWriter, parquetWriteRows } from 'hyparquet-writer';
 import { UserError } from '../errors.ts';
 import { beginAtomicWrite } from '../files.ts';
 import { checkPages } from './parquet-pages.ts';
-import { type BadRows, missingColumns, noColumn, type PlacedRow, type Row } from './row.ts';
+import { type BadRows, missingColumns, noColumn, type PlacedRow, type Row, type Skip } from './row.ts';
 
 /** The library's LZ4 fails on blocks of no bytes, which columns of nulls have. */
 const decompressors = Object.fromEntries(
@@ -31,6 +31,7 @@ const decompressors = Object.fromEntries(
  * @param columns what to read; the rows hold these and nothing else.
  * @param onBad called with row groups that have a corrupt page; without it they are an error.
  * @param optional columns to read where a file has them; null where it lacks them.
+ * @param skip says which row groups are left out, without being read.
  * @throws UserError naming file, row group, column and rows when a file is missing, corrupt or lacks a column.
  */
 export async function* readParquet(
@@ -38,6 +39,7 @@ export async function* readParquet(
   columns: readonly string[],
   onBad?: (bad: BadRows) => void,
   optional: readonly string[] = [],
+  skip: Skip = () => false,
 ): AsyncGenerator<PlacedRow> {
   const wanted = [...columns, ...optional];
   let index = 0;
@@ -50,6 +52,11 @@ export async function* readParquet(
       let rowStart = 0;
       for (const [groupIndex, group] of metadata.row_groups.entries()) {
         const rowEnd = rowStart + Number(group.num_rows);
+        if (skip(rowEnd - rowStart)) {
+          index += rowEnd - rowStart;
+          rowStart = rowEnd;
+          continue;
+        }
         const place = `${path} row group ${groupIndex}`;
         let rows: Row[] = [];
         try {

@@ -24,6 +24,15 @@ export interface BadRows {
   rows: number;
 }
 
+/** Of several readers of the same files: one takes every `of`-th piece, beginning with piece `index`. A piece is a row group of Parquet, or a row of JSON. */
+export interface Share {
+  index: number;
+  of: number;
+}
+
+/** Asked once for each piece of a file, of so many rows: whether it is left to others. */
+export type Skip = (rows: number) => boolean;
+
 /** An image in a file of its own; its bytes are read when they are looked at. */
 export class ImageFile {
   constructor(readonly path: string) {}

@@ -4,7 +4,7 @@ import { dirname, resolve } from 'node:path';
 import { UserError } from '../errors.ts';
 import { readJsonRows } from './json-rows.ts';
 import { readParquet } from './parquet.ts';
-import { type BadRows, ImageFile, type PlacedRow } from './row.ts';
+import { type BadRows, ImageFile, type PlacedRow, type Share } from './row.ts';
 
 /** Which columns rows get. */
 export interface WantedColumns {
@@ -20,12 +20,14 @@ export interface WantedColumns {
  * All rows of the files in order, bounded in memory: a Parquet row group or a line at a time. Images that a file only names are looked for beside
  * it; in JSON an image is a path relative to the file, or an object with `path` or base64 `bytes`.
  * @param onBad called with what is unreadable (a row group with a corrupt page, a line that is no JSON); without it that is an error.
+ * @param share of the files' pieces; rows of others count in `index` all the same.
  * @throws UserError naming file, row group or line, and column; a file that is missing or lacks a column is an error in any case.
  */
 export async function* readRows(
   files: readonly string[],
   wanted: WantedColumns,
   onBad?: (bad: BadRows) => void,
+  share: Share = { index: 0, of: 1 },
 ): AsyncGenerator<PlacedRow> {
   const { required, names = {} } = wanted;
   // Wherever a question may have an image, a file may have a list of them in its place.
@@ -43,6 +45,7 @@ export async function* readRows(
   const needed = [...new Set([...required.map(nameOf), ...mapped])];
   const others = optional.map(nameOf).filter((name) => !needed.includes(name));
   let start = 0;
+  let piece = 0;
   for (const path of files) {
     // A pipe could keep the program waiting for ever, and a device has no end.
     if (statSync(path, { throwIfNoEntry: false })?.isFile() === false) {
@@ -53,9 +56,14 @@ export async function* readRows(
       seen += bad.rows;
       onBad!(bad);
     };
+    const skip = (rows: number) => {
+      const skipped = piece++ % share.of !== share.index;
+      if (skipped) seen += rows;
+      return skipped;
+    };
     const rows = /\.jsonl?$/.test(path)
-      ? readJsonRows(path, needed, onBad && count, others)
-      : readParquet([path], needed, onBad && count, others);
+      ? readJsonRows(path, needed, onBad && count, others, skip)
+      : readParquet([path], needed, onBad && count, others, skip);
     for await (const { row, place } of rows) {
       const values = known.map((column) => {
         const value = row[nameOf(column)] ?? null;

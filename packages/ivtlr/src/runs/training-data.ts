@@ -6,12 +6,14 @@ import type { RawImage, Sample, SampleSource } from '../data/sample.ts';
 import type { LoadedModel } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
 import type { ImageInputs, ProcessedImage } from '../models/types.ts';
-import type { Ranks } from '../parallel/ranks.ts';
-import { readSamples } from '../tasks/read-samples.ts';
+import { ALONE, type Ranks } from '../parallel/ranks.ts';
+import { readSamples, type StreamSamplesOptions } from '../tasks/read-samples.ts';
+import { badRowsOf, RowShare, SharedRows, type StoredSamples } from '../tasks/shared-rows.ts';
 import type { SampleGenerator, Split, Task } from '../tasks/task.ts';
 import { epochOrder, isOwnChunk } from '../train/batches.ts';
 import type { TrainReporter } from '../train/loop.ts';
 import { ImagePool } from '../vision/image-pool.ts';
+import { launched, together } from './processes.ts';
 
 export interface TrainingDataOptions {
   seed: number;
@@ -30,6 +32,8 @@ export interface TrainingDataOptions {
   isOwn?: ((place: number) => boolean) | undefined;
   /** Called with rows that are left out; without it they are errors. */
   onBad?: ((bad: BadRows) => void) | undefined;
+  /** Processes that read the files between them; all of them call `openTrainingData`. Default: this one alone. */
+  ranks?: Ranks;
 }
 
 /** A source with its images; `close` when training has ended, however it did. */
@@ -48,18 +52,23 @@ export async function openTrainingData(
   inputs: ImageInputs,
   options: TrainingDataOptions,
 ): Promise<OpenSampleSource> {
-  const { seed, split = 'train', columnNames, epochs, threads, ahead, isOwn, onBad } = options;
-  const stored = await readSamples(folder, task, { split, columnNames, onBad, purpose: 'train' });
+  const { seed, split = 'train', columnNames, epochs, threads, ahead, isOwn, onBad, ranks = ALONE } = options;
+  const reading: StreamSamplesOptions = { split, columnNames, onBad, purpose: 'train' };
+  const stored =
+    ranks.size === 1
+      ? inMemory(await readSamples(folder, task, reading))
+      : await readTogether(folder, task, reading, ranks);
   let shuffled: { epoch: number; order: number[] } | null = null;
   const source = {
     samplesPerEpoch: Math.min(stored.length, options.samplesPerEpoch ?? stored.length),
     sample: async (epoch: number, place: number): Promise<Sample> => {
       if (shuffled?.epoch !== epoch) shuffled = { epoch, order: epochOrder(seed, epoch, stored.length) };
-      return stored[shuffled.order[place]!]!;
+      return stored.sample(shuffled.order[place]!);
     },
   };
   if (threads === 0) {
-    return { ...source, processImage: (image) => inputs.processImage(image), close: async () => {} };
+    const close = async () => stored[Symbol.dispose]();
+    return { ...source, processImage: (image) => inputs.processImage(image), close };
   }
   const pool = new ImagePool(inputs.preparation, threads);
   const prefetch = new Prefetch(source, pool, inputs, { ahead, epochs, ...(isOwn && { isOwn }) });
@@ -70,8 +79,40 @@ export async function openTrainingData(
     close: async () => {
       prefetch.clear();
       await pool.close();
+      stored[Symbol.dispose]();
     },
   };
+}
+
+function inMemory(samples: readonly Sample[]): StoredSamples {
+  return { length: samples.length, sample: (number) => samples[number]!, [Symbol.dispose]() {} };
+}
+
+/**
+ * The processes of each machine read its files once between them. Each hears of all bad rows.
+ * @throws UserError in all processes, when files or rows are unusable in one of them, or no row has an image
+ */
+async function readTogether(
+  folder: string,
+  task: Task,
+  options: StreamSamplesOptions,
+  ranks: Ranks,
+): Promise<StoredSamples> {
+  const { localRank: index = 0, localWorldSize: of = 1 } = launched() ?? {};
+  using own = await together(ranks, () => RowShare.read(folder, task, options, { index, of }));
+  const all = ranks.texts(own.description, 'who has read which rows');
+  for (const bad of badRowsOf(all)) options.onBad?.(bad);
+  // Nobody gives up its share before all have opened it.
+  return await together(ranks, async () => {
+    const rows = SharedRows.open(all, task) ?? (await readAlone(folder, task, options));
+    if (rows.length === 0) throw new UserError(`${folder}: no row has an image`);
+    return rows;
+  });
+}
+
+/** For a process that cannot read what the others have stored. */
+async function readAlone(folder: string, task: Task, options: StreamSamplesOptions): Promise<StoredSamples> {
+  return inMemory(await readSamples(folder, task, options));
 }
 
 /**
@@ -109,6 +150,7 @@ export async function openSource(
       return isOwnChunk(chunk, { rank: ranks.rank, processes: ranks.size });
     },
     onBad,
+    ranks,
   });
 }
 

@@ -1,13 +1,11 @@
 /** Data files as samples in memory, images perhaps on disk. */
-import { closeSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { findDataFiles } from '../data/find-files.ts';
-import { type BadRows, imagesOfRow } from '../data/row.ts';
+import { type BadRows, imagesOfRow, type PlacedRow, type Share } from '../data/row.ts';
 import { readRows } from '../data/rows.ts';
 import type { RawImage, Sample } from '../data/sample.ts';
 import { UserError } from '../errors.ts';
 import { decodeImage } from '../vision/decode.ts';
+import { Spool } from './spool.ts';
 import type { Task } from './task.ts';
 
 export interface StreamSamplesOptions {
@@ -24,6 +22,8 @@ export interface StreamSamplesOptions {
   onBad?: ((bad: BadRows) => void) | undefined;
   /** What a question needs will do (default); training needs the written reasoning too. */
   purpose?: 'answer' | 'train';
+  /** Reads a part of the files; default: all. */
+  share?: Share | undefined;
 }
 
 export interface ReadSamplesOptions extends StreamSamplesOptions {
@@ -47,61 +47,76 @@ export async function* streamSamples(
   task: Task,
   options: StreamSamplesOptions = {},
 ): AsyncGenerator<IndexedSample> {
+  for await (const { sample } of usableRows(path, task, options)) yield sample;
+}
+
+/** A row, and what the task makes of it. */
+interface UsableRow {
+  placed: PlacedRow;
+  sample: IndexedSample;
+}
+
+/** As `streamSamples`, with the rows that the samples come from. */
+export async function* usableRows(path: string, task: Task, options: StreamSamplesOptions): AsyncGenerator<UsableRow> {
   const { split, limit = Number.POSITIVE_INFINITY, onBad } = options;
   const files = await findDataFiles(path, split);
   let found = 0;
   if (limit <= 0) return;
-  const samples = samplesOf(files, task, options);
-  for await (const sample of onBad ? checked(samples, onBad) : samples) {
-    yield sample;
+  const rows = rowsWithSamples(files, task, options);
+  for await (const row of onBad ? checked(rows, onBad) : rows) {
+    yield row;
     if (++found >= limit) return;
   }
 }
 
-async function* samplesOf(
+/** What the task makes of a row, null without image. @throws UserError when the row is unusable */
+export function sampleOfRow(task: Task, { row, index, place }: PlacedRow): IndexedSample | null {
+  const images = imagesOfRow(row, place);
+  const sample = task.rowToSample({ ...row, image: images?.[0] ?? null, images }, place, index);
+  return sample && Object.assign(sample, { rowIndex: index });
+}
+
+async function* rowsWithSamples(
   files: readonly string[],
   task: Task,
-  { columnNames: names, onBad, purpose }: StreamSamplesOptions,
-): AsyncGenerator<IndexedSample> {
+  { columnNames: names, onBad, purpose, share }: StreamSamplesOptions,
+): AsyncGenerator<UsableRow> {
   const { columns, trainingColumns, optionalColumns } = task;
   const wanted =
     purpose === 'train'
       ? { required: [...columns, ...trainingColumns], optional: optionalColumns, names }
       : { required: columns, optional: [...trainingColumns, ...optionalColumns], names };
-  for await (const { row, index, place } of readRows(files, wanted, onBad)) {
-    let sample: Sample | null;
+  for await (const placed of readRows(files, wanted, onBad, share)) {
+    let sample: IndexedSample | null;
     try {
-      const images = imagesOfRow(row, place);
-      sample = task.rowToSample({ ...row, image: images?.[0] ?? null, images }, place, index);
+      sample = sampleOfRow(task, placed);
     } catch (error) {
       if (!onBad || !(error instanceof UserError)) throw error;
-      onBad({ place, message: error.message, rows: 1 });
+      onBad({ place: placed.place, message: error.message, rows: 1 });
       continue;
     }
-    if (sample) yield Object.assign(sample, { rowIndex: index });
+    if (sample) yield { placed, sample };
   }
 }
 
-/** Leaves out samples whose image cannot be decoded; a few are decoded at once, and the order stays. */
-async function* checked(
-  samples: AsyncIterable<IndexedSample>,
-  onBad: (bad: BadRows) => void,
-): AsyncGenerator<IndexedSample> {
-  const ahead: { sample: IndexedSample; failure: Promise<unknown> }[] = [];
+/** Leaves out rows whose image cannot be decoded; a few are decoded at once, and the order stays. */
+async function* checked(rows: AsyncIterable<UsableRow>, onBad: (bad: BadRows) => void): AsyncGenerator<UsableRow> {
+  const ahead: { row: UsableRow; failure: Promise<unknown> }[] = [];
   const next = async () => {
-    const { sample, failure } = ahead.shift()!;
+    const { row, failure } = ahead.shift()!;
     const error = await failure;
-    if (error === null) return sample;
+    if (error === null) return row;
     if (!(error instanceof UserError)) throw error;
+    const { sample } = row;
     const [image] = sample.images;
     onBad({ place: image?.kind === 'encoded' ? image.name : sample.id, message: error.message, rows: 1 });
     return null;
   };
-  for await (const sample of samples) {
+  for await (const row of rows) {
     // Failures are values here: a rejection that nobody awaits yet would end the process.
     ahead.push({
-      sample,
-      failure: Promise.all(sample.images.map((image) => decodeImage(image))).then(
+      row,
+      failure: Promise.all(row.sample.images.map((image) => decodeImage(image))).then(
         () => null,
         (error: unknown) => error,
       ),
@@ -137,7 +152,7 @@ export async function readSamples(
       // The bytes are a view of a whole row group, which a copy lets go.
       if (kept <= memoryBytes) return { ...image, bytes: Uint8Array.from(image.bytes) };
       spool ??= new Spool();
-      return spool.keep(image.bytes, image.name);
+      return spooled(spool, image.bytes, image.name);
     });
     samples.push(sample);
   }
@@ -145,42 +160,15 @@ export async function readSamples(
   return samples;
 }
 
-/** A nameless temporary file; the system removes it when the process ends, however that happens. */
-class Spool {
-  readonly #handle: number;
-  #end = 0;
-
-  constructor() {
-    const folder = mkdtempSync(join(tmpdir(), 'ivtlr-images-'));
-    this.#handle = openSync(join(folder, 'spool'), 'w+');
-    rmSync(folder, { recursive: true });
-    spoolRegistry.register(this, this.#handle);
-  }
-
-  /** Stores the bytes; each look at `bytes` of the returned image reads them anew. */
-  keep(bytes: Uint8Array, name: string): RawImage {
-    const start = this.#end;
-    for (let at = 0; at < bytes.length; ) at += writeSync(this.#handle, bytes, at, bytes.length - at, start + at);
-    this.#end += bytes.length;
-    const read = () => this.#read(start, bytes.length);
-    return {
-      kind: 'encoded',
-      name,
-      get bytes() {
-        return read();
-      },
-    };
-  }
-
-  #read(start: number, length: number): Uint8Array {
-    const bytes = new Uint8Array(length);
-    for (let at = 0; at < length; ) {
-      const read = readSync(this.#handle, bytes, at, length - at, start + at);
-      if (read === 0) throw new Error('the temporary file of images was cut short');
-      at += read;
-    }
-    return bytes;
-  }
+/** An image whose bytes are read anew at each look. */
+function spooled(spool: Spool, bytes: Uint8Array, name: string): RawImage {
+  const start = spool.write(bytes);
+  const { length } = bytes;
+  return {
+    kind: 'encoded',
+    name,
+    get bytes() {
+      return spool.read(start, length);
+    },
+  };
 }
-
-const spoolRegistry = new FinalizationRegistry((handle: number) => closeSync(handle));
