@@ -1,7 +1,7 @@
 /** A Qwen2-VL of a few thousand weights and batches for it: for tests of what stands on a model. */
 import { type DType, manualSeed, randn } from '@ivtlr/torch';
 import { type Batch, collate } from '../packages/ivtlr/src/data/collate.ts';
-import { IGNORE, type Rendered } from '../packages/ivtlr/src/data/render.ts';
+import { type CarriedTokens, IGNORE, type Rendered } from '../packages/ivtlr/src/data/render.ts';
 import { tokensOf } from '../packages/ivtlr/src/latent/image-columns.ts';
 import { parseQwen2VLConfig } from '../packages/ivtlr/src/models/qwen2-vl/config.ts';
 import { Qwen2VL } from '../packages/ivtlr/src/models/qwen2-vl/model.ts';
@@ -42,6 +42,8 @@ export interface TinyRow {
   /** Written text after the latent slots, all of it labelled. */
   text?: number[];
   pickTargets?: number[][];
+  /** Token that each latent step hands on. */
+  carried?: CarriedTokens;
   /** Draws the pixels. */
   seed: number;
 }
@@ -64,23 +66,27 @@ export function tinyBatch(rows: readonly TinyRow[]): Batch {
   const images = rows.map(({ grid, more = [], seed }) =>
     [grid, ...more.map((other) => other.grid)].flatMap((each, i) => (each ? [tinyImage(each, seed + 1000 * i)] : [])),
   );
-  const rendered = rows.map(({ before, after, grid, more = [], latentSteps, text = [], pickTargets }, b): Rendered => {
-    const run = (size: [number, number] | null) => new Array<number>(size ? size[0] * size[1] : 0).fill(TINY_IDS.image);
-    const prompt = [
-      ...before,
-      ...run(grid),
-      ...more.flatMap((other) => [...other.between, ...run(other.grid)]),
-      ...after,
-    ];
-    const ids = [...prompt, ...new Array<number>(latentSteps).fill(TINY_IDS.latent), ...text];
-    return {
-      ids,
-      labels: ids.map((id, i) => (i < prompt.length + latentSteps ? IGNORE : id)),
-      latentStart: prompt.length,
-      latentSteps,
-      imageTokens: tokensOf(images[b]!),
-      ...(pickTargets && { pickTargets }),
-    };
-  });
+  const rendered = rows.map(
+    ({ before, after, grid, more = [], latentSteps, text = [], pickTargets, carried }, b): Rendered => {
+      const run = (size: [number, number] | null) =>
+        new Array<number>(size ? size[0] * size[1] : 0).fill(TINY_IDS.image);
+      const prompt = [
+        ...before,
+        ...run(grid),
+        ...more.flatMap((other) => [...other.between, ...run(other.grid)]),
+        ...after,
+      ];
+      const ids = [...prompt, ...new Array<number>(latentSteps).fill(TINY_IDS.latent), ...text];
+      return {
+        ids,
+        labels: ids.map((id, i) => (i < prompt.length + latentSteps ? IGNORE : id)),
+        latentStart: prompt.length,
+        latentSteps,
+        imageTokens: tokensOf(images[b]!),
+        ...(pickTargets && { pickTargets }),
+        ...(carried && { carried }),
+      };
+    },
+  );
   return collate(rendered, images, TINY_IDS.eos);
 }

@@ -1,5 +1,6 @@
 /** `ivtlr data`: gets, makes and shows data. */
 import { type Command, Option } from 'commander';
+import { RULES, type Rule } from '../tasks/relay/generator.ts';
 import { SPLITS, type Split } from '../tasks/task.ts';
 import { registerDataGet } from './data-get.ts';
 import { registerDataInspect } from './data-inspect.ts';
@@ -25,6 +26,7 @@ interface RelayFlags extends MakeFlags {
   dominoes?: number;
   share: number;
   digits: number;
+  rule: Rule;
 }
 
 export function registerData(program: Command): void {
@@ -51,12 +53,13 @@ export function registerData(program: Command): void {
   )
     .option('--hops <n>', 'dominoes to follow', wholeNumberWithin(2, 8), 3)
     .option('--dominoes <n>', 'dominoes in the image (default: 7, or as many as hops)', wholeNumberWithin(2, 8))
-    .option('--share <p>', 'how likely a domino has dots, which replace the digit', numberWithin(0, 1), 0.5)
+    .option('--share <p>', 'how likely a domino has dots', numberWithin(0, 1), 0.5)
     .option('--digits <n>', 'the digits are 1 to this', wholeNumberWithin(2, 4), 4)
+    .addOption(new Option('--rule <name>', 'what dots do to the digit').choices(RULES).default('replace'))
     .action(async (flags: RelayFlags) => {
       const { makeRelay } = await import('../tasks/relay/make.ts');
-      const { hops, dominoes = Math.max(7, hops), share, digits } = flags;
-      await write('relay', flags, { hops, dominoes, share, digits }, makeRelay);
+      const { hops, dominoes = Math.max(7, hops), share, digits, rule } = flags;
+      await write('relay', flags, { hops, dominoes, share, digits, rule }, makeRelay);
     });
   registerDataInspect(data);
   registerDataStats(data);

@@ -85,9 +85,15 @@ export const recipeSchema = z
     if (recipe.data.source === 'folder' && recipe.data.folder === null) {
       issue(['data'], 'source folder needs folder, the place of the Parquet files');
     }
-    const { latentGradient, pickSupervision } = recipe.latent;
-    if (recipe.activationCheckpointing && (latentGradient === 'through' || pickSupervision > 0)) {
-      issue(['activationCheckpointing'], 'needs latent.latentGradient detached and latent.pickSupervision 0');
+    const { latentGradient, pickSupervision, carrySupervision } = recipe.latent;
+    if (
+      recipe.activationCheckpointing &&
+      (latentGradient === 'through' || pickSupervision > 0 || carrySupervision > 0)
+    ) {
+      issue(
+        ['activationCheckpointing'],
+        'needs latent.latentGradient detached, latent.pickSupervision 0 and latent.carrySupervision 0',
+      );
     }
     const perStage = recipe.latent.epochsPerStage;
     if (Array.isArray(perStage) && perStage.length > recipe.latent.maxLatentStage + 2) {
@@ -96,9 +102,9 @@ export const recipeSchema = z
         `lists more stages than maxLatentStage ${recipe.latent.maxLatentStage} allows`,
       );
     }
-    if (recipe.mode !== 'ivt-lr' && recipe.mode !== 'coconut' && recipe.latent.pickSupervision > 0) {
-      issue(['latent', 'pickSupervision'], `mode ${recipe.mode} has no latent steps to supervise; leave it 0`);
-    }
+    for (const key of ['pickSupervision', 'carrySupervision'] as const)
+      if (recipe.mode !== 'ivt-lr' && recipe.mode !== 'coconut' && recipe.latent[key] > 0)
+        issue(['latent', key], `mode ${recipe.mode} has no latent steps to supervise; leave it 0`);
   });
 
 export type Recipe = z.output<typeof recipeSchema>;

@@ -1,6 +1,6 @@
 /** Rows of different lengths become one batch: padded on both sides so that the latent slots stand in the same columns. */
 import type { ProcessedImage } from '../models/types.ts';
-import { IGNORE, type Rendered } from './render.ts';
+import { type CarriedTokens, IGNORE, type Rendered } from './render.ts';
 
 /** Plain numbers; B rows of S columns. Pads carry the pad id, label -100 and attention 0. */
 export interface Batch<Image = ProcessedImage> {
@@ -14,6 +14,7 @@ export interface Batch<Image = ProcessedImage> {
   /** Of each row, in the order of their tokens. */
   images: (readonly Image[])[];
   pickTargets: (number[][] | null)[];
+  carried?: (CarriedTokens | null)[];
 }
 
 /**
@@ -53,6 +54,7 @@ export function collate<Image = ProcessedImage>(
     latentSteps: first.latentSteps,
     images: [...images],
     pickTargets: rows.map((row) => row.pickTargets ?? null),
+    carried: rows.map((row) => row.carried ?? null),
   };
 }
 

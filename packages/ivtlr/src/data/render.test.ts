@@ -141,6 +141,22 @@ describe('training rows', () => {
     expect(renderTraining(two, { latentSteps: 3, droppedSteps: 3 }).pickTargets).toEqual([[4], [], []]);
   });
 
+  test('what steps hand on follows them, too: of a merged step the last value, beyond the steps the last one', async () => {
+    const carried = { targets: ['1', '2', '3', '1'], values: ['1', '2', '3'] };
+    const four = { ...sample, rationale: 'a. b. c. d', carried };
+    const merged = await tokenizeSample(four, [{ tokens: 3 }], 'train', options);
+    const values = (await options.tokenizer.encodeBatch([' 1', ' 2', ' 3'])).map((ids) => ids.at(-1)!);
+    expect(new Set(values).size).toBe(3);
+    const [one, two, three] = values;
+    expect(merged.carried).toEqual({ targets: [two, three, one], values });
+    expect(renderTraining(merged, { latentSteps: 2, droppedSteps: 2 }).carried).toEqual({
+      targets: [two, three],
+      values,
+    });
+    const padded = renderTraining(merged, { latentSteps: 4, droppedSteps: 4 });
+    expect(padded.carried!.targets).toEqual([two, three, one, one]);
+  });
+
   test('an answer is needed', async () => {
     await expect(tokenizeSample({ ...sample, answer: '' }, [{ tokens: 3 }], 'train', options)).rejects.toThrow(
       /s1 has no answer/,

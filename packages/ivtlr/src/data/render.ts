@@ -6,7 +6,7 @@ import { UserError } from '../errors.ts';
 import { type ChatTemplate, renderChat } from '../text/chat-template.ts';
 import { choiceLetter, type Phase, type PromptProfile, stripText } from '../text/prompt.ts';
 import { expandImages, type PromptImage, requireImageCount, requireImages, writeImages } from '../text/prompt-image.ts';
-import type { Sample, SupervisedSample } from './sample.ts';
+import type { CarriedValues, Sample, SupervisedSample } from './sample.ts';
 
 /** Label of a position that is not trained. */
 export const IGNORE = -100;
@@ -48,9 +48,18 @@ export interface TokenizedSample {
   afterLatentIds: number[];
   /** Per step (after merging), the image tokens it looks at. */
   pickTargets?: number[][];
+  /** Per step (after merging), the token of the value it hands on. */
+  carried?: CarriedTokens;
   /** Steps lost because the sample was too long. */
   truncatedSteps: number;
   latentId: number;
+}
+
+/** A carried value in tokens. */
+export interface CarriedTokens {
+  targets: number[];
+  /** Tokens of all values. */
+  values: number[];
 }
 
 /** One row for a model. */
@@ -66,6 +75,8 @@ export interface Rendered {
   imageTokens: number;
   /** Per latent slot, the image tokens its step looks at; empty lists where nothing is known. */
   pickTargets?: number[][];
+  /** Per latent slot, the token of the value that its step hands on; the last one's beyond the steps there are. */
+  carried?: CarriedTokens;
 }
 
 /**
@@ -137,6 +148,8 @@ export async function tokenizeSample(
     latentId,
   };
   if (training && sample.pickTargets) tokenized.pickTargets = mergeTargets(sample.pickTargets, pieces.length, maxSteps);
+  if (training && sample.carried && pieces.length > 0)
+    tokenized.carried = await carriedTokens(sample.carried, { pieces, maxSteps, tokenizer });
   return tokenized;
 }
 
@@ -149,6 +162,14 @@ export function renderTraining(sample: TokenizedSample, plan: { latentSteps: num
   if (sample.pickTargets) {
     const targets = sample.pickTargets;
     rendered.pickTargets = Array.from({ length: plan.latentSteps }, (_, t) => targets[t] ?? []);
+  }
+  if (sample.carried) {
+    const { targets, values } = sample.carried;
+    const last = targets.length - 1;
+    rendered.carried = {
+      targets: Array.from({ length: plan.latentSteps }, (_, t) => targets[Math.min(t, last)]!),
+      values,
+    };
   }
   return rendered;
 }
@@ -259,6 +280,20 @@ function mergeRuns<T>(items: readonly T[], maxRuns: number): T[][] {
 function mergeTargets(targets: readonly number[][], pieces: number, maxSteps: number): number[][] {
   const perPiece = Array.from({ length: pieces }, (_, index) => targets[index] ?? []);
   return mergeRuns(perPiece, maxSteps).map((run) => [...new Set(run.flat())]);
+}
+
+/** The value of a merged step is that of its last piece. A value's token is the last one of its text, as it stands behind a space. */
+async function carriedTokens(
+  { targets, values }: CarriedValues,
+  { pieces, maxSteps, tokenizer }: { pieces: readonly string[]; maxSteps: number; tokenizer: TextEncoder },
+): Promise<CarriedTokens> {
+  const encoded = await tokenizer.encodeBatch(values.map((value) => ` ${value}`));
+  const tokens = encoded.map((ids) => ids.at(-1)!);
+  const merged = mergeRuns(
+    pieces.map((_, index) => targets[index]!),
+    maxSteps,
+  );
+  return { targets: merged.map((run) => tokens[values.indexOf(run.at(-1)!)]!), values: tokens };
 }
 
 /** The longest run of first steps with at most `room` tokens. */

@@ -19,8 +19,18 @@ export interface Sample {
   pickTargets?: number[][];
   /** Rows and columns of equal cells that `pickTargets` cuts every whole image into. Models see it through grids of their own: `pickTargetTokens`. */
   pickGrid?: readonly [number, number];
+  /** What the reasoning has found out after each of its steps (before merging), where a task knows it. */
+  carried?: CarriedValues;
   /** Anything reports group by, such as domain and topic. */
   meta: Record<string, string>;
+}
+
+/** A value that each step of a reasoning hands to the next one. */
+export interface CarriedValues {
+  /** Per rationale step, the value after it. */
+  targets: readonly string[];
+  /** All values that there can be; each ends with a token of its own. */
+  values: readonly string[];
 }
 
 /** Training samples by place in the epoch; the same arguments must give the same sample in every process. */

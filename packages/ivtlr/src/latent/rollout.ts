@@ -18,6 +18,8 @@ export interface LatentStep {
   imageScores: Tensor | null;
   /** (B, T) float32: the whole row of attention probabilities. */
   scores: Tensor;
+  /** (B, 1, D): the last hidden state, which the latent text is made of. It is what the step before has found out. */
+  hidden: Tensor;
   /** The rows that were inserted, (B, K+1, I) for the full method. */
   inserted: Tensor;
   /** Which of them count, one a row and column; null when all do. */
@@ -83,7 +85,7 @@ export class Rollout {
         ])
       : null;
     this.#steps++;
-    return { picked, imageScores, scores: scores!, inserted, mask };
+    return { picked, imageScores, scores: scores!, hidden: h_B1D, inserted, mask };
   }
 
   insert({ inserted, mask }: Pick<LatentStep, 'inserted' | 'mask'>): void {

@@ -141,7 +141,7 @@ function planOf(recipe: Recipe, samplesPerEpoch: number): Plan {
 }
 
 function traineeOf(recipe: Recipe, task: Task, opened: LoadedModel): Trainee {
-  const { latentGradient, pickSupervision } = recipe.latent;
+  const { latentGradient, pickSupervision, carrySupervision } = recipe.latent;
   const auxiliaryFiles = readAuxiliaryFiles(opened.folder);
   const parameters = [...opened.model.module.namedParameters()].filter(([, parameter]) => parameter.requiresGrad);
   return {
@@ -153,6 +153,7 @@ function traineeOf(recipe: Recipe, task: Task, opened: LoadedModel): Trainee {
         ...latentOptions(settingsFor(recipe, task, opened, stage)),
         latentGradient,
         pickSupervision,
+        carrySupervision,
         activationCheckpointing: recipe.activationCheckpointing,
       }),
     files: (phase, weights) => {

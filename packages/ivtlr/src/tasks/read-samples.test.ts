@@ -181,7 +181,7 @@ test('bad sizes are refused before anything is written', async () => {
 });
 
 test('tasks by name, and the generators they offer', () => {
-  expect(taskNames).toEqual(['m3cot', 'scienceqa', 'dominoes', 'relay', 'relay-6']);
+  expect(taskNames).toEqual(['m3cot', 'scienceqa', 'dominoes', 'relay', 'relay-6', 'relay-add']);
   expect(() => findTask('domino')).toThrow('there is no task domino; known tasks are m3cot, scienceqa, dominoes');
   const { generator } = createDominoes({ hops: 2, dominoes: 4 });
   expect(generator!.sample(1, 'train', 2).rationale.split('. ').length).toBe(3);

@@ -2,11 +2,11 @@
 import { UserError } from '../errors.ts';
 import { dominoes } from './dominoes/dominoes.ts';
 import { m3cot } from './m3cot/m3cot.ts';
-import { relay, relay6 } from './relay/relay.ts';
+import { relay, relay6, relayAdd } from './relay/relay.ts';
 import { scienceqa } from './scienceqa/scienceqa.ts';
 import type { Task } from './task.ts';
 
-const TASKS: readonly Task[] = [m3cot, scienceqa, dominoes, relay, relay6];
+const TASKS: readonly Task[] = [m3cot, scienceqa, dominoes, relay, relay6, relayAdd];
 
 export const taskNames: readonly string[] = TASKS.map((task) => task.name);
 

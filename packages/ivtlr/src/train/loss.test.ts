@@ -35,6 +35,7 @@ const ROWS: TinyRow[] = [
     text: [10, 11, 12],
     seed: 1,
     pickTargets: [[0, 3], [5]],
+    carried: { targets: [21, 23], values: [20, 21, 22, 23] },
   },
   {
     before: [6],
@@ -44,6 +45,7 @@ const ROWS: TinyRow[] = [
     text: [13, 14, 15, 16, 17],
     seed: 2,
     pickTargets: [[], [1]],
+    carried: { targets: [20, 20], values: [20, 21, 22, 23] },
   },
 ];
 const OPTIONS: LossOptions = { ...LATENT_DEFAULTS, patches: 2, latentGradient: 'through', pickSupervision: 0 };
@@ -160,6 +162,11 @@ const VARIANTS: [string, Partial<LossOptions>][] = [
   ],
   ['image hidden from text alone', { hideImageFromText: true, patches: 4 }],
   ['latent vision only', { latentText: 'off', pickSupervision: 0.7 }],
+  ['supervised values', { carrySupervision: 0.6 }],
+  [
+    'supervised values and picks, memory of one step',
+    { carrySupervision: 0.6, latentMemory: 'last', pickSupervision: 0.7 },
+  ],
 ];
 
 describe('through: the gradient of the loss as it is', () => {
@@ -200,6 +207,14 @@ function frozenLoss(options: LossOptions): () => Value {
           const scores = upTo(t).run('detached').scores!.tolist() as number[][];
           pickLoss += scores.reduce((sum, row, b) => sum + pickLossOf(row, b, t), 0) / ROWS.length;
         }
+      let carryLoss = 0;
+      if (options.carrySupervision)
+        for (let t = 1; t <= batch.latentSteps; t++) {
+          const { hidden } = upTo(t).run();
+          const logits = model.logits(hidden.narrow(1, hidden.shape[1]! - 1, 1)).tolist() as number[][][];
+          carryLoss += logits.reduce((sum, [row], b) => sum + carryLossOf(row!, b, t - 1), 0);
+        }
+      carryLoss /= ROWS.length * batch.latentSteps;
       const sequence = upTo(batch.latentSteps);
       const before = sequence.pending;
       const first = batch.latentStart + batch.latentSteps;
@@ -222,7 +237,8 @@ function frozenLoss(options: LossOptions): () => Value {
         }),
       );
       const mean = losses.reduce((a, c) => a + c, 0) / losses.length;
-      return { value: mean + options.pickSupervision * pickLoss, picked: [] };
+      const value = mean + options.pickSupervision * pickLoss + (options.carrySupervision ?? 0) * carryLoss;
+      return { value, picked: [] };
     });
 }
 
@@ -273,6 +289,13 @@ describe('detached: the gradient with what was inserted held fixed', () => {
     expectEqual(gradientSlopes(supervised, 'crossEntropy'), gradientSlopes(plain), 1e-9);
   });
 });
+
+/** -log of the probability of the value that a step hands on, among all values. */
+function carryLossOf(logits: number[], b: number, step: number): number {
+  const { targets, values } = ROWS[b]!.carried!;
+  const sum = values.reduce((total, token) => total + Math.exp(logits[token]!), 0);
+  return Math.log(sum) - logits[targets[step]!]!;
+}
 
 test('the numbers beside the loss', () => {
   scope(() => {
@@ -328,6 +351,39 @@ test('supervision without targets, or without latent steps, is no supervision', 
     const empty = tinyBatch(ROWS.map((row) => ({ ...row, pickTargets: [[], []] })));
     const { loss, crossEntropy: entropy } = trainingLoss(model, empty, { ...OPTIONS, pickSupervision: 1 });
     expect(loss.item()).toBe(entropy.item());
+  });
+});
+
+test('values that are not known are left out of their loss', () => {
+  scope(() => {
+    const carryLoss = (rows: TinyRow[]) =>
+      trainingLoss(model, tinyBatch(rows), { ...OPTIONS, carrySupervision: 1 }).carryLoss;
+    const [first, second] = ROWS as [TinyRow, TinyRow];
+    const { carried: _, ...untold } = second;
+    expect(carryLoss([first, untold])!.item()).toBeCloseTo(carryLoss([first])!.item(), 12);
+    expect(carryLoss([untold])).toBeNull();
+    expect(carryLoss([{ ...first, latentSteps: 0 }])).toBeNull();
+    expect(trainingLoss(model, batch, OPTIONS).carryLoss).toBeNull();
+  });
+});
+
+test('a pass that is cut into segments gives the same loss and gradient with supervised values', () => {
+  const options: LossOptions = { ...OPTIONS, carrySupervision: 0.6, latentGradient: 'detached' };
+  const gradientOf = (observer: LossOptions['observer']) =>
+    scope(() => {
+      const parameter = model.namedParameters().get('lm_head.weight') ?? model.namedParameters().get(CHECKED[0]!)!;
+      const { loss, carryLoss, backward } = trainingLoss(model, batch, { ...options, ...(observer && { observer }) });
+      backward();
+      const gradient = parameter.grad!.tolist();
+      for (const each of model.parameters()) each.grad = null;
+      return { loss: loss.item(), carryLoss: carryLoss!.item(), gradient };
+    });
+  const whole = gradientOf(null);
+  const cut = gradientOf({ require() {}, gradientsComplete() {} });
+  expect(cut.loss).toBeCloseTo(whole.loss, 12);
+  expect(cut.carryLoss).toBeCloseTo(whole.carryLoss, 12);
+  (cut.gradient as number[][]).flat().forEach((value, i) => {
+    expect(value).toBeCloseTo((whole.gradient as number[][]).flat()[i]!, 12);
   });
 });
 

@@ -2,7 +2,16 @@
  * The training loss of a batch (docs/method.md, training): latent steps, then mean cross-entropy over the written text that follows.
  * Shapes: B batch, P prompt columns, S all columns, D hidden size, V vocabulary, N image tokens.
  */
-import { crossEntropy, noGrad, SegmentedPass, type SegmentObserver, scope, type Tensor, tensor } from '@ivtlr/torch';
+import {
+  cat,
+  crossEntropy,
+  noGrad,
+  SegmentedPass,
+  type SegmentObserver,
+  scope,
+  type Tensor,
+  tensor,
+} from '@ivtlr/torch';
 import type { Batch } from '../data/collate.ts';
 import { IGNORE } from '../data/render.ts';
 import type { LatentOptions } from '../latent/options.ts';
@@ -15,6 +24,8 @@ export interface LossOptions extends LatentOptions {
   latentGradient: 'detached' | 'through';
   /** Weight of -log of the target patches' share of the image's attention, summed over steps; 0 is off. */
   pickSupervision: number;
+  /** Weight of the cross-entropy of the values that the latent steps hand on, as the output layer reads them off the last hidden state after each step; 0 is off. */
+  carrySupervision?: number;
   /**
    * Run every decoder layer a second time in the backward pass instead of keeping its activations. Only for `detached` without supervision:
    * gradients that flow through the cache of the latent steps need the whole graph.
@@ -25,7 +36,7 @@ export interface LossOptions extends LatentOptions {
 }
 
 export interface TrainingLoss {
-  /** Scalar: crossEntropy + pickSupervision * pickLoss. With graph, except when the pass is cut into segments. */
+  /** Scalar: crossEntropy + pickSupervision * pickLoss + carrySupervision * carryLoss. With graph, except when the pass is cut into segments. */
   loss: Tensor;
   /** Adds the gradients of `factor * loss` to the parameters' `.grad`. Once. */
   backward(factor?: number): void;
@@ -33,6 +44,8 @@ export interface TrainingLoss {
   crossEntropy: Tensor;
   /** Scalar: mean over rows of the summed -log shares; null when not supervised. */
   pickLoss: Tensor | null;
+  /** Scalar: mean over rows and steps of the cross-entropy of the value handed on, nats; null when not supervised. */
+  carryLoss: Tensor | null;
   /** Labelled tokens, and how many of them were the most likely ones. */
   tokens: number;
   correct: number;
@@ -87,16 +100,25 @@ export function trainingLoss(model: VisionLanguageModel, batch: Batch, options: 
     if (labels.length === 0) throw new RangeError('no token of the batch is labelled');
     const { device } = model;
     let correct = 0;
+    const carry = options.carrySupervision ?? 0;
+    const carried = carry > 0 && steps.length > 0 ? carriedTargets(batch, steps.length) : null;
     const head = () => {
       const chosen = hidden.flatten(0, 1).indexSelect(0, tensor(rows, { dtype: 'int64' }).to({ device }));
       const logits = model.logits(chosen);
       const targets = tensor(labels, { dtype: 'int64' }).to({ device });
       correct = noGrad(() => scope(() => logits.argmax(-1).eq(targets).sum().item()));
-      return [crossEntropy(logits.dtype === 'float64' ? logits : logits.to('float32'), targets)] as const;
+      const entropy = crossEntropy(logits.dtype === 'float64' ? logits : logits.to('float32'), targets);
+      if (!carried) return [entropy];
+      // A step's rows end where the next step is chosen, those of the last step where the written text begins.
+      const ends = [...steps.slice(1).map((step) => step.hidden), hidden.narrow(1, before - 1, 1)];
+      return [entropy, carryLossOf(model, cat(ends, 1), carried)];
     };
-    const [entropy] = segments ? segments.run({ parts: ['head'], depth: Number.POSITIVE_INFINITY }, head) : head();
+    const [entropy, carryLoss = null] = segments
+      ? segments.run({ parts: ['head'], depth: Number.POSITIVE_INFINITY }, head)
+      : (head() as [Tensor, Tensor?]);
     const pickLoss = supervised ? supervision(batch, steps) : null;
-    const whole = pickLoss ? entropy.add(pickLoss, options.pickSupervision) : entropy;
+    const picking = pickLoss ? entropy!.add(pickLoss, options.pickSupervision) : entropy!;
+    const whole = carryLoss ? picking.add(carryLoss, carry) : picking;
     return {
       // Without graph, so that a backward pass which would stop at the last segment cannot happen by mistake.
       loss: segments ? whole.detach() : whole,
@@ -106,6 +128,7 @@ export function trainingLoss(model: VisionLanguageModel, batch: Batch, options: 
       },
       crossEntropy: segments ? entropy.detach() : entropy,
       pickLoss,
+      carryLoss: carryLoss && segments ? carryLoss.detach() : carryLoss,
       tokens: labels.length,
       correct,
       picked: steps.map(({ picked }) => picked),
@@ -153,6 +176,26 @@ function labelledRows(batch: Batch, before: number, width: number): { rows: numb
     }
   });
   return { rows, labels };
+}
+
+/** Tokens of all values, and per row and step the place of the right one among them; null when no row knows any. */
+function carriedTargets({ carried = [] }: Batch, steps: number): { values: number[]; places: number[][] } | null {
+  const values = carried.find((row) => row !== null)?.values;
+  if (!values) return null;
+  const unknown = new Array<number>(steps).fill(IGNORE);
+  return { values, places: carried.map((row) => row?.targets.map((token) => values.indexOf(token)) ?? unknown) };
+}
+
+/** @param ends (B, T, D): the last hidden state after each latent step */
+function carryLossOf(
+  model: VisionLanguageModel,
+  ends: Tensor,
+  { values, places }: { values: number[]; places: number[][] },
+): Tensor {
+  const { device } = model;
+  const logits = model.logits(ends.flatten(0, 1)).indexSelect(1, tensor(values, { dtype: 'int64' }).to({ device }));
+  const targets = tensor(places.flat(), { dtype: 'int64' }).to({ device });
+  return crossEntropy(logits.dtype === 'float64' ? logits : logits.to('float32'), targets);
 }
 
 /** Mean over rows of the summed -log of the targets' share of the attention on the image; null when no target is known. */

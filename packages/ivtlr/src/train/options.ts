@@ -49,6 +49,8 @@ export const latentTrainingSchema = z.strictObject({
   latentGradient: z.enum(['detached', 'through']).default('detached'),
   /** Weight of -log of the normalised score of the known target patches; 0 is off. */
   pickSupervision: z.number().min(0).default(0),
+  /** Weight of the cross-entropy of the value that a step hands on, read off its last hidden state by the output layer among all values; 0 is off. */
+  carrySupervision: z.number().min(0).default(0),
   /** Share of the micro-batches that train an earlier stage; stage 0 is never replayed. */
   replay: fraction.default(0),
 });

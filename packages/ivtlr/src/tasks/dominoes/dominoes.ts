@@ -21,7 +21,7 @@ export function createDominoes(options: Partial<DominoesOptions> = {}): Task {
     name: 'dominoes',
     rowToSample(row, place, index) {
       const sample = m3cotSample(row, place, index);
-      if (sample) addPickTargets(sample);
+      if (sample) addTargets(sample);
       return sample;
     },
     groups: ({ meta }) => ({ topic: meta.topic ?? '' }),
@@ -38,12 +38,13 @@ export function createDominoes(options: Partial<DominoesOptions> = {}): Task {
 
 export const dominoes = createDominoes(DEFAULT_OPTIONS);
 
-/** M3CoT's schema has no place for the cells a step looks at; drawing the sample again from its id gives them back. */
-function addPickTargets(sample: Sample): void {
+/** M3CoT's schema has no place for the cells a step looks at, nor for what it hands on; drawing the sample again from its id gives them back. */
+function addTargets(sample: Sample): void {
   const source = parseSampleId(sample.id);
   if (!source) return;
   const drawn = dominoesSample(source.seed, source.split, source.index, source.options);
   // A file made by another version may hold other samples under the same ids; wrong targets would be worse than none.
   const same = drawn.rationale === sample.rationale && drawn.choices.join() === sample.choices.join();
-  if (same) Object.assign(sample, { pickTargets: drawn.pickTargets, pickGrid: drawn.pickGrid });
+  const { pickTargets, pickGrid, carried } = drawn;
+  if (same) Object.assign(sample, { pickTargets, pickGrid, carried });
 }

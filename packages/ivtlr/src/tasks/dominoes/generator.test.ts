@@ -55,6 +55,7 @@ describe('questions', () => {
           steps.push(`${colour} to ${to}`);
           colour = to;
         }
+        expect(sample.carried!.targets).toEqual(sample.rationale.split('. ').map((step) => step.split(' ').at(-1)));
         expect(sample.choices['ABCD'.indexOf(sample.answer)]).toBe(colour);
         expect(splitSteps(sample.rationale, 99)).toEqual([...steps, `${colour} is ${sample.answer}`]);
       }),

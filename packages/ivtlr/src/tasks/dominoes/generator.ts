@@ -73,6 +73,10 @@ export function dominoesSample(
     answer: choiceLetter(letter),
     pickTargets: cells.slice(0, hops + 1).map((cell) => [cell]),
     pickGrid: [GRID, GRID],
+    carried: {
+      targets: [...Array.from({ length: hops }, (_, hop) => name(hop + 1)), choiceLetter(letter)],
+      values: [...NAMES, ...Array.from({ length: CHOICES }, (_, i) => choiceLetter(i))],
+    },
     meta: { domain: 'dominoes', topic: `${hops} hops`, category: `${dominoes} dominoes`, split },
   };
 }

@@ -19,9 +19,9 @@ import { CELL, COLOURS, GRID, IMAGE_SIDE } from '../dominoes/image.ts';
 import { readSamples } from '../read-samples.ts';
 import { SPLITS } from '../task.ts';
 import { UNKNOWN, writeWordTokenizer } from '../word-tokenizer.ts';
-import { checkOptions, digitReading, imageReading, parseSampleId, relaySample } from './generator.ts';
+import { checkOptions, digitReading, imageReading, parseSampleId, RULES, relaySample } from './generator.ts';
 import { makeRelay } from './make.ts';
-import { relay, relay6 } from './relay.ts';
+import { relay, relay6, relayAdd } from './relay.ts';
 import { RELAY_VOCABULARY } from './vocabulary.ts';
 
 interface Seen {
@@ -58,6 +58,7 @@ const dials = fc
     more: fc.integer({ min: 0, max: 6 }),
     share: fc.constantFrom(0, 0.25, 0.5, 1),
     digits: fc.integer({ min: 2, max: 4 }),
+    rule: fc.constantFrom(...RULES),
   })
   .map(({ more, ...given }) => checkOptions({ ...given, dominoes: Math.min(8, given.hops + more) }));
 const anySample = fc
@@ -77,7 +78,8 @@ describe('questions', () => {
         for (let hop = 0; hop < options.hops; hop++) {
           const { to, dots, cell } = seen.get(colour)!;
           expect(sample.pickTargets![hop]).toEqual([cell]);
-          digit = dots || digit;
+          digit = options.rule === 'add' ? ((digit + dots - 1) % options.digits) + 1 : dots || digit;
+          expect(sample.carried!.targets[hop]).toBe(String(digit));
           steps.push(`${colour} to ${to} plus ${dots} is ${digit}`);
           colour = to;
         }
@@ -117,6 +119,26 @@ describe('questions', () => {
     expect(share(right.common)).toBeLessThan(0.6);
   });
 
+  test('where dots are added, nothing but all of them says the answer', () => {
+    const samples = 2000;
+    const right = { first: 0, hop: [0, 0, 0], butOne: [0, 0, 0] };
+    for (let index = 0; index < samples; index++) {
+      const { question, rationale, answer } = relayAdd.generator!.sample(8, 'train', index);
+      const first = Number(/with (\d)/.exec(question)![1]);
+      const dots = splitSteps(rationale, 9).map((step) => Number(step.split(' ')[4]!));
+      const all = dots.reduce((sum, number) => sum + number, first);
+      expect(((all - 1) % 4) + 1).toBe(Number(answer));
+      if (String(first) === answer) right.first++;
+      dots.forEach((count, hop) => {
+        if (String(count) === answer) right.hop[hop]!++;
+        if (((all - count - 1) % 4) + 1 === Number(answer)) right.butOne[hop]!++;
+      });
+    }
+    for (const count of [right.first, ...right.butOne]) expect(Math.abs(count / samples - 0.25)).toBeLessThan(0.04);
+    // Dots are 0 to 3, answers 1 to 4.
+    for (const count of right.hop) expect(Math.abs(count / samples - 0.1875)).toBeLessThan(0.04);
+  });
+
   test('of so many neighbours as there are digits each has another answer', () => {
     for (let block = 0; block < 40; block++) {
       const answers = [0, 1, 2, 3].map((i) => relaySample(5, 'test', block * 4 + i).answer);
@@ -125,10 +147,12 @@ describe('questions', () => {
   });
 
   test('a sample is a pure function of seed, split, index and dials, which its id says', () => {
-    const options = checkOptions({ hops: 5, dominoes: 8, share: 0.25, digits: 3 });
-    const made = relaySample(12, 'validation', 34, options);
-    expect(relaySample(12, 'validation', 34, options)).toEqual(made);
-    expect(parseSampleId(made.id)).toEqual({ seed: 12, split: 'validation', index: 34, options });
+    for (const rule of RULES) {
+      const options = checkOptions({ hops: 5, dominoes: 8, share: 0.25, digits: 3, rule });
+      const made = relaySample(12, 'validation', 34, options);
+      expect(relaySample(12, 'validation', 34, options)).toEqual(made);
+      expect(parseSampleId(made.id)).toEqual({ seed: 12, split: 'validation', index: 34, options });
+    }
     expect(parseSampleId('dominoes-train-seed1-hops3-of7-4')).toBeNull();
     const ids = SPLITS.flatMap((split) => [0, 1].map((seed) => relaySample(seed, split, 3).rationale));
     expect(new Set(ids).size).toBe(6);
@@ -220,12 +244,14 @@ describe('texts', () => {
       const rendered = await renderSupervised(reading, { tokens: 16 }, options);
       expect(rendered.ids).not.toContain(tokenizer.tokenToId(UNKNOWN));
       expect(names(rendered.ids.filter((_, i) => rendered.labels[i] !== -100))).toEqual(predicted);
-      const text = digitReading(2, 'train', index)
-        .segments.map(({ text }) => text)
-        .join('');
-      for (const line of text.trim().split('\n')) {
-        const [digit, , dots, , last] = line.split(' ').map(Number);
-        expect(last).toBe(dots || digit);
+      for (const rule of RULES) {
+        const text = digitReading(2, 'train', index, 6, checkOptions({ rule }))
+          .segments.map(({ text }) => text)
+          .join('');
+        for (const line of text.trim().split('\n')) {
+          const [digit, , dots, , last] = line.split(' ').map(Number) as number[];
+          expect(last).toBe(rule === 'add' ? ((digit! + dots! - 1) % 4) + 1 : dots || digit);
+        }
       }
     }
     expect(() => imageReading(2, 'train', 0, 9)).toThrow(/1 to 8 dominoes, not 9/);

@@ -1,7 +1,8 @@
 /**
  * Questions about dominoes with dots, drawn at will. They are followed by colour as in the task dominoes, with a digit in hand: dots above a domino
  * take its place, a domino without dots leaves it. Which digit is it at the end? Neither the first digit nor the last domino says so: the last
- * one that is followed never has dots, and some earlier one does, each of them being the last such one equally often. Every sample is a pure function of (seed, split, index, dials).
+ * one that is followed never has dots, and some earlier one does, each of them being the last such one equally often. By another rule dots are added
+ * to the digit, which starts again at 1 beyond the largest one; then no domino can be left out. Every sample is a pure function of (seed, split, index, dials).
  */
 import type { RawImage, Sample, SupervisedSample } from '../../data/sample.ts';
 import { UserError } from '../../errors.ts';
@@ -19,9 +20,14 @@ export interface RelayOptions {
   share: number;
   /** Digits are 1 to this; a domino has none or so many dots. */
   digits: number;
+  /** What dots do to the digit in hand. */
+  rule: Rule;
 }
 
-export const DEFAULT_OPTIONS: RelayOptions = { hops: 3, dominoes: 7, share: 0.5, digits: 4 };
+export const RULES = ['replace', 'add'] as const;
+export type Rule = (typeof RULES)[number];
+
+export const DEFAULT_OPTIONS: RelayOptions = { hops: 3, dominoes: 7, share: 0.5, digits: 4, rule: 'replace' };
 
 const CELLS = GRID * GRID;
 const NAMES = COLOURS.map(([name]) => name);
@@ -39,6 +45,7 @@ interface Cycle {
 /** @throws UserError when no question can be asked with these dials. */
 export function checkOptions(options: Partial<RelayOptions> = {}): RelayOptions {
   const { hops = DEFAULT_OPTIONS.hops, share = DEFAULT_OPTIONS.share, digits = DEFAULT_OPTIONS.digits } = options;
+  const { rule = DEFAULT_OPTIONS.rule } = options;
   const { dominoes = Math.max(DEFAULT_OPTIONS.dominoes, hops) } = options;
   const whole = (name: string, value: number, least: number, most: number) => {
     if (!Number.isInteger(value) || value < least || value > most)
@@ -49,7 +56,8 @@ export function checkOptions(options: Partial<RelayOptions> = {}): RelayOptions 
   whole('digits', digits, 2, MOST_DOTS);
   if (!(share >= 0 && share <= 1))
     throw new UserError(`relay: the share of dominoes with dots should be from 0 to 1, not ${share}`);
-  return { hops, dominoes, share, digits };
+  if (!RULES.includes(rule)) throw new UserError(`relay: the rule should be ${RULES.join(' or ')}, not ${rule}`);
+  return { hops, dominoes, share, digits, rule };
 }
 
 /** Sample `index` of a seed and split. Of so many neighbouring samples as there are digits each has another answer. */
@@ -59,23 +67,31 @@ export function relaySample(
   index: number,
   options: RelayOptions = DEFAULT_OPTIONS,
 ): Sample {
-  const { hops, dominoes, share, digits } = options;
+  const { hops, dominoes, digits, rule } = options;
   const splitIndex = SPLITS.indexOf(split);
   const random = new Random(STREAM.question, seed, splitIndex, index);
   const colours = random.permutation(COLOURS.length).slice(0, dominoes);
   const cells = random.permutation(CELLS).slice(0, dominoes);
-  const dots = cells.map(() => drawDots(random, share, digits));
+  const dots = cells.map(() => drawDots(random, options));
   const answers = new Random(STREAM.answers, seed, splitIndex, Math.floor(index / digits)).permutation(digits);
   const answer = answers[index % digits]! + 1;
   const first = 1 + random.below(digits);
-  // Whichever domino decides, but the last one, it is equally likely: a single look finds it in one of hops - 1 cases.
-  const deciding = random.below(hops - 1);
-  dots[deciding] = answer;
-  dots.fill(0, deciding + 1, hops);
+  if (rule === 'replace') {
+    // Whichever domino decides, but the last one, it is equally likely: a single look finds it in one of hops - 1 cases.
+    const deciding = random.below(hops - 1);
+    dots[deciding] = answer;
+    dots.fill(0, deciding + 1, hops);
+  } else {
+    // What the others leave over is the first domino's, so that all of them are drawn alike and the answers are dealt out.
+    const others = dots.slice(1, hops).reduce((sum, number) => sum + number, first);
+    dots[0] = (((answer - others) % digits) + digits) % digits;
+  }
   const name = (place: number) => NAMES[colours[place % dominoes]!]!;
+  const carried: string[] = [];
   let digit = first;
   const steps = Array.from({ length: hops }, (_, hop) => {
-    digit = dots[hop]! || digit;
+    digit = afterDots(digit, dots[hop]!, options);
+    carried.push(String(digit));
     return `${name(hop)} to ${name(hop + 1)} plus ${dots[hop]} is ${digit}`;
   });
   return {
@@ -87,6 +103,7 @@ export function relaySample(
     answer: String(answer),
     pickTargets: cells.slice(0, hops).map((cell) => [cell]),
     pickGrid: [GRID, GRID],
+    carried: { targets: carried, values: Array.from({ length: digits }, (_, i) => String(i + 1)) },
     meta: { domain: 'relay', topic: `${hops} hops`, category: `${dominoes} dominoes`, split },
   };
 }
@@ -97,7 +114,7 @@ export function imageReading(
   split: Split,
   index: number,
   dominoes: number,
-  { share, digits }: RelayOptions = DEFAULT_OPTIONS,
+  options: RelayOptions = DEFAULT_OPTIONS,
 ): SupervisedSample {
   if (!Number.isInteger(dominoes) || dominoes < 1 || dominoes > COLOURS.length) {
     throw new UserError(`relay: an image should have 1 to ${COLOURS.length} dominoes, not ${dominoes}`);
@@ -105,7 +122,7 @@ export function imageReading(
   const random = new Random(STREAM.image, seed, SPLITS.indexOf(split), index);
   const colours = random.permutation(COLOURS.length).slice(0, dominoes);
   const cells = random.permutation(CELLS).slice(0, dominoes);
-  const dots = cells.map(() => drawDots(random, share, digits));
+  const dots = cells.map(() => drawDots(random, options));
   const drawn = image({ colours, cells, dots }, random);
   const segments = random.permutation(dominoes).flatMap((place) => [
     { text: `${NAMES[colours[place]!]} to `, loss: false },
@@ -123,39 +140,50 @@ export function digitReading(
   split: Split,
   index: number,
   lines = 6,
-  { share, digits }: RelayOptions = DEFAULT_OPTIONS,
+  options: RelayOptions = DEFAULT_OPTIONS,
 ): SupervisedSample {
   const random = new Random(STREAM.digits, seed, SPLITS.indexOf(split), index);
   const segments = Array.from({ length: lines }, () => {
-    const digit = 1 + random.below(digits);
-    const dots = drawDots(random, share, digits);
+    const digit = 1 + random.below(options.digits);
+    const dots = drawDots(random, options);
     return [
       { text: `${digit} plus ${dots} is `, loss: false },
-      { text: String(dots || digit), loss: true },
+      { text: String(afterDots(digit, dots, options)), loss: true },
       { text: '\n', loss: false },
     ];
   });
   return { segments: segments.flat() };
 }
 
-function drawDots(random: Random, share: number, digits: number): number {
-  return random.between(0, 1) < share ? 1 + random.below(digits) : 0;
+/** As many dots as digits would add nothing, so there are fewer where dots are added. */
+function drawDots(random: Random, { share, digits, rule }: RelayOptions): number {
+  return random.between(0, 1) < share ? 1 + random.below(rule === 'add' ? digits - 1 : digits) : 0;
+}
+
+function afterDots(digit: number, dots: number, { digits, rule }: RelayOptions): number {
+  if (rule === 'add') return ((digit + dots - 1) % digits) + 1;
+  return dots || digit;
 }
 
 /** Name of a sample; `parseSampleId` gives back what it was drawn from. */
-function sampleId(seed: number, split: Split, index: number, { hops, dominoes, share, digits }: RelayOptions): string {
-  return `relay-${split}-seed${seed}-hops${hops}-of${dominoes}-share${share}-digits${digits}-${index}`;
+function sampleId(seed: number, split: Split, index: number, options: RelayOptions): string {
+  const { hops, dominoes, share, digits, rule } = options;
+  const added = rule === 'add' ? '-add' : '';
+  return `relay-${split}-seed${seed}-hops${hops}-of${dominoes}-share${share}-digits${digits}${added}-${index}`;
 }
 
 /** What a sample id was made from, or null when it is none of ours. */
 export function parseSampleId(id: string): { seed: number; split: Split; index: number; options: RelayOptions } | null {
   const match =
-    /^relay-(train|validation|test)-seed(\d+)-hops([2-8])-of([2-8])-share([01](?:\.\d+)?)-digits([2-4])-(\d+)$/.exec(
+    /^relay-(train|validation|test)-seed(\d+)-hops([2-8])-of([2-8])-share([01](?:\.\d+)?)-digits([2-4])(-add)?-(\d+)$/.exec(
       id,
     );
   if (!match) return null;
-  const [, split, seed, hops, dominoes, share, digits, index] = match;
-  const options = { hops: Number(hops), dominoes: Number(dominoes), share: Number(share), digits: Number(digits) };
+  const [, split, seed, hops, dominoes, share, digits, added, index] = match;
+  const options: RelayOptions = {
+    ...{ hops: Number(hops), dominoes: Number(dominoes), share: Number(share), digits: Number(digits) },
+    rule: added ? 'add' : 'replace',
+  };
   return { seed: Number(seed), split: split as Split, index: Number(index), options };
 }
 

@@ -40,6 +40,8 @@ export function createRelay(name: string, options: Partial<RelayOptions> = {}): 
 }
 
 export const relay = createRelay('relay');
+/** Dots are added to the digit in hand instead of replacing it. */
+export const relayAdd = createRelay('relay-add', { rule: 'add', share: 0.75 });
 /** Six hops instead of three. */
 export const relay6 = createRelay('relay-6', { hops: 6 });
 
@@ -61,18 +63,19 @@ function relayRow(row: Row, place: string, index: number): Sample | null {
     answer,
     meta: { domain: textField(row, 'domain', place, ''), topic: textField(row, 'topic', place, '') },
   };
-  addPickTargets(sample);
+  addTargets(sample);
   return sample;
 }
 
-/** M3CoT's schema has no place for the cells a step looks at; drawing the sample again from its id gives them back. */
-function addPickTargets(sample: Sample): void {
+/** M3CoT's schema has no place for the cells a step looks at, nor for what it hands on; drawing the sample again from its id gives them back. */
+function addTargets(sample: Sample): void {
   const source = parseSampleId(sample.id);
   if (!source) return;
   const drawn = relaySample(source.seed, source.split, source.index, source.options);
   // A file made by another version may hold other samples under the same ids; wrong targets would be worse than none.
   const same = drawn.rationale === sample.rationale && drawn.question === sample.question;
-  if (same) Object.assign(sample, { pickTargets: drawn.pickTargets, pickGrid: drawn.pickGrid });
+  const { pickTargets, pickGrid, carried } = drawn;
+  if (same) Object.assign(sample, { pickTargets, pickGrid, carried });
 }
 
 /** Strict: the one digit after "answer is". The official code does not know the task; its rule for letters, which looks at all of them, is applied to digits. */
