@@ -136,11 +136,14 @@ test('the cases are worth comparing', () => {
   expect(new Set(labels).size).toBeGreaterThan(1);
 });
 
+const WAYS = [
+  ['two processes, ZeRO stages 0 to 3', 2, [0, 1, 2, 3]],
+  ['one process with the micro-batches of both', 1, [0]],
+] as const;
+
 describe.each(cases)('%s', (_, golden, other) => {
-  test.each([
-    ['two processes, ZeRO stages 0 to 3', 2, [0, 1, 2, 3]],
-    ['one process with the micro-batches of both', 1, [0]],
-  ] as const)('%s', async (_, world, stages) => {
+  // One process takes long on Chameleon's thousand image tokens, and adds little.
+  test.each(other ? WAYS : WAYS.slice(0, 1))('%s', async (_, world, stages) => {
     const start = writeStart(golden);
     const { optimiser } = ddp;
     const results = await runRanks(world, script, { golden, stages, folder, optimiser }, { timeout: 100 });
