@@ -143,7 +143,7 @@ export class ShardedParameters implements SegmentObserver, Disposable {
     this.require([]);
     while (this.#order.length > 0) this.#next();
     // The next round needs the memory of what is still on its way.
-    if (this.stage > 1) this.finishReductions();
+    if (this.stage > 1 && this.#reads) this.finishReductions();
   }
 
   /** Waits for all reductions of the step. */
@@ -162,12 +162,6 @@ export class ShardedParameters implements SegmentObserver, Disposable {
   gradientsComplete(part: string): void {
     this.#complete.add(part);
     this.#lookAhead();
-    if (this.stage < 3) return;
-    // Gradients leave gaps in the heap, which grows without this until the last layer.
-    for (const { flat } of this.#parts.get(part)!) if (flat.trained) this.#unused += flat.shardBytes * this.#group.size;
-    if (this.#unused < TRIM_FROM) return;
-    this.#unused = 0;
-    trimHeap();
   }
 
   /** Sends what is complete, and starts gathering the part that comes next. */
@@ -231,7 +225,17 @@ export class ShardedParameters implements SegmentObserver, Disposable {
       while (this.stage > 1 && this.#pending.length >= REDUCTIONS_AT_ONCE) this.#settle();
       const purpose = `gradients of ${part}`;
       this.#pending.push(scope(() => (this.#reads ? this.#sumInPlace(held, purpose) : this.#sumCopies(held, purpose))));
+      if (held.flat.device === 'cpu') this.#unused += held.flat.shardBytes * this.#group.size;
     }
+    if (this.stage === 3 && this.#unused >= TRIM_FROM) this.#spareMemory();
+  }
+
+  /** Gradients leave gaps in the heap, which grows without this until the last layer. All processes come here at the same point of the round's order. */
+  #spareMemory(): void {
+    this.#unused = 0;
+    // Sums in each other's memory are made while they are waited for, so that nothing is lost by doing it now.
+    if (this.#reads) this.finishReductions();
+    trimHeap();
   }
 
   /** The others read the gradients where the backward pass has left them. */
