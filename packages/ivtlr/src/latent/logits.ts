@@ -3,7 +3,7 @@
  * row's own random numbers.
  * Shapes: m rows, V vocabulary.
  */
-import { cat, full, type Tensor, tensor } from '@ivtlr/torch';
+import { cat, full, type Tensor, tensor, toDevice } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import { indexTensor } from '../models/common/index-tensor.ts';
 import { isGreedy, type Sampling } from './sampling.ts';
@@ -56,7 +56,7 @@ export function processLogits(logits_mV: Tensor, rows: readonly SampledRow[]): T
 export function drawTokens(scores_mV: Tensor, uniforms: readonly number[]): Tensor {
   const [rows, vocabulary] = scores_mV.shape as [number, number];
   const sums = ops.cumsum(scores_mV.softmax(-1), -1, 'float64');
-  const at = tensor(Float64Array.from(uniforms)).to({ device: scores_mV.device }).view([rows, 1]);
+  const at = toDevice(tensor(Float64Array.from(uniforms)), scores_mV.device).view([rows, 1]);
   return ops.searchsorted_Tensor(sums, at.mul(sums.narrow(1, vocabulary - 1, 1)), false, true).squeeze(1);
 }
 
@@ -74,7 +74,7 @@ function penalise(scores: Tensor, rows: readonly SampledRow[]): Tensor {
   if (places.length === 0) return scores;
   const flat = scores.flatten();
   const index = indexTensor(places, scores.device);
-  const penalty = tensor(Float32Array.from(penalties)).to({ device: scores.device });
+  const penalty = toDevice(tensor(Float32Array.from(penalties)), scores.device);
   const had = flat.gather(0, index);
   const changed = ops.where_self(had.lt(0), had.mul(penalty), had.div(penalty));
   return flat.scatter(0, index, changed).view(scores.shape);
@@ -136,5 +136,5 @@ function onSome(
 /** (m, 1) of the dtype and on the device of `like`. */
 function column(options: readonly Sampling[], value: (sampling: Sampling) => number, like: Tensor): Tensor {
   const made = tensor(Float64Array.from(options, value)).view([options.length, 1]);
-  return made.to({ dtype: like.dtype, device: like.device });
+  return toDevice(made.to(like.dtype), like.device);
 }

@@ -3,7 +3,7 @@
  * vision), push both as the next input.
  * Shapes: B batch, K patches, D hidden size, I width of an input row, N image tokens, T all positions so far.
  */
-import { stack, type Tensor, tensor } from '@ivtlr/torch';
+import { stack, type Tensor, tensor, toDevice } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import type { AttentionScores } from '../models/types.ts';
 import { atColumns } from './image-columns.ts';
@@ -118,7 +118,7 @@ export class Rollout {
     const images = this.sequence.prompt.images!;
     const [B, , I] = images.shape as [number, number, number];
     const filled = picked.flatMap((row) => [...new Array<number>(K - row.length).fill(0), ...row].map(BigInt));
-    const index = tensor(BigInt64Array.from(filled), { shape: [B, K, 1] }).to({ device: images.device });
+    const index = toDevice(tensor(BigInt64Array.from(filled), { shape: [B, K, 1] }), images.device);
     const tokens = images.gather(1, index.expand([B, K, I]));
     const z = latentVision(tokens, this.sequence.model.hiddenSize, this.#options);
     return this.#options.latentVision === 'swap' ? z.roll(1, 0) : z;

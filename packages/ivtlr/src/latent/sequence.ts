@@ -3,7 +3,7 @@
  * tokens all go this way, in training and inference alike.
  * Shapes: B batch, R rows of one push, D hidden size, A position axes, T all positions so far.
  */
-import { cat, empty, fromBytes, type SegmentedPass, stack, type Tensor, tensor } from '@ivtlr/torch';
+import { cat, empty, fromBytes, type SegmentedPass, stack, type Tensor, tensor, toDevice } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import type { Batch } from '../data/collate.ts';
 import type { KeyValueCache } from '../models/common/kv-cache.ts';
@@ -61,7 +61,7 @@ export function embedPrompt(
       at += images.length;
       return tokens[b] === longest ? own : ops.constant_pad_nd(own, [0, 0, 0, longest - tokens[b]!]);
     });
-    const isImage = tensor(ids.map((row) => row.map((id) => id === model.imageTokenId))).to({ device: model.device });
+    const isImage = toDevice(tensor(ids.map((row) => row.map((id) => id === model.imageTokenId))), model.device);
     const filled = ops.masked_scatter(rows, isImage.unsqueeze(-1).expand(rows.shape), cat(encoded, 0).to(rows.dtype));
     return [filled, stack(perRow)];
   };
@@ -88,7 +88,7 @@ function checkImageTokens(columns: readonly number[], tokens: number): void {
 /** (B, R) int64 */
 export function toIds(ids: readonly (readonly number[])[], device: string): Tensor {
   const made = tensor(BigInt64Array.from(ids.flat(), BigInt), { shape: [ids.length, ids[0]?.length ?? 0] });
-  return device === 'cpu' ? made : made.to({ device });
+  return toDevice(made, device);
 }
 
 /** (B, R) bool, or null when nothing is masked. */
@@ -100,7 +100,7 @@ export function validTensor(mask: readonly (readonly number[])[], device: string
     'bool',
     [mask.length, mask[0]!.length],
   );
-  return device === 'cpu' ? made : made.to({ device });
+  return toDevice(made, device);
 }
 
 /** What stands in a sequence: the prompt, the rows of latent steps, and the text behind them. */
@@ -163,8 +163,7 @@ export class Sequence {
     const flat = new BigInt64Array(B * R);
     for (let b = 0; b < B; b++)
       for (let r = 0; r < R; r++) flat[b * R + r] = BigInt(mask && !mask[b]![r] ? this.#next[b]! : this.#next[b]!++);
-    let positions = fromBytes(new Uint8Array(flat.buffer), 'int64', [1, B, R]);
-    if (this.model.device !== 'cpu') positions = positions.to({ device: this.model.device });
+    const positions = toDevice(fromBytes(new Uint8Array(flat.buffer), 'int64', [1, B, R]), this.model.device);
     const valid = mask ? validTensor(mask, this.model.device) : null;
     this.#pending.push({ rows, valid, positions: positions.expand([axes, B, R]), kind: latent ? 'latent' : 'text' });
   }

@@ -11,6 +11,7 @@ import {
   scope,
   type Tensor,
   tensor,
+  toDevice,
 } from '@ivtlr/torch';
 import type { Batch } from '../data/collate.ts';
 import { IGNORE } from '../data/render.ts';
@@ -103,9 +104,9 @@ export function trainingLoss(model: VisionLanguageModel, batch: Batch, options: 
     const carry = options.carrySupervision ?? 0;
     const carried = carry > 0 && steps.length > 0 ? carriedTargets(batch, steps.length) : null;
     const head = () => {
-      const chosen = hidden.flatten(0, 1).indexSelect(0, tensor(rows, { dtype: 'int64' }).to({ device }));
+      const chosen = hidden.flatten(0, 1).indexSelect(0, toDevice(tensor(rows, { dtype: 'int64' }), device));
       const logits = model.logits(chosen);
-      const targets = tensor(labels, { dtype: 'int64' }).to({ device });
+      const targets = toDevice(tensor(labels, { dtype: 'int64' }), device);
       correct = noGrad(() => scope(() => logits.argmax(-1).eq(targets).sum().item()));
       const entropy = crossEntropy(logits.dtype === 'float64' ? logits : logits.to('float32'), targets);
       if (!carried) return [entropy];
@@ -193,8 +194,8 @@ function carryLossOf(
   { values, places }: { values: number[]; places: number[][] },
 ): Tensor {
   const { device } = model;
-  const logits = model.logits(ends.flatten(0, 1)).indexSelect(1, tensor(values, { dtype: 'int64' }).to({ device }));
-  const targets = tensor(places.flat(), { dtype: 'int64' }).to({ device });
+  const logits = model.logits(ends.flatten(0, 1)).indexSelect(1, toDevice(tensor(values, { dtype: 'int64' }), device));
+  const targets = toDevice(tensor(places.flat(), { dtype: 'int64' }), device);
   return crossEntropy(logits.dtype === 'float64' ? logits : logits.to('float32'), targets);
 }
 
@@ -216,10 +217,10 @@ function supervision(batch: Batch, steps: readonly LatentStep[]): Tensor | null 
     if (!known.some(Boolean)) return;
     const { device } = imageScores;
     const share = imageScores
-      .mul(tensor(weights, { shape: [B, N] }).to({ device }))
+      .mul(toDevice(tensor(weights, { shape: [B, N] }), device))
       .sum(1)
       .div(imageScores.sum(1));
-    const isKnown = tensor(Array.from(known, Boolean)).to({ device });
+    const isKnown = toDevice(tensor(Array.from(known, Boolean)), device);
     const loss = share.add(1e-6).log().neg().mul(isKnown).sum();
     sum = sum ? sum.add(loss) : loss;
   });

@@ -1,5 +1,6 @@
 export * from './autograd.ts';
 export * from './creation.ts';
+export { type Crossings, countCrossings } from './crossings.ts';
 export type { Device, DType, TypedArray } from './dtype.ts';
 export { ARRAYS, elementSize } from './dtype.ts';
 export { OutOfMemoryError, TorchError } from './errors.ts';

@@ -1,3 +1,4 @@
+import { countsCrossings, noteRead, noteUpload } from './crossings.ts';
 import { ARRAYS, type Device, type DType, type TypedArray } from './dtype.ts';
 import { TorchError } from './errors.ts';
 import { native } from './native.ts';
@@ -122,6 +123,7 @@ export class Tensor {
 
   /** Raw little-endian bytes of the elements in row-major order, copied. */
   bytes(): Uint8Array {
+    noteRead();
     const bytes = new Uint8Array(this.nbytes);
     native.copyBytes(this, bytes);
     return bytes;
@@ -171,6 +173,7 @@ export class Tensor {
   /** Converts to a dtype, a device, or both; shares memory when nothing changes. */
   to(target: DType | Device | { dtype?: DType; device?: Device }): Tensor {
     const o = typeof target === 'object' ? target : target in ARRAYS ? { dtype: target as DType } : { device: target };
+    if (o.device !== undefined && countsCrossings() && this.device === 'cpu') noteUpload();
     return aten.toCopy(this, o.dtype ?? null, null, o.device ?? null);
   }
   view(shape: readonly number[]): Tensor {

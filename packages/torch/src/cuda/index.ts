@@ -3,3 +3,4 @@ export * from './event.ts';
 export * from './graph.ts';
 export * from './pinned.ts';
 export * from './stream.ts';
+export * from './upload.ts';

@@ -1,5 +1,5 @@
 /** Positions of prompts whose tokens all count alike. Shapes: B batch, S sequence. */
-import { fromBytes } from '@ivtlr/torch';
+import { fromBytes, toDevice } from '@ivtlr/torch';
 import type { PromptPositions } from '../types.ts';
 
 /** 0, 1, 2 .. for every token that counts, 0 on pads: (1, B, S), what the official IVT-LR code passes. */
@@ -12,5 +12,5 @@ export function sequentialPositions(mask: readonly (readonly number[])[], device
     return at;
   });
   const positions = fromBytes(new Uint8Array(flat.buffer), 'int64', [1, mask.length, S]);
-  return { positions: device === 'cpu' ? positions : positions.to({ device }), next };
+  return { positions: toDevice(positions, device), next };
 }

@@ -1,5 +1,5 @@
 /** Qwen2-VL and its relatives: vision tower, decoder and language head under the checkpoint's names, as a VisionLanguageModel. */
-import { type FactoryOptions, fromBytes, type LinearLayer, type Module, type Tensor } from '@ivtlr/torch';
+import { type FactoryOptions, fromBytes, type LinearLayer, type Module, type Tensor, toDevice } from '@ivtlr/torch';
 import { Decoder, type DecoderTraits } from '../common/decoder.ts';
 import { DecoderModel, languageHead } from '../common/decoder-model.ts';
 import { initializeWeights } from '../common/initialize.ts';
@@ -95,7 +95,7 @@ export abstract class QwenVL<Config extends QwenVLConfig> extends DecoderModel<C
       return at;
     });
     const positions = fromBytes(new Uint8Array(flat.buffer), 'int64', [3, B, S]);
-    return { positions: this.device === 'cpu' ? positions : positions.to({ device: this.device }), next };
+    return { positions: toDevice(positions, this.device), next };
   }
 
   /** Random weights for training from scratch. */
