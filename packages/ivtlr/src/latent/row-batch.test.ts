@@ -2,8 +2,8 @@
 import { liveTensorCount, manualSeed, noGrad, randn, scope, setNumThreads } from '@ivtlr/torch';
 import fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
-import { TINY_IDS, tinyImage, tinyModel } from '../../../../test/tiny-model.ts';
 import { RunAgain } from '../../../../test/run-again.ts';
+import { TINY_IDS, tinyImage, tinyModel } from '../../../../test/tiny-model.ts';
 import { createModel } from '../models/registry.ts';
 import type { ProcessedImage, VisionLanguageModel } from '../models/types.ts';
 import { tokensOf } from './image-columns.ts';

@@ -76,6 +76,11 @@ export class RowBatch {
     return this.#cache?.bytes ?? 0;
   }
 
+  /** Columns of each slot that no row fills. */
+  get spareColumns(): number {
+    return this.#steps.spareColumns;
+  }
+
   /** Makes the cache anew with room for so many rows and positions. Only while no row is on its way. */
   reserve(slots: number, positions: number): void {
     if (this.#rows.size > 0) throw new RangeError('the cache cannot be made anew while rows are in it');
@@ -172,11 +177,8 @@ export class RowBatch {
       pieces.map(({ row, size }) => row.pending!.narrow(0, 0, size)),
       0,
     ).unsqueeze(0);
-    const { hidden, scores, next } = this.#steps.forwardRows(inputs, {
-      positions: this.#positions(pieces),
-      cache: this.#cache!,
-      groups: groups.map(describeGroup),
-    });
+    const where = { positions: this.#positions(pieces), cache: this.#cache!, groups: groups.map(describeGroup) };
+    const { hidden, scores, next } = this.#steps.forwardRows(inputs, where);
     let at = 0;
     let scored = 0;
     /** Where each row that has run all it had stands in `hidden`, and its attention probabilities, (T of its group). */

@@ -6,7 +6,7 @@
  */
 import { keep, scope, type Tensor, TorchError, zeros } from '@ivtlr/torch';
 import { indexTensor } from '../models/common/index-tensor.ts';
-import type { SlotCache } from '../models/common/slot-cache.ts';
+import { type SlotCache, SPARE_COLUMNS } from '../models/common/slot-cache.ts';
 import type { RowGroup, RowsForwardOptions, RowsForwardResult, VisionLanguageModel } from '../models/types.ts';
 import { CudaStepGraphs, type StepGraph, type StepGraphs } from './step-graph.ts';
 
@@ -78,15 +78,20 @@ export class StaticSteps {
     }
   }
 
+  /** Columns of a slot that no row can fill. */
+  get spareColumns(): number {
+    return this.#graphs ? SPARE_COLUMNS : 0;
+  }
+
   /** A cache that recorded passes can use, if there will be any. */
   newSlotCache(slots: number, positions: number): SlotCache {
-    return this.#model.newSlotCache(slots, positions, { spareColumn: this.#graphs !== null });
+    return this.#model.newSlotCache(slots, positions, { spare: this.#graphs !== null });
   }
 
   /** What VisionLanguageModel.forwardRows gives, by a recorded pass where one serves. Results are the caller's. Call inside a scope and inference mode. */
   forwardRows(inputs_1RI: Tensor, options: RowsForwardOptions): StepResult {
     const [group] = options.groups as [RowGroup];
-    if (this.#graphs && options.groups.length === 1 && !group.prompt && !group.hidden && options.cache.hasSpareColumn) {
+    if (this.#graphs && options.groups.length === 1 && !group.prompt && !group.hidden && options.cache.hasSpare) {
       try {
         return this.#run(inputs_1RI, options, group);
       } catch (error) {
@@ -179,7 +184,7 @@ export class StaticSteps {
         step.next.tokens.copy_(logits.argmax(-1));
       });
     try {
-      // No slot takes part yet: nothing but spare columns is written.
+      // No slot takes part yet, so that nothing but spare columns is written.
       this.#graphs!.warmUp(body);
       graph.capture(body);
     } catch (error) {

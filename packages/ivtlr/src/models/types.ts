@@ -128,7 +128,7 @@ export interface RowsForwardResult {
  * address, so that it can be recorded once and given to a GPU again. Shapes: n slots, S new positions of each, T columns read.
  */
 export interface SlotsForwardOptions {
-  /** With a spare column (SlotCacheOptions), and numbers in the first T columns (SlotCache.prepare). Its lengths are neither read nor changed. */
+  /** With spare columns (SlotCacheOptions), and numbers in the first T columns (SlotCache.prepare). Its lengths are neither read nor changed. */
   cache: SlotCache;
   /** First of the n slots. */
   start: number;

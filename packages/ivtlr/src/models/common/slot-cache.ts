@@ -27,18 +27,22 @@ export interface SlotRange {
 /** Columns are cleared in blocks: what a masked column holds must be a number, since 0 times NaN is NaN. */
 const BLOCK = 256;
 
+/** One would do; with eight, what is read can be a multiple of eight, which attention kernels like best. */
+export const SPARE_COLUMNS = 8;
+const SPARE_BLOCK = 64;
+
 export interface SlotCacheOptions {
   /**
-   * Every slot has one column more, behind its capacity, which is written and never read: where a pass over neighbouring slots puts what it makes for
-   * those that take no part in it. The capacity then grows in whole blocks, so that memory stays in its place for longer.
+   * Every slot has SPARE_COLUMNS more behind its capacity, which are written and never read: where a pass over neighbouring slots puts what it makes
+   * for those that take no part in it. Memory is then taken in blocks of columns, so that it stays in its place for longer.
    */
-  spareColumn?: boolean;
+  spare?: boolean;
 }
 
 export class SlotCache {
   #shape: CacheShape;
   #capacity: number;
-  readonly #spare: 0 | 1;
+  readonly #spare: number;
   #generation = 0;
   /** Columns that hold numbers in every slot. */
   #cleared = 0;
@@ -50,9 +54,9 @@ export class SlotCache {
    * @param shape `batch` is the number of slots to begin with
    * @param capacity positions a slot has room for
    */
-  constructor(shape: CacheShape, capacity: number, { spareColumn = false }: SlotCacheOptions = {}) {
+  constructor(shape: CacheShape, capacity: number, { spare = false }: SlotCacheOptions = {}) {
     this.#shape = { ...shape };
-    this.#spare = spareColumn ? 1 : 0;
+    this.#spare = spare ? SPARE_COLUMNS : 0;
     this.#capacity = this.#rounded(capacity);
     this.#layers = this.#room();
     for (let slot = 0; slot < shape.batch; slot++) this.#addSlot();
@@ -63,9 +67,9 @@ export class SlotCache {
     return this.#shape.batch;
   }
 
-  /** Whether it has a spare column (see SlotCacheOptions), which is column `capacity`. */
-  get hasSpareColumn(): boolean {
-    return this.#spare === 1;
+  /** See SlotCacheOptions; the first spare column is column `capacity`. */
+  get hasSpare(): boolean {
+    return this.#spare > 0;
   }
 
   /** Changes when keys and values move to other memory. */
@@ -227,7 +231,8 @@ export class SlotCache {
   }
 
   #rounded(positions: number): number {
-    return this.#spare ? Math.ceil(positions / BLOCK) * BLOCK : positions;
+    if (this.#spare === 0) return positions;
+    return Math.ceil((positions + this.#spare) / SPARE_BLOCK) * SPARE_BLOCK - this.#spare;
   }
 
   #clear(end: number): void {
