@@ -15,6 +15,7 @@ import { KeptParts } from './kept-prefixes.ts';
 import { chooseTokens, damagedLogits, logprobsOf, type TokenLogprobs } from './next-token.ts';
 import { joinRings, Row, type RowRequest } from './row.ts';
 import { insertedRows, latentVision, selectImageTokens } from './select.ts';
+import { type GraphsOption, type NextTokens, StaticSteps } from './static-steps.ts';
 import type { StepTrace } from './trace.ts';
 
 export type RowEvent =
@@ -31,8 +32,8 @@ export interface RowBatchOptions {
   /** Slots and positions the cache has room for at first; it grows when more is needed. */
   slots?: number;
   capacity?: number;
-  /** The cache never grows and its shapes never change from token to token, as a CUDA graph needs. */
-  fixed?: boolean;
+  /** Whether passes of tokens and latent steps are recorded once and given to a GPU in one call; default: on a GPU. See static-steps.ts. */
+  graphs?: GraphsOption;
   /** Prompt tokens of a pass: longer prompts run in pieces, and one after the other, so that rows that write need not wait for all of them. */
   pieceTokens?: number;
   /** Bytes of picture embeddings that are kept for later rows of the same picture, which then also take over the beginning of its prompt. Default 0: nothing is. */
@@ -50,6 +51,7 @@ interface Piece {
 export class RowBatch {
   readonly #model: VisionLanguageModel;
   readonly #options: RowBatchOptions;
+  readonly #steps: StaticSteps;
   #cache: SlotCache | null = null;
   readonly #rows = new Set<Row>();
   readonly #events: RowEvent[] = [];
@@ -59,6 +61,7 @@ export class RowBatch {
   constructor(model: VisionLanguageModel, options: RowBatchOptions = {}) {
     this.#model = model;
     this.#options = options;
+    this.#steps = new StaticSteps(model, options.graphs);
     this.#ahead = new ImagesAhead(model);
     this.#kept = options.keptImageBytes ? new KeptParts(options.keptImageBytes) : null;
   }
@@ -71,6 +74,11 @@ export class RowBatch {
   /** Bytes of the cache. */
   get cacheBytes(): number {
     return this.#cache?.bytes ?? 0;
+  }
+
+  /** Columns of each slot that no row fills. */
+  get spareColumns(): number {
+    return this.#steps.spareColumns;
   }
 
   /** Makes the cache anew with room for so many rows and positions. Only while no row is on its way. */
@@ -153,13 +161,13 @@ export class RowBatch {
     this.#rows.clear();
     this.#kept?.dispose();
     this.#ahead.dispose();
+    this.#steps.dispose();
     this.#cache?.dispose();
     this.#cache = null;
   }
 
   #newCache(slots: number, positions: number): SlotCache {
-    const { capacity = 1, fixed = false } = this.#options;
-    return this.#model.newSlotCache(slots, Math.max(capacity, positions), { fixed });
+    return this.#steps.newSlotCache(slots, Math.max(this.#options.capacity ?? 1, positions));
   }
 
   #pass(rows: readonly Row[]): void {
@@ -169,11 +177,8 @@ export class RowBatch {
       pieces.map(({ row, size }) => row.pending!.narrow(0, 0, size)),
       0,
     ).unsqueeze(0);
-    const { hidden, scores } = this.#model.forwardRows(inputs, {
-      positions: this.#positions(pieces),
-      cache: this.#cache!,
-      groups: groups.map(describeGroup),
-    });
+    const where = { positions: this.#positions(pieces), cache: this.#cache!, groups: groups.map(describeGroup) };
+    const { hidden, scores, next } = this.#steps.forwardRows(inputs, where);
     let at = 0;
     let scored = 0;
     /** Where each row that has run all it had stands in `hidden`, and its attention probabilities, (T of its group). */
@@ -191,7 +196,7 @@ export class RowBatch {
     for (const { row, last, scores } of latent!)
       this.#guard(row, () => this.#choose(row, hidden.select(1, last), scores));
     for (const { row } of latent!) this.#guard(row, () => this.#insert(row));
-    this.#write(writing!, hidden);
+    this.#write(writing!, hidden, writing!.length === rows.length ? next : null);
   }
 
   /** Rows with equally many positions to run, and scores to give or not, stand together. Prompts come first. */
@@ -293,23 +298,16 @@ export class RowBatch {
     tracer?.forgetFrom(promptIds.length);
   }
 
-  /** Chooses the next token of rows whose latent steps are done. hidden (1, R, D). */
-  #write(ready: readonly { row: Row; last: number; scores: Tensor | null }[], hidden: Tensor): void {
+  /** Chooses the next token of rows whose latent steps are done. hidden (1, R, D). `next`: what was computed with it of just these rows. */
+  #write(ready: readonly { row: Row; last: number; scores: Tensor | null }[], hidden: Tensor, next: NextTokens | null) {
     if (ready.length === 0) return;
-    const { device } = hidden;
-    const logits = this.#model.logits(
-      hidden.select(0, 0).indexSelect(
-        0,
-        indexTensor(
-          ready.map(({ last }) => last),
-          device,
-        ),
-      ),
-    );
+    const places = () => ready.map(({ last }) => last);
+    const last = () => hidden.select(0, 0).indexSelect(0, indexTensor(places(), hidden.device));
+    const logits = next?.logits ?? this.#model.logits(last());
     const first = ready.flatMap(({ row }, i) => (row.tokens.length === 0 ? [i] : []));
     const rows = ready.map(({ row }) => row);
     const wrong = damagedLogits(logits, first);
-    const chosen = chooseTokens(logits, rows);
+    const chosen = chooseTokens(logits, rows, next?.tokens);
     // The chosen tokens are embedded on the device; their ids are read back only for the events.
     const embedded = this.#model.embed(chosen.unsqueeze(0)).select(0, 0);
     const ids = chosen.toNumbers();
@@ -393,6 +391,7 @@ function describeGroup(group: readonly Piece[]): RowGroup {
   return {
     slots: group.map(({ row }) => row.slot),
     size,
+    prompt: row.phase === 'prefill',
     scores: last && row.wantsScores,
     hidden: hidden.some(Boolean) ? hidden : null,
   };
