@@ -32,7 +32,7 @@ const DONE: Work<unknown> = { wait: () => {} };
 /** Reductions under way at one time with stages 2 and 3, which are there to save the memory of gradients. */
 const REDUCTIONS_AT_ONCE = 2;
 
-/** Gradients of less than so many bytes leave no gaps in the heap that are worth the time of filling memory anew. */
+/** With stage 3, memory that is free goes back to the system after gradients of so many bytes. */
 const TRIM_FROM = 2 ** 25;
 
 export interface ShardingOptions {
@@ -54,8 +54,8 @@ export class ShardedParameters implements SegmentObserver, Disposable {
   readonly #resident = new Set<string>();
   #ahead: { part: string; works: Work<unknown>[] } | null = null;
   #pending: Pending[] = [];
-  /** Parts after whose gradients the heap is trimmed: a third of the layers, two, and all of them, before the largest gradients, those of embedding and vision tower. */
-  readonly #trimAfter: ReadonlySet<string>;
+  /** Bytes of gradients that were there since the heap was last trimmed. */
+  #unused = 0;
   /** Whether gradients are summed where they are, in each other's memory. */
   readonly #reads: boolean;
 
@@ -99,10 +99,6 @@ export class ShardedParameters implements SegmentObserver, Disposable {
         part,
         flats.map((flat) => hold(flat, shared[all.indexOf(flat)] ?? null, stage, group.rank)),
       );
-    const gradients = all.reduce((sum, { trained, shardBytes }) => sum + (trained ? shardBytes * group.size : 0), 0);
-    const trims = stage === 3 && onCpu && gradients >= TRIM_FROM;
-    const thirds = [2 / 3, 1 / 3, 0].map((share) => `layers.${Math.floor(share * parts.layers.length)}`);
-    this.#trimAfter = new Set(trims ? thirds : []);
     try {
       takeOver([...this.#parts.values()].flat(), group, stage, fill);
     } catch (error) {
@@ -229,12 +225,14 @@ export class ShardedParameters implements SegmentObserver, Disposable {
       while (this.stage > 1 && this.#pending.length >= REDUCTIONS_AT_ONCE) this.#settle();
       const purpose = `gradients of ${part}`;
       this.#pending.push(scope(() => (this.#reads ? this.#sumInPlace(held, purpose) : this.#sumCopies(held, purpose))));
+      if (held.flat.device === 'cpu') this.#unused += held.flat.shardBytes * this.#group.size;
     }
-    if (this.#trimAfter.has(part)) this.#spareMemory();
+    if (this.stage === 3 && this.#unused >= TRIM_FROM) this.#spareMemory();
   }
 
   /** Gradients leave gaps in the heap, which grows without this until the last layer. All processes come here at the same point of the round's order. */
   #spareMemory(): void {
+    this.#unused = 0;
     // Sums in each other's memory are made while they are waited for, so that nothing is lost by doing it now.
     if (this.#reads) this.finishReductions();
     trimHeap();
