@@ -101,16 +101,39 @@ const sent = () =>
       .trim()
       .split(/\s+/)[8],
   );
+/** Seconds of this step's parts: reductions that were not done with the passes, the norm, the update; the rest is passes and what is agreed on. */
+let phases = {};
+for (const [phase, name] of [
+  ['reductions', 'finishRounds'],
+  ['norm', 'squares'],
+  ['update', 'step'],
+]) {
+  const own = update[name].bind(update);
+  update[name] = (...args) => {
+    const started = performance.now();
+    try {
+      return own(...args);
+    } finally {
+      phases[phase] = (performance.now() - started) / 1000;
+    }
+  };
+}
 const losses = [];
 const seconds = [];
+const phasesOfSteps = [];
 let start = 0;
 for (let step = 0; step <= testCase.steps; step++) {
   group?.barrier();
   if (step === 1) start = sent();
+  phases = {};
   const started = performance.now();
   losses.push(trainStep(trainee, own, { ranks, update, lr: testCase.lr, clip: null }).loss);
   // The first step makes buffers and optimiser state.
-  if (step > 0) seconds.push((performance.now() - started) / 1000);
+  if (step > 0) {
+    const whole = (performance.now() - started) / 1000;
+    seconds.push(whole);
+    phasesOfSteps.push({ passes: Object.values(phases).reduce((rest, part) => rest - part, whole), ...phases });
+  }
 }
 group?.barrier();
 const bytesPerStep = (sent() - start) / testCase.steps / world;
@@ -130,6 +153,9 @@ const parameters = {
   gathered,
 };
 console.log(
-  JSON.stringify({ losses, seconds, bytesPerStep, parameters, peakMegabytes: process.resourceUsage().maxRSS / 1024 }),
+  JSON.stringify({
+    ...{ losses, seconds, phases: phasesOfSteps, bytesPerStep, parameters },
+    peakMegabytes: process.resourceUsage().maxRSS / 1024,
+  }),
 );
 group?.destroy();

@@ -7,7 +7,7 @@
 //   zero 1  fully_shard that keeps gathered parameters and reduces gradients once a step
 //   zero 2  fully_shard that keeps gathered parameters and reduces gradients with every micro-batch
 //   zero 3  fully_shard that gathers parameters for every pass
-// Seconds are the median step's. `predicted` is the cost model of docs/scaling.md: the time apart, and the bytes of each collective at the rates
+// Seconds are the median step's; `milliseconds` (JSON) are its parts: passes with what is sent beside them, reductions that are left, norm, update. `predicted` is the cost model of docs/scaling.md: the time apart, and the bytes of each collective at the rates
 // that it reaches by itself. `apart` is two processes that know nothing of each other: what the machine itself loses by having both cores busy.
 // Bytes are those that the loopback device counts, a step and process, beside the formula of the stage. PYTHON needs
 // test/parity/python/requirements.txt. Rows that are not asked for (--only ivtlr, --micros, --train) are those of the saved result. --save writes bench/results/distributed.json.
@@ -112,6 +112,12 @@ const median = (numbers) => [...numbers].sort((a, b) => a - b)[Math.floor(number
 /** A step takes as long as its slowest process. */
 const secondsOf = (ranks) =>
   median(ranks[0].seconds.map((_, i) => Math.max(...ranks.map(({ seconds }) => seconds[i]))));
+/** Medians over the steps of the first process, in milliseconds. */
+const phasesOf = ([{ phases }]) =>
+  phases &&
+  Object.fromEntries(
+    Object.keys(phases[0]).map((name) => [name, round(1000 * median(phases.map((step) => step[name])))]),
+  );
 
 runJson(
   python,
@@ -126,16 +132,18 @@ for (const train of values.train.split(',')) {
   for (const micros of values.micros.split(',').map(Number)) {
     const sides = withPeer ? ['ivtlr', 'peer'] : ['ivtlr'];
     for (const side of sides) {
-      const alone = async () => secondsOf(await sideOf[side]({ train, micros, zero: null }, 1));
-      const first = await alone();
-      const apart = Math.max(...(await Promise.all([alone(), alone()])));
+      const alone = () => sideOf[side]({ train, micros, zero: null }, 1);
+      const ranksAlone = await alone();
+      const first = secondsOf(ranksAlone);
+      const ranksApart = await Promise.all([alone(), alone()]);
+      const apart = Math.max(...ranksApart.map(secondsOf));
       const found = [];
       for (const zero of values.zero.split(',').map(Number)) {
         console.error(`${side}: ${train}, ${micros} micro-batches, zero ${zero} ..`);
         found.push([zero, await sideOf[side]({ train, micros, zero }, 2)]);
       }
       // Measured before and after, since the machine is not the same all the time.
-      const one = (first + (await alone())) / 2;
+      const one = (first + secondsOf(await alone())) / 2;
       for (const [zero, ranks] of found) {
         const seconds = secondsOf(ranks);
         const { bytesPerStep, parameters, losses } = ranks[0];
@@ -148,7 +156,10 @@ for (const train of values.train.split(',')) {
           two: round(seconds),
           efficiency: round(one / seconds),
           apart: round(one / apart),
-          ...(side === 'ivtlr' && { predicted: round(apart + sending) }),
+          ...(side === 'ivtlr' && {
+            predicted: round(apart + sending),
+            milliseconds: { alone: phasesOf(ranksAlone), apart: phasesOf(ranksApart[0]), two: phasesOf(ranks) },
+          }),
           megabytesSent: round(bytesPerStep / 2 ** 20),
           formula: round(Object.values(sent).reduce((a, b) => a + b) / 2 ** 20),
           losses: losses.map((loss) => Number(loss.toPrecision(7))),
@@ -191,7 +202,9 @@ const result = {
 if (values.json) console.log(JSON.stringify(result, null, 2));
 else {
   console.log(`${result.hardware.cpu}, one thread a process`);
-  console.table(rows.map(({ losses, ...rest }) => ({ ...rest, firstLoss: losses[0], lastLoss: losses.at(-1) })));
+  console.table(
+    rows.map(({ losses, milliseconds, ...rest }) => ({ ...rest, firstLoss: losses[0], lastLoss: losses.at(-1) })),
+  );
   console.log(checks);
 }
 if (values.save) save('distributed', result);

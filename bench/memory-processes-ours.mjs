@@ -8,6 +8,7 @@ import {
   setFlushDenormal,
   setNumThreads,
   torchVersion,
+  withoutGaps,
 } from '@ivtlr/torch';
 import { LATENT_DEFAULTS } from '../packages/ivtlr/dist/latent/options.js';
 import { createHollowModel } from '../packages/ivtlr/dist/models/registry.js';
@@ -64,13 +65,15 @@ const bareProportional = proportional('self');
 const base = liveTensorBytes();
 
 // As a run of several processes does it: each draws all weights one by one and keeps its part.
-const { model, fill } = createHollowModel(config, 1, { dtype: 'float32' });
-model.module.setRequiresGrad(true);
-model.module.train();
-const parameters = new Map(model.module.namedParameters());
-const sharded = new ShardedParameters(group, model.module, model.parts(), zero, { byDepth: true, fill });
-const weights = liveTensorBytes() - base;
-const update = new ShardedUpdate(sharded, {});
+const { model, parameters, weights, update } = await withoutGaps(() => {
+  const { model, fill } = createHollowModel(config, 1, { dtype: 'float32' });
+  model.module.setRequiresGrad(true);
+  model.module.train();
+  const sharded = new ShardedParameters(group, model.module, model.parts(), zero, { byDepth: true, fill });
+  const weights = liveTensorBytes() - base;
+  const update = new ShardedUpdate(sharded, {});
+  return { model, parameters: new Map(model.module.namedParameters()), weights, update };
+});
 const optimiser = liveTensorBytes() - base - weights;
 const peakOfMaking = peak();
 

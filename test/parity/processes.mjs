@@ -17,6 +17,8 @@ import {
 import { LATENT_DEFAULTS } from '../../packages/ivtlr/dist/latent/options.js';
 import { injectLora } from '../../packages/ivtlr/dist/lora/inject.js';
 import { DECODER_PROJECTIONS } from '../../packages/ivtlr/dist/lora/options.js';
+import { parseChameleonConfig } from '../../packages/ivtlr/dist/models/chameleon/config.js';
+import { Chameleon } from '../../packages/ivtlr/dist/models/chameleon/model.js';
 import { parseQwen2VLConfig } from '../../packages/ivtlr/dist/models/qwen2-vl/config.js';
 import { Qwen2VL } from '../../packages/ivtlr/dist/models/qwen2-vl/model.js';
 import { ALONE, GroupRanks } from '../../packages/ivtlr/dist/parallel/ranks.js';
@@ -33,7 +35,11 @@ const ranks = group ? new GroupRanks(group) : ALONE;
 const start = openSafetensors(join(folder, 'start.safetensors'));
 
 function openModel() {
-  const model = skipInit(() => new Qwen2VL(parseQwen2VLConfig(golden.config, golden.name))).eval();
+  const make = {
+    qwen2_vl: () => new Qwen2VL(parseQwen2VLConfig(golden.config, golden.name)),
+    chameleon: () => new Chameleon(parseChameleonConfig(golden.config, golden.name)),
+  }[golden.config.model_type];
+  const model = skipInit(make).eval();
   if (golden.lora) injectLora(model.module, { ...golden.lora, dropout: 0, targets: DECODER_PROJECTIONS });
   noGrad(() =>
     scope(() => {
@@ -46,14 +52,23 @@ function openModel() {
   return model;
 }
 
-function microBatch({ latents, images: [first, count], input_ids, labels, attention_mask }, total) {
-  const images = golden.image_grid_thw.slice(first, first + count).map(([t, h, w], i) => ({
-    pixels: start.read(`pixels.${first + i}`),
-    grid: [t, h, w],
-    tokens: (h * w) / 4,
-    tokenGrid: [h / 2, w / 2],
+function imageOf(number) {
+  const pixels = start.read(`pixels.${number}`);
+  if (golden.config.model_type === 'chameleon') {
+    const [, , height, width] = pixels.shape;
+    const { channel_multiplier } = golden.config.vq_config;
+    const grid = [height, width].map((n) => n / 2 ** (channel_multiplier.length - 1));
+    return { pixels, grid: [1, ...grid], tokens: grid[0] * grid[1], tokenGrid: grid, source: { width, height } };
+  }
+  const [t, h, w] = golden.image_grid_thw[number];
+  return {
+    ...{ pixels, grid: [t, h, w], tokens: (h * w) / 4, tokenGrid: [h / 2, w / 2] },
     source: { width: w * 14, height: h * 14 },
-  }));
+  };
+}
+
+function microBatch({ latents, images: [first, count], input_ids, labels, attention_mask }, total) {
+  const images = Array.from({ length: count }, (_, i) => imageOf(first + i));
   const batch = {
     inputIds: input_ids,
     labels,

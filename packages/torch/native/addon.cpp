@@ -155,7 +155,9 @@ NAPI_MODULE_INIT() {
         {"setPeers", set_peers},
         {"bytesRead", bytes_read_so_far},
         {"dieWithParent", die_with_parent},
+        {"setBlocksFromSystem", set_blocks_from_system},
         {"setStorageBytes", set_storage_bytes},
+        {"trimHeap", trim_heap},
     };
     for (const auto& entry : functions) {
       napi_value function;

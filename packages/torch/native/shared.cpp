@@ -43,8 +43,17 @@ const Buffer& buffer_of(napi_env env, napi_value id) {
   return found->second;
 }
 
-c10::DataPtr pointer(const Shared& memory, char* start) {
-  return {start, new Shared(memory), [](void* context) { delete static_cast<Shared*>(context); }, c10::Device(c10::kCPU)};
+// The whole buffer as the memory of a tensor. Afterwards the parts of others are unmapped from this process, where their pages would count as its own;
+// the next one to look at them finds them again.
+c10::DataPtr pointer(const Buffer& buffer) {
+  const auto free = [](void* context) {
+    const auto* held = static_cast<Buffer*>(context);
+    const size_t before = static_cast<size_t>(held->rank) * held->part, whole = static_cast<size_t>(held->size) * held->part;
+    if (before > 0) madvise(held->start, before, MADV_DONTNEED);
+    if (before + held->part < whole) madvise(held->start + before + held->part, whole - before - held->part, MADV_DONTNEED);
+    delete held;
+  };
+  return {buffer.start, new Buffer(buffer), free, c10::Device(c10::kCPU)};
 }
 
 std::vector<size_t> sizes(napi_env env, napi_value array) {
@@ -149,7 +158,7 @@ napi_value attach_shared_buffer(napi_env env, napi_callback_info info) {
     const auto args = arguments(env, info, 2);
     const Buffer& buffer = buffer_of(env, args[0]);
     auto* storage = to_tensor(env, args[1]).storage().unsafeGetStorageImpl();
-    storage->set_data_ptr_noswap(pointer(buffer.memory, buffer.start));
+    if (storage->data() != buffer.start) storage->set_data_ptr_noswap(pointer(buffer));
     storage->set_nbytes(static_cast<size_t>(buffer.size) * buffer.part);
     count_read(static_cast<uint64_t>(buffer.size - 1) * buffer.part);
     return undefined(env);

@@ -1,5 +1,6 @@
 #include "storage.h"
 
+#include <malloc.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -39,6 +40,15 @@ c10::DataPtr mapped(size_t bytes) {
     delete mapping;
   };
   return {start, new Mapping{start, bytes}, free, c10::Device(c10::kCPU)};
+}
+
+// glibc's heap raises the size from which blocks come from the system by themselves up to this one, with every larger block that is freed.
+constexpr int most_of_heap = 32 << 20;
+
+void trim() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
 }
 
 bool smaller(const Block& a, const Block& b) { return a.bytes < b.bytes; }
@@ -84,6 +94,29 @@ void set_bytes(const at::Tensor& tensor, size_t bytes) {
     if (bytes > 0) storage->set_data_ptr_noswap(bytes < least ? storage->allocator()->allocate(bytes) : take(bytes));
   }
   storage->set_nbytes(bytes);
+}
+
+// setBlocksFromSystem(on): whether blocks of 128 KB and more are taken from the system one by one. Switching it off gives the system what is free.
+napi_value set_blocks_from_system(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const bool on = to_bool(env, arguments(env, info, 1)[0]);
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, on ? 128 << 10 : most_of_heap);
+    mallopt(M_TRIM_THRESHOLD, on ? 128 << 10 : 2 * most_of_heap);
+#endif
+    if (on) return undefined(env);
+    spares.clear();
+    trim();
+    return undefined(env);
+  }, [] { return std::string("setBlocksFromSystem"); });
+}
+
+// trimHeap(): gives the system what is free in the heap.
+napi_value trim_heap(napi_env env, napi_callback_info) {
+  return guarded(env, [&] {
+    trim();
+    return undefined(env);
+  }, [] { return std::string("trimHeap"); });
 }
 
 // setStorageBytes(tensor, bytes): see set_bytes. Views see the new memory too, and no version is counted.

@@ -77,7 +77,7 @@ export interface PreparedQuestion<Q extends Question> {
   readonly seconds: number;
   /** The model reading the image before the question is started. */
   ahead: number;
-  /** Columns of the cache that it fills at most. */
+  /** Columns of the cache that it takes at most. */
   readonly columns: number;
 }
 
@@ -140,7 +140,15 @@ export class Asker<Q extends Question> {
       const text = this.#text(options);
       const request = await this.#request(question, images, options);
       const seconds = (performance.now() - started) / 1000;
-      return { question, request, images, text, seconds, ahead: 0, columns: columnsOf(request) };
+      return {
+        question,
+        request,
+        images,
+        text,
+        seconds,
+        ahead: 0,
+        columns: columnsOf(request) + this.#batch.spareColumns,
+      };
     } catch (error) {
       for (const { pixels } of images) pixels.dispose();
       throw error;
@@ -193,9 +201,9 @@ export class Asker<Q extends Question> {
     }
   }
 
-  /** Makes room for so many questions of so many positions each, while none is under way. */
-  reserve(questions: number, positions: number): void {
-    this.#batch.reserve(questions, positions);
+  /** Makes room for so many questions of so many columns each, while none is under way. */
+  reserve(questions: number, columns: number): void {
+    this.#batch.reserve(questions, columns - this.#batch.spareColumns);
   }
 
   /** Bytes of keys and values that are held. */

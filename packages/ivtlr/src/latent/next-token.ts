@@ -22,12 +22,13 @@ export interface TokenLogprobs {
 /**
  * One token a row: the highest logit, or a draw where the row's options say so (logits.ts). Call inside a scope and inference mode.
  * @param logits_nV any float dtype
+ * @param highest_n int64: the highest logit of each row, where it is known
  * @returns (n) int64 on the device of the logits, each a row of the vocabulary
  */
-export function chooseTokens(logits_nV: Tensor, rows: readonly Row[]): Tensor {
+export function chooseTokens(logits_nV: Tensor, rows: readonly Row[], highest_n?: Tensor): Tensor {
   const plain = ({ sampling }: Row) => isGreedy(sampling) && sampling.repetitionPenalty === 1;
   const other = rows.flatMap((row, i) => (plain(row) ? [] : [i]));
-  if (other.length === 0) return logits_nV.argmax(-1);
+  if (other.length === 0) return highest_n ?? logits_nV.argmax(-1);
   const { device } = logits_nV;
   const places = other.length === rows.length ? null : indexTensor(other, device);
   const some = other.map((i) => rows[i]!);
@@ -44,7 +45,7 @@ export function chooseTokens(logits_nV: Tensor, rows: readonly Row[]): Tensor {
       ? ops.index_copy(chosen, 0, index, ops.where_self(sound, drawn, chosen.indexSelect(0, index)))
       : ops.where_self(sound, drawn, chosen);
   }
-  return places ? ops.index_copy(logits_nV.argmax(-1), 0, places, chosen) : chosen;
+  return places ? ops.index_copy(highest_n ?? logits_nV.argmax(-1), 0, places, chosen) : chosen;
 }
 
 /** What becomes known of a row's chosen token when it is read. */

@@ -2,6 +2,7 @@
 import { liveTensorCount, manualSeed, noGrad, randn, scope, setNumThreads } from '@ivtlr/torch';
 import fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { RunAgain } from '../../../../test/run-again.ts';
 import { TINY_IDS, tinyImage, tinyModel } from '../../../../test/tiny-model.ts';
 import { createModel } from '../models/registry.ts';
 import type { ProcessedImage, VisionLanguageModel } from '../models/types.ts';
@@ -221,12 +222,13 @@ describe.each(Object.entries(FAMILIES))('%s', (_, make) => {
           {},
           { pieceTokens: 3 },
           { pieceTokens: 1 },
-          { fixed: true, slots: 7, capacity: 80 },
+          { graphs: new RunAgain() },
+          { graphs: new RunAgain(), slots: 5, keptImageBytes: 1e6 },
           { keptImageBytes: 3000 },
           { keptImageBytes: 1e6, pieceTokens: 3 },
           { readLate: true },
           { readLate: true, pieceTokens: 3 },
-          { readLate: true, keptImageBytes: 1e6 },
+          { readLate: true, keptImageBytes: 1e6, graphs: new RunAgain() },
         ),
         (plans, options) => {
           const results = together(plans, family, options);
@@ -393,14 +395,6 @@ describe('limits', () => {
       );
       expect(batch.size).toBe(0);
       batch.dispose();
-      const fixed = new RowBatch(family.model, { fixed: true, slots: 1, capacity: 30 });
-      fixed.add([request]);
-      const bytes = fixed.cacheBytes;
-      expect(() => fixed.add([request])).toThrow(/fixed cache of 1 slots/);
-      while (fixed.size > 0) fixed.step();
-      fixed.add([request]);
-      expect(fixed.cacheBytes).toBe(bytes);
-      fixed.dispose();
     });
   });
 });

@@ -16,6 +16,7 @@ import { readTogether } from './read-together.ts';
 import { joinRings, Row, type RowRequest } from './row.ts';
 import { describeGroup, passIndices, planPass } from './row-pass.ts';
 import { insertedRows, latentVision, type Picked, type PickRow, pickImageTokens, planPicks } from './select.ts';
+import { type GraphsOption, StaticSteps } from './static-steps.ts';
 import type { StepTrace } from './trace.ts';
 import { type Ready, type UnreadTokens, writeTokens } from './write-tokens.ts';
 
@@ -33,8 +34,8 @@ export interface RowBatchOptions {
   /** Slots and positions the cache has room for at first; it grows when more is needed. */
   slots?: number;
   capacity?: number;
-  /** The cache never grows and its shapes never change from token to token, as a CUDA graph needs. */
-  fixed?: boolean;
+  /** Whether passes of tokens and latent steps are recorded once and given to a GPU in one call; default: on a GPU. See static-steps.ts. */
+  graphs?: GraphsOption;
   /**
    * Whether a token is read only when the next pass has been given to the device, so that neither waits for the other; events come one pass later, and
    * the pass of a row that turns out to have ended is dropped. Default: on a GPU.
@@ -51,6 +52,7 @@ const NOTHING: Picked = { indices: [], index: null };
 export class RowBatch {
   readonly #model: VisionLanguageModel;
   readonly #options: RowBatchOptions;
+  readonly #steps: StaticSteps;
   #cache: SlotCache | null = null;
   readonly #rows = new Set<Row>();
   readonly #events: RowEvent[] = [];
@@ -63,6 +65,7 @@ export class RowBatch {
     this.#model = model;
     this.#options = options;
     this.#readsLate = options.readLate ?? model.device !== 'cpu';
+    this.#steps = new StaticSteps(model, options.graphs);
     this.#ahead = new ImagesAhead(model);
     this.#kept = options.keptImageBytes ? new KeptParts(options.keptImageBytes) : null;
   }
@@ -75,6 +78,11 @@ export class RowBatch {
   /** Bytes of the cache. */
   get cacheBytes(): number {
     return this.#cache?.bytes ?? 0;
+  }
+
+  /** Columns of each slot that no row fills. */
+  get spareColumns(): number {
+    return this.#steps.spareColumns;
   }
 
   /** Makes the cache anew with room for so many rows and positions. Only while no row is on its way. */
@@ -164,13 +172,13 @@ export class RowBatch {
     this.#unread = null;
     this.#kept?.dispose();
     this.#ahead.dispose();
+    this.#steps.dispose();
     this.#cache?.dispose();
     this.#cache = null;
   }
 
   #newCache(slots: number, positions: number): SlotCache {
-    const { capacity = 1, fixed = false } = this.#options;
-    return this.#model.newSlotCache(slots, Math.max(capacity, positions), { fixed });
+    return this.#steps.newSlotCache(slots, Math.max(this.#options.capacity ?? 1, positions));
   }
 
   #pass(rows: readonly Row[]): UnreadTokens | null {
@@ -181,11 +189,8 @@ export class RowBatch {
       0,
     ).unsqueeze(0);
     const { positions, writing } = passIndices(pieces, this.#model.device);
-    const { hidden, scores } = this.#model.forwardRows(inputs, {
-      positions,
-      cache: this.#cache!,
-      groups: groups.map(describeGroup),
-    });
+    const where = { positions, cache: this.#cache!, groups: groups.map(describeGroup) };
+    const { hidden, scores, next } = this.#steps.forwardRows(inputs, where);
     let at = 0;
     let scored = 0;
     const ready: Ready[] = [];
@@ -202,9 +207,12 @@ export class RowBatch {
     this.#choose(latent!, hidden);
     for (const { row } of latent!) this.#guard(row, () => this.#insert(row));
     if (written!.length === 0) return null;
-    const last = hidden.select(0, 0);
+    const known = written!.length === pieces.length ? next : null;
+    const rows_RD = hidden.select(0, 0);
+    const last = () => (writing ? rows_RD.indexSelect(0, writing) : rows_RD);
     const columns = this.#ownColumns(written!.filter(({ row }) => row.request.options.traceText));
-    return writeTokens(this.#model, written!, writing ? last.indexSelect(0, writing) : last, columns, this.#readsLate);
+    const logits = known?.logits ?? this.#model.logits(last());
+    return writeTokens(this.#model, written!, { logits, highest: known?.tokens }, columns, this.#readsLate);
   }
 
   /** Chooses what the next latent step of each row inserts. */

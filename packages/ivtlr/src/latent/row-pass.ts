@@ -45,6 +45,7 @@ export function describeGroup(group: readonly Piece[]): RowGroup {
   return {
     slots: group.map(({ row }) => row.slot),
     size,
+    prompt: row.phase === 'prefill',
     scores: last && row.wantsScores,
     hidden: hidden.some(Boolean) ? hidden : null,
   };

@@ -1,4 +1,4 @@
-/** One token a row, chosen on the device and read when it suits. Shapes: D hidden size, n rows. */
+/** One token a row, chosen on the device and read when it suits. Shapes: n rows, V vocabulary. */
 import { keep, type Tensor } from '@ivtlr/torch';
 import type { VisionLanguageModel } from '../models/types.ts';
 import { chooseTokens, type ReadToken, tokenReading } from './next-token.ts';
@@ -32,20 +32,19 @@ export interface WrittenToken extends ReadToken {
 /**
  * Chooses the next token of rows whose latent steps are done, which is the next input of each unless it is full. Call inside a scope and inference
  * mode.
- * @param hidden_nD last hidden states
+ * @param given logits (n, V), and where it is known the highest of each row, (n) int64
  * @param columns of the rows that trace their text: the attention probabilities of all columns that each has
  * @param readsLate whether they may be read after the next pass was begun
  */
 export function writeTokens(
   model: VisionLanguageModel,
   ready: readonly Ready[],
-  hidden_nD: Tensor,
+  { logits, highest }: { logits: Tensor; highest: Tensor | undefined },
   columns: readonly Tensor[],
   readsLate: boolean,
 ): UnreadTokens {
   const rows = ready.map(({ row }) => row);
-  const logits = model.logits(hidden_nD);
-  const chosen = chooseTokens(logits, rows);
+  const chosen = chooseTokens(logits, rows, highest);
   // The chosen tokens are embedded on the device; their ids are read only for the events.
   const embedded = model.embed(chosen.unsqueeze(0)).select(0, 0);
   const first = rows.map(({ tokens, unread }) => tokens.length + unread === 0);

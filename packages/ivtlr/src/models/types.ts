@@ -9,7 +9,7 @@ import type { Preparation, PreparedImage } from '../vision/image-pool.ts';
 import type { ResizeRule } from '../vision/resize.ts';
 import type { TokenLayout } from '../vision/token-views.ts';
 import type { KeyValueCache } from './common/kv-cache.ts';
-import type { SlotCache } from './common/slot-cache.ts';
+import type { SlotCache, SlotCacheOptions } from './common/slot-cache.ts';
 
 /** An image in the form a family's vision tower takes. */
 export interface ProcessedImage extends TokenLayout, PromptImage {
@@ -99,6 +99,8 @@ export interface RowGroup {
   slots: readonly number[];
   /** S: new positions of each row. */
   size: number;
+  /** Whether they belong to prompts, whose sizes seldom come again. */
+  prompt: boolean;
   /** Whether the attention probabilities of each row's last position are wanted. */
   scores: boolean;
   /** Per row: which of its new positions (first, one past the last) may not attend to which columns; null when all rows see everything. */
@@ -119,6 +121,25 @@ export interface RowsForwardResult {
   hidden: Tensor;
   /** Per group that wants them, in order: (b, T) float32 attention probabilities at each row's last position, mean over all layers and heads; 0 beyond a row's length. */
   scores: Tensor[];
+}
+
+/**
+ * One pass over neighbouring slots that is a function of tensors alone: nothing that changes from pass to pass decides a shape, an index or an
+ * address, so that it can be recorded once and given to a GPU again. Shapes: n slots, S new positions of each, T columns read.
+ */
+export interface SlotsForwardOptions {
+  /** With spare columns (SlotCacheOptions), and numbers in the first T columns (SlotCache.prepare). Its lengths are neither read nor changed. */
+  cache: SlotCache;
+  /** First of the n slots. */
+  start: number;
+  /** T: at least S more than the longest of the slots holds. */
+  columns: number;
+  /** (n) int64: positions that each slot holds; negative for one that takes no part, whose results mean nothing and whose keys and values stay as they are. */
+  lengths: Tensor;
+  /** (n, S) int64, the same for all axes. */
+  positions: Tensor;
+  /** Whether the attention probabilities of each slot's last position are wanted. */
+  scores: boolean;
 }
 
 /**
@@ -172,10 +193,12 @@ export interface VisionLanguageModel {
     kind: PositionKind,
   ): PromptPositions;
   newCache(batch: number, capacity: CacheCapacity): KeyValueCache;
-  /** A cache for rows that come and go, with room for `capacity` positions each. `fixed`: its shapes never change, as a CUDA graph needs. */
-  newSlotCache(slots: number, capacity: number, options?: { fixed?: boolean }): SlotCache;
+  /** A cache for rows that come and go, with room for `capacity` positions each. */
+  newSlotCache(slots: number, capacity: number, options?: SlotCacheOptions): SlotCache;
   /** inputs (1, R, I) of rows of different lengths -> hidden states; see RowsForwardOptions. */
   forwardRows(inputs: Tensor, options: RowsForwardOptions): RowsForwardResult;
+  /** inputs (n, S, I) of n neighbouring slots -> hidden states (n, S, D) and scores (n, T); see SlotsForwardOptions. */
+  forwardSlots(inputs: Tensor, options: SlotsForwardOptions): ForwardResult;
   /** inputs (B, S, I) -> hidden states; S new positions after the cache's. */
   forward(inputs: Tensor, options: ForwardOptions): ForwardResult;
   /** Parameters in groups that are used together: the parts that a segmented pass names. */

@@ -12,6 +12,7 @@ import {
   scope,
   setStorageBytes,
   type Tensor,
+  trimHeap,
   type Work,
 } from '@ivtlr/torch';
 import type { FillParameters, ModelParts } from '../models/types.ts';
@@ -30,6 +31,9 @@ const DONE: Work<unknown> = { wait: () => {} };
 
 /** Reductions under way at one time with stages 2 and 3, which are there to save the memory of gradients. */
 const REDUCTIONS_AT_ONCE = 2;
+
+/** With stage 3, memory that is free goes back to the system after gradients of so many bytes. */
+const TRIM_FROM = 2 ** 25;
 
 export interface ShardingOptions {
   /** Whether passes go back depth by depth; see SegmentedPass. */
@@ -50,6 +54,8 @@ export class ShardedParameters implements SegmentObserver, Disposable {
   readonly #resident = new Set<string>();
   #ahead: { part: string; works: Work<unknown>[] } | null = null;
   #pending: Pending[] = [];
+  /** Bytes of gradients that were there since the heap was last trimmed. */
+  #unused = 0;
   /** Whether gradients are summed where they are, in each other's memory. */
   readonly #reads: boolean;
 
@@ -136,6 +142,8 @@ export class ShardedParameters implements SegmentObserver, Disposable {
   finishRound(): void {
     this.require([]);
     while (this.#order.length > 0) this.#next();
+    // The next round needs the memory of what is still on its way.
+    if (this.stage > 1 && this.#reads) this.finishReductions();
   }
 
   /** Waits for all reductions of the step. */
@@ -217,7 +225,17 @@ export class ShardedParameters implements SegmentObserver, Disposable {
       while (this.stage > 1 && this.#pending.length >= REDUCTIONS_AT_ONCE) this.#settle();
       const purpose = `gradients of ${part}`;
       this.#pending.push(scope(() => (this.#reads ? this.#sumInPlace(held, purpose) : this.#sumCopies(held, purpose))));
+      if (held.flat.device === 'cpu') this.#unused += held.flat.shardBytes * this.#group.size;
     }
+    if (this.stage === 3 && this.#unused >= TRIM_FROM) this.#spareMemory();
+  }
+
+  /** Gradients leave gaps in the heap, which grows without this until the last layer. All processes come here at the same point of the round's order. */
+  #spareMemory(): void {
+    this.#unused = 0;
+    // Sums in each other's memory are made while they are waited for, so that nothing is lost by doing it now.
+    if (this.#reads) this.finishReductions();
+    trimHeap();
   }
 
   /** The others read the gradients where the backward pass has left them. */

@@ -1,5 +1,5 @@
 /** From a recipe to a run that the loop can walk: ties model, samples, loss and validation together. */
-import { manualSeed, type ProcessGroup, setFlushDenormal, setNumThreads } from '@ivtlr/torch';
+import { manualSeed, type ProcessGroup, setFlushDenormal, setNumThreads, withoutGaps } from '@ivtlr/torch';
 import type { Recipe } from '../config/schema.ts';
 import {
   adapterFolderFiles,
@@ -57,13 +57,15 @@ export async function assembleRun(recipe: Recipe, context: RunContext): Promise<
   if (recipe.data.source === 'fresh' && !task.generator) {
     throw new UserError(`task ${task.name} has no generator, so data.source cannot be fresh`);
   }
-  const opened = await openForTraining(recipe, task, { ranks: ALONE, ...context });
-  try {
-    return await assembleWith(opened, recipe, task, texts, context);
-  } catch (error) {
-    opened.model.module.dispose();
-    throw error;
-  }
+  return withoutGaps(async () => {
+    const opened = await openForTraining(recipe, task, { ranks: ALONE, ...context });
+    try {
+      return await assembleWith(opened, recipe, task, texts, context);
+    } catch (error) {
+      opened.model.module.dispose();
+      throw error;
+    }
+  });
 }
 
 async function assembleWith(

@@ -134,7 +134,9 @@ interface Native {
   ): void;
   bytesRead(): number;
   dieWithParent(parent: number): boolean;
+  setBlocksFromSystem(on: boolean): void;
   setStorageBytes(tensor: Handle, bytes: number): void;
+  trimHeap(): void;
   buildInfo(): [version: string, cpuCapability: string, cuda: boolean, parallel: string, cudaDevices: number];
 }
 

@@ -18,3 +18,21 @@ export function dieWithParent(parent = process.ppid): boolean {
 export function setStorageBytes(tensor: Tensor, bytes: number): void {
   native.setStorageBytes(tensor, bytes);
 }
+
+/** Gives the system the memory that is free in the heap. What is needed again comes back cleared, which takes as long as filling it (glibc). */
+export function trimHeap(): void {
+  native.trimHeap();
+}
+
+/**
+ * Runs `body`, which makes what stays, such as a model and an optimiser's state. Meanwhile every block of 128 KB and more comes from the system by
+ * itself, so that those that are freed leave no gaps in the heap (glibc), and at the end what is free goes back to the system.
+ */
+export async function withoutGaps<T>(body: () => T | Promise<T>): Promise<T> {
+  native.setBlocksFromSystem(true);
+  try {
+    return await body();
+  } finally {
+    native.setBlocksFromSystem(false);
+  }
+}

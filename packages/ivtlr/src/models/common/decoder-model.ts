@@ -24,11 +24,12 @@ import type {
   PromptPositions,
   RowsForwardOptions,
   RowsForwardResult,
+  SlotsForwardOptions,
   VisionLanguageModel,
 } from '../types.ts';
 import { Decoder, type DecoderConfig } from './decoder.ts';
 import type { KeyValueCache } from './kv-cache.ts';
-import type { SlotCache } from './slot-cache.ts';
+import type { SlotCache, SlotCacheOptions } from './slot-cache.ts';
 import { numbersIn, type VisionUnit, yieldUnits } from './vision-units.ts';
 
 export interface DecoderModelConfig extends DecoderConfig {
@@ -119,12 +120,16 @@ export abstract class DecoderModel<Config extends DecoderModelConfig> extends Mo
     return this.decoder.newCache(batch, capacity);
   }
 
-  newSlotCache(slots: number, capacity: number, options: { fixed?: boolean } = {}): SlotCache {
+  newSlotCache(slots: number, capacity: number, options: SlotCacheOptions = {}): SlotCache {
     return this.decoder.newSlotCache(slots, capacity, options);
   }
 
   forwardRows(inputs: Tensor, options: RowsForwardOptions): RowsForwardResult {
     return this.decoder.forwardRows(inputs, options);
+  }
+
+  forwardSlots(inputs: Tensor, options: SlotsForwardOptions): ForwardResult {
+    return this.decoder.forwardSlots(inputs, options);
   }
 
   forward(inputs: Tensor, options: ForwardOptions): ForwardResult {

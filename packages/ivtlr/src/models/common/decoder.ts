@@ -15,14 +15,22 @@ import {
   type Tensor,
 } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
-import type { CacheCapacity, ForwardOptions, ForwardResult, RowsForwardOptions, RowsForwardResult } from '../types.ts';
+import type {
+  CacheCapacity,
+  ForwardOptions,
+  ForwardResult,
+  RowsForwardOptions,
+  RowsForwardResult,
+  SlotsForwardOptions,
+} from '../types.ts';
 import type { AttentionPass } from './attention.ts';
 import { BatchAttention, batchMask } from './batch-attention.ts';
 import { GraphCache, type KeyValueCache, PreallocatedCache } from './kv-cache.ts';
 import type { RopeScaling } from './rope-config.ts';
 import { Rotary, type RotaryAngles, rotate } from './rotary.ts';
 import { RowAttention } from './row-attention.ts';
-import { SlotCache } from './slot-cache.ts';
+import { SlotCache, type SlotCacheOptions } from './slot-cache.ts';
+import { StaticAttention } from './static-attention.ts';
 
 /** Sizes, as a family's configuration gives them. */
 export interface DecoderConfig {
@@ -211,11 +219,11 @@ export class Decoder extends Module {
   }
 
   /** See VisionLanguageModel.newSlotCache. */
-  newSlotCache(slots: number, capacity: number, { fixed = false }: { fixed?: boolean } = {}): SlotCache {
+  newSlotCache(slots: number, capacity: number, options: SlotCacheOptions = {}): SlotCache {
     const { layers, keyValueHeads } = this.#config;
     const { dtype, device } = this.embed_tokens.weight;
     const shape = { layers, batch: slots, heads: keyValueHeads, headSize: headSizeOf(this.#config), dtype, device };
-    return new SlotCache(shape, capacity, fixed);
+    return new SlotCache(shape, capacity, options);
   }
 
   /** inputs (B, S, I) -> hidden states after the final norm, and the last row's attention probabilities. */
@@ -236,6 +244,17 @@ export class Decoder extends Module {
       const result = this.#run(inputs_1RI, { angles: this.#rotary.angles(positions, dtype, device), attention });
       attention.advance();
       return result;
+    });
+  }
+
+  /** See VisionLanguageModel.forwardSlots. */
+  forwardSlots(inputs_nSI: Tensor, { positions, ...where }: SlotsForwardOptions): ForwardResult {
+    return scope(() => {
+      const { dtype, device } = inputs_nSI;
+      const attention = new StaticAttention(where, inputs_nSI.shape[1]!, device);
+      const angles = this.#rotary.angles(positions.unsqueeze(0), dtype, device);
+      const { hidden, scores } = this.#run(inputs_nSI, { angles, attention });
+      return { hidden, scores: scores[0] ?? null };
     });
   }
 

@@ -27,10 +27,23 @@ export interface SlotRange {
 /** Columns are cleared in blocks: what a masked column holds must be a number, since 0 times NaN is NaN. */
 const BLOCK = 256;
 
+/** One would do; with eight, what is read can be a multiple of eight, which attention kernels like best. */
+export const SPARE_COLUMNS = 8;
+const SPARE_BLOCK = 64;
+
+export interface SlotCacheOptions {
+  /**
+   * Every slot has SPARE_COLUMNS more behind its capacity, which are written and never read: where a pass over neighbouring slots puts what it makes
+   * for those that take no part in it. Memory is then taken in blocks of columns, so that it stays in its place for longer.
+   */
+  spare?: boolean;
+}
+
 export class SlotCache {
-  readonly fixed: boolean;
   #shape: CacheShape;
   #capacity: number;
+  readonly #spare: number;
+  #generation = 0;
   /** Columns that hold numbers in every slot. */
   #cleared = 0;
   #layers: { keys: Tensor; values: Tensor }[];
@@ -40,15 +53,28 @@ export class SlotCache {
   /**
    * @param shape `batch` is the number of slots to begin with
    * @param capacity positions a slot has room for
-   * @param fixed never grows, and every pass reads all columns, so that no shape changes from token to token
    */
-  constructor(shape: CacheShape, capacity: number, fixed = false) {
+  constructor(shape: CacheShape, capacity: number, { spare = false }: SlotCacheOptions = {}) {
     this.#shape = { ...shape };
-    this.#capacity = capacity;
-    this.fixed = fixed;
+    this.#spare = spare ? SPARE_COLUMNS : 0;
+    this.#capacity = this.#rounded(capacity);
     this.#layers = this.#room();
     for (let slot = 0; slot < shape.batch; slot++) this.#addSlot();
-    if (fixed) this.#clear(capacity);
+  }
+
+  /** Slots, taken or free. */
+  get slots(): number {
+    return this.#shape.batch;
+  }
+
+  /** See SlotCacheOptions; the first spare column is column `capacity`. */
+  get hasSpare(): boolean {
+    return this.#spare > 0;
+  }
+
+  /** Changes when keys and values move to other memory. */
+  get generation(): number {
+    return this.#generation;
   }
 
   /** Positions a slot has room for. */
@@ -72,9 +98,8 @@ export class SlotCache {
   }
 
   /**
-   * A free slot with room for `positions`; the cache grows where it may.
+   * A free slot with room for `positions`; the cache grows where it must.
    * @param wanted one of the free slots, and how many of the positions that it holds stay; default: the first one, empty
-   * @throws RangeError when it is fixed and has no slot or room left
    */
   take(positions: number, wanted: { slot: number; length: number } | null = null): number {
     const slots = this.#free.length === 0 ? this.#shape.batch + 1 : this.#shape.batch;
@@ -98,7 +123,7 @@ export class SlotCache {
     const end = Math.max(...pasts) + size;
     if (end > this.#capacity)
       throw new RangeError(`the cache has room for ${this.#capacity} positions, ${end} are needed`);
-    if (end > this.#cleared) this.#clear(Math.min(this.#capacity, Math.ceil(end / BLOCK) * BLOCK));
+    this.prepare(end);
     const start = slots.every((slot, i) => slot === slots[0]! + i) ? slots[0]! : null;
     const past = pasts.every((value) => value === pasts[0]) ? pasts[0]! : null;
     const { device } = this.#shape;
@@ -106,7 +131,7 @@ export class SlotCache {
     return {
       slots,
       size,
-      columns: this.fixed ? this.#capacity : end,
+      columns: end,
       start,
       past,
       slotIndex: start === null ? indexTensor(slots, device) : null,
@@ -125,6 +150,11 @@ export class SlotCache {
     };
   }
 
+  /** Makes sure that the first `columns` columns of every slot hold numbers. */
+  prepare(columns: number): void {
+    if (columns > this.#cleared) this.#clear(Math.min(this.#capacity, Math.ceil(columns / BLOCK) * BLOCK));
+  }
+
   /** Adds the new positions of one layer, (b, G, S, E) each, and gives back the columns to read, (b, G, T, E). */
   append(layer: number, range: SlotRange, keys: Tensor, values: Tensor): { keys: Tensor; values: Tensor } {
     const room = this.#layers[layer]!;
@@ -140,7 +170,7 @@ export class SlotCache {
     } else {
       this.#slots(room, start!, slots.length).narrow(2, past!, size).copy_(fresh_bGSE);
     }
-    const read = columns === this.#capacity ? room : room.narrow(2, 0, columns);
+    const read = columns === this.#capacity + this.#spare ? room : room.narrow(2, 0, columns);
     return slotIndex ? read.indexSelect(0, slotIndex) : this.#slots(read, start!, slots.length);
   }
 
@@ -174,19 +204,16 @@ export class SlotCache {
 
   #room(): { keys: Tensor; values: Tensor }[] {
     const { layers, batch, heads, headSize, dtype, device } = this.#shape;
-    const make = () => keep(empty([batch, heads, this.#capacity, headSize], { dtype, device }));
+    this.#generation++;
+    const make = () => keep(empty([batch, heads, this.#capacity + this.#spare, headSize], { dtype, device }));
     return inferenceMode(() => Array.from({ length: layers }, () => ({ keys: make(), values: make() })));
   }
 
   #grow(slots: number, positions: number): void {
-    if (this.fixed)
-      throw new RangeError(
-        `a fixed cache of ${this.#shape.batch} slots and ${this.#capacity} positions cannot take a row of ${positions} more`,
-      );
     const before = this.#layers;
     const had = this.#shape.batch;
     this.#shape = { ...this.#shape, batch: slots };
-    this.#capacity = Math.max(this.#capacity, positions);
+    this.#capacity = Math.max(this.#capacity, this.#rounded(positions));
     this.#layers = this.#room();
     inferenceMode(() =>
       scope(() => {
@@ -201,6 +228,11 @@ export class SlotCache {
       }),
     );
     for (let slot = had; slot < slots; slot++) this.#addSlot();
+  }
+
+  #rounded(positions: number): number {
+    if (this.#spare === 0) return positions;
+    return Math.ceil((positions + this.#spare) / SPARE_BLOCK) * SPARE_BLOCK - this.#spare;
   }
 
   #clear(end: number): void {

@@ -1,0 +1,172 @@
+/** Passes that are functions of tensors alone: recorded once, they give what ordinary passes give, and nothing but the contents of tensors changes. */
+import { liveTensorCount, scope, setNumThreads, TorchError } from '@ivtlr/torch';
+import { afterEach, expect, test } from 'vitest';
+import { RunAgain } from '../../../../test/run-again.ts';
+import { TINY_IDS, tinyImage, tinyModel } from '../../../../test/tiny-model.ts';
+import { native } from '../../../torch/src/core/native.ts';
+import { LATENT_DEFAULTS } from './options.ts';
+import type { RowRequest } from './row.ts';
+import { RowBatch, type RowBatchOptions, type RowEvent } from './row-batch.ts';
+import type { GraphsOption } from './static-steps.ts';
+
+setNumThreads(1);
+
+/** Names of operators by their index: all that are looked up from here on. */
+const names = new Map<number, string>();
+const { findOp } = native;
+native.findOp = (name, overload) => {
+  const found = findOp(name, overload);
+  names.set(found[0], overload ? `${name}.${overload}` : name);
+  return found;
+};
+
+/** Bookkeeping of handles, which no device takes part in. */
+const BOOKKEEPING = new Set(['findOp', 'release', 'watch', 'sweep', 'live', 'tensorInfo', 'tensorShape']);
+
+/** What an argument says beside the contents of tensors. */
+function describeArgument(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(describeArgument);
+  if (typeof value !== 'object' || value === null || !('dtype' in value) || !('shape' in value)) return value;
+  return `${value.dtype} [${value.shape}]`;
+}
+
+/** Every call of the addon that `body` makes. */
+function callsOf(body: () => void): string[] {
+  const calls: string[] = [];
+  const all = native as unknown as Record<string, (...args: unknown[]) => unknown>;
+  const before = { ...all };
+  for (const [name, real] of Object.entries(before)) {
+    if (typeof real !== 'function' || BOOKKEEPING.has(name)) continue;
+    all[name] = (...args) => {
+      const described = args.map(describeArgument);
+      if (name === 'callOp') described[0] = names.get(args[0] as number);
+      calls.push(`${name} ${JSON.stringify(described)}`);
+      return real(...args);
+    };
+  }
+  try {
+    body();
+  } finally {
+    Object.assign(all, before);
+  }
+  return calls;
+}
+
+const model = tinyModel({ seed: 3 });
+const [EARLY, LONG] = [
+  { before: [1, 2, 3], after: [4, 5], latentSteps: 3, maxNewTokens: 12 },
+  { before: [9], after: [8, 7, 6, 5, 4, 3], latentSteps: 2, maxNewTokens: 30 },
+];
+
+function request(plan: typeof EARLY, seed: number): RowRequest {
+  const image = tinyImage([3, 4], seed);
+  const { before, after, latentSteps, maxNewTokens } = plan;
+  return {
+    promptIds: [...before, ...new Array<number>(image.tokens).fill(TINY_IDS.image), ...after],
+    images: [image],
+    latentSteps,
+    afterLatentIds: [11, 12],
+    options: { ...LATENT_DEFAULTS, patches: 3, maxNewTokens, eosIds: [], trace: true, firstLogits: true, logprobs: 2 },
+  };
+}
+
+/** One row, then another beside it, then a third when the first has left. */
+function answers(graphs: GraphsOption, options: RowBatchOptions = {}, plans = [EARLY, LONG, EARLY]) {
+  return scope(() => {
+    const batch = new RowBatch(model, { ...options, graphs });
+    const events: RowEvent[] = [];
+    const rows = [];
+    for (let pass = 0; pass < 9 || batch.size > 0; pass++) {
+      const next = [0, 4, 8].indexOf(pass);
+      const plan = plans[next];
+      if (plan) rows.push(...batch.add([request(plan, next)]));
+      events.push(...batch.step());
+    }
+    batch.dispose();
+    return rows.map((row) => ({
+      ends: events.filter(({ type, row: own }) => own === row && type === 'end').length,
+      picked: row.picked,
+      tokens: row.tokens,
+      numbers: [
+        ...row.firstLogits,
+        ...row.logprobs.flatMap(({ logprob, top }) => [logprob, ...top.map((one) => one.logprob)]),
+        ...row.traces.flatMap(({ scores }) => scores),
+      ],
+    }));
+  });
+}
+
+/** `got` is what `wanted` is, numbers within 1e-5. */
+function expectSame(got: ReturnType<typeof answers>, wanted: ReturnType<typeof answers>): void {
+  const whole = (list: typeof got) => list.map(({ ends, picked, tokens }) => ({ ends, picked, tokens }));
+  expect(whole(got)).toEqual(whole(wanted));
+  got.forEach(({ numbers }, i) => {
+    expect(numbers.length).toBe(wanted[i]!.numbers.length);
+    const far = numbers.map((value, j) => Math.abs(value - wanted[i]!.numbers[j]!)).filter((gap) => !(gap < 1e-5));
+    expect(far).toEqual([]);
+  });
+}
+
+answers('off'); // rotary tables stay with the model once made
+const baseline = liveTensorCount();
+afterEach(() => expect(liveTensorCount()).toBe(baseline));
+
+test('from one replay to the next every operator, shape and number is the same, and nothing is read or sent', () => {
+  const replays: string[][] = [];
+  const graphs = new RunAgain((body) => void replays.push(callsOf(body)));
+  expectSame(answers(graphs, { slots: 2 }), answers('off'));
+  expect(replays.length).toBeGreaterThan(25);
+  const kinds = new Map<string, number>();
+  for (const calls of replays) {
+    const all = calls.join('\n');
+    kinds.set(all, (kinds.get(all) ?? 0) + 1);
+  }
+  // One sequence a recording, though lengths, positions, rows and inputs differ.
+  expect(kinds.size).toBe(graphs.recorded);
+  expect(Math.max(...kinds.values())).toBeGreaterThan(8);
+  for (const call of kinds.keys()) {
+    expect(call).not.toMatch(/callOp \[null/);
+    expect(call).not.toMatch(/^(?!callOp|inferenceMode|setGradEnabled)/m);
+    expect(call).not.toMatch(
+      /item|nonzero|is_nonzero|_local_scalar|aten::to\.[^\n]*cpu|_to_copy|pin_memory|masked_select|unique/,
+    );
+    expect(call).toMatch(/ivtlr::attend_row|scaled_dot_product_attention/);
+  }
+});
+
+test('recordings serve all lengths within a power of two of columns, and are made anew when the cache moves', () => {
+  const graphs = new RunAgain();
+  const longer = { ...LONG, maxNewTokens: 260 };
+  const before = { ...EARLY, maxNewTokens: 40 };
+  const plans = [before, longer];
+  expectSame(answers(graphs, { slots: 2 }, plans), answers('off', {}, plans));
+  expect(graphs.recorded).toBeLessThan(14);
+  expect(graphs.replayed).toBeGreaterThan(250);
+});
+
+test('what cannot be recorded runs the ordinary way, which is said once', () => {
+  const lines: string[] = [];
+  const { write } = process.stderr;
+  process.stderr.write = (line) => lines.push(String(line)) > 0;
+  let refused = 0;
+  try {
+    const graphs = new RunAgain();
+    const refusing = {
+      warmUp: (body: () => void) => graphs.warmUp(body),
+      newGraph: () => ({
+        ...graphs.newGraph(),
+        capture: () => {
+          refused++;
+          throw new TorchError('Graph', 'operation not permitted when stream is capturing');
+        },
+      }),
+    };
+    expectSame(answers(refusing), answers('off'));
+  } finally {
+    process.stderr.write = write;
+  }
+  expect(refused).toBe(1);
+  expect(lines).toEqual([
+    'passes cannot be recorded as graphs and run one operator after the other: Graph: operation not permitted when stream is capturing\n',
+  ]);
+});
