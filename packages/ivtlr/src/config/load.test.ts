@@ -197,11 +197,11 @@ describe('bundled recipes', () => {
     expect(relay.latent).toMatchObject({ latentMemory: 'last', hideImageFromAnswer: true, pickSupervision: 0.2 });
     const variants = {
       'all-steps': { latent: { latentMemory: 'all', hideImageFromLatents: true } },
-      unsupervised: { latent: { pickSupervision: 0 } },
+      unsupervised: { latent: { pickSupervision: 0, carrySupervision: 0 } },
       detached: { latent: { latentGradient: 'detached' } },
       coconut: { mode: 'coconut', latent: { pickSupervision: 0, latentMemory: 'all', hideImageFromAnswer: false } },
-      cot: { mode: 'cot', latent: { pickSupervision: 0 } },
-      'no-cot': { mode: 'no-cot', latent: { pickSupervision: 0 } },
+      cot: { mode: 'cot', latent: { pickSupervision: 0, carrySupervision: 0 } },
+      'no-cot': { mode: 'no-cot', latent: { pickSupervision: 0, carrySupervision: 0 } },
     };
     for (const base of ['relay', 'relay-6']) {
       const whole = loadRecipe(base);
@@ -212,6 +212,10 @@ describe('bundled recipes', () => {
     }
     const { latent, task, maxSteps, numEpochs, out: _, ...six } = loadRecipe('relay-6');
     expect(relay).toMatchObject(six);
+    expect({ ...latent, carrySupervision: 0 }).toMatchObject({
+      ...relay.latent,
+      ...{ maxLatentStage: 6, epochsPerStage: latent.epochsPerStage },
+    });
     expect({ task, maxSteps, stages: latent.maxLatentStage }).toEqual({ task: 'relay-6', maxSteps: 6, stages: 6 });
     expect((latent.epochsPerStage as number[]).reduce((a, b) => a + b)).toBe(numEpochs);
   });

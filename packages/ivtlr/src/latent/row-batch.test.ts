@@ -227,6 +227,9 @@ describe.each(Object.entries(FAMILIES))('%s', (_, make) => {
           { graphs: again, slots: 5, keptImageBytes: 1e6 },
           { keptImageBytes: 3000 },
           { keptImageBytes: 1e6, pieceTokens: 3 },
+          { readLate: true },
+          { readLate: true, pieceTokens: 3 },
+          { readLate: true, keptImageBytes: 1e6, graphs: new RunAgain() },
         ),
         (plans, options) => {
           const results = together(plans, family, options);
@@ -332,7 +335,12 @@ describe.each(Object.entries(FAMILIES))('%s', (_, make) => {
     const all = [...family.model.module.namedParameters().values()];
     const plan: Planned = { ...fc.sample(planned, { seed: 9, numRuns: 1 })[0]!, latentSteps: 0 };
     plan.options.maxNewTokens = 2;
-    const ask = () => alone(plan, family).end;
+    const ask = () => {
+      const one = { ...plan, arrives: 0, leaves: null };
+      const ends = [{}, { readLate: true }].map((options) => together([one], family, options)[0]!.end);
+      expect(ends[1]).toBe(ends[0]);
+      return ends[0];
+    };
     scope(() => {
       const before = all.map((parameter) => parameter.clone());
       noGrad(() => weight.fill_(Number.NaN));
