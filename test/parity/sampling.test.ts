@@ -3,8 +3,9 @@ import { inferenceMode, liveTensorCount, scope, setNumThreads, type Tensor, tens
 import { afterEach, expect, test } from 'vitest';
 import { generateAll } from '../../packages/ivtlr/src/latent/generate.ts';
 import { processLogits } from '../../packages/ivtlr/src/latent/logits.ts';
-import { chooseTokens, logprobsOf } from '../../packages/ivtlr/src/latent/next-token.ts';
+import { chooseTokens, tokenReading } from '../../packages/ivtlr/src/latent/next-token.ts';
 import { LATENT_DEFAULTS } from '../../packages/ivtlr/src/latent/options.ts';
+import { readTogether } from '../../packages/ivtlr/src/latent/read-together.ts';
 import { Row } from '../../packages/ivtlr/src/latent/row.ts';
 import type { Sampling } from '../../packages/ivtlr/src/latent/sampling.ts';
 import { Random } from '../../packages/ivtlr/src/random.ts';
@@ -120,10 +121,11 @@ test.each(goldens.cases)('$name: log-probabilities are those of the raw logits',
     const rows = rowsOf(golden);
     const logits = tensor(golden.logits);
     const chosen = chooseTokens(logits, rows);
-    const got = logprobsOf(logits, chosen, rows);
+    const reading = tokenReading(logits, chosen, rows, []);
+    const got = reading.finish(readTogether(reading.tensors));
     const all = logits.logSoftmax(-1).tolist() as number[][];
     chosen.toNumbers().forEach((id, row) => {
-      const { top, ...own } = got.get(row)!;
+      const { top, ...own } = got[row]!.logprobs!;
       expect(own.id).toBe(id);
       expect(own.logprob).toBeCloseTo(all[row]![id]!, 5);
       expect(top.map((one) => one.id)).toEqual(golden.top_logprobs[row]!.map(([id]) => id));

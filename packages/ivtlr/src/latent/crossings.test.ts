@@ -1,58 +1,95 @@
-/** How often a pass waits for a GPU, counted on the CPU. */
-import { type Crossings, countCrossings, scope, setNumThreads } from '@ivtlr/torch';
+/** How often a pass waits for a GPU and sends something to it, counted on the CPU. */
+import { countCrossings, scope, setNumThreads } from '@ivtlr/torch';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type TinyRow, tinyBatch, tinyModel } from '../../../../test/tiny-model.ts';
+import { TINY_IDS, type TinyRow, tinyBatch, tinyImage, tinyModel } from '../../../../test/tiny-model.ts';
 import type { Qwen2VL } from '../models/qwen2-vl/model.ts';
-import { type GenerateOptions, generate } from './generate.ts';
+import { type GenerateOptions, generate, generateAll } from './generate.ts';
 import { LATENT_DEFAULTS } from './options.ts';
+import { RowBatch } from './row-batch.ts';
 
 setNumThreads(1);
 
 const ROWS: TinyRow[] = [
-  { before: [1, 2, 3], after: [4, 5], grid: [3, 4], latentSteps: 2, seed: 1 },
-  { before: [6], after: [7, 8, 9, 10, 11, 12], grid: [2, 3], latentSteps: 2, seed: 2 },
-  { before: [13, 14], after: [15], grid: [4, 2], latentSteps: 2, seed: 3 },
-  { before: [13, 14], after: [15, 16], grid: [3, 4], latentSteps: 2, seed: 4 },
+  { before: [1, 2, 3], after: [4, 5], grid: [3, 4], latentSteps: 3, seed: 1 },
+  { before: [6], after: [7, 8, 9, 10, 11, 12], grid: [4, 3], latentSteps: 3, seed: 2 },
+  { before: [13, 14], after: [15], grid: [5, 2], latentSteps: 3, seed: 3 },
+  { before: [13, 14], after: [15, 16], grid: [3, 4], latentSteps: 3, seed: 4 },
 ];
 const OPTIONS: GenerateOptions = { ...LATENT_DEFAULTS, patches: 3, maxNewTokens: 4, eosIds: [] };
 
 let model: Qwen2VL;
 beforeAll(() => {
   model = tinyModel({ seed: 3 });
+  // Rotary tables stay with the model once made.
+  scope(() => generateAll(model, tinyBatch(ROWS), OPTIONS));
 });
 afterAll(() => model.dispose());
 
-/** Of each step of a whole answer, by what it gives. */
-function crossings(rows: readonly TinyRow[], options: Partial<GenerateOptions> = {}): [string, Crossings][] {
+/** Of each step of a whole answer: what it gives, reads, uploads. */
+function stepsOf(rows: readonly TinyRow[], options: Partial<GenerateOptions> = {}): string[] {
   return scope(() => {
     const running = generate(model, tinyBatch(rows), { ...OPTIONS, ...options });
-    const found: [string, Crossings][] = [];
-    for (let done = false; !done; ) {
-      let name = '';
-      const own = countCrossings(() => {
+    const found: string[] = [];
+    for (let type = ''; type !== 'end'; ) {
+      const { reads, uploads } = countCrossings(() => {
         const next = running.next();
-        done = next.done === true;
-        if (!next.done) name = next.value.type;
+        type = next.done ? 'end' : next.value.type;
       });
-      if (!done) found.push([name, own]);
+      found.push(`${type} ${reads} ${uploads}`);
     }
     return found;
   });
 }
 
-test('print', () => {
-  for (const rows of [ROWS.slice(0, 1), ROWS])
-    for (const options of [
-      {},
-      { sampling: { temperature: 1 } },
-      { sampling: { temperature: 1, topP: 0.9, topK: 5 } },
-      { trace: true },
-    ])
-      console.log(
-        rows.length,
-        JSON.stringify(options),
-        crossings(rows, options)
-          .map(([n, { reads, uploads }]) => `${n} ${reads}r ${uploads}u`)
-          .join(', '),
-      );
+/** The same of three latent steps and four tokens that all cost what the last of their kind does. */
+const steps = (latent: string, token: string, { first = latent, firstToken = token } = {}) => [
+  ...[first, latent, latent].map((cost) => `latent-step ${cost}`),
+  ...[firstToken, token, token, token].map((cost) => `tokens ${cost}`),
+  'end 0 0',
+];
+
+test('one row: one read a latent step and token; positions are sent, used tokens, and the mask of several positions', () => {
+  const firstToken = '1 2'; // its pass runs the rows of the last latent step
+  expect(stepsOf(ROWS.slice(0, 1))).toEqual(steps('1 3', '1 1', { firstToken }));
+});
+
+test('rows of a batch are read together, whatever is asked of them', () => {
+  const few = { first: '1 8' }; // prompts have positions of their own
+  expect(stepsOf(ROWS)).toEqual(steps('1 6', '1 5', few));
+  expect(stepsOf(ROWS, { logprobs: 3, firstLogits: true })).toEqual(steps('1 6', '1 5', few));
+  const sampling = { temperature: 0.7 };
+  // Temperatures and random numbers are sent too.
+  expect(stepsOf(ROWS, { sampling, seed: 1 })).toEqual(steps('1 6', '1 7', few));
+  // What a trace shows of a latent step is read on its own.
+  expect(stepsOf(ROWS, { trace: true, traceText: true })).toEqual(steps('2 6', '1 5', { first: '2 8' }));
+  expect(stepsOf(ROWS, { latentVision: 'random', seed: 1 })).toEqual(steps('1 7', '1 5', { first: '1 9' }));
+});
+
+test('rows that come and go: a pass reads its picks once and its tokens once', () => {
+  scope(() => {
+    const batch = new RowBatch(model);
+    const ask = (latentSteps: number) => ({
+      promptIds: [1, 2, ...new Array<number>(12).fill(TINY_IDS.image), 3],
+      images: [tinyImage([3, 4], latentSteps)],
+      latentSteps,
+      afterLatentIds: [9],
+      options: { ...OPTIONS, maxNewTokens: 8 },
+    });
+    const pass = () => {
+      let kinds = '';
+      const { reads } = countCrossings(() => {
+        const events = batch.step();
+        kinds = events.map(({ type }) => (type === 'token' ? 't' : type === 'latent-step' ? 'l' : 'e')).join('');
+      });
+      return `${kinds} ${reads}`;
+    };
+    try {
+      batch.add([ask(2), ask(1)]);
+      expect([pass(), pass()]).toEqual(['ll 1', 'lt 2']);
+      batch.add([ask(2), ask(0)]);
+      expect([pass(), pass(), pass()]).toEqual(['lttt 2', 'lttt 2', 'tttt 1']);
+    } finally {
+      batch.dispose();
+    }
+  });
 });

@@ -10,8 +10,8 @@ import type { EncodedImages } from './kept-prefixes.ts';
 import { positionsOf, type Row } from './row.ts';
 
 /**
- * Gives every row its first input: the embedded prompt (P, D) with its image tokens filled in, and their positions (A, P). Call inside a scope
- * and inference mode.
+ * Gives every row its first input: the embedded prompt (P, D) with its image tokens filled in, their positions (A, P), and what it reads after its
+ * latent steps. Call inside a scope and inference mode.
  * @param ahead pictures whose encoding was begun
  * @param known pictures that were encoded before; those that are encoded now are added
  * @throws RangeError when a prompt's image tokens are not its pictures'
@@ -27,9 +27,10 @@ export function embedRows(
   const prompts = rows.map(({ request: { promptIds, latentSteps, afterLatentIds } }) =>
     latentSteps === 0 ? [...promptIds, ...afterLatentIds] : promptIds,
   );
+  const behind = rows.map(({ request }) => (request.latentSteps === 0 ? [] : request.afterLatentIds));
   for (const row of rows) check(model, row);
   const encoded = encodeImages(model, rows, known, ahead);
-  const embedded = model.embed(indexTensor(prompts.flat(), model.device).unsqueeze(0)).select(0, 0);
+  const embedded = model.embed(indexTensor([...prompts, ...behind].flat(), model.device).unsqueeze(0)).select(0, 0);
   let start = 0;
   rows.forEach((row, b) => {
     const { images, options } = row.request;
@@ -46,6 +47,12 @@ export function embedRows(
     row.pending = keep(own);
     row.promptPositions = keep(positions.select(1, 0));
     row.next = next[0]!;
+  });
+  rows.forEach((row, b) => {
+    const { length } = behind[b]!;
+    // A copy, since a view would hold the memory of all prompts until the latent steps are done.
+    if (length > 0) row.behind = keep(embedded.narrow(0, start, length).clone());
+    start += length;
   });
 }
 

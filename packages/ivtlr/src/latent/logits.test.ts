@@ -87,7 +87,7 @@ describe('filters', () => {
   test('the penalty is for the different ids of the prompt, what stands behind the latent steps included', () => {
     scope(() => {
       const rows = [rowOf({ repetitionPenalty: 2 }), rowOf({}), rowOf({ repetitionPenalty: 0.5 })];
-      rows[2]!.write(0, undefined);
+      rows[2]!.write(0, null);
       const scores = processLogits(tensor([0, 1, 2].map(() => [1, -1, 2, 4, 5])), rows);
       expect(scores.tolist()).toEqual([
         [1, -2, 1, 2, 5],

@@ -92,11 +92,11 @@ function keepTopK(scores: Tensor, options: readonly Sampling[]): Tensor {
 /** Sorting a large vocabulary takes longer than everything else here, and the tokens that are kept are nearly always among so many. */
 const FIRST_SORTED = 1024;
 
-/** @param sorted likeliest tokens that are looked at; all, where they do not reach p */
+/** @param sorted likeliest tokens that are looked at; all, where they do not reach p. A GPU sorts all sooner than it is asked whether they do. */
 function keepTopP(
   scores: Tensor,
   options: readonly Sampling[],
-  sorted = Math.max(...options.map(({ topK }) => topK || FIRST_SORTED)),
+  sorted = Math.max(...options.map(({ topK }) => topK || (scores.device === 'cpu' ? FIRST_SORTED : Infinity))),
 ): Tensor {
   const vocabulary = scores.shape[1]!;
   const count = Math.min(sorted, vocabulary);

@@ -3,12 +3,20 @@
  * vision), push both as the next input.
  * Shapes: B batch, K patches, D hidden size, I width of an input row, N image tokens, T all positions so far.
  */
-import { stack, type Tensor, tensor, toDevice } from '@ivtlr/torch';
+import { cat, noGrad, stack, type Tensor, zeros } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import type { AttentionScores } from '../models/types.ts';
 import { atColumns } from './image-columns.ts';
 import type { LatentOptions } from './options.ts';
-import { checkLatentOptions, insertedRows, latentVision, nothingToInsert, selectImageTokens } from './select.ts';
+import {
+  checkLatentOptions,
+  insertedRows,
+  latentVision,
+  nothingToInsert,
+  type Picked,
+  pickImageTokens,
+  planPicks,
+} from './select.ts';
 import type { Sequence } from './sequence.ts';
 
 export interface LatentStep {
@@ -57,21 +65,13 @@ export class Rollout {
     const h_B1D = hidden.narrow(1, rows - 1, 1);
     const imageScores = prompt.images ? this.#imageScores(scores!) : null;
     const wantsVision = this.#options.latentVision !== 'off' && imageScores !== null;
-    const picked = this.#used.map((used, b) =>
-      wantsVision
-        ? selectImageTokens(
-            imageScores.detach().select(0, b).narrow(0, 0, used.length),
-            used,
-            this.#steps,
-            this.#options,
-          )
-        : [],
-    );
+    const picks = wantsVision ? this.#pick(imageScores.detach()) : this.#used.map(() => ({ indices: [], index: null }));
+    const picked = picks.map(({ indices }) => indices);
     const K = Math.max(...picked.map((row) => row.length));
     const withText = this.#options.latentText !== 'off';
     if (!withText && picked.some((row) => row.length === 0)) throw nothingToInsert(this.#steps);
     // Rows with fewer patches are padded in front: the last inserted row is what the next step reads, so it must count.
-    const vision = K > 0 ? this.#latentVision(picked, K) : null;
+    const vision = K > 0 ? this.#latentVision(picks, K) : null;
     const h_B1I = this.sequence.model.asInputs(h_B1D);
     const text = this.#options.latentText === 'swap' ? h_B1I.roll(1, 0) : h_B1I;
     let inserted = insertedRows(vision, text, this.#steps, this.#options);
@@ -113,13 +113,25 @@ export class Rollout {
     );
   }
 
+  #pick(scores_BN: Tensor): Picked[] {
+    const plans = this.#used.map((used) => planPicks(used, this.#steps, this.#options));
+    return noGrad(() =>
+      pickImageTokens(
+        plans.map((plan, b) => ({ plan, scores_N: scores_BN.select(0, b).narrow(0, 0, plan.used.length) })),
+      ),
+    );
+  }
+
   /** (B, K, I): input rows of the picked image tokens, not hidden states. */
-  #latentVision(picked: readonly number[][], K: number): Tensor {
+  #latentVision(picks: readonly Picked[], K: number): Tensor {
     const images = this.sequence.prompt.images!;
     const [B, , I] = images.shape as [number, number, number];
-    const filled = picked.flatMap((row) => [...new Array<number>(K - row.length).fill(0), ...row].map(BigInt));
-    const index = toDevice(tensor(BigInt64Array.from(filled), { shape: [B, K, 1] }), images.device);
-    const tokens = images.gather(1, index.expand([B, K, I]));
+    const rows = picks.map(({ indices, index }) => {
+      const missing = K - indices.length;
+      const pads = () => zeros([missing], { dtype: 'int64', device: images.device });
+      return missing === 0 ? index! : index ? cat([pads(), index]) : pads();
+    });
+    const tokens = images.gather(1, stack(rows).view([B, K, 1]).expand([B, K, I]));
     const z = latentVision(tokens, this.sequence.model.hiddenSize, this.#options);
     return this.#options.latentVision === 'swap' ? z.roll(1, 0) : z;
   }

@@ -1,22 +1,24 @@
 /**
  * Latent reasoning at inference, row by row: rows join at any step, every pass runs whatever each of them has to run (a piece of its prompt, the
  * rows of a latent step, one token), and rows leave when they end. Each is as it would be alone.
- * Shapes: R positions of a pass, D hidden size, n rows, T columns, V vocabulary.
+ * Shapes: D hidden size, n rows, T columns.
  */
 import { cat, inferenceMode, keep, scope, type Tensor } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
-import { indexTensor } from '../models/common/index-tensor.ts';
 import type { SlotCache } from '../models/common/slot-cache.ts';
-import type { RowGroup, VisionLanguageModel } from '../models/types.ts';
+import type { VisionLanguageModel } from '../models/types.ts';
 import { embedRows } from './embed-rows.ts';
-import { atColumns, imageSpans } from './image-columns.ts';
+import { atColumns } from './image-columns.ts';
 import { ImagesAhead } from './images-ahead.ts';
 import { KeptParts } from './kept-prefixes.ts';
-import { chooseTokens, damagedLogits, logprobsOf, type TokenLogprobs } from './next-token.ts';
+import type { TokenLogprobs } from './next-token.ts';
+import { readTogether } from './read-together.ts';
 import { joinRings, Row, type RowRequest } from './row.ts';
-import { insertedRows, latentVision, selectImageTokens } from './select.ts';
-import { type GraphsOption, type NextTokens, StaticSteps } from './static-steps.ts';
+import { describeGroup, passIndices, planPass } from './row-pass.ts';
+import { insertedRows, latentVision, type Picked, type PickRow, pickImageTokens, planPicks } from './select.ts';
+import { type GraphsOption, StaticSteps } from './static-steps.ts';
 import type { StepTrace } from './trace.ts';
+import { type Ready, type UnreadTokens, writeTokens } from './write-tokens.ts';
 
 export type RowEvent =
   /** `trace` is null unless the row asked for traces. */
@@ -34,19 +36,18 @@ export interface RowBatchOptions {
   capacity?: number;
   /** Whether passes of tokens and latent steps are recorded once and given to a GPU in one call; default: on a GPU. See static-steps.ts. */
   graphs?: GraphsOption;
+  /**
+   * Whether a token is read only when the next pass has been given to the device, so that neither waits for the other; events come one pass later, and
+   * the pass of a row that turns out to have ended is dropped. Default: on a GPU.
+   */
+  readLate?: boolean;
   /** Prompt tokens of a pass: longer prompts run in pieces, and one after the other, so that rows that write need not wait for all of them. */
   pieceTokens?: number;
   /** Bytes of picture embeddings that are kept for later rows of the same picture, which then also take over the beginning of its prompt. Default 0: nothing is. */
   keptImageBytes?: number;
 }
 
-/** A row's part of one pass. */
-interface Piece {
-  row: Row;
-  size: number;
-  /** Nothing of the row is left to run after this pass. */
-  last: boolean;
-}
+const NOTHING: Picked = { indices: [], index: null };
 
 export class RowBatch {
   readonly #model: VisionLanguageModel;
@@ -57,10 +58,13 @@ export class RowBatch {
   readonly #events: RowEvent[] = [];
   readonly #kept: KeptParts | null;
   readonly #ahead: ImagesAhead;
+  readonly #readsLate: boolean;
+  #unread: UnreadTokens | null = null;
 
   constructor(model: VisionLanguageModel, options: RowBatchOptions = {}) {
     this.#model = model;
     this.#options = options;
+    this.#readsLate = options.readLate ?? model.device !== 'cpu';
     this.#steps = new StaticSteps(model, options.graphs);
     this.#ahead = new ImagesAhead(model);
     this.#kept = options.keptImageBytes ? new KeptParts(options.keptImageBytes) : null;
@@ -147,7 +151,12 @@ export class RowBatch {
     const started = performance.now();
     const rows = [...this.#rows];
     const phases = rows.map(({ phase }) => phase);
-    if (rows.length > 0) inferenceMode(() => scope(() => this.#pass(rows)));
+    const running = rows.some(({ pending }) => pending !== null);
+    const written = running ? inferenceMode(() => scope(() => this.#pass(rows))) : null;
+    // On a GPU the tokens of the pass before are read while this one runs.
+    if (this.#unread) this.#read(this.#unread);
+    this.#unread = written?.late ? written : null;
+    if (written && !written.late) this.#read(written);
     const share = (performance.now() - started) / 1000 / rows.length;
     rows.forEach((row, i) => {
       const phase = phases[i]!;
@@ -159,6 +168,8 @@ export class RowBatch {
   dispose(): void {
     for (const row of this.#rows) row.dispose();
     this.#rows.clear();
+    this.#unread?.dispose();
+    this.#unread = null;
     this.#kept?.dispose();
     this.#ahead.dispose();
     this.#steps.dispose();
@@ -170,19 +181,19 @@ export class RowBatch {
     return this.#steps.newSlotCache(slots, Math.max(this.#options.capacity ?? 1, positions));
   }
 
-  #pass(rows: readonly Row[]): void {
-    const groups = this.#plan(rows);
+  #pass(rows: readonly Row[]): UnreadTokens | null {
+    const groups = planPass(rows, this.#options.pieceTokens);
     const pieces = groups.flat();
     const inputs = cat(
       pieces.map(({ row, size }) => row.pending!.narrow(0, 0, size)),
       0,
     ).unsqueeze(0);
-    const where = { positions: this.#positions(pieces), cache: this.#cache!, groups: groups.map(describeGroup) };
+    const { positions, writing } = passIndices(pieces, this.#model.device);
+    const where = { positions, cache: this.#cache!, groups: groups.map(describeGroup) };
     const { hidden, scores, next } = this.#steps.forwardRows(inputs, where);
     let at = 0;
     let scored = 0;
-    /** Where each row that has run all it had stands in `hidden`, and its attention probabilities, (T of its group). */
-    const ready: { row: Row; last: number; scores: Tensor | null }[] = [];
+    const ready: Ready[] = [];
     for (const group of groups) {
       const groupScores = group[0]!.row.wantsScores && group[0]!.last ? scores[scored++]! : null;
       group.forEach(({ row, size, last }, i) => {
@@ -192,72 +203,51 @@ export class RowBatch {
         if (last) ready.push({ row, last: at - 1, scores: groupScores ? groupScores.select(0, i) : null });
       });
     }
-    const [latent, writing] = [true, false].map((more) => ready.filter(({ row }) => row.latentStepsLeft > 0 === more));
-    for (const { row, last, scores } of latent!)
-      this.#guard(row, () => this.#choose(row, hidden.select(1, last), scores));
+    const [latent, written] = [true, false].map((more) => ready.filter(({ row }) => row.latentStepsLeft > 0 === more));
+    this.#choose(latent!, hidden);
     for (const { row } of latent!) this.#guard(row, () => this.#insert(row));
-    this.#write(writing!, hidden, writing!.length === rows.length ? next : null);
+    if (written!.length === 0) return null;
+    const known = written!.length === pieces.length ? next : null;
+    const rows_RD = hidden.select(0, 0);
+    const last = () => (writing ? rows_RD.indexSelect(0, writing) : rows_RD);
+    const columns = this.#ownColumns(written!.filter(({ row }) => row.request.options.traceText));
+    const logits = known?.logits ?? this.#model.logits(last());
+    return writeTokens(this.#model, written!, { logits, highest: known?.tokens }, columns, this.#readsLate);
   }
 
-  /** Rows with equally many positions to run, and scores to give or not, stand together. Prompts come first. */
-  #plan(rows: readonly Row[]): Piece[][] {
-    const groups = new Map<string, Piece[]>();
-    let left = this.#options.pieceTokens ?? Number.POSITIVE_INFINITY;
-    const waiting = rows.filter((row) => row.pending !== null);
-    waiting.sort((a, b) => Number(b.phase === 'prefill') - Number(a.phase === 'prefill') || a.slot - b.slot);
-    for (const row of waiting) {
-      const have = row.pending!.shape[0]!;
-      const size = row.phase === 'prefill' ? Math.min(have, left) : have;
-      if (size === 0) continue; // this prompt's turn comes in a later pass
-      if (row.phase === 'prefill') left -= size;
-      const last = size === have;
-      const key = `${row.phase === 'prefill'} ${size} ${last && row.wantsScores}`;
-      const group = groups.get(key);
-      if (group) group.push({ row, size, last });
-      else groups.set(key, [{ row, size, last }]);
+  /** Chooses what the next latent step of each row inserts. */
+  #choose(ready: readonly Ready[], hidden: Tensor): void {
+    const picking: (PickRow & { row: Row })[] = [];
+    for (const { row, scores } of ready) {
+      row.phase = 'latent';
+      const options = row.optionsOf(row.steps);
+      if (!row.images || options.latentVision === 'off') continue;
+      this.#guard(row, () => {
+        const plan = planPicks(row.used, row.steps, options, row.generator, row.wishes);
+        picking.push({ row, plan, scores_N: atColumns(scores!, row.imageColumns) });
+      });
     }
-    return [...groups.values()];
+    const chosen = pickImageTokens(picking);
+    const traced = ready.filter(({ row }) => this.#rows.has(row) && row.request.options.trace);
+    const columns = readTogether(this.#ownColumns(traced));
+    for (const { row, last } of ready) {
+      if (!this.#rows.has(row)) continue;
+      const step = row.steps;
+      const { indices: picked, index } = chosen[picking.findIndex((one) => one.row === row)] ?? NOTHING;
+      const vision =
+        index && latentVision(row.images!.indexSelect(0, index), this.#model.hiddenSize, row.optionsOf(step));
+      row.choose(vision, this.#model.asInputs(hidden.select(1, last)));
+      row.picked.push(picked);
+      const at = traced.findIndex((one) => one.row === row);
+      const trace = at < 0 ? null : row.tracer!.step(columns[at]!, picked);
+      if (trace) row.traces.push(trace);
+      this.#events.push({ type: 'latent-step', row, step, picked, trace });
+    }
   }
 
-  /** (A, 1, R) int64 */
-  #positions(pieces: readonly Piece[]): Tensor {
-    const parts: Tensor[] = [];
-    const following: number[] = [];
-    for (const { row, size } of pieces) {
-      if (row.promptPositions) parts.push(row.promptPositions.narrow(1, 0, size));
-      else for (let i = 0; i < size; i++) following.push(row.next + i);
-    }
-    // Prompts come first in a pass, so all others stand behind them.
-    if (following.length > 0) parts.push(indexTensor(following, this.#model.device).view([1, following.length]));
-    const axes = Math.max(...parts.map(({ shape }) => shape[0]!));
-    const alike = parts.map((part) => part.expand([axes, part.shape[1]!]));
-    return (alike.length === 1 ? alike[0]! : cat(alike, 1)).unsqueeze(1);
-  }
-
-  /** Chooses what the next latent step of a row inserts. text (1, D). */
-  #choose(row: Row, text_1D: Tensor, scores: Tensor | null): void {
-    const { images, steps } = row;
-    const options = row.optionsOf(steps);
-    row.phase = 'latent';
-    let picked: number[] = [];
-    let vision: Tensor | null = null;
-    if (images && options.latentVision !== 'off') {
-      const own = atColumns(scores!, row.imageColumns);
-      picked = selectImageTokens(own, row.used, steps, options, row.generator, row.wishes);
-      if (picked.length > 0) {
-        const rows = images.indexSelect(0, indexTensor(picked, images.device));
-        vision = latentVision(rows, this.#model.hiddenSize, options);
-      }
-    }
-    row.choose(vision, this.#model.asInputs(text_1D));
-    row.picked.push(picked);
-    let trace: StepTrace | null = null;
-    if (options.trace) {
-      const columns = this.#cache!.length(row.slot);
-      trace = row.tracer!.step(scores!.narrow(0, 0, columns).toNumbers(), picked);
-      row.traces.push(trace);
-    }
-    this.#events.push({ type: 'latent-step', row, step: steps, picked, trace });
+  /** Attention probabilities of the columns that each row has. */
+  #ownColumns(ready: readonly Ready[]): Tensor[] {
+    return ready.map(({ row, scores }) => scores!.narrow(0, 0, this.#cache!.length(row.slot)));
   }
 
   /** Makes the next input of a row from what its latent step chose, or from what its partner's did. */
@@ -279,10 +269,11 @@ export class RowBatch {
       member.tracer?.addText(rows.shape[0]! - patches);
       const done = member.latentStepsLeft === 0;
       if (done) member.phase = 'text';
-      const behind = done && afterLatentIds.length > 0 ? this.#embed(afterLatentIds) : null;
+      const behind = done ? member.behind : null;
       if (behind) member.tracer?.addText(afterLatentIds.length);
       member.pendingLatent = rows.shape[0]!;
       member.pending = keep(behind ? cat([rows, behind], 0) : rows.slice(0));
+      if (done) member.forgetBehind();
     });
     for (const member of ring) {
       member.chosen!.vision?.dispose();
@@ -298,50 +289,27 @@ export class RowBatch {
     tracer?.forgetFrom(promptIds.length);
   }
 
-  /** Chooses the next token of rows whose latent steps are done. hidden (1, R, D). `next`: what was computed with it of just these rows. */
-  #write(ready: readonly { row: Row; last: number; scores: Tensor | null }[], hidden: Tensor, next: NextTokens | null) {
-    if (ready.length === 0) return;
-    const places = () => ready.map(({ last }) => last);
-    const last = () => hidden.select(0, 0).indexSelect(0, indexTensor(places(), hidden.device));
-    const logits = next?.logits ?? this.#model.logits(last());
-    const first = ready.flatMap(({ row }, i) => (row.tokens.length === 0 ? [i] : []));
-    const rows = ready.map(({ row }) => row);
-    const wrong = damagedLogits(logits, first);
-    const chosen = chooseTokens(logits, rows, next?.tokens);
-    // The chosen tokens are embedded on the device; their ids are read back only for the events.
-    const embedded = this.#model.embed(chosen.unsqueeze(0)).select(0, 0);
-    const ids = chosen.toNumbers();
-    const logprobs = logprobsOf(logits, chosen, rows);
-    ready.forEach(({ row, scores }, i) => {
-      const error = wrong.get(i);
+  /** Gives the events of tokens that were chosen. Those of rows that have left since are dropped. */
+  #read(unread: UnreadTokens): void {
+    for (const { row, id, logprobs, firstLogits, error, full, columns } of unread.finish()) {
+      if (!this.#rows.has(row)) continue;
       if (error) {
         this.#fail(row, error);
-        return;
+        continue;
       }
       const { options } = row.request;
-      const id = ids[i]!;
-      row.phase = 'text';
-      if (row.tokens.length === 0 && options.firstLogits)
-        row.firstLogits = logits.select(0, i).to('float32').toNumbers();
-      row.write(id, logprobs.get(i));
-      let trace: StepTrace | null = null;
-      if (options.traceText) {
-        const columns = this.#cache!.length(row.slot);
-        trace = row.tracer!.token(scores!.narrow(0, 0, columns).toNumbers(), options.patches);
+      row.unread--;
+      if (firstLogits.length > 0) row.firstLogits = firstLogits;
+      row.write(id, logprobs);
+      const trace = columns && row.tracer!.token(columns, options.patches);
+      if (trace) {
         row.textTraces.push(trace);
         row.tracer!.addText(1);
       }
-      this.#events.push({ type: 'token', row, id, logprobs: logprobs.get(i) ?? null, trace });
+      this.#events.push({ type: 'token', row, id, logprobs, trace });
       if (options.eosIds.includes(id)) this.#end(row, 'eos');
-      else if (row.tokens.length >= options.maxNewTokens || row.next >= this.#model.maxPositions)
-        this.#end(row, 'length');
-      else row.pending = keep(embedded.narrow(0, i, 1));
-    });
-  }
-
-  /** (n, I) */
-  #embed(ids: readonly number[]): Tensor {
-    return this.#model.embed(indexTensor(ids, this.#model.device).unsqueeze(0)).select(0, 0);
+      else if (full) this.#end(row, 'length');
+    }
   }
 
   #guard(row: Row, body: () => void): void {
@@ -380,19 +348,4 @@ export class RowBatch {
     row.phase = 'ended';
     row.dispose();
   }
-}
-
-function describeGroup(group: readonly Piece[]): RowGroup {
-  const [{ row, size, last }] = group as [Piece, ...Piece[]];
-  const hidden = group.map(({ row }) => {
-    const rows = row.hiddenFromImage(size);
-    return rows && { rows, columns: imageSpans(row.imageColumns, row.request.images) };
-  });
-  return {
-    slots: group.map(({ row }) => row.slot),
-    size,
-    prompt: row.phase === 'prefill',
-    scores: last && row.wantsScores,
-    hidden: hidden.some(Boolean) ? hidden : null,
-  };
 }

@@ -113,8 +113,12 @@ export class Row {
   /** (S, I) input rows still to be run; the first `pendingLatent` of them are latent rows. */
   pending: Tensor | null = null;
   pendingLatent = 0;
+  /** (n, I) input rows of what is read after the latent steps; null when there is nothing, or nothing any more. */
+  behind: Tensor | null = null;
   /** (A, S) int64 positions of the pending prompt; null once it has run. */
   promptPositions: Tensor | null = null;
+  /** Tokens that were chosen on the device and are not read yet. */
+  unread = 0;
   /** Position of the next token. */
   next = 0;
   /** (N, I) image tokens of all its pictures as they enter the decoder, one behind the other; null for text alone. */
@@ -218,7 +222,7 @@ export class Row {
   }
 
   /** Takes down a token that was chosen. */
-  write(id: number, logprobs: TokenLogprobs | undefined): void {
+  write(id: number, logprobs: TokenLogprobs | null): void {
     this.tokens.push(id);
     if (this.sampling.repetitionPenalty !== 1) this.seen.add(id);
     if (logprobs) this.logprobs.push(logprobs);
@@ -241,8 +245,14 @@ export class Row {
     promptPositions?.dispose();
   }
 
+  forgetBehind(): void {
+    this.behind?.dispose();
+    this.behind = null;
+  }
+
   /** Frees what the row holds. */
   dispose(): void {
+    this.forgetBehind();
     for (const tensor of [this.pending, this.promptPositions, this.images, this.chosen?.vision, this.chosen?.text])
       tensor?.dispose();
     this.pending = null;

@@ -2,7 +2,7 @@ import { Generator, liveTensorCount, manualSeed, scope, setNumThreads, tensor } 
 import { afterEach, describe, expect, test } from 'vitest';
 import { UserError } from '../errors.ts';
 import { LATENT_DEFAULTS, type LatentOptions } from './options.ts';
-import { checkPatchWishes, type PatchWishes, selectImageTokens } from './select.ts';
+import { checkPatchWishes, type PatchWishes, pickImageTokens, planPicks } from './select.ts';
 
 setNumThreads(1);
 const baseline = liveTensorCount();
@@ -15,11 +15,14 @@ function select(scores: number[][], tokens: number[], steps: number, options: Pa
   return scope(() => {
     const used = tokens.map((count) => new Uint8Array(count));
     const table = tensor(scores);
-    return Array.from({ length: steps }, (_, step) =>
-      used.map((row, b) =>
-        selectImageTokens(table.select(0, b).narrow(0, 0, row.length), row, step, { ...LATENT_DEFAULTS, ...options }),
-      ),
-    );
+    return Array.from({ length: steps }, (_, step) => {
+      const plans = used.map((row) => planPicks(row, step, { ...LATENT_DEFAULTS, ...options }));
+      const rows = plans.map((plan, b) => ({ plan, scores_N: table.select(0, b).narrow(0, 0, plan.used.length) }));
+      return pickImageTokens(rows).map(({ indices, index }) => {
+        expect(index?.toNumbers() ?? []).toEqual(indices);
+        return indices;
+      });
+    });
   });
 }
 
@@ -124,9 +127,12 @@ describe('forced and forbidden tokens', () => {
     scope(() => {
       const used = new Uint8Array(SCORES.length);
       const all = { ...LATENT_DEFAULTS, pickOrder: 'score', ...options } as const;
-      return wishes.map((own, step) =>
-        selectImageTokens(tensor(SCORES), used, step, all, generator, { forced: [], forbidden: [], ...own }),
-      );
+      return wishes.map((own, step) => {
+        const plan = planPicks(used, step, all, generator, { forced: [], forbidden: [], ...own });
+        const [picked] = pickImageTokens([{ plan, scores_N: tensor(SCORES) }]);
+        expect(picked!.index!.toNumbers()).toEqual(picked!.indices);
+        return picked!.indices;
+      });
     });
 
   test('forced ones come first in their order, the rest by score', () => {

@@ -1,3 +1,4 @@
+export * from './delayed-read.ts';
 export * from './device.ts';
 export * from './event.ts';
 export * from './graph.ts';
