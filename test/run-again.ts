@@ -5,11 +5,13 @@ export class RunAgain implements StepGraphs {
   /** Bodies that were recorded, and how often one ran again. */
   recorded = 0;
   replayed = 0;
+  readonly ordinaryFirst: number;
   readonly #around: (body: () => void) => void;
 
   /** @param around runs each replay */
-  constructor(around: (body: () => void) => void = (body) => body()) {
+  constructor(around: (body: () => void) => void = (body) => body(), ordinaryFirst = 0) {
     this.#around = around;
+    this.ordinaryFirst = ordinaryFirst;
   }
 
   warmUp(body: () => void): void {

@@ -211,37 +211,48 @@ napi_value free_event(napi_env env, napi_callback_info info) {
 
 #ifdef IVTLR_GRAPHS
 namespace {
-Table<std::shared_ptr<Graph>>& graphs = *new Table<std::shared_ptr<Graph>>();
-}
+struct DeviceGraph {
+  explicit DeviceGraph(c10::Device device) : device(device) {}
+  c10::Device device;
+  Graph graph;
+};
+Table<std::shared_ptr<DeviceGraph>>& graphs = *new Table<std::shared_ptr<DeviceGraph>>();
+}  // namespace
 
+// newGraph(device index) -> id
 napi_value new_graph(napi_env env, napi_callback_info info) {
-  return with_arguments(env, info, "Graph", 0, [&](const auto&) {
-    gpus();
-    return number(env, graphs.add(std::make_shared<Graph>()));
+  return with_arguments(env, info, "Graph", 1, [&](const auto& args) {
+    const c10::DeviceGuard guard(gpu(to_int(env, args[0])));
+    return number(env, graphs.add(std::make_shared<DeviceGraph>(guard.current_device())));
   });
 }
 
-// beginCapture(id, id of a graph whose pool of memory is used, or 0): on the current device's current stream, which is not the default one
+// beginCapture(id, id of a graph whose pool of memory is used, or 0): on the graph's device's current stream, which is not the default one
 napi_value begin_capture(napi_env env, napi_callback_info info) {
   return with_arguments(env, info, "Graph", 2, [&](const auto& args) {
-    auto& graph = at(graphs, to_int(env, args[0]), "graph");
+    auto& [device, graph] = at(graphs, to_int(env, args[0]), "graph");
+    const c10::DeviceGuard guard(device);
     const int64_t other = to_int(env, args[1]);
     if (other == 0) graph.capture_begin();
-    else graph.capture_begin(at(graphs, other, "graph").pool());
+    else graph.capture_begin(at(graphs, other, "graph").graph.pool());
     return undefined(env);
   });
 }
 
 napi_value end_capture(napi_env env, napi_callback_info info) {
   return with_arguments(env, info, "Graph", 1, [&](const auto& args) {
-    at(graphs, to_int(env, args[0]), "graph").capture_end();
+    auto& [device, graph] = at(graphs, to_int(env, args[0]), "graph");
+    const c10::DeviceGuard guard(device);
+    graph.capture_end();
     return undefined(env);
   });
 }
 
 napi_value replay_graph(napi_env env, napi_callback_info info) {
   return with_arguments(env, info, "Graph", 1, [&](const auto& args) {
-    at(graphs, to_int(env, args[0]), "graph").replay();
+    auto& [device, graph] = at(graphs, to_int(env, args[0]), "graph");
+    const c10::DeviceGuard guard(device);
+    graph.replay();
     return undefined(env);
   });
 }

@@ -1,6 +1,6 @@
 /** Flags of every command that asks a model. Loads nothing native, so that --help is instant. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import type { LoadedModel, ReasoningSettings } from '../engine/loaded-model.ts';
+import type { LoadedModel, OpenModelOptions, ReasoningSettings } from '../engine/loaded-model.ts';
 import { PROFILES, type ProfileName } from '../text/prompt.ts';
 import { IMAGE_SIZE } from '../vision/resize.ts';
 import { MAX, newTokenCount, threadCount, wholeNumberWithin } from './number-flags.ts';
@@ -16,6 +16,7 @@ export interface AskingFlags {
   device: string;
   /** False with --no-merge. */
   merge: boolean;
+  graphs: 'auto' | 'off';
 }
 
 /** For a folder without ivtlr.json the defaults are those of its makers. */
@@ -38,7 +39,12 @@ export function addAskingFlags(command: Command): Command {
     .option('--threads <n>', 'CPU threads', threadCount)
     .addOption(new Option('--dtype <name>', 'default: as stored').choices(['float32', 'bfloat16', 'float16']))
     .option('--device <name>', 'auto (a GPU if one works, else the CPU), cpu, cuda or cuda:N', 'auto')
-    .option('--no-merge', 'leave a LoRA adapter beside the weights of its base instead of adding it to them');
+    .option('--no-merge', 'leave a LoRA adapter beside the weights of its base instead of adding it to them')
+    .addOption(
+      new Option('--graphs <when>', 'record passes of tokens and latent steps as CUDA graphs (auto: on a GPU)')
+        .choices(['auto', 'off'])
+        .default('auto'),
+    );
 }
 
 export function profileOption(): Option {
@@ -68,6 +74,13 @@ export function settingsFromFlags(flags: Partial<AskingFlags>): Partial<Reasonin
     ...(imageSize !== undefined && { imageSize }),
     ...(patches !== undefined && { patches }),
   };
+}
+
+/** How the flags say that a model is opened, beside its place. */
+export function openingFromFlags(flags: AskingFlags): Pick<OpenModelOptions, 'mergeAdapters' | 'graphs'> & {
+  settings: Partial<ReasoningSettings>;
+} {
+  return { settings: settingsFromFlags(flags), mergeAdapters: flags.merge, graphs: flags.graphs };
 }
 
 /** How a model was asked, for JSON. */

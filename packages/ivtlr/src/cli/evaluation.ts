@@ -12,7 +12,7 @@ import { DATASETS } from '../tasks/datasets.ts';
 import { streamSamples } from '../tasks/read-samples.ts';
 import type { Split, Task } from '../tasks/task.ts';
 import { loadTask } from '../tasks/task-file.ts';
-import { noteUntrainedLatentSteps, settingsFromFlags } from './asking-flags.ts';
+import { noteUntrainedLatentSteps, openingFromFlags } from './asking-flags.ts';
 import { SkippedRows } from './data-flags.ts';
 import { deviceOfFlag, noteDevice } from './device.ts';
 import { DEFAULT_BATCH, type EvaluationFlags, GENERATED_SAMPLES } from './evaluation-flags.ts';
@@ -93,11 +93,11 @@ interface Opened extends Pick<Evaluation, 'opened' | 'device' | 'close'> {
 }
 
 async function openHere(flags: EvaluationFlags, folder: string): Promise<Opened> {
-  const { dtype, threads, merge } = flags;
+  const { dtype, threads } = flags;
   const device = await deviceOfFlag(flags.device);
   if (threads !== undefined) setNumThreads(threads);
   const opened = openModelFolder(folder, {
-    ...{ device, settings: settingsFromFlags(flags), mergeAdapters: merge },
+    ...{ device, ...openingFromFlags(flags) },
     ...(dtype && { dtype }),
   });
   opened.model.module.eval();
@@ -110,11 +110,11 @@ async function openHere(flags: EvaluationFlags, folder: string): Promise<Opened>
 }
 
 async function openPool(flags: EvaluationFlags, folder: string): Promise<Opened> {
-  const { dtype, threads, device, merge, processes } = flags;
+  const { dtype, threads, device, processes } = flags;
   const pool = await AnswerPool.open({
     processes: processes!,
     model: {
-      ...{ folder, device, deviceSetting: '--device', settings: settingsFromFlags(flags), mergeAdapters: merge },
+      ...{ folder, device, deviceSetting: '--device', ...openingFromFlags(flags) },
       ...(dtype && { dtype }),
     },
     threads,

@@ -4,7 +4,7 @@ import { requireRoomForAnswers } from '../engine/answer-memory.ts';
 import { type LoadedModel, openModelFolder } from '../engine/loaded-model.ts';
 import { ABLATIONS, type LatentOptions } from '../latent/options.ts';
 import { taskNames } from '../tasks/registry.ts';
-import { type AskingFlags, noteUntrainedLatentSteps, settingsFromFlags } from './asking-flags.ts';
+import { type AskingFlags, noteUntrainedLatentSteps, openingFromFlags } from './asking-flags.ts';
 import { deviceOfFlag } from './device.ts';
 import { modelFolder } from './hub-folders.ts';
 
@@ -36,7 +36,7 @@ export async function openForAsking(flags: ModelFlags, rows: number): Promise<Op
   const loading = performance.now();
   const folder = await modelFolder(flags.model);
   const opened = openModelFolder(folder, {
-    ...{ device, settings: settingsFromFlags(flags), mergeAdapters: flags.merge },
+    ...{ device, ...openingFromFlags(flags) },
     ...(dtype && { dtype }),
   });
   opened.model.module.eval();

@@ -4,7 +4,7 @@ import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { UserError } from '../errors.ts';
-import { type AskingFlags, addAskingFlags, settingsFromFlags } from './asking-flags.ts';
+import { type AskingFlags, addAskingFlags, openingFromFlags } from './asking-flags.ts';
 import { MAX, wholeNumberWithin } from './number-flags.ts';
 import { version } from './version.ts';
 
@@ -118,7 +118,7 @@ async function serveModel(flags: ServeFlags): Promise<void> {
       id,
       model: {
         ...{ folder, device: flags.device, deviceSetting: '--device', dtype: flags.dtype },
-        ...{ settings: settingsFromFlags(flags), mergeAdapters: flags.merge },
+        ...openingFromFlags(flags),
       },
     })),
     engine: {

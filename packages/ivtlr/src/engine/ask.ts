@@ -105,7 +105,7 @@ export class Asker<Q extends Question> {
     this.#start = start;
     const { rows = 1, pieceTokens, keptImageBytes = 0 } = options;
     const pieces = pieceTokens !== undefined && { pieceTokens };
-    this.#batch = new RowBatch(opened.model, { slots: rows, keptImageBytes, ...pieces });
+    this.#batch = new RowBatch(opened.model, { slots: rows, keptImageBytes, graphs: opened.graphs, ...pieces });
     this.#eosIds = endOfAnswerIds(opened);
   }
 

@@ -79,6 +79,8 @@ export interface LoadedModel {
   settings: ReasoningSettings;
   /** What adapter_config.json says, whether the adapter was merged or not; null for a model without one. */
   adapter: AdapterConfig | null;
+  /** See OpenModelOptions. */
+  graphs: 'auto' | 'off';
   /** How images are read, for threads that prepare them. */
   inputs: ImageInputs;
   processImage(image: RawImage): Promise<ProcessedImage>;
@@ -96,7 +98,9 @@ export interface OpenModelOptions {
    * Whether an adapter's work is added to the weights of its base, which leaves a plain model that costs nothing more to ask. Default true; whoever
    * trains the adapter further says false. A 16-bit weight is rounded by it, as by PEFT's merge_and_unload.
    */
-  mergeAdapters?: boolean;
+  mergeAdapters?: boolean | undefined;
+  /** Whether answers are made by recorded passes where the model is on a GPU (see RowBatchOptions). Default `auto`. */
+  graphs?: 'auto' | 'off' | undefined;
   /** Leaves the model's parameters without memory and values, which `fill` then gives them; adapters have theirs, and are not merged. Default false. */
   hollow?: boolean;
 }
@@ -109,6 +113,7 @@ export function openModelFolder(path: string, options: OpenModelOptions = {}): L
   const folder = wholeFolder(path);
   if (!existsSync(folder)) throw new UserError(`there is no model folder ${folder}`);
   const { dtype, device, settings, hollow = false, mergeAdapters = !hollow } = options;
+  const graphs = hollow ? 'off' : (options.graphs ?? 'auto');
   const base = isAdapterFolder(folder) ? baseOfAdapter(folder) : folder;
   const config = readJson(join(base, 'config.json'), 'model config');
   const family = familyOf(config, join(base, 'config.json'));
@@ -116,7 +121,7 @@ export function openModelFolder(path: string, options: OpenModelOptions = {}): L
   const placement = { ...(dtype && { dtype }), ...(device && { device }) };
   const { model, fill } = hollow ? loadHollowModel(base, placement) : { model: loadModel(base, placement), fill: null };
   try {
-    if (base === folder) return { ...withModel(base, config, model, settings), fill };
+    if (base === folder) return { ...withModel(base, config, model, settings), fill, graphs };
     const { config: adapter } = loadAdapter(model.module, folder);
     model.module.eval(); // adapters may have dropout
     if (mergeAdapters) {
@@ -125,7 +130,7 @@ export function openModelFolder(path: string, options: OpenModelOptions = {}): L
       model.module.setRequiresGrad(true); // as any model without adapters
     }
     const stored = readReasoningSettings(folder, family, settings?.profile);
-    return { ...withModel(base, config, model, { ...stored, ...settings }), fill, adapter };
+    return { ...withModel(base, config, model, { ...stored, ...settings }), fill, graphs, adapter };
   } catch (error) {
     model.module.dispose();
     throw error;
@@ -149,7 +154,7 @@ function baseOfAdapter(folder: string): string {
   return found;
 }
 
-/** As openModelFolder, for weights at hand; the other files come from the folder. */
+/** As openModelFolder, for weights at hand, which may move or change; the other files come from the folder. */
 export function withModel(
   folder: string,
   config: unknown,
@@ -178,6 +183,7 @@ export function withModel(
     family,
     model,
     fill: null,
+    graphs: 'off',
     config,
     tokenizer,
     settings,

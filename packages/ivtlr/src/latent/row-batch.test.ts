@@ -215,6 +215,7 @@ describe.each(Object.entries(FAMILIES))('%s', (_, make) => {
 
   test('every row is as it would be alone, whoever comes and goes', () => {
     const seen = { removed: 0, errors: 0, ended: 0, drawn: 0, forced: 0, forbidden: 0 };
+    const again = new RunAgain();
     fc.assert(
       fc.property(
         fc.array(planned, { minLength: 2, maxLength: 7 }),
@@ -222,8 +223,8 @@ describe.each(Object.entries(FAMILIES))('%s', (_, make) => {
           {},
           { pieceTokens: 3 },
           { pieceTokens: 1 },
-          { graphs: new RunAgain() },
-          { graphs: new RunAgain(), slots: 5, keptImageBytes: 1e6 },
+          { graphs: again },
+          { graphs: again, slots: 5, keptImageBytes: 1e6 },
           { keptImageBytes: 3000 },
           { keptImageBytes: 1e6, pieceTokens: 3 },
           { readLate: true },
@@ -270,6 +271,7 @@ describe.each(Object.entries(FAMILIES))('%s', (_, make) => {
     );
     // The plans were no idle ones.
     expect(Math.min(...Object.values(seen))).toBeGreaterThan(5);
+    expect(again.replayed).toBeGreaterThan(again.recorded);
   });
 
   test('swapped rows take from the row before them, whoever else runs', () => {

@@ -152,6 +152,7 @@ test('what cannot be recorded runs the ordinary way, which is said once', () => 
   try {
     const graphs = new RunAgain();
     const refusing = {
+      ordinaryFirst: 1,
       warmUp: (body: () => void) => graphs.warmUp(body),
       newGraph: () => ({
         ...graphs.newGraph(),
@@ -169,4 +170,16 @@ test('what cannot be recorded runs the ordinary way, which is said once', () => 
   expect(lines).toEqual([
     'passes cannot be recorded as graphs and run one operator after the other: Graph: operation not permitted when stream is capturing\n',
   ]);
+});
+
+test('a pass is recorded when it has run the ordinary way so often, however often the cache moves', () => {
+  const graphs = new RunAgain((body) => body(), 2);
+  const always = new RunAgain();
+  const wanted = answers('off');
+  expectSame(answers(graphs), wanted);
+  expectSame(answers(always), wanted);
+  // Latent steps that take place once or twice are not worth it.
+  expect(graphs.recorded).toBeGreaterThan(0);
+  expect(graphs.recorded).toBeLessThan(always.recorded);
+  expect(graphs.replayed).toBeLessThan(always.replayed);
 });

@@ -63,6 +63,8 @@ export class StaticSteps {
   readonly #tell: (line: string) => void;
   #graphs: StepGraphs | null;
   readonly #steps = new Map<string, RecordedStep>();
+  /** How often buckets came that are not recorded yet. */
+  readonly #seen = new Map<string, number>();
   /** Of the cache whose memory the recorded passes use. */
   #cache: SlotCache | null = null;
   #generation = 0;
@@ -93,7 +95,9 @@ export class StaticSteps {
     const [group] = options.groups as [RowGroup];
     if (this.#graphs && options.groups.length === 1 && !group.prompt && !group.hidden && options.cache.hasSpare) {
       try {
-        return this.#run(inputs_1RI, options, group);
+        const bucket = bucketOf(group, options.cache);
+        const step = this.#stepOf(bucket, options.cache);
+        if (step) return this.#run(step, bucket, inputs_1RI, options);
       } catch (error) {
         if (!(error instanceof TorchError)) throw error;
         // Nothing was changed that the ordinary pass does not write again.
@@ -105,12 +109,10 @@ export class StaticSteps {
     return { ...this.#model.forwardRows(inputs_1RI, options), next: null };
   }
 
-  #run(inputs_1RI: Tensor, { positions, cache }: RowsForwardOptions, group: RowGroup): StepResult {
-    const { slots, size } = group;
-    const bucket = bucketOf(group, cache);
-    const { start, slots: n, columns } = bucket;
-    cache.prepare(columns);
-    const step = this.#stepOf(bucket, cache);
+  #run(step: RecordedStep, bucket: Bucket, inputs_1RI: Tensor, options: RowsForwardOptions): StepResult {
+    const { positions, cache, groups } = options;
+    const { slots } = groups[0]!;
+    const { start, slots: n, columns, size } = bucket;
     const b = slots.length;
     const source = new Array<number>(n).fill(0);
     const lengths = new Array<number>(n).fill(-columns);
@@ -126,18 +128,21 @@ export class StaticSteps {
     step.inputs.copy_(spread(inputs_1RI.view([b, size, inputs_1RI.shape[2]!])));
     step.positions.copy_(spread(positions.select(0, 0).reshape([b, size])));
     step.graph.replay();
-    cache.advance(slots, size);
     // Copies, since the next pass writes into the same memory.
     const picked = (rows: Tensor) => rows.indexSelect(0, sent.narrow(0, 2 * n, b));
     const hidden = picked(step.hidden);
-    return {
+    const result = {
       hidden: hidden.view([1, b * size, hidden.shape[2]!]),
       scores: step.scores ? [picked(step.scores)] : [],
       next: step.next && { logits: picked(step.next.logits), tokens: picked(step.next.tokens) },
     };
+    cache.advance(slots, size);
+    return result;
   }
 
-  #stepOf(bucket: Bucket, cache: SlotCache): RecordedStep {
+  /** Null for a bucket that is not to be recorded yet. */
+  #stepOf(bucket: Bucket, cache: SlotCache): RecordedStep | null {
+    cache.prepare(bucket.columns);
     if (cache !== this.#cache || cache.generation !== this.#generation) {
       this.#forget();
       this.#cache = cache;
@@ -146,6 +151,11 @@ export class StaticSteps {
     const key = Object.values(bucket).join(' ');
     const known = this.#steps.get(key);
     if (known) return known;
+    const seen = this.#seen.get(key) ?? 0;
+    if (seen < this.#graphs!.ordinaryFirst) {
+      this.#seen.set(key, seen + 1);
+      return null;
+    }
     const made = this.#record(bucket, cache);
     this.#steps.set(key, made);
     if (this.#steps.size > MOST_STEPS) {

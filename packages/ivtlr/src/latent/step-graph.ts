@@ -8,6 +8,8 @@ export interface StepGraph extends Disposable {
 }
 
 export interface StepGraphs {
+  /** How often a pass runs the ordinary way before it is recorded, since recording takes as long as several passes. */
+  readonly ordinaryFirst: number;
   /** Runs `body` as it must have run before it is recorded. */
   warmUp(body: () => void): void;
   /** @param pool a graph whose memory for results in between is used too */
@@ -16,6 +18,7 @@ export interface StepGraphs {
 
 /** Of a GPU. @param index N of `cuda:N` */
 export class CudaStepGraphs implements StepGraphs {
+  readonly ordinaryFirst = 2;
   readonly #index: number;
 
   constructor(index: number) {

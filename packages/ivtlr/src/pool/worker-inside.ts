@@ -24,13 +24,13 @@ export async function openForParent({
   index,
   threads,
 }: Omit<OpenWorker, 'type'>): Promise<{ opened: LoadedModel; deviceNote: string | null }> {
-  const { folder, device: name, deviceSetting, dtype, settings, mergeAdapters } = model;
+  const { folder, device: name, deviceSetting, dtype, settings, mergeAdapters, graphs } = model;
   let deviceNote: string | null = null;
   const device = await deviceOfWorker(name, deviceSetting, index, (line) => {
     deviceNote = line;
   });
   setNumThreads(threads);
-  const opened = openModelFolder(folder, { device, settings, mergeAdapters, ...(dtype && { dtype }) });
+  const opened = openModelFolder(folder, { device, settings, mergeAdapters, graphs, ...(dtype && { dtype }) });
   opened.model.module.eval();
   return { opened, deviceNote };
 }

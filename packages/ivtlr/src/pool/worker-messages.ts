@@ -12,7 +12,8 @@ export interface WorkerModel {
   deviceSetting: string;
   dtype?: OpenModelOptions['dtype'] | undefined;
   settings: Partial<ReasoningSettings>;
-  mergeAdapters: boolean;
+  mergeAdapters?: OpenModelOptions['mergeAdapters'];
+  graphs?: OpenModelOptions['graphs'];
 }
 
 /** How the questions of one run are asked; seeds come with the questions. */

@@ -69,7 +69,7 @@ interface Native {
   synchronizeEvent(id: number): void;
   eventSeconds(first: number, second: number): number;
   freeEvent(id: number): void;
-  newGraph(): number;
+  newGraph(index: number): number;
   beginCapture(id: number, poolOf: number): void;
   endCapture(id: number): void;
   replayGraph(id: number): void;

@@ -10,9 +10,12 @@ export class CudaGraph implements Disposable {
   readonly #stream: CudaStream;
   readonly #pool: CudaGraph | null;
 
-  /** @param pool a graph whose memory for results in between is used too: right where the two never run at the same time */
+  /**
+   * @param index N of `cuda:N`
+   * @param pool a graph whose memory for results in between is used too: right where the two never run at the same time
+   */
   constructor({ index = 0, pool = null }: { index?: number; pool?: CudaGraph | null } = {}) {
-    this.#id = native.newGraph();
+    this.#id = native.newGraph(index);
     this.#stream = new CudaStream(index);
     this.#pool = pool;
   }
