@@ -11,7 +11,7 @@ const RULES = {
     core: [],
     'ops.gen': ['core'],
     nn: ['core', 'ops.gen'],
-    io: ['core', 'ops.gen', 'nn'],
+    io: ['core', 'ops.gen', 'nn', 'cuda'],
     optim: ['core', 'ops.gen', 'nn'],
     cuda: ['core'],
     dist: ['core'],

@@ -386,7 +386,7 @@ describe('limits', () => {
     });
   });
 
-  test('a prompt longer than the model has positions for is refused; a cache that is fixed never grows', () => {
+  test('a prompt longer than the model has positions for is refused', () => {
     scope(() => {
       const plan = { ...fc.sample(planned, { seed: 2, numRuns: 1 })[0]!, grid: null, latentSteps: 0 };
       const request = requestOf(plan, family);

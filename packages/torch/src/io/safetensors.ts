@@ -9,6 +9,7 @@ import { empty, shareBytes } from '../core/creation.ts';
 import { type Device, type DType, elementSize } from '../core/dtype.ts';
 import { scope } from '../core/scope.ts';
 import type { Tensor } from '../core/tensor.ts';
+import { StagedCopies } from '../cuda/staged-copies.ts';
 import { CheckpointError } from './errors.ts';
 import { type Header, type HeaderEntry, headerLength, parseHeader, quote } from './safetensors-header.ts';
 
@@ -53,12 +54,16 @@ export function openSafetensors(path: string): SafetensorsFile {
 
 /** Small enough to stay in a cache between the read and the conversion. */
 const PIECE_BYTES = 2 ** 20;
+/** To a GPU a copy costs the same for any size up to some hundred kilobytes, so there are fewer of them. */
+const GPU_PIECE_BYTES = 2 ** 24;
 
 class OpenFile implements SafetensorsFile {
   readonly metadata: Readonly<Record<string, string>>;
   readonly #path: string;
   readonly #entries: ReadonlyMap<string, HeaderEntry>;
   readonly #piece = new Uint8Array(PIECE_BYTES);
+  /** For tensors on a GPU, by device. */
+  readonly #gpus = new Map<Device, { piece: Uint8Array; copies: StagedCopies }>();
   #fd: number | null;
 
   constructor(path: string) {
@@ -121,17 +126,32 @@ class OpenFile implements SafetensorsFile {
     const size = elementSize(dtype);
     const first = begin + start * size;
     const last = first + flat.numel * size;
-    for (let at = first; at < last; at += PIECE_BYTES) {
-      const piece = this.#readBytes(at, this.#piece.subarray(0, Math.min(PIECE_BYTES, last - at)));
+    const gpu = flat.device === 'cpu' ? null : this.#gpu(flat.device);
+    const into = gpu?.piece ?? this.#piece;
+    for (let at = first; at < last; at += into.length) {
+      const piece = this.#readBytes(at, into.subarray(0, Math.min(into.length, last - at)));
       scope(() => {
-        const values = shareBytes(piece, dtype === 'bool' ? 'uint8' : dtype, [piece.length / size]);
+        const read = shareBytes(piece, dtype === 'bool' ? 'uint8' : dtype, [piece.length / size]);
         // A bool tensor whose bytes are neither 0 nor 1 is undefined behaviour in libtorch's kernels.
-        flat.narrow(0, (at - first) / size, piece.length / size).copy_(dtype === 'bool' ? values.ne(0) : values);
+        const values = dtype === 'bool' ? read.ne(0) : read;
+        const target = flat.narrow(0, (at - first) / size, piece.length / size);
+        if (gpu) gpu.copies.copy(target, values);
+        else target.copy_(values);
       });
     }
   }
 
+  #gpu(device: Device): { piece: Uint8Array; copies: StagedCopies } {
+    const known = this.#gpus.get(device);
+    if (known) return known;
+    const made = { piece: new Uint8Array(GPU_PIECE_BYTES), copies: new StagedCopies(device, GPU_PIECE_BYTES) };
+    this.#gpus.set(device, made);
+    return made;
+  }
+
   close(): void {
+    for (const { copies } of this.#gpus.values()) copies[Symbol.dispose]();
+    this.#gpus.clear();
     if (this.#fd !== null) fs.closeSync(this.#fd);
     this.#fd = null;
   }

@@ -12,17 +12,19 @@ import { NORM_GROUPS, type VqConfig } from './config.ts';
 const groupNorm = (channels: number, options: FactoryOptions) =>
   new GroupNorm(NORM_GROUPS, channels, { eps: 1e-6, ...options });
 
-/** Elements whose gate is computed at a time: it stays in the processor's cache, and no second tensor of x's size has to be made. */
+/** Elements whose gate is computed at a time on the CPU: it stays in the processor's cache, and no second tensor of x's size has to be made. */
 const SWISH_PIECE = 2 ** 19;
 
 /** x * sigmoid(x), in place. (ATen's silu rounds once where this rounds twice.) */
 function swish_(x: Tensor): Tensor {
   const { numel } = x;
+  // A GPU is faster with everything at once.
+  const size = x.device === 'cpu' ? SWISH_PIECE : numel;
   scope(() => {
     const flat = x.view([numel]);
-    for (let start = 0; start < numel; start += SWISH_PIECE)
+    for (let start = 0; start < numel; start += size)
       scope(() => {
-        const piece = flat.narrow(0, start, Math.min(SWISH_PIECE, numel - start));
+        const piece = flat.narrow(0, start, Math.min(size, numel - start));
         piece.mul_(ops.sigmoid(piece));
       });
   });

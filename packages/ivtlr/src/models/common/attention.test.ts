@@ -1,8 +1,9 @@
-import { fromBytes, liveTensorCount, manualSeed, randn, scope, type Tensor } from '@ivtlr/torch';
+import { cudaAvailable, fromBytes, liveTensorCount, manualSeed, randn, scope, type Tensor } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { attend } from './attention.ts';
 import { batchMask } from './batch-attention.ts';
+import { attendOnGpu, attentionKernel } from './gpu-attention.ts';
 import { PreallocatedCache } from './kv-cache.ts';
 
 let baseline = 0;
@@ -65,9 +66,38 @@ describe.each([
           : null;
         const wanted = reference(q, k, v, keys ? causal.and(keys) : causal);
         expect(largestError(attend(q, k, v, mask), wanted)).toBeLessThan(tolerance);
+        // The form for GPUs is plain arithmetic, which a CPU can do, too.
+        expect(largestError(attendOnGpu(q, k, v, mask), wanted)).toBeLessThan(tolerance);
+        const own = [k, v].map((x) => x.repeatInterleave(H / G, 1)) as [Tensor, Tensor];
+        expect(largestError(attendOnGpu(q, own[0], own[1], mask), wanted)).toBeLessThan(tolerance);
       } finally {
         cache.dispose();
       }
     });
+  });
+});
+
+test('the kernel that torch would choose has a name', () => {
+  scope(() => {
+    const [q, k] = [randn([1, 4, 3, 16]), randn([1, 4, 3, 16])];
+    expect(attentionKernel(q, k, k, { mask: null, isCausal: true })).toBe('flash');
+    // Two key heads for four query heads.
+    expect(attentionKernel(q, k.narrow(1, 0, 2), k.narrow(1, 0, 2), { mask: null, isCausal: true })).not.toBe('none');
+  });
+});
+
+test.runIf(cudaAvailable())('no attention over a cache falls to plain products on a GPU', () => {
+  scope(() => {
+    const on = (x: Tensor, dtype: 'bfloat16' | 'float32') => x.to({ device: 'cuda:0', dtype });
+    for (const dtype of ['bfloat16', 'float32'] as const)
+      for (const rows of [1, 33]) {
+        const folded = on(randn([2, 2, 6 * rows, 128]), dtype);
+        const k = on(randn([2, 2, 77, 128]), dtype);
+        const mask = ops.ones([2, 1, 6 * rows, 77], 'bool', null, 'cuda:0');
+        expect(attentionKernel(folded, k, k, { mask, isCausal: false })).toBe('memory-efficient');
+      }
+    const q = on(randn([1, 12, 40, 128]), 'bfloat16');
+    const k = on(randn([1, 2, 40, 128]), 'bfloat16');
+    expect(['flash', 'cudnn']).toContain(attentionKernel(q, k, k, { mask: null, isCausal: true }));
   });
 });

@@ -6,6 +6,7 @@
 import { attendRow, noGrad, type Tensor } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import type { AttentionScores } from '../types.ts';
+import { attendOnGpu } from './gpu-attention.ts';
 
 /** What the layers of one forward pass share: the cache, who may see whom, and whose probabilities are wanted. */
 export interface AttentionPass {
@@ -35,14 +36,10 @@ const MAX_PROBABILITIES = 2 ** 22;
 
 /** softmax(q k^T / sqrt(E)) v -> (B, S, H*E). Each key head serves H/G query heads. */
 export function attend(q_BHSE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor, { mask, isCausal }: AttentionMask): Tensor {
+  if (q_BHSE.device !== 'cpu') return attendOnGpu(q_BHSE, k_BGTE, v_BGTE, { mask, isCausal });
   const [B, H, S, E] = q_BHSE.shape as [number, number, number, number];
   if (S === 1) return attendRow(q_BHSE, k_BGTE, v_BGTE, mask);
-  if (
-    q_BHSE.dtype === 'bfloat16' &&
-    q_BHSE.device === 'cpu' &&
-    !isCausal &&
-    B * H * S * k_BGTE.shape[2]! <= MAX_PROBABILITIES
-  )
+  if (q_BHSE.dtype === 'bfloat16' && !isCausal && B * H * S * k_BGTE.shape[2]! <= MAX_PROBABILITIES)
     return attendByProducts(q_BHSE, k_BGTE, v_BGTE, mask);
   const grouped = k_BGTE.shape[1] !== H;
   const out = ops.scaled_dot_product_attention(q_BHSE, k_BGTE, v_BGTE, mask, 0, isCausal, null, grouped);
