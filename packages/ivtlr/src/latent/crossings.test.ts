@@ -48,21 +48,20 @@ const steps = (latent: string, token: string, { first = latent, firstToken = tok
   'end 0 0',
 ];
 
-test('one row: one read a latent step and token; positions are sent, used tokens, and the mask of several positions', () => {
-  const firstToken = '1 2'; // its pass runs the rows of the last latent step
-  expect(stepsOf(ROWS.slice(0, 1))).toEqual(steps('1 3', '1 1', { firstToken }));
+test('one row: one read a latent step and token; positions and used image tokens are sent', () => {
+  expect(stepsOf(ROWS.slice(0, 1))).toEqual(steps('1 2', '1 1', { first: '1 3' }));
 });
 
 test('rows of a batch are read together, whatever is asked of them', () => {
-  const few = { first: '1 8' }; // prompts have positions of their own
-  expect(stepsOf(ROWS)).toEqual(steps('1 6', '1 5', few));
-  expect(stepsOf(ROWS, { logprobs: 3, firstLogits: true })).toEqual(steps('1 6', '1 5', few));
-  const sampling = { temperature: 0.7 };
+  // Lengths of the rows are sent as well; prompts have positions of their own.
+  const few = { first: '1 8' };
+  expect(stepsOf(ROWS)).toEqual(steps('1 3', '1 2', few));
+  expect(stepsOf(ROWS, { logprobs: 3, firstLogits: true })).toEqual(steps('1 3', '1 2', few));
   // Temperatures and random numbers are sent too.
-  expect(stepsOf(ROWS, { sampling, seed: 1 })).toEqual(steps('1 6', '1 7', few));
+  expect(stepsOf(ROWS, { sampling: { temperature: 0.7 }, seed: 1 })).toEqual(steps('1 3', '1 4', few));
   // What a trace shows of a latent step is read on its own.
-  expect(stepsOf(ROWS, { trace: true, traceText: true })).toEqual(steps('2 6', '1 5', { first: '2 8' }));
-  expect(stepsOf(ROWS, { latentVision: 'random', seed: 1 })).toEqual(steps('1 7', '1 5', { first: '1 9' }));
+  expect(stepsOf(ROWS, { trace: true, traceText: true })).toEqual(steps('2 3', '1 2', { first: '2 8' }));
+  expect(stepsOf(ROWS, { latentVision: 'random', seed: 1 })).toEqual(steps('1 4', '1 2', { first: '1 9' }));
 });
 
 test('rows that come and go: a pass reads its picks once and its tokens once', () => {

@@ -1,6 +1,14 @@
 /** Passes that are functions of tensors alone: recorded once, they give what ordinary passes give, and nothing but the contents of tensors changes. */
-import { liveTensorCount, scope, setNumThreads, TorchError } from '@ivtlr/torch';
-import { afterEach, expect, test } from 'vitest';
+import {
+  CudaGraph,
+  countCrossings,
+  cudaAvailable,
+  liveTensorCount,
+  scope,
+  setNumThreads,
+  TorchError,
+} from '@ivtlr/torch';
+import { afterEach, expect, test, vi } from 'vitest';
 import { RunAgain } from '../../../../test/run-again.ts';
 import { TINY_IDS, tinyImage, tinyModel } from '../../../../test/tiny-model.ts';
 import { native } from '../../../torch/src/core/native.ts';
@@ -71,9 +79,9 @@ function request(plan: typeof EARLY, seed: number): RowRequest {
 }
 
 /** One row, then another beside it, then a third when the first has left. */
-function answers(graphs: GraphsOption, options: RowBatchOptions = {}, plans = [EARLY, LONG, EARLY]) {
+function answers(graphs: GraphsOption, options: RowBatchOptions = {}, plans = [EARLY, LONG, EARLY], of = model) {
   return scope(() => {
-    const batch = new RowBatch(model, { ...options, graphs });
+    const batch = new RowBatch(of, { ...options, graphs });
     const events: RowEvent[] = [];
     const rows = [];
     for (let pass = 0; pass < 9 || batch.size > 0; pass++) {
@@ -96,24 +104,26 @@ function answers(graphs: GraphsOption, options: RowBatchOptions = {}, plans = [E
   });
 }
 
-/** `got` is what `wanted` is, numbers within 1e-5. */
-function expectSame(got: ReturnType<typeof answers>, wanted: ReturnType<typeof answers>): void {
+/** `got` is what `wanted` is, numbers within `tolerance`. */
+function expectSame(got: ReturnType<typeof answers>, wanted: ReturnType<typeof answers>, tolerance = 1e-5): void {
   const whole = (list: typeof got) => list.map(({ ends, picked, tokens }) => ({ ends, picked, tokens }));
   expect(whole(got)).toEqual(whole(wanted));
   got.forEach(({ numbers }, i) => {
     expect(numbers.length).toBe(wanted[i]!.numbers.length);
-    const far = numbers.map((value, j) => Math.abs(value - wanted[i]!.numbers[j]!)).filter((gap) => !(gap < 1e-5));
+    const far = numbers.map((value, j) => Math.abs(value - wanted[i]!.numbers[j]!)).filter((gap) => !(gap < tolerance));
     expect(far).toEqual([]);
   });
 }
 
 answers('off'); // rotary tables stay with the model once made
-const baseline = liveTensorCount();
+let baseline = liveTensorCount();
 afterEach(() => expect(liveTensorCount()).toBe(baseline));
 
 test('from one replay to the next every operator, shape and number is the same, and nothing is read or sent', () => {
   const replays: string[][] = [];
-  const graphs = new RunAgain((body) => void replays.push(callsOf(body)));
+  const graphs = new RunAgain((body) => {
+    expect(countCrossings(() => replays.push(callsOf(body)))).toEqual({ reads: 0, uploads: 0 });
+  });
   expectSame(answers(graphs, { slots: 2 }), answers('off'));
   expect(replays.length).toBeGreaterThan(25);
   const kinds = new Map<string, number>();
@@ -182,4 +192,35 @@ test('a pass is recorded when it has run the ordinary way so often, however ofte
   expect(graphs.recorded).toBeGreaterThan(0);
   expect(graphs.recorded).toBeLessThan(always.recorded);
   expect(graphs.replayed).toBeLessThan(always.replayed);
+});
+
+test.runIf(cudaAvailable())('graphs of a GPU give what ordinary passes on it give', () => {
+  const gpu = tinyModel({ seed: 3 });
+  const replay = vi.spyOn(CudaGraph.prototype, 'replay');
+  gpu.to({ device: 'cuda:0' });
+  try {
+    const wanted = answers('off', {}, [EARLY, LONG, EARLY], gpu);
+    const held = liveTensorCount(); // pinned memory of uploads stays
+    expectSame(answers('auto', {}, [EARLY, LONG, EARLY], gpu), wanted, 1e-3);
+    expect(replay.mock.calls.length).toBeGreaterThan(15);
+    expect(liveTensorCount()).toBe(held);
+  } finally {
+    replay.mockRestore();
+    gpu.dispose();
+    baseline = liveTensorCount();
+  }
+});
+
+test('admission counts the columns that are taken besides those of rows', () => {
+  const bytes = (columns: number, graphs: GraphsOption) => {
+    const batch = new RowBatch(model, { graphs });
+    batch.reserve(3, columns - batch.spareColumns);
+    const { cacheBytes } = batch;
+    batch.dispose();
+    return cacheBytes;
+  };
+  expect(bytes(128, new RunAgain())).toBe(bytes(128, 'off'));
+  // Memory is taken in blocks of 64.
+  expect(bytes(129, new RunAgain())).toBe(bytes(192, 'off'));
+  expect(new RowBatch(model, { graphs: 'off' }).spareColumns).toBe(0);
 });

@@ -16,8 +16,8 @@ export type GraphsOption = 'auto' | 'off' | StepGraphs;
 /** The columns that a recorded pass reads are a power of two times so many, or all. */
 const LEAST_COLUMNS = 256;
 
-/** Recorded passes that are kept; behind them the oldest makes room. */
-const MOST_STEPS = 64;
+/** Recorded passes that are kept; behind them the one that was used the longest ago makes room. */
+const MOST_STEPS = 128;
 
 /** Which recorded pass serves a group. */
 interface Bucket {
@@ -150,7 +150,11 @@ export class StaticSteps {
     }
     const key = Object.values(bucket).join(' ');
     const known = this.#steps.get(key);
-    if (known) return known;
+    if (known) {
+      this.#steps.delete(key);
+      this.#steps.set(key, known); // the one used last stands last
+      return known;
+    }
     const seen = this.#seen.get(key) ?? 0;
     if (seen < this.#graphs!.ordinaryFirst) {
       this.#seen.set(key, seen + 1);
@@ -161,6 +165,7 @@ export class StaticSteps {
     if (this.#steps.size > MOST_STEPS) {
       const [oldest, step] = this.#steps.entries().next().value!;
       this.#steps.delete(oldest);
+      this.#seen.delete(oldest);
       free(step);
     }
     return made;

@@ -9,6 +9,7 @@ import {
   scope,
   stack,
   type Tensor,
+  zeros,
 } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import type { Round } from './collective-order.ts';
@@ -34,8 +35,6 @@ export class ShardedUpdate implements Update {
   #optimizer: AdamW | null;
   /** Counted here, because every process's part of a checkpoint says it. */
   #steps = 0;
-  /** What `squares` last gave. */
-  #squares = 0;
 
   /** @param sharded becomes this object's */
   constructor(sharded: ShardedParameters, options: AdamWOptions) {
@@ -92,25 +91,23 @@ export class ShardedUpdate implements Update {
     return [...this.sizes.keys()].map((name) => this.#sharded.touched.has(name));
   }
 
-  squares(): number {
-    this.#squares = scope(() =>
+  squares(): Tensor {
+    return scope(() =>
       noGrad(() => {
         const norms = this.#gradients().map((gradients) =>
           ops.linalg_vector_norm(gradients, 2, null, false, wide(gradients)),
         );
-        if (norms.length === 0) return 0;
+        if (norms.length === 0) return zeros([], { dtype: 'float64' });
         return stack(norms.map((norm) => norm.to('float64')))
           .pow(2)
-          .sum()
-          .item();
+          .sum();
       }),
     );
-    return this.#squares;
   }
 
-  norm(squares: number): number {
+  norm(own: number, all: number): number {
     // With stage 0 every process has all gradients.
-    return Math.sqrt(this.#sharded.stage === 0 ? this.#squares : squares);
+    return Math.sqrt(this.#sharded.stage === 0 ? own : all);
   }
 
   /** The step's sums that this process has. Call inside a scope. */

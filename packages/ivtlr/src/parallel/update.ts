@@ -2,12 +2,13 @@
 import {
   AdamW,
   type AdamWOptions,
-  clipGradNorm,
+  gradNorm,
   type HostMemory,
   type HostTensor,
   type SegmentObserver,
   scope,
   type Tensor,
+  zeros,
 } from '@ivtlr/torch';
 import type { Round } from './collective-order.ts';
 
@@ -45,10 +46,10 @@ export interface Update extends Disposable {
   readonly sizes: ReadonlyMap<string, number>;
   /** In this order, which of them got a gradient here. */
   touched(): boolean[];
-  /** Sum of the squares of the gradients that this process holds. */
-  squares(): number;
-  /** Norm of all gradients. @param squares summed over all processes */
-  norm(squares: number): number;
+  /** Sum of the squares of the gradients that this process holds: a scalar, float64, not read yet. Call inside a scope. */
+  squares(): Tensor;
+  /** Norm of all gradients. @param own what `squares` gave @param all the same summed over all processes */
+  norm(own: number, all: number): number;
   /** Moves the parameters that got a gradient anywhere, after scaling the gradients by `factor`. */
   step(lr: number, factor: number, touched: readonly boolean[]): void;
   discard(): void;
@@ -92,12 +93,13 @@ export class WholeUpdate implements Update {
     return [];
   }
 
-  squares(): number {
-    return 0;
+  squares(): Tensor {
+    const norm = gradNorm(this.#parameters);
+    return norm ? norm.to('float64').pow(2) : zeros([], { dtype: 'float64' });
   }
 
-  norm(): number {
-    return clipGradNorm(this.#parameters, Number.POSITIVE_INFINITY);
+  norm(own: number): number {
+    return Math.sqrt(own);
   }
 
   step(lr: number, factor: number): void {

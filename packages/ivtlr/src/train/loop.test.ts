@@ -46,7 +46,13 @@ function regression(checkpoint: Checkpoint | null, poison = -1, spike = -1): Tra
       let loss = y.mul(y).mean();
       if (micro.ids[0] === `row ${poison}`) loss = loss.log().mul(Number.NaN);
       if (micro.ids[0] === `row ${spike}`) loss = loss.mul(100);
-      return { loss, backward: (factor) => loss.mul(factor).backward(), crossEntropy: loss, tokens: 2, correct: 1 };
+      return {
+        loss,
+        backward: (factor) => loss.mul(factor).backward(),
+        crossEntropy: loss,
+        tokens: 2,
+        correct: ones([]),
+      };
     },
     files: () => [{ name: 'model.safetensors', content: { tensors: new Map([['weight', weight]]), metadata: {} } }],
     free: () => weight.dispose(),

@@ -47,9 +47,10 @@ export interface TrainingLoss {
   pickLoss: Tensor | null;
   /** Scalar: mean over rows and steps of the cross-entropy of the value handed on, nats; null when not supervised. */
   carryLoss: Tensor | null;
-  /** Labelled tokens, and how many of them were the most likely ones. */
+  /** Labelled tokens. */
   tokens: number;
-  correct: number;
+  /** How many of them were the most likely ones: a scalar, int64, so that nobody waits for it here. */
+  correct: Tensor;
   /** Per latent step and row: the image tokens inserted. */
   picked: number[][][];
 }
@@ -100,23 +101,24 @@ export function trainingLoss(model: VisionLanguageModel, batch: Batch, options: 
     const { rows, labels } = labelledRows(batch, before, hidden.shape[1]!);
     if (labels.length === 0) throw new RangeError('no token of the batch is labelled');
     const { device } = model;
-    let correct = 0;
     const carry = options.carrySupervision ?? 0;
     const carried = carry > 0 && steps.length > 0 ? carriedTargets(batch, steps.length) : null;
     const head = () => {
       const chosen = hidden.flatten(0, 1).indexSelect(0, toDevice(tensor(rows, { dtype: 'int64' }), device));
       const logits = model.logits(chosen);
       const targets = toDevice(tensor(labels, { dtype: 'int64' }), device);
-      correct = noGrad(() => scope(() => logits.argmax(-1).eq(targets).sum().item()));
+      const correct = noGrad(() => scope(() => logits.argmax(-1).eq(targets).sum()));
       const entropy = crossEntropy(logits.dtype === 'float64' ? logits : logits.to('float32'), targets);
-      if (!carried) return [entropy];
+      if (!carried) return [entropy, correct];
       // A step's rows end where the next step is chosen, those of the last step where the written text begins.
       const ends = [...steps.slice(1).map((step) => step.hidden), hidden.narrow(1, before - 1, 1)];
-      return [entropy, carryLossOf(model, cat(ends, 1), carried)];
+      return [entropy, correct, carryLossOf(model, cat(ends, 1), carried)];
     };
-    const [entropy, carryLoss = null] = segments
+    const headed: readonly Tensor[] = segments
       ? segments.run({ parts: ['head'], depth: Number.POSITIVE_INFINITY }, head)
-      : (head() as [Tensor, Tensor?]);
+      : head();
+    const [entropy, correct] = headed as [Tensor, Tensor];
+    const carryLoss = headed[2] ?? null;
     const pickLoss = supervised ? supervision(batch, steps) : null;
     const picking = pickLoss ? entropy!.add(pickLoss, options.pickSupervision) : entropy!;
     const whole = carryLoss ? picking.add(carryLoss, carry) : picking;

@@ -4,14 +4,17 @@
  */
 import {
   DistributedError,
+  keep,
   manualSeed,
   type SegmentObserver,
   type StoredTensor,
   scope,
+  stack,
   type Tensor,
 } from '@ivtlr/torch';
 import { UserError } from '../errors.ts';
 import type { FileContent } from '../file-contents.ts';
+import { readTogether } from '../latent/read-together.ts';
 import type { Round } from '../parallel/collective-order.ts';
 import type { Ranks } from '../parallel/ranks.ts';
 import { clipFactor, type Update } from '../parallel/update.ts';
@@ -27,9 +30,10 @@ export interface LossResult {
   backward(factor: number): void;
   /** Mean cross-entropy over the labelled tokens, nats. */
   crossEntropy: Tensor;
-  /** Labelled tokens, and how many of them the model would have written itself. */
+  /** Labelled tokens. */
   tokens: number;
-  correct: number;
+  /** How many of them the model would have written itself. */
+  correct: Tensor;
 }
 
 /** The model as the trainer sees it. */
@@ -81,27 +85,30 @@ export function trainStep(trainee: Trainee, micros: readonly MicroBatch[] | Fail
   const { ranks, update, lr, clip, beforeUpdate, judge = () => 'step' } = parts;
   const own = 'failed' in micros ? [] : micros;
   const rounds = agreeOnRounds(ranks, micros);
-  const sums: Record<(typeof SUMS)[number], number> = { loss: 0, crossEntropy: 0, correct: 0, tokens: 0, samples: 0 };
+  const ran: MicroResult[] = [];
   let failure = null as Failure | null;
   update.startStep();
   rounds.forEach((round, i) => {
     update.startRound(round, update.reducesEveryRound || i === Math.max(0, own.length - 1));
     const micro = failure ? undefined : own[i];
-    if (micro) failure = attempt(() => addMicroBatch(trainee, micro, update.observer, sums));
+    if (micro) failure = attempt(() => ran.push(runMicroBatch(trainee, micro, update.observer)));
     update.finishRound();
   });
   update.finishRounds();
   beforeUpdate?.();
 
   const touched = update.touched();
-  const numbers = [failure ? 1 : 0, update.squares(), ...SUMS.map((name) => sums[name])];
+  const read = readStep(ran, update);
+  // Of a micro-batch before the one that failed otherwise.
+  failure = read.failure ?? failure;
+  const numbers = [failure ? 1 : 0, read.squares, ...SUMS.map((name) => read.sums[name])];
   const [failures, squares, ...rest] = ranks.sum([...numbers, ...touched.map(Number)], 'results of the step');
   if (failures! > 0) {
     update.discard();
     raiseTogether(ranks, failure);
   }
   const [loss, crossEntropy, correct, tokens, samples] = rest as [number, number, number, number, number];
-  const gradNorm = update.norm(squares!);
+  const gradNorm = update.norm(read.squares, squares!);
   const describe = () => describeSamples(ranks.size === 1 ? own.flatMap(({ ids }) => ids) : allIds(ranks, own));
   let verdict: Verdict = 'skip';
   try {
@@ -139,25 +146,46 @@ function agreeOnRounds(ranks: Ranks, micros: readonly MicroBatch[] | Failure): R
   return needs.map((_, i) => ({ latentSteps: all[2 * i]!, images: all[2 * i + 1]! > 0 }));
 }
 
-function addMicroBatch(
-  trainee: Trainee,
-  micro: MicroBatch,
-  observer: SegmentObserver | null,
-  sums: Record<(typeof SUMS)[number], number>,
-): void {
-  scope(() => {
+/** A micro-batch that has gone forward and back. */
+interface MicroResult {
+  micro: MicroBatch;
+  tokens: number;
+  /** (3) float64: loss, cross-entropy, correct tokens. Not read yet: a GPU goes on meanwhile. */
+  values: Tensor;
+}
+
+function runMicroBatch(trainee: Trainee, micro: MicroBatch, observer: SegmentObserver | null): MicroResult {
+  return scope(() => {
     // Dropout draws the same numbers in whichever process, and after whichever others, the micro-batch is run.
     if (micro.seed !== undefined) manualSeed(micro.seed);
     const result = trainee.loss(micro, observer);
-    const loss = result.loss.item();
-    if (!Number.isFinite(loss)) throw notANumber(`the loss is ${loss}`, describeSamples(micro.ids));
+    const { loss, crossEntropy, correct, tokens } = result;
+    const values = stack([loss, crossEntropy, correct].map((value) => value.detach().to('float64')));
     result.backward(micro.weight);
+    return { micro, tokens, values: keep(values) };
+  });
+}
+
+/** Reads all that a step has to say, at once: sums over the micro-batches, and what is wrong with the first whose loss is no number. */
+function readStep(ran: readonly MicroResult[], update: Update) {
+  const [squares, ...rows] = scope(() => {
+    const own = update.squares();
+    const device = ran[0]?.values.device ?? own.device;
+    return readTogether([own.device === device ? own : own.to({ device }), ...ran.map(({ values }) => values)]);
+  });
+  const sums: Record<(typeof SUMS)[number], number> = { loss: 0, crossEntropy: 0, correct: 0, tokens: 0, samples: 0 };
+  let failure: Failure | null = null;
+  ran.forEach(({ micro, tokens, values }, i) => {
+    values.dispose();
+    const [loss, crossEntropy, correct] = rows[i] as [number, number, number];
+    if (!Number.isFinite(loss)) failure ??= { failed: notANumber(`the loss is ${loss}`, describeSamples(micro.ids)) };
     sums.loss += loss * micro.weight;
-    sums.crossEntropy += result.crossEntropy.item() * micro.weight;
-    sums.correct += result.correct;
-    sums.tokens += result.tokens;
+    sums.crossEntropy += crossEntropy * micro.weight;
+    sums.correct += correct;
+    sums.tokens += tokens;
     sums.samples += micro.ids.length;
   });
+  return { squares: squares![0]!, sums, failure: failure as Failure | null };
 }
 
 /** Runs `body`; what goes wrong is this process's failure, except for what is wrong with the group itself. */

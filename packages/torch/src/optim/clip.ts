@@ -14,15 +14,9 @@ export function clipGradNorm(parameters: ReadonlyMap<string, Tensor> | Iterable<
   if (!(max > 0)) throw new RangeError(`clipGradNorm: the largest norm must be above 0, got ${max}`);
   return scope(() =>
     noGrad(() => {
-      const gradients: Tensor[] = [];
-      for (const parameter of parameters instanceof Map ? parameters.values() : (parameters as Iterable<Tensor>)) {
-        const { grad } = parameter;
-        if (grad) gradients.push(grad);
-      }
-      const [first] = gradients;
-      if (!first) return 0;
-      const norms = byKind(gradients).flatMap((group) => ops._foreach_norm_Scalar(group, 2, wide(group[0]!)));
-      const total = ops.linalg_vector_norm(stack(norms.map((norm) => norm.to(first.device))));
+      const gradients = gradientsOf(parameters);
+      const total = normOf(gradients);
+      if (!total) return 0;
       const norm = total.item();
       if (Number.isFinite(norm) && norm + 1e-6 > max) {
         const factor = ops.reciprocal(total.add(1e-6)).mul(max);
@@ -31,6 +25,31 @@ export function clipGradNorm(parameters: ReadonlyMap<string, Tensor> | Iterable<
       return norm;
     }),
   );
+}
+
+/** The norm of all gradients, a scalar float32 (float64 among float64 gradients) that nobody has waited for; null when there is none. Call inside a scope. */
+export function gradNorm(parameters: ReadonlyMap<string, Tensor> | Iterable<Tensor>): Tensor | null {
+  return scope(() => noGrad(() => normOf(gradientsOf(parameters))));
+}
+
+function gradientsOf(parameters: ReadonlyMap<string, Tensor> | Iterable<Tensor>): Tensor[] {
+  const gradients: Tensor[] = [];
+  for (const parameter of parameters instanceof Map ? parameters.values() : (parameters as Iterable<Tensor>)) {
+    const { grad } = parameter;
+    if (grad) gradients.push(grad);
+  }
+  return gradients;
+}
+
+function normOf(gradients: readonly Tensor[]): Tensor | null {
+  const [first] = gradients;
+  if (!first) return null;
+  const { device } = first;
+  const groups = byKind(gradients).map((group) => {
+    const norms = ops._foreach_norm_Scalar(group, 2, wide(group[0]!));
+    return group[0]!.device === device ? norms : norms.map((norm) => norm.to(device));
+  });
+  return ops.linalg_vector_norm(stack(groups.flat()));
 }
 
 function wide(gradient: Tensor): 'float64' | 'float32' {

@@ -1,3 +1,3 @@
 export { AdamW, type AdamWOptions } from './adamw.ts';
-export { clipGradNorm } from './clip.ts';
+export { clipGradNorm, gradNorm } from './clip.ts';
 export type { Optimizer, OptimizerState } from './optimizer.ts';

@@ -6,7 +6,6 @@
 import { arange, cat, fromBytes, type Tensor } from '@ivtlr/torch';
 import type { RowGroup } from '../types.ts';
 import { type AttentionMask, type AttentionPass, attend, lastRowScores } from './attention.ts';
-import { indexTensor } from './index-tensor.ts';
 import type { SlotCache, SlotRange } from './slot-cache.ts';
 
 interface Planned {
@@ -28,8 +27,7 @@ export class RowAttention implements AttentionPass {
     let offset = 0;
     for (const group of groups) {
       const range = cache.range(group.slots, group.size);
-      const pasts = group.slots.map((slot) => cache.length(slot));
-      this.#groups.push({ group, offset, range, ...masks(group, range, pasts, device) });
+      this.#groups.push({ group, offset, range, ...masks(group, range, device) });
       offset += group.slots.length * group.size;
     }
   }
@@ -68,22 +66,27 @@ function ownPositions(pack: Tensor, offset: number, b: number, S: number): Tenso
 /** Who may see what: a row its own columns up to the position itself, less those that are hidden from it. */
 function masks(
   { size: S, hidden }: RowGroup,
-  { columns: T, past }: SlotRange,
-  pasts: readonly number[],
+  { slots, columns: T, past, pasts }: SlotRange,
   device: string,
 ): Pick<Planned, 'mask' | 'keys'> {
-  const b = pasts.length;
-  const whole = past !== null && past + S === T;
-  const lengths = () => indexTensor(pasts, device).add(S).view([b, 1]);
+  const b = slots.length;
+  const whole = past !== null;
   const columns = () => arange(0, T, 1, { dtype: 'int64', device });
-  const keys = whole ? null : columns().view([1, T]).lt(lengths());
+  // Where the rows are equally long, they have all columns.
+  const keys = pasts
+    ? columns()
+        .view([1, T])
+        .lt(pasts.add(S).view([b, 1]))
+    : null;
   const hides = hidden?.some(Boolean) ?? false;
   if (whole && !hides && S === 1) return { mask: { mask: null, isCausal: false }, keys };
   if (whole && !hides && past === 0) return { mask: { mask: null, isCausal: true }, keys };
   // Position s of a row is its column past + s.
-  const last = indexTensor(pasts, device)
-    .view([b, 1, 1, 1])
-    .add(arange(0, S, 1, { dtype: 'int64', device }).view([1, 1, S, 1]));
+  const last = pasts
+    ? pasts.view([b, 1, 1, 1]).add(arange(0, S, 1, { dtype: 'int64', device }).view([1, 1, S, 1]))
+    : arange(past!, past! + S, 1, { dtype: 'int64', device })
+        .view([1, 1, S, 1])
+        .expand([b, 1, S, 1]);
   const sees = columns().view([1, 1, 1, T]).le(last);
   const mask = hides ? sees.and(hiddenMask(hidden!, S, T, device).not()) : sees;
   return { mask: { mask, isCausal: false }, keys };

@@ -18,6 +18,8 @@ export interface SlotRange {
   start: number | null;
   /** Past length, when it is the same for all rows. */
   past: number | null;
+  /** (b) int64 past lengths; null when they are the same. */
+  pasts: Tensor | null;
   /** (b) int64 slots; null when they follow each other. */
   slotIndex: Tensor | null;
   /** (b*S) int64 slot and column of every new position; null when one block takes them all. */
@@ -127,26 +129,30 @@ export class SlotCache {
     const start = slots.every((slot, i) => slot === slots[0]! + i) ? slots[0]! : null;
     const past = pasts.every((value) => value === pasts[0]) ? pasts[0]! : null;
     const { device } = this.#shape;
-    const block = start !== null && past !== null;
+    const writes = start === null || past === null ? slots.length * size : 0;
+    const numbers: number[] = [];
+    // All that the pass needs of whole numbers is sent at once.
+    if (writes > 0) {
+      for (const slot of slots) for (let s = 0; s < size; s++) numbers.push(slot);
+      for (const value of pasts) for (let s = 0; s < size; s++) numbers.push(value + s);
+    }
+    if (past === null) numbers.push(...pasts);
+    if (start === null) numbers.push(...slots);
+    const sent = numbers.length > 0 ? indexTensor(numbers, device) : null;
+    let at = 0;
+    const next = (length: number) => {
+      at += length;
+      return sent!.narrow(0, at - length, length);
+    };
     return {
       slots,
       size,
       columns: end,
       start,
       past,
-      slotIndex: start === null ? indexTensor(slots, device) : null,
-      writeIndex: block
-        ? null
-        : {
-            slots: indexTensor(
-              slots.flatMap((slot) => new Array<number>(size).fill(slot)),
-              device,
-            ),
-            columns: indexTensor(
-              pasts.flatMap((value) => Array.from({ length: size }, (_, s) => value + s)),
-              device,
-            ),
-          },
+      writeIndex: writes === 0 ? null : { slots: next(writes), columns: next(writes) },
+      pasts: past === null ? next(pasts.length) : null,
+      slotIndex: start === null ? next(slots.length) : null,
     };
   }
 

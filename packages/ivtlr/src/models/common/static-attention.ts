@@ -32,6 +32,7 @@ export class StaticAttention implements AttentionPass {
       columns,
       start,
       past: null,
+      pasts: lengths,
       slotIndex: null,
       writeIndex: {
         slots: slots
