@@ -3,7 +3,7 @@ import * as ops from '@ivtlr/torch/ops';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { attend } from './attention.ts';
 import { batchMask } from './batch-attention.ts';
-import { attendOnGpu, attentionKernel } from './gpu-attention.ts';
+import { attendOnGpu, attentionKernel, headsOfRows } from './gpu-attention.ts';
 import { PreallocatedCache } from './kv-cache.ts';
 
 let baseline = 0;
@@ -77,12 +77,35 @@ describe.each([
   });
 });
 
+test.each([1, 33])('heads are found in the order in which a GPU gives them: %i rows', (S) => {
+  scope(() => {
+    const [B, G, H, E] = [2, 2, 12, 16];
+    const given = randn([B, (H / G) * S, G, E]).transpose(1, 2);
+    const wanted = given.contiguous().view([B, H, S, E]);
+    expect(largestError(headsOfRows(given, H, S), wanted)).toBe(0);
+  });
+});
+
 test('the kernel that torch would choose has a name', () => {
   scope(() => {
     const [q, k] = [randn([1, 4, 3, 16]), randn([1, 4, 3, 16])];
     expect(attentionKernel(q, k, k, { mask: null, isCausal: true })).toBe('flash');
     // Two key heads for four query heads.
     expect(attentionKernel(q, k.narrow(1, 0, 2), k.narrow(1, 0, 2), { mask: null, isCausal: true })).not.toBe('none');
+  });
+});
+
+test.runIf(cudaAvailable())('attention on a GPU gives what it gives on the CPU', () => {
+  scope(() => {
+    for (const rows of [1, 33]) {
+      const q = randn([2, 12, rows, 128]);
+      const [k, v] = [randn([2, 2, 77, 128]), randn([2, 2, 77, 128])];
+      const mask = ops.tril(ops.ones([rows, 77], 'bool'), 77 - rows).view([1, 1, rows, 77]);
+      const seen = { mask, isCausal: false };
+      const there = (x: Tensor) => x.to({ device: 'cuda:0' });
+      const got = attend(there(q), there(k), there(v), { mask: there(mask), isCausal: false });
+      expect(largestError(got.to({ device: 'cpu' }), attend(q, k, v, seen))).toBeLessThan(1e-4);
+    }
   });
 });
 

@@ -36,7 +36,13 @@ export function attendOnGpu(q_BHSE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor, { ma
   }
   const rows = q_BHSE.reshape([B, G, (H / G) * S, E]);
   const out = attention(rows, k_BGTE, v_BGTE, mask && rowsOfMask(mask, H / G), false);
-  return joined(out.view([B, H, S, E]));
+  return joined(headsOfRows(out, H, S));
+}
+
+/** (B, G, (H/G)*S, E) -> (B, H, S, E). The memory-efficient kernel gives its rows before its heads, which no view can take apart. */
+export function headsOfRows(out: Tensor, H: number, S: number): Tensor {
+  const [B, , , E] = out.shape as [number, number, number, number];
+  return out.reshape([B, H, S, E]);
 }
 
 /** (b, 1, S, T) -> (b, 1, each * S, T): the mask of every query head that shares a key head, one behind the other. */
