@@ -6,6 +6,7 @@ import { tokensOf } from '../packages/ivtlr/src/latent/image-columns.ts';
 import { parseQwen2VLConfig } from '../packages/ivtlr/src/models/qwen2-vl/config.ts';
 import { Qwen2VL } from '../packages/ivtlr/src/models/qwen2-vl/model.ts';
 import type { ProcessedImage } from '../packages/ivtlr/src/models/types.ts';
+import { placed } from './device.ts';
 
 export const TINY_IDS = { image: 60, latent: 61, eos: 62 } as const;
 
@@ -27,7 +28,7 @@ export function tinyModel(options: { dtype?: DType; seed?: number } = {}): Qwen2
   const model = new Qwen2VL(parseQwen2VLConfig(TINY_CONFIG, 'tiny'), { dtype: options.dtype ?? 'float32' });
   manualSeed(options.seed ?? 1);
   model.initialize();
-  return model;
+  return placed(model);
 }
 
 export interface TinyRow {

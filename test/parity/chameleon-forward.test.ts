@@ -5,6 +5,7 @@ import { UserError } from '../../packages/ivtlr/src/errors.ts';
 import { generateAll } from '../../packages/ivtlr/src/latent/generate.ts';
 import { LATENT_DEFAULTS } from '../../packages/ivtlr/src/latent/options.ts';
 import { embedPrompt, Sequence } from '../../packages/ivtlr/src/latent/sequence.ts';
+import { tolerance } from '../device.ts';
 import { type ChameleonCase, seededChameleon, seededChameleonImages } from './chameleon-model.ts';
 import { makeBatch, readGolden, relativeError } from './model.ts';
 
@@ -66,7 +67,7 @@ describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, g
       scope(() =>
         expect(
           relativeError(parameters.get(name)!.flatten().narrow(0, 0, first.length).toNumbers(), first),
-        ).toBeLessThan(1e-6),
+        ).toBeLessThan(tolerance(1e-6)),
       );
   });
 
@@ -87,14 +88,14 @@ describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, g
       const logits = model.logits(hidden);
       const last = logits.select(1, -1).tolist() as number[][];
       for (const [b, row] of last.entries()) {
-        expect(relativeError(without(row), golden.last_logits[b]!)).toBeLessThan(1e-4);
+        expect(relativeError(without(row), golden.last_logits[b]!)).toBeLessThan(tolerance(1e-4));
         expect(golden.masked.every((id) => row[id] === LOWEST)).toBe(true);
       }
       for (const { row, column, logits: probe } of golden.probes) {
         const got = without(logits.select(0, row).select(0, column).toNumbers()).slice(0, probe.length);
-        expect(relativeError(got, probe)).toBeLessThan(1e-4);
+        expect(relativeError(got, probe)).toBeLessThan(tolerance(1e-4));
       }
-      expect(relativeError(scores!.toNumbers(), golden.attention_row.flat())).toBeLessThan(1e-4);
+      expect(relativeError(scores!.toNumbers(), golden.attention_row.flat())).toBeLessThan(tolerance(1e-4));
     });
   });
 
@@ -112,7 +113,9 @@ describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, g
         const pictures = batch.images[b]!;
         const alone = generateAll(model, makeBatch([own], [own.map(() => 1)], [...pictures], ids), options);
         expect(alone.tokens[0]).toEqual(golden.greedy[b]);
-        expect(relativeError(without(together.firstLogits[b]!), without(alone.firstLogits[0]!))).toBeLessThan(1e-5);
+        expect(relativeError(without(together.firstLogits[b]!), without(alone.firstLogits[0]!))).toBeLessThan(
+          tolerance(1e-5),
+        );
       }
     });
   });
@@ -142,7 +145,9 @@ describe('latent steps in a padded batch of four', () => {
         const alone = generateAll(model, makeBatch([row], [row.map(() => 1)], [pictures[b]!], ids), options);
         expect(together.traces[b]!.map(({ picked }) => picked)).toEqual(alone.traces[0]!.map(({ picked }) => picked));
         expect(together.tokens[b]).toEqual(alone.tokens[0]);
-        expect(relativeError(without(together.firstLogits[b]!), without(alone.firstLogits[0]!))).toBeLessThan(1e-5);
+        expect(relativeError(without(together.firstLogits[b]!), without(alone.firstLogits[0]!))).toBeLessThan(
+          tolerance(1e-5),
+        );
       }
       function without(logits: number[]): number[] {
         return logits.filter((_, id) => !golden.masked.includes(id));

@@ -4,6 +4,7 @@ import * as ops from '@ivtlr/torch/ops';
 import { parseChameleonConfig } from '../../packages/ivtlr/src/models/chameleon/config.ts';
 import { Chameleon } from '../../packages/ivtlr/src/models/chameleon/model.ts';
 import type { ProcessedImage } from '../../packages/ivtlr/src/models/types.ts';
+import { placed } from '../device.ts';
 import { drawWeights, type GoldenCase } from './model.ts';
 
 export interface ChameleonCase extends Omit<GoldenCase, 'image_grid_thw'> {
@@ -12,7 +13,7 @@ export interface ChameleonCase extends Omit<GoldenCase, 'image_grid_thw'> {
 }
 
 export function seededChameleon(golden: Pick<ChameleonCase, 'name' | 'config' | 'seed'>): Chameleon {
-  return drawWeights(new Chameleon(parseChameleonConfig(golden.config, golden.name)), golden.seed).eval();
+  return placed(drawWeights(new Chameleon(parseChameleonConfig(golden.config, golden.name)), golden.seed)).eval();
 }
 
 /** The case's images: noise of 16x16, stretched. Call inside a scope. */

@@ -32,6 +32,7 @@ import type { Qwen2VL } from '../../packages/ivtlr/src/models/qwen2-vl/model.ts'
 import { loadModel } from '../../packages/ivtlr/src/models/registry.ts';
 import type { VisionLanguageModel } from '../../packages/ivtlr/src/models/types.ts';
 import { trainingLoss } from '../../packages/ivtlr/src/train/loss.ts';
+import { tolerance } from '../device.ts';
 import { type GoldenCase, makeBatch, readGolden, relativeError, seededImages } from './model.ts';
 
 interface LayerGolden {
@@ -117,13 +118,13 @@ function expectNorms(
   parameters: ReadonlyMap<string, Tensor>,
   wanted: Record<string, number>,
   of: (p: Tensor, name: string) => Tensor,
-  tolerance: number,
+  bound: number,
 ): void {
   expect([...parameters.keys()].sort()).toEqual(Object.keys(wanted));
   const largest = Math.max(...Object.values(wanted));
   for (const [name, norm] of Object.entries(wanted)) {
     const got = scope(() => of(parameters.get(name)!, name).pow(2).sum().sqrt().item());
-    expect(Math.abs(got - norm), name).toBeLessThan(tolerance * Math.max(norm, largest / 100));
+    expect(Math.abs(got - norm), name).toBeLessThan(bound * Math.max(norm, largest / 100));
   }
 }
 
@@ -131,7 +132,7 @@ describe.each(golden.layers.map((layer) => [layer.dtype, layer] as const))(
   'one layer on a %s base',
   (dtype, wanted) => {
     // In 16 bits both sides round the same sums, so all but a few last bits agree.
-    const tolerance = dtype === 'float32' ? 1e-6 : 1e-2;
+    const bound = tolerance(dtype === 'float32' ? 1e-6 : 1e-2);
     test('output, gradients and merged weight', () => {
       const layerInputs = golden.layer_inputs;
       using layer = new LoraLinear(new Linear(24, 16, { dtype }), { rank: 4, scaling: 10 / 4, dropout: 0 });
@@ -153,16 +154,16 @@ describe.each(golden.layers.map((layer) => [layer.dtype, layer] as const))(
         const a = layer.lora_A.weight.grad!;
         const b = layer.lora_B.weight.grad!;
         expect([y.dtype, x.grad!.dtype, a.dtype, b.dtype]).toEqual([dtype, dtype, 'float32', 'float32']);
-        expect(relativeError(numbers(y), wanted.y.flat())).toBeLessThan(tolerance);
-        expect(relativeError(numbers(x.grad!), wanted.x_grad.flat())).toBeLessThan(tolerance);
-        expect(relativeError(numbers(a), wanted.a_grad.flat())).toBeLessThan(1e-6);
-        expect(relativeError(numbers(b), wanted.b_grad.flat())).toBeLessThan(1e-6);
+        expect(relativeError(numbers(y), wanted.y.flat())).toBeLessThan(bound);
+        expect(relativeError(numbers(x.grad!), wanted.x_grad.flat())).toBeLessThan(bound);
+        expect(relativeError(numbers(a), wanted.a_grad.flat())).toBeLessThan(tolerance(1e-6));
+        expect(relativeError(numbers(b), wanted.b_grad.flat())).toBeLessThan(tolerance(1e-6));
         if (dtype === 'bfloat16') {
           const same = numbers(y).filter((v, i) => v === wanted.y.flat()[i]).length;
           expect(same).toBeGreaterThan(0.9 * wanted.y.flat().length);
         }
         layer.merge();
-        expect(relativeError(numbers(layer.weight), wanted.merged.flat())).toBeLessThan(tolerance);
+        expect(relativeError(numbers(layer.weight), wanted.merged.flat())).toBeLessThan(bound);
         for (const p of [layer.lora_A.weight, layer.lora_B.weight]) p.grad = null;
       });
     });
@@ -172,7 +173,7 @@ describe.each(golden.layers.map((layer) => [layer.dtype, layer] as const))(
 describe('an adapter folder of PEFT', () => {
   test('gives the logits of PEFT, adapted, merged and taken off again', () => {
     using model = openBase();
-    expect(relativeError(lastLogits(model), theCase.float32.plain)).toBeLessThan(1e-5);
+    expect(relativeError(lastLogits(model), theCase.float32.plain)).toBeLessThan(tolerance(1e-5));
     const { config, layers } = loadAdapter(model.module, adapterFolder);
     expect(config).toMatchObject({
       rank: theCase.rank,
@@ -183,12 +184,12 @@ describe('an adapter folder of PEFT', () => {
     expect(layers.size).toBe(14);
     model.module.eval();
     expect(relativeError(theCase.float32.adapted, theCase.float32.plain)).toBeGreaterThan(0.05);
-    expect(relativeError(lastLogits(model), theCase.float32.adapted)).toBeLessThan(1e-5);
+    expect(relativeError(lastLogits(model), theCase.float32.adapted)).toBeLessThan(tolerance(1e-5));
     mergeLora(model.module);
-    expect(relativeError(lastLogits(model), theCase.float32.merged)).toBeLessThan(1e-5);
+    expect(relativeError(lastLogits(model), theCase.float32.merged)).toBeLessThan(tolerance(1e-5));
     unmergeLora(model.module);
     removeLora(model.module);
-    expect(relativeError(lastLogits(model), theCase.float32.plain)).toBeLessThan(1e-5);
+    expect(relativeError(lastLogits(model), theCase.float32.plain)).toBeLessThan(tolerance(1e-5));
   });
 
   test('on a bfloat16 base agrees within rounding', () => {
@@ -212,13 +213,13 @@ describe('an adapter folder of PEFT', () => {
         scope(() => {
           const { loss } = lossOf(model);
           loss.backward();
-          if (step === 0) expectNorms(parameters, gradient_norms, (p) => p.grad!, 1e-4);
+          if (step === 0) expectNorms(parameters, gradient_norms, (p) => p.grad!, tolerance(1e-4));
           optimizer.step();
           optimizer.zeroGrad();
           return loss.item();
         }),
       );
-      expect(relativeError(got, losses)).toBeLessThan(1e-5);
+      expect(relativeError(got, losses)).toBeLessThan(tolerance(1e-5));
       expectNorms(parameters, moved_norms, (p, name) => p.detach().sub(before.get(name)!), 1e-2);
     });
   });
@@ -234,8 +235,8 @@ describe('an adapter folder of PEFT', () => {
       const { loss } = lossOf(model, batch);
       loss.backward();
       expect(Math.abs(loss.item() - theCase.training.losses[0]!)).toBeGreaterThan(1e-3);
-      expect(Math.abs(loss.item() / theCase.dropout.loss - 1)).toBeLessThan(1e-5);
-      expectNorms(parameters, theCase.dropout.gradient_norms, (p) => p.grad!, 1e-4);
+      expect(Math.abs(loss.item() / theCase.dropout.loss - 1)).toBeLessThan(tolerance(1e-5));
+      expectNorms(parameters, theCase.dropout.gradient_norms, (p) => p.grad!, tolerance(1e-4));
       for (const p of parameters.values()) p.grad = null;
     });
   });
@@ -289,7 +290,7 @@ describe('adapter folders', () => {
       using model = openBase();
       loadAdapter(model.module, folder);
       model.module.eval();
-      expect(relativeError(lastLogits(model), theCase.float32.adapted)).toBeLessThan(1e-5);
+      expect(relativeError(lastLogits(model), theCase.float32.adapted)).toBeLessThan(tolerance(1e-5));
     }
   });
 

@@ -9,6 +9,7 @@ import { Qwen2VL } from '../../packages/ivtlr/src/models/qwen2-vl/model.ts';
 import { parseQwen3VLConfig } from '../../packages/ivtlr/src/models/qwen3-vl/config.ts';
 import { Qwen3VL } from '../../packages/ivtlr/src/models/qwen3-vl/model.ts';
 import type { ProcessedImage } from '../../packages/ivtlr/src/models/types.ts';
+import { placed } from '../device.ts';
 
 export interface Stats {
   shape: number[];
@@ -40,7 +41,7 @@ export function seededModel({ config, name, seed }: GoldenCase): SeededModel {
     qwen2_5_vl: () => new Qwen25VL(parseQwen25VLConfig(config, name)),
     qwen3_vl: () => new Qwen3VL(parseQwen3VLConfig(config, name)),
   }[modelType(config)];
-  return drawWeights(make(), seed).eval();
+  return placed(drawWeights(make(), seed)).eval();
 }
 
 function modelType(config: unknown) {

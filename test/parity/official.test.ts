@@ -6,6 +6,7 @@ import { imageColumns } from '../../packages/ivtlr/src/latent/image-columns.ts';
 import { LATENT_DEFAULTS, type LatentOptions } from '../../packages/ivtlr/src/latent/options.ts';
 import type { PositionKind, ProcessedImage, VisionLanguageModel } from '../../packages/ivtlr/src/models/types.ts';
 import { trainingLoss } from '../../packages/ivtlr/src/train/loss.ts';
+import { tolerance } from '../device.ts';
 import { seededChameleon, seededChameleonImages } from './chameleon-model.ts';
 import { type GoldenCase, makeBatch, readGolden, relativeError, seededImages, seededModel } from './model.ts';
 import { seededSmolVlm, seededSmolVlmImages } from './smolvlm-model.ts';
@@ -216,7 +217,7 @@ describe.each(generateCases)('generate: %s', (_, golden, maxNewTokens, family) =
       const columns = imageColumns(golden.input_ids, golden.ids.image);
       expect(result.traces[0]!.map(({ picked }) => picked.map((index) => columns[index]))).toEqual(golden.picked);
       const logits = result.firstLogits[0]!.filter((_, id) => !golden.masked?.includes(id));
-      expect(relativeError(logits, golden.last_logits)).toBeLessThan(1e-4);
+      expect(relativeError(logits, golden.last_logits)).toBeLessThan(tolerance(1e-4));
       expect(result.tokens[0]).toEqual(golden.new_tokens);
     });
   });
@@ -263,17 +264,17 @@ describe.each(trainCases)('train: %s', (_, golden, parts, family) => {
             expect(absolute).toEqual(golden.picked);
             for (const [name, wanted] of Object.entries(golden.gradient_norms)) {
               const norm = trained.get(name)!.grad!.pow(2).sum().sqrt().item();
-              expect(Math.abs(norm - wanted), name).toBeLessThan(1e-4 * Math.max(wanted, 0.01));
+              expect(Math.abs(norm - wanted), name).toBeLessThan(tolerance(1e-4) * Math.max(wanted, 0.01));
             }
           }
           optimizer.step();
           optimizer.zeroGrad();
         });
       }
-      expect(relativeError(losses, golden.losses)).toBeLessThan(1e-4);
+      expect(relativeError(losses, golden.losses)).toBeLessThan(tolerance(1e-4));
       for (const [name, wanted] of Object.entries(golden.moved_norms)) {
         const moved = trained.get(name)!.detach().sub(start.get(name)!).pow(2).sum().sqrt().item();
-        expect(Math.abs(moved - wanted) / wanted, name).toBeLessThan(1e-2);
+        expect(Math.abs(moved - wanted) / wanted, name).toBeLessThan(tolerance(1e-2));
       }
     });
   });

@@ -4,6 +4,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { generateAll } from '../../packages/ivtlr/src/latent/generate.ts';
 import { LATENT_DEFAULTS } from '../../packages/ivtlr/src/latent/options.ts';
 import { embedPrompt, Sequence } from '../../packages/ivtlr/src/latent/sequence.ts';
+import { tolerance } from '../device.ts';
 import {
   type GoldenCase,
   makeBatch,
@@ -77,7 +78,7 @@ describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, g
       scope(() =>
         expect(
           relativeError(parameters.get(name)!.flatten().narrow(0, 0, first.length).toNumbers(), first),
-        ).toBeLessThan(1e-6),
+        ).toBeLessThan(tolerance(1e-6)),
       );
   });
 
@@ -94,9 +95,9 @@ describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, g
           levels.forEach((wanted, level) => {
             const got = stats(features.narrow(1, level * model.hiddenSize, model.hiddenSize));
             expect(got.shape).toEqual(wanted.shape);
-            expect(relativeError(got.first, wanted.first)).toBeLessThan(1e-4);
+            expect(relativeError(got.first, wanted.first)).toBeLessThan(tolerance(1e-4));
             for (const key of ['sum', 'abs_sum', 'weighted'] as const)
-              expect(Math.abs(got[key] - wanted[key]) / wanted.abs_sum).toBeLessThan(1e-4);
+              expect(Math.abs(got[key] - wanted[key]) / wanted.abs_sum).toBeLessThan(tolerance(1e-4));
           });
         });
       });
@@ -116,12 +117,12 @@ describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, g
         const { hidden, scores } = new Sequence(model, prompt, null).run('detached');
         const logits = model.logits(hidden);
         const last = logits.select(1, -1);
-        expect(relativeError(last.toNumbers(), expected.last_logits.flat())).toBeLessThan(1e-4);
+        expect(relativeError(last.toNumbers(), expected.last_logits.flat())).toBeLessThan(tolerance(1e-4));
         for (const { row, column, logits: probe } of expected.probes)
           expect(
             relativeError(logits.select(0, row).select(0, column).narrow(0, 0, probe.length).toNumbers(), probe),
-          ).toBeLessThan(1e-4);
-        expect(relativeError(scores!.toNumbers(), expected.attention_row.flat())).toBeLessThan(1e-4);
+          ).toBeLessThan(tolerance(1e-4));
+        expect(relativeError(scores!.toNumbers(), expected.attention_row.flat())).toBeLessThan(tolerance(1e-4));
       });
     });
   }

@@ -5,6 +5,7 @@ import { UserError } from '../../packages/ivtlr/src/errors.ts';
 import { generateAll } from '../../packages/ivtlr/src/latent/generate.ts';
 import { LATENT_DEFAULTS } from '../../packages/ivtlr/src/latent/options.ts';
 import { embedPrompt, Sequence } from '../../packages/ivtlr/src/latent/sequence.ts';
+import { tolerance } from '../device.ts';
 import { makeBatch, readGolden, relativeError, type Stats } from './model.ts';
 import { type SmolVlmCase, seededSmolVlm, seededSmolVlmImages } from './smolvlm-model.ts';
 
@@ -40,14 +41,14 @@ test('there are enough cases, of both model types', () => {
 function expectStats(features: Tensor, wanted: Stats): void {
   const flat = features.toNumbers();
   expect(features.shape).toEqual(wanted.shape);
-  expect(relativeError(flat.slice(0, wanted.first.length), wanted.first)).toBeLessThan(1e-4);
+  expect(relativeError(flat.slice(0, wanted.first.length), wanted.first)).toBeLessThan(tolerance(1e-4));
   const sums = {
     sum: flat.reduce((a, b) => a + b, 0),
     abs_sum: flat.reduce((a, b) => a + Math.abs(b), 0),
     weighted: flat.reduce((a, b, i) => a + (b * ((i % 97) + 1)) / 97, 0),
   };
   for (const key of ['sum', 'abs_sum', 'weighted'] as const)
-    expect(Math.abs(sums[key] - wanted[key]) / wanted.abs_sum).toBeLessThan(1e-5);
+    expect(Math.abs(sums[key] - wanted[key]) / wanted.abs_sum).toBeLessThan(tolerance(1e-5));
 }
 
 describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, golden) => {
@@ -61,7 +62,7 @@ describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, g
       scope(() =>
         expect(
           relativeError(parameters.get(name)!.flatten().narrow(0, 0, first.length).toNumbers(), first),
-        ).toBeLessThan(1e-6),
+        ).toBeLessThan(tolerance(1e-6)),
       );
   });
 
@@ -83,12 +84,12 @@ describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, g
       const prompt = embedPrompt(model, batch, 'sequential');
       const { hidden, scores } = new Sequence(model, prompt, null).run('detached');
       const logits = model.logits(hidden);
-      expect(relativeError(logits.select(1, -1).toNumbers(), golden.last_logits.flat())).toBeLessThan(1e-4);
+      expect(relativeError(logits.select(1, -1).toNumbers(), golden.last_logits.flat())).toBeLessThan(tolerance(1e-4));
       for (const { row, column, logits: probe } of golden.probes) {
         const got = logits.select(0, row).select(0, column).toNumbers().slice(0, probe.length);
-        expect(relativeError(got, probe)).toBeLessThan(1e-4);
+        expect(relativeError(got, probe)).toBeLessThan(tolerance(1e-4));
       }
-      expect(relativeError(scores!.toNumbers(), golden.attention_row.flat())).toBeLessThan(1e-4);
+      expect(relativeError(scores!.toNumbers(), golden.attention_row.flat())).toBeLessThan(tolerance(1e-4));
     });
   });
 
@@ -105,7 +106,7 @@ describe.each(cases.map((golden) => [golden.name, golden] as const))('%s', (_, g
         const pictures = batch.images[b]!;
         const alone = generateAll(model, makeBatch([own], [own.map(() => 1)], pictures, ids), options);
         expect(alone.tokens[0]).toEqual(golden.greedy[b]);
-        expect(relativeError(together.firstLogits[b]!, alone.firstLogits[0]!)).toBeLessThan(1e-5);
+        expect(relativeError(together.firstLogits[b]!, alone.firstLogits[0]!)).toBeLessThan(tolerance(1e-5));
       }
     });
   });
@@ -130,7 +131,7 @@ test('latent steps in a padded batch of four, tiles of different number: each ro
       const alone = generateAll(model, makeBatch([own], [own.map(() => 1)], pictures, ids), fewer);
       expect(together.picked[b]).toEqual(alone.picked[0]);
       expect(together.tokens[b]).toEqual(alone.tokens[0]);
-      expect(relativeError(together.firstLogits[b]!, alone.firstLogits[0]!)).toBeLessThan(1e-5);
+      expect(relativeError(together.firstLogits[b]!, alone.firstLogits[0]!)).toBeLessThan(tolerance(1e-5));
     }
   });
 });

@@ -4,6 +4,7 @@ import { parseSmolVlmConfig } from '../../packages/ivtlr/src/models/smolvlm/conf
 import { SmolVlmInputs } from '../../packages/ivtlr/src/models/smolvlm/inputs.ts';
 import { SmolVlm } from '../../packages/ivtlr/src/models/smolvlm/model.ts';
 import type { ProcessedImage } from '../../packages/ivtlr/src/models/types.ts';
+import { placed } from '../device.ts';
 import { drawWeights, type GoldenCase } from './model.ts';
 
 export interface SmolVlmCase extends Omit<GoldenCase, 'image_grid_thw'> {
@@ -14,7 +15,7 @@ export interface SmolVlmCase extends Omit<GoldenCase, 'image_grid_thw'> {
 }
 
 export function seededSmolVlm({ name, config, seed }: Pick<SmolVlmCase, 'name' | 'config' | 'seed'>): SmolVlm {
-  return drawWeights(new SmolVlm(parseSmolVlmConfig(config, name)), seed).eval();
+  return placed(drawWeights(new SmolVlm(parseSmolVlmConfig(config, name)), seed)).eval();
 }
 
 /** The case's images: noise. Call inside a scope. */

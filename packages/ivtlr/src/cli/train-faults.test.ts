@@ -27,6 +27,7 @@ model:
     tie_word_embeddings: true
     vision_config: { depth: 1, embed_dim: 16, num_heads: 1, mlp_ratio: 1, hidden_size: 16 }
 threads: 1
+deterministic: true
 latent: { patches: 1, maxLatentStage: 1, epochsPerStage: 1 }
 optimizer: { lr: 1.0e-3 }
 globalBatch: 1

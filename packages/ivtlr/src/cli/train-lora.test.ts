@@ -30,6 +30,7 @@ model:
     vision_config: { depth: 1, embed_dim: 16, num_heads: 1, mlp_ratio: 2, hidden_size: 32 }
 seed: 3
 threads: 1
+deterministic: true
 dtype: bfloat16
 latent: { patches: 1, maxLatentStage: 2, epochsPerStage: 1 }
 lora: { rank: 4, alpha: 8, dropout: 0.1, targets: [q_proj, v_proj, down_proj] }

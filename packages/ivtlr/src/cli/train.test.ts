@@ -28,6 +28,7 @@ model:
     vision_config: { depth: 1, embed_dim: 16, num_heads: 1, mlp_ratio: 2, hidden_size: 32 }
 seed: 3
 threads: 1
+deterministic: true
 latent: { patches: 1, maxLatentStage: 2, epochsPerStage: 2, latentGradient: through, pickSupervision: 0.2, hideImageFromLatents: true, replay: 0.5 }
 optimizer: { lr: 1.0e-3, clip: 1.0 }
 schedule: { warmupSteps: 2, decayTo: 0.1 }

@@ -56,6 +56,8 @@ export const recipeSchema = z
     threads: z.int().positive().max(1024).nullable().default(null),
     device: z.string().regex(DEVICE_NAME, 'must be auto, cpu, cuda or cuda:N').default('auto'),
     dtype: z.enum(['float32', 'bfloat16', 'float16']).default('float32'),
+    /** Use only kernels that give the same bits every time: a GPU has faster ones that do not. A run that goes on then equals the unbroken one there, too. */
+    deterministic: z.boolean().default(false),
     latent: latentTrainingSchema,
     /** Train low-rank adapters on frozen weights; null trains every weight. */
     lora: loraSchema.nullable().default(null),

@@ -210,3 +210,17 @@ test.runIf(cudaAvailable())('graphs of a GPU give what ordinary passes on it giv
     baseline = liveTensorCount();
   }
 });
+
+test('admission counts the columns that are taken besides those of rows', () => {
+  const bytes = (columns: number, graphs: GraphsOption) => {
+    const batch = new RowBatch(model, { graphs });
+    batch.reserve(3, columns - batch.spareColumns);
+    const { cacheBytes } = batch;
+    batch.dispose();
+    return cacheBytes;
+  };
+  expect(bytes(128, new RunAgain())).toBe(bytes(128, 'off'));
+  // Memory is taken in blocks of 64.
+  expect(bytes(129, new RunAgain())).toBe(bytes(192, 'off'));
+  expect(new RowBatch(model, { graphs: 'off' }).spareColumns).toBe(0);
+});

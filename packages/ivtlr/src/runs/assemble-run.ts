@@ -1,5 +1,12 @@
 /** From a recipe to a run that the loop can walk: ties model, samples, loss and validation together. */
-import { manualSeed, type ProcessGroup, setFlushDenormal, setNumThreads, withoutGaps } from '@ivtlr/torch';
+import {
+  manualSeed,
+  type ProcessGroup,
+  setDeterministic,
+  setFlushDenormal,
+  setNumThreads,
+  withoutGaps,
+} from '@ivtlr/torch';
 import type { Recipe } from '../config/schema.ts';
 import {
   adapterFolderFiles,
@@ -52,6 +59,7 @@ export interface RunContext {
 export async function assembleRun(recipe: Recipe, context: RunContext): Promise<AssembledRun> {
   const task = await loadTask(recipe.task);
   if (recipe.threads !== null) setNumThreads(recipe.threads);
+  if (recipe.deterministic) setDeterministic(true);
   setFlushDenormal(true);
   const texts = pretrainingTexts(recipe, task);
   if (recipe.data.source === 'fresh' && !task.generator) {

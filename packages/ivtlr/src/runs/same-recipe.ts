@@ -1,5 +1,5 @@
 /** Comparing a recipe with the one a run was started with. */
-import type { Recipe } from '../config/schema.ts';
+import { type Recipe, recipeSchema } from '../config/schema.ts';
 import { UserError } from '../errors.ts';
 import { type Checkpoint, readLatestCheckpoint } from '../train/checkpoint.ts';
 
@@ -15,9 +15,8 @@ export function requireSameRecipe(
   { recipe: stored, folder }: Checkpoint,
   remedy = 'undo the change, or start anew with --set out=FOLDER',
 ): void {
-  // The stored recipe went through JSON, where undefined settings are absent.
-  const now = flatten(JSON.parse(JSON.stringify(recipe)));
-  const then = flatten(stored);
+  const now = flatten(asStored(recipe));
+  const then = flatten(withDefaults(stored));
   const isFree = (path: string) => FREE.some((free) => path === free || path.startsWith(`${free}.`));
   const differing = [...new Set([...now.keys(), ...then.keys()])].filter(
     (path) => now.get(path) !== then.get(path) && !isFree(path),
@@ -27,6 +26,17 @@ export function requireSameRecipe(
   throw new UserError(
     `a resumed run must keep its recipe, but ${folder} was made with another ${list.join(', ')}; ${remedy}`,
   );
+}
+
+/** A recipe of an older version lacks the settings that have been added since, which then had their defaults. */
+function withDefaults(stored: unknown): unknown {
+  const whole = recipeSchema.safeParse(stored);
+  return whole.success ? asStored(whole.data) : stored;
+}
+
+/** The stored recipe went through JSON, where undefined settings are absent. */
+function asStored(recipe: Recipe): unknown {
+  return JSON.parse(JSON.stringify(recipe));
 }
 
 /** The global batch of the run in this folder, which it keeps on any number of processes; null where there is no checkpoint. */
