@@ -1,27 +1,11 @@
 /** Several tensors read in one go: on a GPU each read waits for everything that was given to it. */
 import { cat, DelayedRead, type Tensor } from '@ivtlr/torch';
 
-/**
- * Begins to read tensors, in one piece; `finish` gives the numbers of each, flat, and waits for nothing younger than this call. Whole numbers beyond
- * 2^53 are rounded where dtypes differ. Call inside a scope and without grad.
- */
-export function readLater(tensors: readonly Tensor[]): PendingRead {
-  const sizes = tensors.map(({ numel }) => numel);
-  const alike = tensors.every(({ dtype }) => dtype === tensors[0]!.dtype);
-  const flat = tensors.map((tensor) => (alike ? tensor : tensor.to('float64')).flatten());
-  const read = flat.length === 0 ? null : new DelayedRead(flat.length === 1 ? flat[0]! : cat(flat));
-  return {
-    finish() {
-      const all = read?.finish() ?? [];
-      if (sizes.length === 1) return [all];
-      let at = 0;
-      return sizes.map((size) => {
-        at += size;
-        return all.slice(at - size, at);
-      });
-    },
-    dispose: () => read?.dispose(),
-  };
+/** Reads tensors in one piece: the numbers of each, flat. Whole numbers beyond 2^53 are rounded where dtypes differ. Call inside a scope and without grad. */
+export function readTogether(tensors: readonly Tensor[]): number[][] {
+  const [first] = tensors;
+  if (tensors.length < 2) return first ? [first.toNumbers()] : [];
+  return splitter(tensors)(joined(tensors).toNumbers());
 }
 
 export interface PendingRead {
@@ -30,7 +14,29 @@ export interface PendingRead {
   dispose(): void;
 }
 
-/** The same at once. */
-export function readTogether(tensors: readonly Tensor[]): number[][] {
-  return readLater(tensors).finish();
+/** Begins to do the same; `finish` waits for nothing younger than this call. */
+export function readLater(tensors: readonly Tensor[]): PendingRead {
+  const read = new DelayedRead(joined(tensors));
+  const split = splitter(tensors);
+  return { finish: () => split(read.finish()), dispose: () => read.dispose() };
+}
+
+function joined(tensors: readonly Tensor[]): Tensor {
+  const [first] = tensors as [Tensor];
+  if (tensors.length === 1) return first.flatten();
+  const { dtype } = first;
+  const alike = tensors.every((tensor) => tensor.dtype === dtype);
+  return cat(tensors.map((tensor) => (alike ? tensor : tensor.to('float64')).flatten()));
+}
+
+function splitter(tensors: readonly Tensor[]): (all: number[]) => number[][] {
+  if (tensors.length === 1) return (all) => [all];
+  const sizes = tensors.map(({ numel }) => numel);
+  return (all) => {
+    let at = 0;
+    return sizes.map((size) => {
+      at += size;
+      return all.slice(at - size, at);
+    });
+  };
 }

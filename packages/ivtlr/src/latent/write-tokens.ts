@@ -2,7 +2,7 @@
 import { keep, type Tensor } from '@ivtlr/torch';
 import type { VisionLanguageModel } from '../models/types.ts';
 import { chooseTokens, type ReadToken, tokenReading } from './next-token.ts';
-import { readLater } from './read-together.ts';
+import { type PendingRead, readLater, readTogether } from './read-together.ts';
 import type { Row } from './row.ts';
 
 /** A row that has run all it had: where it stands in the pass, and the attention probabilities of its last position, (T of its group). */
@@ -49,7 +49,9 @@ export function writeTokens(
   const embedded = model.embed(chosen.unsqueeze(0)).select(0, 0);
   const first = rows.map(({ tokens, unread }) => tokens.length + unread === 0);
   const reading = tokenReading(logits, chosen, rows, first);
-  const read = readLater([...reading.tensors, ...columns]);
+  const tensors = [...reading.tensors, ...columns];
+  const late = readsLate && rows.every(canWait);
+  const read = late ? readLater(tensors) : readNow(tensors);
   const full = rows.map((row, i) => {
     row.phase = 'text';
     row.unread++;
@@ -69,11 +71,16 @@ export function writeTokens(
       });
     },
     dispose: read.dispose,
-    late: readsLate && rows.every(canWait),
+    late,
   };
 }
 
 /** Whether a row's next token can be chosen before this one is read: what is penalised must be known. */
 function canWait({ sampling }: Row): boolean {
   return sampling.repetitionPenalty === 1;
+}
+
+function readNow(tensors: readonly Tensor[]): PendingRead {
+  const numbers = readTogether(tensors);
+  return { finish: () => numbers, dispose() {} };
 }
