@@ -15,7 +15,7 @@ console.log(JSON.stringify(mode === '--floor' ? measureMachine() : measureModel(
 
 /** The case's model: loaded from its folder, or of its shape with small random weights. */
 function buildModel() {
-  return (testCase.folder ? loadModel(testCase.folder) : randomModel(testCase)).eval();
+  return (testCase.folder ? loadModel(testCase.folder, { device: testCase.device }) : randomModel(testCase)).eval();
 }
 
 function readPixels() {
@@ -77,14 +77,18 @@ function measureModel() {
 
 /** The products that prefill and latent steps are made of, and memory. */
 function measureMachine() {
-  const { dims, dtype, grid, prompt, patches } = testCase;
-  const products = productRates(dtype, [
-    [dims.side ? (dims.side / dims.patch) ** 2 : grid[0] * grid[1], dims.vdim, dims.vinter ?? 4 * dims.vdim],
-    [prompt.length, dims.hidden, dims.inter],
-    [prompt.length, dims.inter, dims.hidden],
-    [patches + 1, dims.hidden, dims.inter],
-    [patches + 1, dims.inter, dims.hidden],
-    [512, dims.hidden, dims.inter],
-  ]);
-  return { products, bandwidth: bandwidths(dtype) };
+  const { dims, dtype, grid, prompt, patches, device } = testCase;
+  const products = productRates(
+    dtype,
+    [
+      [dims.side ? (dims.side / dims.patch) ** 2 : grid[0] * grid[1], dims.vdim, dims.vinter ?? 4 * dims.vdim],
+      [prompt.length, dims.hidden, dims.inter],
+      [prompt.length, dims.inter, dims.hidden],
+      [patches + 1, dims.hidden, dims.inter],
+      [patches + 1, dims.inter, dims.hidden],
+      [512, dims.hidden, dims.inter],
+    ],
+    device,
+  );
+  return { products, bandwidth: bandwidths(dtype, device) };
 }

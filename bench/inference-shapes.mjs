@@ -19,6 +19,10 @@ export const FAMILIES = {
         ...{ hidden: 1536, layers: 28, heads: 12, kv: 2, inter: 8960, vocab: 151936, mrope: [16, 24, 24] },
         ...{ vdepth: 32, vdim: 1280, vheads: 16 },
       },
+      '7b': {
+        ...{ hidden: 3584, layers: 28, heads: 28, kv: 4, inter: 18944, vocab: 152064, mrope: [16, 24, 24] },
+        ...{ vdepth: 32, vdim: 1280, vheads: 16 },
+      },
     },
     visionConfig: ({ hidden, vdim }) => ({ embed_dim: vdim, hidden_size: hidden, mlp_ratio: 4 }),
     visionWork: ({ vdepth, vdim }, patches) => ({ weights: vdepth * 12 * vdim * vdim, attended: vdepth * patches }),

@@ -1,5 +1,5 @@
 // Latent reasoning on a model of random weights, timed by phase beside Python. After a build:
-//   PYTHON=python3 node bench/inference.mjs [--family qwen2-vl|qwen2.5-vl|qwen3-vl|smolvlm] [--size tiny|..] [--official DIR] [--threads 2] [--repeat 3] [--json] [--save]
+//   PYTHON=python3 node bench/inference.mjs [--family qwen2-vl|qwen2.5-vl|qwen3-vl|smolvlm] [--size tiny|..] [--official DIR] [--threads 2] [--device cpu|cuda] [--repeat 3] [--json] [--save]
 // One image of 20x20 patches (280x280 pixels), 60 text tokens, 3 latent steps of 32 patches, 16 new tokens, against (a) transformers with SDPA and a key/value
 // cache doing the same work and (b) the official code from the checkout DIR. Each runs in a process of its own, one after the other; times
 // are those of its fastest run. PYTHON must have torch and transformers (test/parity/python/requirements.txt).
@@ -20,6 +20,7 @@ const { values } = parseArgs({
     size: { type: 'string', default: 'tiny' },
     official: { type: 'string' },
     threads: { type: 'string', default: String(Math.min(2, os.availableParallelism())) },
+    device: { type: 'string', default: 'cpu' },
     repeat: { type: 'string', default: '3' },
     json: { type: 'boolean', default: false },
     save: { type: 'boolean', default: false },
@@ -42,7 +43,7 @@ const peer = (which, ...rest) =>
     which,
   );
 
-const testCase = makeCase(family, size, Number(values.threads));
+const testCase = { ...makeCase(family, size, Number(values.threads)), device: values.device };
 const caseFile = path.join(folder, 'case.json');
 if (testCase.spread) testCase.folder = folder;
 fs.writeFileSync(caseFile, JSON.stringify(testCase));

@@ -29,6 +29,7 @@ from transformers.initialization import no_init_weights  # noqa: E402
 from transformers.integrations.sdpa_attention import sdpa_attention_forward  # noqa: E402
 
 torch.set_num_threads(case["threads"])
+torch.set_default_device(case.get("device", "cpu"))
 ids = case["ids"]
 prompt, latents, patches, new_tokens = case["prompt"], case["latents"], case["patches"], case["newTokens"]
 rows, columns = case["grid"]
@@ -44,7 +45,7 @@ def build():
         model = AutoModelForImageTextToText.from_pretrained(
             case["folder"], attn_implementation=attention, dtype=getattr(torch, case["dtype"])
         )
-        return model.eval()
+        return model.to(torch.get_default_device()).eval()
     config = AutoConfig.for_model(**case["config"])
     config._attn_implementation = attention
     torch.set_default_dtype(getattr(torch, case["dtype"]))
@@ -76,10 +77,10 @@ def draw_pixels():
     if case.get("folder") and args.which != "make":
         from safetensors.torch import load_file
 
-        return load_file(os.path.join(case["folder"], "inputs.safetensors"))["pixel_values"]
+        return load_file(os.path.join(case["folder"], "inputs.safetensors"))["pixel_values"].to(torch.get_default_device())
     side = case["dims"].get("side")
     shape = (tiles, 3, side, side) if tiles else (rows * columns, case["dims"].get("patchValues", 3 * 2 * 14 * 14))
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1), device="cpu").to(torch.get_default_device())
 
 
 def encode(model, pixels):

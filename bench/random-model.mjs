@@ -3,13 +3,13 @@ import { noGrad, randn, scope, skipInit } from '@ivtlr/torch';
 import { familyOf } from '../packages/ivtlr/dist/models/registry.js';
 
 /** With `spread` the weights are large enough for varied answers and clear winners. */
-export function randomModel({ config, dtype, spread = false }) {
-  const model = skipInit(() => familyOf(config, 'case').backbone(config, 'case').make({ dtype }));
+export function randomModel({ config, dtype, spread = false, device = 'cpu' }) {
+  const model = skipInit(() => familyOf(config, 'case').backbone(config, 'case').make({ dtype, device }));
   noGrad(() =>
     scope(() => {
       const block = randn([1 << 22])
         .mul(spread ? 0.6 : 0.02)
-        .to(dtype);
+        .to({ dtype, device });
       for (const [name, parameter] of model.module.namedParameters()) {
         // The norms of Chameleon's heads have two dimensions.
         if (parameter.ndim === 1 || /[qk]_norm/.test(name)) parameter.fill_(name.endsWith('bias') ? 0 : 1);

@@ -3,6 +3,9 @@ import fs from 'node:fs';
 import path from 'node:path';
 import {
   AdamW,
+  cudaMemory,
+  cudaResetPeakMemory,
+  cudaSynchronize,
   liveTensorBytes,
   manualSeed,
   openSafetensors,
@@ -24,7 +27,9 @@ setNumThreads(testCase.threads);
 setFlushDenormal(true);
 manualSeed(0);
 
-const model = testCase.folder ? loadModel(testCase.folder) : randomModel(testCase);
+const { device = 'cpu' } = testCase;
+const model = testCase.folder ? loadModel(testCase.folder, { device }) : randomModel(testCase);
+if (device !== 'cpu') cudaResetPeakMemory();
 let trained;
 if (testCase.lora) {
   injectLora(model.module, testCase.lora);
@@ -82,6 +87,7 @@ for (let step = 0; step < testCase.steps; step++) {
   });
   optimizer.step();
   optimizer.zeroGrad();
+  if (device !== 'cpu') cudaSynchronize();
   seconds.push((performance.now() - started) / 1000);
   const { user, system } = process.cpuUsage(before);
   processor.push((user + system) / 1e6);
@@ -92,6 +98,7 @@ console.log(
     seconds,
     processor,
     peakMegabytes: process.resourceUsage().maxRSS / 1024,
+    ...(device !== 'cpu' && { gpuPeakMegabytes: megabytes(cudaMemory().peakAllocated) }),
     startMegabytes,
     tensorMegabytes: megabytes(liveTensorBytes()),
     trainedParameters: [...trained.values()].reduce((sum, { numel }) => sum + numel, 0),

@@ -20,13 +20,14 @@ const { values } = parseArgs({
     size: { type: 'string', default: 'small' },
     official: { type: 'string' },
     threads: { type: 'string', default: String(Math.min(2, os.availableParallelism())) },
+    device: { type: 'string', default: 'cpu' },
     steps: { type: 'string' },
     json: { type: 'boolean', default: false },
     save: { type: 'boolean', default: false },
   },
 });
-if (!['small', '2b'].includes(values.size)) fail(`--size is small or 2b, not ${values.size}`);
-const large = values.size === '2b';
+if (!['small', '2b', '7b'].includes(values.size)) fail(`--size is small, 2b or 7b, not ${values.size}`);
+const large = values.size !== 'small';
 if (!large && !values.official) fail('--official DIR: a checkout of the official code is the peer');
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ivtlr-bench-'));
 process.on('exit', () => fs.rmSync(folder, { recursive: true, force: true }));
@@ -92,6 +93,7 @@ function trainingCase() {
     lr: 4e-5,
     steps: Number(values.steps ?? (large ? 3 : 6)),
     folder: large ? null : folder,
+    device: values.device,
   };
 }
 
