@@ -14,6 +14,7 @@ export interface Batch<Image = ProcessedImage> {
   /** Of each row, in the order of their tokens. */
   images: (readonly Image[])[];
   pickTargets: (number[][] | null)[];
+  /** Absent where no row knows what its steps hand on. */
   carried?: (CarriedTokens | null)[];
 }
 
@@ -54,7 +55,7 @@ export function collate<Image = ProcessedImage>(
     latentSteps: first.latentSteps,
     images: [...images],
     pickTargets: rows.map((row) => row.pickTargets ?? null),
-    carried: rows.map((row) => row.carried ?? null),
+    ...(rows.some(({ carried }) => carried) && { carried: rows.map((row) => row.carried ?? null) }),
   };
 }
 
