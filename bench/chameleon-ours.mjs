@@ -2,11 +2,13 @@
 import path from 'node:path';
 import {
   Conv2d,
+  cudaSynchronize,
   inferenceMode,
   manualSeed,
   openSafetensors,
   randn,
   scope,
+  setAllowTf32,
   setNumThreads,
   torchVersion,
 } from '@ivtlr/torch';
@@ -17,7 +19,9 @@ import { bandwidths, best, productRates } from './machine.mjs';
 import { randomModel } from './random-model.mjs';
 
 const [threads, part, repeat, ...rest] = process.argv.slice(2);
+const device = process.env.BENCH_DEVICE ?? 'cpu';
 setNumThreads(Number(threads));
+if (device !== 'cpu') setAllowTf32(false);
 
 // Chameleon-7B, after official training's three tokens more.
 const DIMS = { hidden: 4096, inter: 11008, heads: 32, vocab: 65539 };
@@ -90,25 +94,29 @@ const peak = () => ({ peakMegabytes: process.resourceUsage().maxRSS / 1024 });
 
 function machine() {
   const { hidden, inter } = DIMS;
-  const products = productRates('bfloat16', [
-    [IMAGE + TEXT, hidden, inter],
-    [IMAGE + TEXT, inter, hidden],
-    [PATCHES + 1, hidden, inter],
-    [512, hidden, inter],
-  ]);
+  const products = productRates(
+    'bfloat16',
+    [
+      [IMAGE + TEXT, hidden, inter],
+      [IMAGE + TEXT, inter, hidden],
+      [PATCHES + 1, hidden, inter],
+      [512, hidden, inter],
+    ],
+    device,
+  );
   const convolution = inferenceMode(() =>
     scope(() => {
-      const conv = new Conv2d(256, 256, 3, { padding: 1, dtype: 'bfloat16' });
-      const x = randn([1, 256, 128, 128]).to('bfloat16');
-      return (2 * 256 * 256 * 9 * 128 ** 2) / best(8, () => conv.forward(x)) / 1e9;
+      const conv = new Conv2d(256, 256, 3, { padding: 1, dtype: 'bfloat16', device });
+      const x = randn([1, 256, 128, 128]).to({ dtype: 'bfloat16', device });
+      return (2 * 256 * 256 * 9 * 128 ** 2) / best(8, () => conv.forward(x), device) / 1e9;
     }),
   );
-  return { products, convolution, bandwidth: bandwidths('bfloat16') };
+  return { products, convolution, bandwidth: bandwidths('bfloat16', device) };
 }
 
 function answer() {
   const layers = Number(rest[0]);
-  const model = randomModel({ config: config(layers), dtype: 'bfloat16' }).eval();
+  const model = randomModel({ config: config(layers), dtype: 'bfloat16', device }).eval();
   manualSeed(1);
   const image = asPicture(randn([1, 3, VQ.side, VQ.side]));
   const words = Array.from({ length: TEXT }, (_, i) => 10000 + 37 * i);
@@ -129,6 +137,7 @@ function answer() {
   const encode = model.encodeImages.bind(model);
   model.encodeImages = (images) => {
     const result = encode(images);
+    if (device !== 'cpu') cudaSynchronize();
     encoded = performance.now();
     return result;
   };
@@ -157,7 +166,7 @@ function answer() {
 
 function picture() {
   const [folder, dtype] = rest;
-  const model = loadModel(folder, { dtype }).eval();
+  const model = loadModel(folder, { dtype, device }).eval();
   const file = openSafetensors(path.join(folder, 'inputs.safetensors'));
   const image = asPicture(file.read('pixel_values'));
   let codes = [];

@@ -25,6 +25,8 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import ChameleonConfig, ChameleonForConditionalGeneration  # noqa: E402
 
 torch.set_num_threads(args.threads)
+device = os.environ.get("BENCH_DEVICE", "cpu")
+torch.backends.cudnn.allow_tf32 = False
 inputs = os.path.join(args.folder, "inputs.safetensors")
 
 
@@ -57,8 +59,8 @@ def make():
 
 def measure():
     dtype = getattr(torch, args.dtype)
-    model = ChameleonForConditionalGeneration.from_pretrained(args.folder, dtype=dtype).eval()
-    pixels = load_file(inputs)["pixel_values"].to(dtype)
+    model = ChameleonForConditionalGeneration.from_pretrained(args.folder, dtype=dtype).to(device).eval()
+    pixels = load_file(inputs)["pixel_values"].to(device, dtype)
     runs = []
     with torch.inference_mode():
         for _ in range(args.repeat):

@@ -24,7 +24,7 @@ import { randomModel } from './random-model.mjs';
 
 const [file, part, folder] = process.argv.slice(2);
 const testCase = JSON.parse(fs.readFileSync(file, 'utf8'));
-const { device, dtype, dims, ids, prompt, grid, batch, decodeTokens } = testCase;
+const { device, dtype, dims, prompt, grid, batch, decodeTokens } = testCase;
 setNumThreads(testCase.threads);
 manualSeed(0);
 const synchronize = () => device !== 'cpu' && cudaSynchronize();

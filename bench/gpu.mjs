@@ -1,9 +1,11 @@
 // Speed on an NVIDIA GPU, beside transformers and the official code on the same one. After a build:
-//   PYTHON=python3 node bench/gpu.mjs [--official DIR] [--device cuda] [--shape full|tiny] [--parts machine,answers,compiled,sample,training,load,kernels] [--json] [--save]
+//   PYTHON=python3 node bench/gpu.mjs [--official DIR] [--device cuda] [--shape full|tiny] [--parts machine,answers,compiled,sample,training,chameleon,load,kernels] [--json] [--save]
 // Qwen2-VL-7B's shape in bfloat16 with random weights (and 2B's, for one sample), one picture of 280x280 pixels, 60 text tokens. `answers`: tokens
 // written at batch 1 and 32, one sample and evaluation in batches of 32 (three latent steps of 32 patches, 16 tokens), the vision tower; transformers
 // with a static cache and SDPA (`compiled`: with torch.compile too). `sample`: bench/inference.mjs, against transformers and the official code at the
-// same work. `training`: a LoRA step with activation checkpointing. `load`: from a folder to the GPU. `kernels`: forms of attention. Every
+// same work. `training`: a step of a small model against the official code, and a LoRA step
+// with activation checkpointing of the large one. `chameleon`: bench/chameleon.mjs, one sample of
+// Chameleon-7B's shape and its image tokenizer. `load`: from a folder to the GPU. `kernels`: forms of attention. Every
 // part runs in processes of its own, for at most two minutes each, and is saved at once; one that fails is named and the rest goes on.
 // PYTHON has torch with CUDA and transformers. --save writes bench/results/GPU.json. --device cpu --shape tiny tries everything without a GPU.
 // No GPU has been measured yet.
@@ -20,17 +22,17 @@ const { values } = parseArgs({
     official: { type: 'string' },
     device: { type: 'string', default: 'cuda' },
     shape: { type: 'string', default: 'full' },
-    parts: { type: 'string', default: 'machine,answers,compiled,sample,training,load,kernels' },
+    parts: { type: 'string', default: 'machine,answers,compiled,sample,training,chameleon,load,kernels' },
     threads: { type: 'string', default: String(Math.min(8, os.availableParallelism())) },
     json: { type: 'boolean', default: false },
     save: { type: 'boolean', default: false },
   },
 });
-const PARTS = { machine, answers, compiled, sample, training, load, kernels };
+const PARTS = { machine, answers, compiled, sample, training, chameleon, load, kernels };
 const chosen = values.parts.split(',');
 for (const part of chosen) if (!PARTS[part]) fail(`--parts are ${Object.keys(PARTS).join(', ')}, not ${part}`);
 if (!['full', 'tiny'].includes(values.shape)) fail(`--shape is full or tiny, not ${values.shape}`);
-const SECONDS = 120;
+const SECONDS = values.device === 'cpu' ? 600 : 120;
 const python = process.env.PYTHON ?? 'python3';
 const large = values.shape === 'full';
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ivtlr-gpu-'));
@@ -107,10 +109,22 @@ function sample() {
   );
 }
 
+/** The official code's step with all projections of a small model, and a LoRA step of the large one, which it is too slow and too large for here. */
 function training() {
-  const size = large ? ['--size', '7b'] : ['--size', 'small', '--official', path.resolve(values.official ?? '.')];
-  const device = large ? ['--device', values.device] : [];
-  return json(process.execPath, [here('train.mjs'), ...size, ...device, '--threads', values.threads, '--json']);
+  const common = ['--device', values.device, '--threads', values.threads, '--json'];
+  const step = (...args) => json(process.execPath, [here('train.mjs'), ...args, ...common]);
+  return {
+    ...(values.official && { small: step('--size', 'small', '--official', path.resolve(values.official)) }),
+    ...(large && { large: step('--size', '7b') }),
+  };
+}
+
+/** A small decoder where everything is only tried. */
+function chameleon() {
+  const size = large ? [] : ['--layers', '1', '--repeat', '1'];
+  return json(process.execPath, [
+    ...[here('chameleon.mjs'), '--device', values.device, '--threads', values.threads, ...size, '--json'],
+  ]);
 }
 
 function load() {
@@ -179,15 +193,36 @@ function table() {
         seconds.official &&
         `${verdict(seconds.official.total / seconds.ivtlr.total, 5, false)} times the official code`,
     });
-  if (step) {
-    const { secondsPerStep } = step.sides.ivtlr;
+  if (step?.small) {
+    const { ivtlr, official } = step.small.sides;
+    const memory = (side) => side.gpuPeakMegabytes ?? side.peakMegabytes;
+    add('training step, small model, ms', {
+      ...{ ivtlr: 1000 * ivtlr.secondsPerStep, official: 1000 * official.secondsPerStep },
+      wanted: `${verdict(official.secondsPerStep / ivtlr.secondsPerStep, 3, false)} times the official code`,
+    });
+    add('its memory, MB', {
+      ...{ ivtlr: memory(ivtlr), official: memory(official) },
+      wanted: `${verdict(memory(ivtlr) / memory(official), 0.6, true)} times the official code's`,
+    });
+  }
+  if (step?.large) {
+    const { secondsPerStep, gpuPeakMegabytes } = step.large.sides.ivtlr;
     // Frozen weights are multiplied in the forward pass, once more since activations are not kept, and for the gradient of their inputs.
-    const flops = large && found && 6 * found.ivtlr.parameters * Number(/of (\d+) columns/.exec(step.case)[1]);
-    add('LoRA step, s', {
-      ivtlr: secondsPerStep,
-      official: step.sides.official?.secondsPerStep,
-      floor: flops && gemm && flops / gemm,
-      wanted: flops && gemm && `${verdict(flops / gemm / secondsPerStep, 0.4, false)} of the product rate`,
+    const flops = found && 6 * found.ivtlr.parameters * Number(/of (\d+) columns/.exec(step.large.case)[1]);
+    const floor = flops && gemm && flops / gemm;
+    add('LoRA step, ms', {
+      ...{ ivtlr: 1000 * secondsPerStep, floor: floor && 1000 * floor },
+      wanted: floor && `${verdict(floor / secondsPerStep, 0.4, false)} of the product rate`,
+    });
+    add('its memory, GB', { ivtlr: gpuPeakMegabytes && gpuPeakMegabytes / 1024 });
+  }
+  const family = result.parts.chameleon;
+  if (family) {
+    const { ivtlr, floor } = family.answer.seconds;
+    add('Chameleon, one sample, ms', { ivtlr: 1000 * ivtlr.total, floor: 1000 * floor.total });
+    const { ivtlr: own, transformers: theirs } = family.picture.bfloat16;
+    add('Chameleon, image tokens, ms', {
+      ...{ ivtlr: 1000 * own, transformers: 1000 * theirs, wanted: verdict(theirs / own, 1, false) },
     });
   }
   if (loaded) add('load, GB/s', { ivtlr: loaded.gigabytesPerSecond });

@@ -1,6 +1,6 @@
 // One training step of latent reasoning, beside the official code. After a build:
-//   PYTHON=python3 node bench/train.mjs --official DIR [--threads 2] [--steps 6] [--json] [--save]
-//   node bench/train.mjs --size 2b [--threads 2] [--steps 3] [--json] [--save]
+//   PYTHON=python3 node bench/train.mjs --official DIR [--threads 2] [--device cpu|cuda] [--steps 6] [--json] [--save]
+//   node bench/train.mjs --size 2b|7b [--threads 2] [--device cpu|cuda] [--steps 3] [--json] [--save]
 // Size small (37M parameters, float32): two rows with a 280x280 image and 60 and 67 text tokens, 3 latent steps of 32 patches, 25 and 28 written
 // tokens; the decoder's projections are trained by AdamW. The official code makes the weights and both train on them, each in a process of its own;
 // losses must agree. Size 2b is Qwen2-VL-2B with random weights in bfloat16: one such row, LoRA of rank 64 with dropout, activation
@@ -110,13 +110,14 @@ sides.ivtlr = runJson(process.execPath, [here('train-ours.mjs'), caseFile], 'ivt
 
 const { ivtlr, official } = sides;
 const summary = Object.fromEntries(
-  Object.entries(sides).map(([name, { seconds, processor, peakMegabytes, losses }]) => [
+  Object.entries(sides).map(([name, { seconds, processor, peakMegabytes, gpuPeakMegabytes, losses }]) => [
     name,
     {
       secondsPerStep: round(Math.min(...seconds)),
       processorSecondsPerStep: round(Math.min(...processor)),
       allSeconds: seconds.map(round),
       peakMegabytes: Math.round(peakMegabytes),
+      ...(gpuPeakMegabytes && { gpuPeakMegabytes: Math.round(gpuPeakMegabytes) }),
       losses: losses.map((l) => Number(l.toPrecision(7))),
     },
   ]),

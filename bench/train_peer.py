@@ -26,6 +26,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import official_qwen  # noqa: E402
 
 torch.set_num_threads(case["threads"])
+device = case.get("device", "cpu")
 official = official_qwen.load(os.path.abspath(args.official))
 config = Qwen2VLConfig(**case["config"])
 config._attn_implementation = "eager"
@@ -35,6 +36,8 @@ pixels = torch.randn(case["images"] * case["grid"][0] * case["grid"][1], 1176)
 model.save_pretrained(case["folder"])
 save_file({"pixel_values": pixels}, os.path.join(case["folder"], "inputs.safetensors"))
 
+# The weights are drawn and saved on the CPU, so that both sides have the same ones.
+model.to(device)
 names = ("latent", "slat", "elat", "eos", "image", "vstart", "vend")
 backbone = official_qwen.Backbone(model)
 network = official(backbone, *[case["ids"][n] for n in names], num_selected_patches=case["patches"])
@@ -44,12 +47,12 @@ for parameter in trained:
     parameter.requires_grad_(True)
 optimiser = torch.optim.AdamW(trained, lr=case["lr"], weight_decay=0.01)
 inputs = dict(
-    input_ids=torch.tensor(case["inputIds"]),
-    attention_mask=torch.tensor(case["attentionMask"]),
-    labels=torch.tensor(case["labels"]),
-    position_ids=torch.tensor(case["positionIds"]),
-    pixel_values=pixels,
-    image_grid_thw=torch.tensor([[1, *case["grid"]]] * case["images"]),
+    input_ids=torch.tensor(case["inputIds"], device=device),
+    attention_mask=torch.tensor(case["attentionMask"], device=device),
+    labels=torch.tensor(case["labels"], device=device),
+    position_ids=torch.tensor(case["positionIds"], device=device),
+    pixel_values=pixels.to(device),
+    image_grid_thw=torch.tensor([[1, *case["grid"]]] * case["images"], device=device),
 )
 losses, seconds, processor = [], [], []
 for _ in range(case["steps"]):
@@ -62,9 +65,12 @@ for _ in range(case["steps"]):
     losses.append(loss.item())
     optimiser.step()
     optimiser.zero_grad()
+    if device != "cpu":
+        torch.cuda.synchronize()
     seconds.append(time.perf_counter() - started)
     processor.append(time.process_time() - before)
     del loss
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+gpu = {} if device == "cpu" else dict(gpuPeakMegabytes=torch.cuda.max_memory_allocated() / 2**20)
 versions = dict(torch=torch.__version__)
-print(json.dumps(dict(losses=losses, seconds=seconds, processor=processor, peakMegabytes=peak, versions=versions)))
+print(json.dumps(dict(losses=losses, seconds=seconds, processor=processor, peakMegabytes=peak, versions=versions, **gpu)))
