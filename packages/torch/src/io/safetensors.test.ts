@@ -4,6 +4,7 @@ import path from 'node:path';
 import { afterAll, afterEach, describe, expect, test } from 'vitest';
 import {
   CheckpointError,
+  cudaAvailable,
   type DType,
   empty,
   fromBytes,
@@ -351,5 +352,22 @@ describe('damaged and hostile files', () => {
     source.close();
     expect(() => openSafetensors(path.join(folder, 'none'))).toThrow(/none: cannot be read \(ENOENT\)/);
     expect(() => openSafetensors(folder)).toThrow(/not a file/);
+  });
+});
+
+test.runIf(cudaAvailable())('a GPU gets what the CPU gets, larger tensors than a piece too', () => {
+  scope(() => {
+    const large = fromBytes(
+      Uint8Array.from({ length: 2 ** 25 + 6 }, (_, i) => (i * 31) % 251),
+      'uint8',
+      [2 ** 25 + 6],
+    );
+    saveSafetensors(file, { large, small: tensor(pattern(7)), none: empty([0]) });
+    using source = openSafetensors(file);
+    for (const name of source.names())
+      expect(source.read(name, { device: 'cuda:0' }).to({ device: 'cpu' }).bytes).toEqual(source.read(name).bytes);
+    expect(source.read('small', { device: 'cuda:0', dtype: 'bfloat16' }).to({ device: 'cpu' }).tolist()).toEqual(
+      source.read('small', { dtype: 'bfloat16' }).tolist(),
+    );
   });
 });
