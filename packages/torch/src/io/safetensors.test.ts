@@ -362,7 +362,7 @@ test.runIf(cudaAvailable())('a GPU gets what the CPU gets, larger tensors than a
       'uint8',
       [2 ** 25 + 6],
     );
-    saveSafetensors(file, { large, small: tensor(pattern(7)), none: empty([0]) });
+    saveSafetensors(file, new Map(Object.entries({ large, small: tensor(pattern(7)), none: empty([0]) })));
     using source = openSafetensors(file);
     for (const name of source.names())
       expect(source.read(name, { device: 'cuda:0' }).to({ device: 'cpu' }).bytes).toEqual(source.read(name).bytes);
