@@ -1,14 +1,15 @@
 // The server under load. After a build:
-//   node bench/serve.mjs [--parts ours,serial,bundled,peer] [--counts 1,4,8,16] [--tokens 64,256] [--folder DIR] [--threads 2] [--save]
+//   node bench/serve.mjs [--parts ours,serial,alone,bundled,peer] [--counts 1,4,8,16] [--tokens 64,256] [--folder DIR] [--threads 2] [--save]
 // Qwen2-VL-2B's shape in bfloat16 with random weights (bench/serve-folder.mjs writes it into DIR, 4.4 GB), 280x280 pictures, 60 text tokens, three
 // latent steps of 32 patches. `ours`: so many streamed requests at once to `ivtlr serve`; `serial`: one after the other through the engine of
-// `ivtlr infer`; `peer`: a plain FastAPI over transformers' generate(), which takes no latent steps (PYTHON with torch, transformers, pillow, fastapi,
+// `ivtlr infer`; `alone`: single requests to the server and to that engine in turn, and what the server adds; `peer`: a plain FastAPI over transformers' generate(), which takes no latent steps (PYTHON with torch, transformers, pillow, fastapi,
 // uvicorn); `bundled`: 64 clients of the bundled model. All parts take about 15 minutes on two cores; --save merges what was run into
 // bench/results/serve.json, so parts can be run one by one.
 import { spawn } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import readline from 'node:readline';
 import { parseArgs } from 'node:util';
 import sharp from 'sharp';
 import { demand, makeCase } from './inference-shapes.mjs';
@@ -16,7 +17,7 @@ import { circumstances, fail, here, round, run, runJson } from './run.mjs';
 
 const { values } = parseArgs({
   options: {
-    parts: { type: 'string', default: 'ours,serial,bundled,peer' },
+    parts: { type: 'string', default: 'ours,serial,alone,bundled,peer' },
     counts: { type: 'string', default: '1,4,8,16' },
     tokens: { type: 'string', default: '64,256' },
     folder: { type: 'string', default: path.join(os.tmpdir(), 'ivtlr-serve-2b') },
@@ -24,12 +25,13 @@ const { values } = parseArgs({
     save: { type: 'boolean', default: false },
   },
 });
-const PARTS = { ours, serial, peer, bundled };
+const PARTS = { ours, serial, alone, peer, bundled };
 const parts = values.parts.split(',');
 for (const part of parts) if (!PARTS[part]) fail(`--parts are ${Object.keys(PARTS).join(', ')}, not ${part}`);
 const counts = values.counts.split(',').map(Number);
 const lengths = values.tokens.split(',').map(Number);
 const SERIAL_REQUESTS = 2;
+const PAIRS = 8;
 const CLIENTS = 64;
 const children = new Set();
 process.on('exit', () => {
@@ -153,14 +155,11 @@ async function ours() {
       const wall = (performance.now() - started) / 1000;
       const written = answers.reduce((sum, each) => sum + each.tokens, 0);
       const single = answers[0];
-      const inside = single.told.image + single.told.prefill + single.told.latents + single.told.decode;
       rows[`${count} at once, ${tokens} tokens`] = {
         ...{ seconds: round(wall), tokens: written, tokensPerSecond: round(written / wall) },
         ...{ requestsPerMinute: round((60 * count) / wall), promptTokens: single.prompt },
         firstTokenSeconds: round(mean(answers.map(({ first }) => first))),
         secondsPerToken: round(mean(answers.map(({ seconds, first, tokens }) => (seconds - first) / (tokens - 1)))),
-        // What no pass of the engine took: HTTP, JSON, messages between the processes.
-        ...(count === 1 && { outsideMilliseconds: round(1000 * (single.seconds - inside)) }),
         ...(count === 1 && { phases: Object.fromEntries(Object.entries(single.told).map(([k, v]) => [k, round(v)])) }),
       };
       console.error(`${count} at once, ${tokens} tokens: ${round(written / wall)} tokens/s`);
@@ -169,19 +168,79 @@ async function ours() {
   return { rows };
 }
 
+/** The engine of `ivtlr infer` in a process of its own. */
+function startSerial() {
+  const child = spawn(process.execPath, [here('serve-serial.mjs'), values.folder, values.threads], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
+  children.add(child);
+  const lines = readline.createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  const ask = async (request) => {
+    child.stdin.write(`${JSON.stringify(request)}\n`);
+    const { value, done } = await lines.next();
+    if (done) fail('the engine ended');
+    return JSON.parse(value);
+  };
+  return { ask, stop: () => child.kill() };
+}
+
 async function serial() {
-  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ivtlr-bench-'));
-  const list = [await request(500, 4)];
+  const { ask, stop } = startSerial();
+  await ask(await request(500, 4));
+  const answers = [];
   for (const tokens of lengths)
-    for (let i = 0; i < SERIAL_REQUESTS; i++) list.push(await request(600 + list.length, tokens));
-  const asked = path.join(folder, 'requests.json');
-  fs.writeFileSync(asked, JSON.stringify(list));
-  const answers = runJson(process.execPath, [here('serve-serial.mjs'), values.folder, asked, values.threads], 'serial');
-  const shape = JSON.stringify(makeCase('qwen2-vl', '2b', Number(values.threads)));
-  fs.writeFileSync(asked, shape);
-  const machine = runJson(process.execPath, [here('inference-ours.mjs'), asked, '1', '--floor'], 'the machine');
+    for (let i = 0; i < SERIAL_REQUESTS; i++) answers.push(await ask(await request(601 + answers.length, tokens)));
+  stop();
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ivtlr-bench-'));
+  const file = path.join(folder, 'shape.json');
+  fs.writeFileSync(file, JSON.stringify(makeCase('qwen2-vl', '2b', Number(values.threads))));
+  const machine = runJson(process.execPath, [here('inference-ours.mjs'), file, '1', '--floor'], 'the machine');
   fs.rmSync(folder, { recursive: true });
   return { rows: rowsOf(answers), machine: rates(machine) };
+}
+
+/** Single requests to the server and to the engine in turn, so that both meet the same machine. */
+async function alone() {
+  const { url, stop } = await startOurs(['--model', values.folder]);
+  const engine = startSerial();
+  await chat(url, await request(1000, 8));
+  await engine.ask(await request(1000, 8));
+  const rows = {};
+  for (const tokens of lengths) {
+    const pairs = [];
+    for (let i = 0; i < PAIRS; i++) {
+      const asked = await request(2000 + i, tokens);
+      const inTurn = [() => chat(url, asked), () => engine.ask(asked)];
+      const [server, own] = i % 2 === 0 ? [await inTurn[0](), await inTurn[1]()] : await swapped(inTurn);
+      const { image, prefill, latents, decode } = server.told;
+      const outside = server.seconds - image - prefill - latents - decode;
+      pairs.push({ server: server.seconds, engine: own.seconds, outside, engineOutside: own.outside });
+    }
+    const middle = (of) => median(pairs.map(of));
+    rows[`${tokens} tokens`] = {
+      pairs: PAIRS,
+      serverSeconds: round(middle(({ server }) => server)),
+      engineSeconds: round(middle(({ engine }) => engine)),
+      addedMilliseconds: round(1000 * middle(({ server, engine }) => server - engine)),
+      // What no pass of the engine took: the work between passes, and at the server HTTP, JSON and messages between the processes.
+      serverOutsideMilliseconds: round(1000 * middle(({ outside }) => outside)),
+      engineOutsideMilliseconds: round(1000 * middle(({ engineOutside }) => engineOutside)),
+    };
+    console.error(`alone, ${tokens} tokens: ${rows[`${tokens} tokens`].addedMilliseconds} ms added`);
+  }
+  engine.stop();
+  await stop();
+  return { rows };
+}
+
+async function swapped([first, second]) {
+  const own = await second();
+  return [await first(), own];
+}
+
+function median(numbers) {
+  const sorted = [...numbers].sort((a, b) => a - b);
+  return (sorted[Math.floor((sorted.length - 1) / 2)] + sorted[Math.ceil((sorted.length - 1) / 2)]) / 2;
 }
 
 function rowsOf(answers) {

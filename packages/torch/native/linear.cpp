@@ -6,6 +6,7 @@
 // `aten::linear` takes and hands over to it whatever these kernels are not for: other dtypes and devices, many rows, graphs.
 // Products are summed in float32 and rounded once, as ATen does, in another order. `kernel` forces one of the names below and throws when
 // the call is not for it; it is there for tests and measurements.
+//   amx          from two rows to 96, and more where x is small; inputs in 32s, outputs in 16s (linear_amx.cpp)
 //   avx512_bf16  up to 96 rows: one row streams the weight; more rows work in register tiles of 8 outputs by up to 3 rows
 //   avx2         one row, an even number of inputs
 //   aten         aten::linear
@@ -15,33 +16,19 @@
 #include <algorithm>
 #include <vector>
 
-#include "bf16.h"
+#include "linear.h"
 
 namespace ivtlr {
 namespace {
 
 using at::Tensor;
 
-// Raw bits of bfloat16 values, row-major: x (rows, inputs), weight (outputs, inputs), bias (outputs) or null, y (rows, outputs).
-struct Product {
-  const uint16_t* x;
-  const uint16_t* weight;
-  const uint16_t* bias;
-  uint16_t* y;
-  int64_t rows, inputs, outputs;
-
-  void store(int64_t row, int64_t output, float sum) const {
-    if (bias) sum += widen(bias[output]);
-    y[row * outputs + output] = c10::BFloat16(sum).x;
-  }
-};
-
 // Rows from which oneDNN's reordering of the weight pays off.
 constexpr int64_t kRows = 96;
+// The same for matrix tiles: rows, or numbers of x that stay in the second-level cache beside a unit of the weight.
+constexpr int64_t kAmxRows = 96, kAmxNumbers = 1 << 19;
 // Outputs of one unit of parallel work; a multiple of the height of a tile.
 constexpr int64_t kUnit = 16;
-// Elements of weight times rows below which a second thread costs more than it saves.
-constexpr int64_t kGrain = 1 << 17;
 
 #ifdef IVTLR_X86
 #define AVX2 __attribute__((target("avx2,fma")))
@@ -168,12 +155,13 @@ AVX2 void avx2(const Product& p, const float* wide, int64_t begin, int64_t end) 
 }
 #endif
 
-enum class Kernel { aten, avx2, avx512_bf16 };
+enum class Kernel { aten, avx2, avx512_bf16, amx };
+constexpr c10::string_view kNames[] = {"aten", "avx2", "avx512_bf16", "amx"};
 
 Kernel best_kernel() {
 #ifdef IVTLR_X86
   static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  return has_avx512_bf16() ? Kernel::avx512_bf16 : has_avx2 ? Kernel::avx2 : Kernel::aten;
+  return has_amx() ? Kernel::amx : has_avx512_bf16() ? Kernel::avx512_bf16 : has_avx2 ? Kernel::avx2 : Kernel::aten;
 #else
   return Kernel::aten;
 #endif
@@ -183,7 +171,8 @@ bool fits(const Tensor& input, const Tensor& weight, const std::optional<Tensor>
   if (kernel == Kernel::aten || !is_plain_bf16(weight) || !is_plain_bf16(input)) return false;
   if (weight.dim() != 2 || !weight.is_contiguous() || input.dim() < 1 || input.size(-1) != weight.size(1)) return false;
   const int64_t inputs = weight.size(1), rows = inputs > 0 ? input.numel() / inputs : 0;
-  if (rows < 1 || rows > (kernel == Kernel::avx512_bf16 ? kRows : 1)) return false;
+  if (kernel == Kernel::amx && (rows < 2 || (rows > kAmxRows && rows * inputs > kAmxNumbers) || !fits_amx(inputs, weight.size(0)))) return false;
+  if (kernel != Kernel::amx && (rows < 1 || rows > (kernel == Kernel::avx512_bf16 ? kRows : 1))) return false;
   if (kernel == Kernel::avx2 && inputs % 2 != 0) return false;
   if (bias && bias->defined() && !(is_plain_bf16(*bias) && bias->is_contiguous() && bias->numel() == weight.size(0))) return false;
   return !in_graph(input, weight, bias ? *bias : Tensor());
@@ -197,6 +186,10 @@ Tensor few_rows(const Tensor& input, const Tensor& weight, const std::optional<T
   Tensor y = at::empty(shape, x.options());
   const Product product{bits(x), bits(weight), bias && bias->defined() ? bits(*bias) : nullptr, mutable_bits(y), rows, inputs, outputs};
 #ifdef IVTLR_X86
+  if (kernel == Kernel::amx) {
+    linear_amx(product);
+    return y;
+  }
   std::vector<float> wide;
   if (kernel == Kernel::avx2) {
     wide.resize(inputs);
@@ -213,15 +206,18 @@ Tensor few_rows(const Tensor& input, const Tensor& weight, const std::optional<T
 }
 
 Tensor linear(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, std::optional<c10::string_view> forced) {
-  Kernel kernel = best_kernel();
+  const Kernel best = best_kernel();
   if (forced) {
-    const Kernel asked = *forced == "avx512_bf16" ? Kernel::avx512_bf16 : *forced == "avx2" ? Kernel::avx2 : Kernel::aten;
-    TORCH_CHECK(asked != Kernel::aten || *forced == "aten", "there is no kernel '", *forced, "': avx512_bf16, avx2 or aten");
-    TORCH_CHECK(asked <= kernel, "this CPU has no ", *forced);
-    TORCH_CHECK(asked == Kernel::aten || fits(input, weight, bias, asked), "the call is not for the kernel ", *forced);
-    kernel = asked;
+    const auto name = std::find(std::begin(kNames), std::end(kNames), *forced);
+    TORCH_CHECK(name != std::end(kNames), "there is no kernel '", *forced, "': amx, avx512_bf16, avx2 or aten");
+    const Kernel asked = static_cast<Kernel>(name - std::begin(kNames));
+    TORCH_CHECK(asked <= best, "this CPU has no ", *forced);
+    if (asked == Kernel::aten) return at::linear(input, weight, bias);
+    TORCH_CHECK(fits(input, weight, bias, asked), "the call is not for the kernel ", *forced);
+    return few_rows(input, weight, bias, asked);
   }
-  if (fits(input, weight, bias, kernel)) return few_rows(input, weight, bias, kernel);
+  for (const Kernel kernel : {Kernel::amx, Kernel::avx512_bf16, Kernel::avx2})
+    if (kernel <= best && fits(input, weight, bias, kernel)) return few_rows(input, weight, bias, kernel);
   return at::linear(input, weight, bias);
 }
 

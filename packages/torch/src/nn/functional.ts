@@ -4,8 +4,8 @@ import type { Tensor } from '../core/tensor.ts';
 import * as ops from '../ops.gen.ts';
 import { Module } from './module.ts';
 
-/** Kernels of native/linear.cpp. */
-export type LinearKernel = 'avx512_bf16' | 'avx2' | 'aten';
+/** Kernels of native/linear.cpp and linear_amx.cpp. */
+export type LinearKernel = 'amx' | 'avx512_bf16' | 'avx2' | 'aten';
 
 /**
  * x W^T + bias: aten::linear, except that few rows of bfloat16 on the CPU outside a graph run on kernels of our own, at the speed the weight

@@ -23,11 +23,11 @@ afterEach(() => {
 });
 
 /** Kernels this CPU has, best first. */
-const kernels = (['avx512_bf16', 'avx2', 'aten'] as const).filter((kernel) =>
+const kernels = (['amx', 'avx512_bf16', 'avx2', 'aten'] as const).filter((kernel) =>
   noGrad(() =>
     scope(() => {
       try {
-        linear(randn([1, 32]).to('bfloat16'), randn([2, 32]).to('bfloat16'), null, kernel);
+        linear(randn([kernel === 'amx' ? 2 : 1, 32]).to('bfloat16'), randn([16, 32]).to('bfloat16'), null, kernel);
         return true;
       } catch {
         return false;
@@ -48,6 +48,8 @@ const SHAPES = [
   [1536, 1536],
   [256, 1536],
   [100, 8960],
+  [80, 8960],
+  [16, 32],
   [255, 1531],
   [25, 130],
   [7, 30],
@@ -55,10 +57,12 @@ const SHAPES = [
 ] as const;
 
 describe.each([...kernels, undefined])('kernel %s', (kernel: LinearKernel | undefined) => {
-  test.each([1, 2, 3, 4, 5, 7, 8, 33, 64, 96, 97])('%i rows round once', (rows) => {
+  test.each([1, 2, 3, 4, 5, 7, 8, 17, 33, 49, 64, 80, 96, 97, 250])('%i rows round once', (rows) => {
     if (kernel === 'avx2' && rows > 1) return;
     if (kernel === 'avx512_bf16' && rows > 96) return;
+    if (kernel === 'amx' && rows === 1) return;
     for (const [outputs, inputs] of SHAPES) {
+      if (kernel === 'amx' && (inputs % 32 || outputs % 16 || (rows > 96 && inputs > 2048))) continue;
       if (kernel === 'avx2' && inputs % 2) continue;
       for (const biased of [false, true])
         noGrad(() =>

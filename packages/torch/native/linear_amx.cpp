@@ -1,0 +1,257 @@
+// Products of bfloat16 on Intel's AMX: a tile instruction multiplies 16 rows of 32 numbers with 32 times 16 others and adds the 16 x 16 products
+// to float32 sums. Of its two operands the first lies row by row and the second in pairs of rows. The weight is the first one here, so it is read
+// as it is stored, once, and only the few rows of x are rearranged; the sums come out as (outputs, rows) and are turned when they are rounded.
+#include "linear.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+
+// Compilers name the tile instructions from these versions on.
+#if defined(IVTLR_X86) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#define IVTLR_AMX 1
+#define AMX __attribute__((target("amx-tile,amx-bf16," AVX512_BF16_FEATURES)))
+#endif
+
+namespace ivtlr {
+
+#ifdef IVTLR_AMX
+namespace {
+
+// A tile is 16 rows of 64 bytes.
+constexpr int64_t kTile = 16, kTileInputs = 32, kTileNumbers = kTile * kTileInputs;
+// Outputs of one unit of parallel work: two tiles.
+constexpr int64_t kUnit = 2 * kTile;
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+// 16 x 16 values of 32 bits.
+AVX512_BF16 inline void transpose(__m512i* rows) {
+  __m512i pairs[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+    pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+  }
+  // Four values of a column each: lane l of fours[4 i + j] has rows 4 i to 4 i + 3 of column 4 l + j.
+  __m512i fours[16];
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4)
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; j++) {
+      fours[i + 2 * j] = _mm512_unpacklo_epi64(pairs[i + j], pairs[i + j + 2]);
+      fours[i + 2 * j + 1] = _mm512_unpackhi_epi64(pairs[i + j], pairs[i + j + 2]);
+    }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; j++) {
+    const __m512i even_low = _mm512_shuffle_i32x4(fours[j], fours[4 + j], 0x88), odd_low = _mm512_shuffle_i32x4(fours[j], fours[4 + j], 0xdd);
+    const __m512i even_high = _mm512_shuffle_i32x4(fours[8 + j], fours[12 + j], 0x88), odd_high = _mm512_shuffle_i32x4(fours[8 + j], fours[12 + j], 0xdd);
+    rows[j] = _mm512_shuffle_i32x4(even_low, even_high, 0x88);
+    rows[4 + j] = _mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
+    rows[8 + j] = _mm512_shuffle_i32x4(even_low, even_high, 0xdd);
+    rows[12 + j] = _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd);
+  }
+}
+
+// Tiles `begin` to `end` of x, 16 rows by 32 inputs each, with the two inputs of a pair side by side: (pairs, rows, 2). Rows beyond the last are zero.
+AVX512_BF16 void pack(const Product& p, uint16_t* packed, int64_t begin, int64_t end) {
+  const int64_t across = p.inputs / kTileInputs;
+  for (int64_t t = begin; t < end; t++) {
+    const int64_t first = t / across * kTile;
+    const uint16_t* x = p.x + first * p.inputs + t % across * kTileInputs;
+    __m512i rows[16];
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < kTile; i++)
+      rows[i] = first + i < p.rows ? _mm512_loadu_si512(x + i * p.inputs) : _mm512_setzero_si512();
+    transpose(rows);
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < kTile; i++) _mm512_store_si512(packed + t * kTileNumbers + i * kTileInputs, rows[i]);
+  }
+}
+
+// Adds the bias to the sums (outputs, rows) of one tile, rounds them and puts them into y.
+AVX512_BF16 void round_tile(const Product& p, const float* sums, int64_t output, int64_t row) {
+  __m512i rows[16];
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < kTile; i++) rows[i] = _mm512_load_si512(sums + i * kTile);
+  transpose(rows);
+  __m512 bias = _mm512_setzero_ps();
+  if (p.bias)
+    bias = _mm512_castsi512_ps(_mm512_slli_epi32(
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p.bias + output))), 16));
+  const int64_t count = std::min(kTile, p.rows - row);
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < kTile; i++)
+    if (i < count)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(p.y + (row + i) * p.outputs + output),
+                          (__m256i)_mm512_cvtneps_pbh(_mm512_add_ps(_mm512_castsi512_ps(rows[i]), bias)));
+}
+
+// Asks for the weights that are kAhead steps further on, in the unit below where this one ends: rows of a weight are too many at once for the
+// hardware to see them coming. `outputs` is the height of a unit.
+constexpr int64_t kAhead = 8;
+template <int kOutputs>
+AVX512_BF16 inline void prefetch(const uint16_t* w, int64_t K, int64_t step) {
+  const int64_t across = K / kTileInputs, next = step + std::min(kAhead, across);
+  const uint16_t* from = next < across ? w + next * kTileInputs : w + kOutputs * kTile * K + (next - across) * kTileInputs;
+#pragma GCC unroll 32
+  for (int64_t i = 0; i < kOutputs * kTile; i++) _mm_prefetch(reinterpret_cast<const char*>(from + i * K), _MM_HINT_T0);
+}
+
+// The instructions take the numbers of tiles as literals, hence the two functions below.
+
+// Two tiles of the weight and one or two of x, so that each is used twice: sums in tiles 0 to 3.
+template <int kRows, bool kPrefetch>
+AMX void wide(const Product& p, const uint16_t* packed, int64_t output, int64_t row) {
+  const int64_t K = p.inputs, across = K / kTileInputs;
+  const uint16_t* w = p.weight + output * K;
+  const uint16_t* x = packed + row / kTile * across * kTileNumbers;
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int64_t k = 0; k < across; k++) {
+    _tile_loadd(4, w + k * kTileInputs, 2 * K);
+    _tile_loadd(5, w + kTile * K + k * kTileInputs, 2 * K);
+    _tile_loadd(6, x + k * kTileNumbers, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 5, 6);
+    if constexpr (kRows > 1) {
+      _tile_loadd(7, x + (across + k) * kTileNumbers, 64);
+      _tile_dpbf16ps(2, 4, 7);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+    if constexpr (kPrefetch) prefetch<2>(w, K, k);
+  }
+  alignas(64) float sums[4][kTile * kTile];
+  _tile_stored(0, sums[0], 64);
+  _tile_stored(1, sums[1], 64);
+  if constexpr (kRows > 1) {
+    _tile_stored(2, sums[2], 64);
+    _tile_stored(3, sums[3], 64);
+  }
+  for (int i = 0; i < 2 * kRows; i++) round_tile(p, sums[i], output + i % 2 * kTile, row + i / 2 * kTile);
+}
+
+// One tile of the weight and up to six of x, so that the weight is read once for 96 rows: sums in tiles 0 to 5.
+template <int kRows, bool kPrefetch>
+AMX void tall(const Product& p, const uint16_t* packed, int64_t output, int64_t row) {
+  const int64_t K = p.inputs, across = K / kTileInputs, below = across * kTileNumbers;
+  const uint16_t* w = p.weight + output * K;
+  const uint16_t* x = packed + row / kTile * below;
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  _tile_zero(4);
+  _tile_zero(5);
+  for (int64_t k = 0; k < across; k++, x += kTileNumbers) {
+    _tile_loadd(6, w + k * kTileInputs, 2 * K);
+    _tile_loadd(7, x, 64);
+    _tile_dpbf16ps(0, 6, 7);
+    if constexpr (kRows > 1) {
+      _tile_loadd(7, x + below, 64);
+      _tile_dpbf16ps(1, 6, 7);
+    }
+    if constexpr (kRows > 2) {
+      _tile_loadd(7, x + 2 * below, 64);
+      _tile_dpbf16ps(2, 6, 7);
+    }
+    if constexpr (kRows > 3) {
+      _tile_loadd(7, x + 3 * below, 64);
+      _tile_dpbf16ps(3, 6, 7);
+    }
+    if constexpr (kRows > 4) {
+      _tile_loadd(7, x + 4 * below, 64);
+      _tile_dpbf16ps(4, 6, 7);
+    }
+    if constexpr (kRows > 5) {
+      _tile_loadd(7, x + 5 * below, 64);
+      _tile_dpbf16ps(5, 6, 7);
+    }
+    if constexpr (kPrefetch) prefetch<1>(w, K, k);
+  }
+  alignas(64) float sums[6][kTile * kTile];
+  _tile_stored(0, sums[0], 64);
+  _tile_stored(1, sums[1], 64);
+  _tile_stored(2, sums[2], 64);
+  _tile_stored(3, sums[3], 64);
+  _tile_stored(4, sums[4], 64);
+  _tile_stored(5, sums[5], 64);
+  for (int i = 0; i < kRows; i++) round_tile(p, sums[i], output, row + i * kTile);
+}
+
+template <bool kPrefetch>
+AMX void tall(const Product& p, const uint16_t* packed, int64_t output, int64_t row) {
+  switch (std::min<int64_t>(6, (p.rows - row + kTile - 1) / kTile)) {
+    case 1: return tall<1, kPrefetch>(p, packed, output, row);
+    case 2: return tall<2, kPrefetch>(p, packed, output, row);
+    case 3: return tall<3, kPrefetch>(p, packed, output, row);
+    case 4: return tall<4, kPrefetch>(p, packed, output, row);
+    case 5: return tall<5, kPrefetch>(p, packed, output, row);
+    default: return tall<6, kPrefetch>(p, packed, output, row);
+  }
+}
+
+// All rows of the outputs from `output` on, as many as a unit has.
+AMX void unit(const Product& p, const uint16_t* packed, int64_t output) {
+  const bool more = output + 2 * kUnit <= p.outputs;
+  if (output + kUnit > p.outputs || (p.rows > 2 * kTile && p.rows <= 6 * kTile)) {
+    for (int64_t first = output; first < std::min(p.outputs, output + kUnit); first += kTile)
+      for (int64_t row = 0; row < p.rows; row += 6 * kTile) {
+        if (more && row == 0) tall<true>(p, packed, first, row);
+        else tall<false>(p, packed, first, row);
+      }
+    return;
+  }
+  // Weights outside, rows inside: a unit's weights stay in cache while all of x passes.
+  for (int64_t row = 0; row < p.rows; row += 2 * kTile) {
+    const bool two = p.rows - row > kTile;
+    if (more && row == 0) two ? wide<2, true>(p, packed, output, row) : wide<1, true>(p, packed, output, row);
+    else two ? wide<2, false>(p, packed, output, row) : wide<1, false>(p, packed, output, row);
+  }
+}
+
+AMX void units(const Product& p, const uint16_t* packed, int64_t begin, int64_t end) {
+  const TileConfig config;
+  _tile_loadconfig(&config);
+  for (int64_t output = begin * kUnit; output < std::min(p.outputs, end * kUnit); output += kUnit) unit(p, packed, output);
+  _tile_release();
+}
+
+}  // namespace
+
+bool has_amx() {
+  static const bool has = [] {
+    unsigned int a, b, c, d;
+    constexpr unsigned int kBf16 = 1u << 22, kTiles = 1u << 24;
+    if (!has_avx512_bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kBf16) == 0 || (d & kTiles) == 0) return false;
+    // Linux keeps no room for tiles in the state of a process that has not asked for it.
+    constexpr int kRequestPermission = 0x1023, kTileData = 18;
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  }();
+  return has;
+}
+
+void linear_amx(const Product& product) {
+  const int64_t tiles = (product.rows + kTile - 1) / kTile * (product.inputs / kTileInputs);
+  const at::Tensor room = at::empty({tiles * kTileNumbers}, at::kBFloat16);
+  uint16_t* packed = mutable_bits(room);
+  at::parallel_for(0, tiles, kGrain / kTileNumbers, [&](int64_t begin, int64_t end) { pack(product, packed, begin, end); });
+  const int64_t grain = std::max<int64_t>(1, kGrain / (kUnit * product.inputs * product.rows));
+  at::parallel_for(0, (product.outputs + kUnit - 1) / kUnit, grain,
+                   [&](int64_t begin, int64_t end) { units(product, packed, begin, end); });
+}
+#else
+bool has_amx() { return false; }
+void linear_amx(const Product&) {}
+#endif
+
+}  // namespace ivtlr
