@@ -6,7 +6,7 @@
 // `aten::linear` takes and hands over to it whatever these kernels are not for: other dtypes and devices, many rows, graphs.
 // Products are summed in float32 and rounded once, as ATen does, in another order. `kernel` forces one of the names below and throws when
 // the call is not for it; it is there for tests and measurements.
-//   amx          from two rows to 96, and more where x is small; inputs in 32s, outputs in 16s (linear_amx.cpp)
+//   amx          up to 96 rows, and more where x is small; inputs in 32s, outputs in 16s (linear_amx.cpp)
 //   avx512_bf16  up to 96 rows: one row streams the weight; more rows work in register tiles of 8 outputs by up to 3 rows
 //   avx2         one row, an even number of inputs
 //   aten         aten::linear
@@ -171,8 +171,8 @@ bool fits(const Tensor& input, const Tensor& weight, const std::optional<Tensor>
   if (kernel == Kernel::aten || !is_plain_bf16(weight) || !is_plain_bf16(input)) return false;
   if (weight.dim() != 2 || !weight.is_contiguous() || input.dim() < 1 || input.size(-1) != weight.size(1)) return false;
   const int64_t inputs = weight.size(1), rows = inputs > 0 ? input.numel() / inputs : 0;
-  if (kernel == Kernel::amx && (rows < 2 || (rows > kAmxRows && rows * inputs > kAmxNumbers) || !fits_amx(inputs, weight.size(0)))) return false;
-  if (kernel != Kernel::amx && (rows < 1 || rows > (kernel == Kernel::avx512_bf16 ? kRows : 1))) return false;
+  if (kernel == Kernel::amx && ((rows > kAmxRows && rows * inputs > kAmxNumbers) || !fits_amx(inputs, weight.size(0)))) return false;
+  if (rows < 1 || (kernel != Kernel::amx && rows > (kernel == Kernel::avx512_bf16 ? kRows : 1))) return false;
   if (kernel == Kernel::avx2 && inputs % 2 != 0) return false;
   if (bias && bias->defined() && !(is_plain_bf16(*bias) && bias->is_contiguous() && bias->numel() == weight.size(0))) return false;
   return !in_graph(input, weight, bias ? *bias : Tensor());
