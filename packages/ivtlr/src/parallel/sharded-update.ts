@@ -94,7 +94,7 @@ export class ShardedUpdate implements Update {
   squares(): Tensor {
     return scope(() =>
       noGrad(() => {
-        const norms = this.#gradients().map((gradients) =>
+        const norms = this.#ownGradients().map((gradients) =>
           ops.linalg_vector_norm(gradients, 2, null, false, wide(gradients)),
         );
         if (norms.length === 0) return zeros([], { dtype: 'float64' });
@@ -105,9 +105,12 @@ export class ShardedUpdate implements Update {
     );
   }
 
-  norm(own: number, all: number): number {
-    // With stage 0 every process has all gradients.
-    return Math.sqrt(this.#sharded.stage === 0 ? own : all);
+  /** With stage 0 every process has all gradients, and takes a part of them as its own. */
+  #ownGradients(): Tensor[] {
+    const { stage, trained, rank } = this.#sharded;
+    if (stage > 0) return this.#gradients();
+    const pieces = trained.flatMap(({ flat }) => flat.pieces(rank));
+    return pieces.flatMap(({ tensor, start, end }) => tensor.grad?.flatten().narrow(0, start, end - start) ?? []);
   }
 
   /** The step's sums that this process has. Call inside a scope. */

@@ -29,7 +29,7 @@ export interface OptimizerSource {
   read(name: string, quantity: string, start: number, end: number): Tensor;
 }
 
-/** Calls of one step: `startStep`, then `startRound` and `finishRound` for each round, `norm`, then `step` or `discard`. */
+/** Calls of one step: `startStep`, then `startRound` and `finishRound` for each round, then `step` or `discard`. */
 export interface Update extends Disposable {
   dispose(): void;
   /** To be told of the passes of a round; null where nothing depends on them. */
@@ -46,10 +46,8 @@ export interface Update extends Disposable {
   readonly sizes: ReadonlyMap<string, number>;
   /** In this order, which of them got a gradient here. */
   touched(): boolean[];
-  /** Sum of the squares of the gradients that this process holds: a scalar, float64, not read yet. Call inside a scope. */
+  /** Sum of the squares of this process's part of the gradients: a scalar, float64, not read yet. Call inside a scope. */
   squares(): Tensor;
-  /** Norm of all gradients. @param own what `squares` gave @param all the same summed over all processes */
-  norm(own: number, all: number): number;
   /** Moves the parameters that got a gradient anywhere, after scaling the gradients by `factor`. */
   step(lr: number, factor: number, touched: readonly boolean[]): void;
   discard(): void;
@@ -96,10 +94,6 @@ export class WholeUpdate implements Update {
   squares(): Tensor {
     const norm = gradNorm(this.#parameters);
     return norm ? norm.to('float64').pow(2) : zeros([], { dtype: 'float64' });
-  }
-
-  norm(own: number): number {
-    return Math.sqrt(own);
   }
 
   step(lr: number, factor: number): void {

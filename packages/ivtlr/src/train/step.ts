@@ -108,7 +108,7 @@ export function trainStep(trainee: Trainee, micros: readonly MicroBatch[] | Fail
     raiseTogether(ranks, failure);
   }
   const [loss, crossEntropy, correct, tokens, samples] = rest as [number, number, number, number, number];
-  const gradNorm = update.norm(read.squares, squares!);
+  const gradNorm = Math.sqrt(squares!);
   const describe = () => describeSamples(ranks.size === 1 ? own.flatMap(({ ids }) => ids) : allIds(ranks, own));
   let verdict: Verdict = 'skip';
   try {
