@@ -1,5 +1,5 @@
 /** Where the reader is: the page and what it shows, in the address after `#`, so that a link brings another reader there. */
-import { useCallback, useEffect, useState } from 'preact/hooks';
+import { useCallback, useLayoutEffect, useState } from 'preact/hooks';
 
 export const PAGES = ['ask', 'what-if', 'compare', 'runs'] as const;
 export type Page = (typeof PAGES)[number];
@@ -48,7 +48,8 @@ export interface Places {
 
 export function usePlace(): Places {
   const [place, setPlace] = useState(() => parsePlace(location.hash));
-  useEffect(() => {
+  // Before the first painting: an effect that waits for it would miss a change of the address in between.
+  useLayoutEffect(() => {
     const follow = () => setPlace(parsePlace(location.hash));
     addEventListener('hashchange', follow);
     return () => removeEventListener('hashchange', follow);
