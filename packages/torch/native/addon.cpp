@@ -10,6 +10,7 @@
 #include "peers.h"
 #include "pieces.h"
 #include "shared.h"
+#include "block_pool.h"
 #include "storage.h"
 #include "tensor.h"
 
@@ -157,7 +158,7 @@ NAPI_MODULE_INIT() {
         {"dieWithParent", die_with_parent},
         {"setBlocksFromSystem", set_blocks_from_system},
         {"setStorageBytes", set_storage_bytes},
-        {"trimHeap", trim_heap},
+        {"setBlockPool", set_block_pool},
     };
     for (const auto& entry : functions) {
       napi_value function;

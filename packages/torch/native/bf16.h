@@ -38,4 +38,31 @@ bool in_graph(const Tensors&... tensors) {
 inline const uint16_t* bits(const at::Tensor& tensor) { return static_cast<const uint16_t*>(tensor.const_data_ptr()); }
 inline uint16_t* mutable_bits(const at::Tensor& tensor) { return static_cast<uint16_t*>(tensor.mutable_data_ptr()); }
 
+#ifdef IVTLR_X86
+// Sixteen numbers at a time. Rounding to bfloat16 makes numbers below 2^-126 zero, as the instruction does.
+AVX512_BF16 inline __m512 widen16(const uint16_t* from, __mmask16 mask = 0xffff) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from)), 16));
+}
+AVX512_BF16 inline __m512 rounded(__m512 x) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)), 16));
+}
+AVX512_BF16 inline void store16(uint16_t* to, __m512 x, __mmask16 mask = 0xffff) {
+  _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(x));
+}
+AVX512_BF16 inline __mmask16 tail(int64_t left) { return left >= 16 ? 0xffff : (1u << left) - 1; }
+
+// e^x within 2 units in the last place: 2^n times the Taylor series of e^r to r^7, where x = n ln 2 + r and |r| <= ln 2 / 2, so that the next
+// term is below 1e-8. 0 below -104; infinite above 88.73; NaN of NaN.
+AVX512_BF16 inline __m512 exp16(__m512 x) {
+  x = _mm512_max_ps(_mm512_set1_ps(-110.0f), x);
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  // ln 2 in two parts: products of n with the first are exact.
+  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+  __m512 sum = _mm512_set1_ps(1.0f / 5040);
+  for (const float factor : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(factor));
+  return _mm512_scalef_ps(sum, n);
+}
+#endif
+
 }  // namespace ivtlr

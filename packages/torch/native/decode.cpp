@@ -19,17 +19,6 @@ namespace {
 using at::Tensor;
 
 #ifdef IVTLR_X86
-AVX512_BF16 inline __m512 widen16(const uint16_t* from, __mmask16 mask = 0xffff) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from)), 16));
-}
-AVX512_BF16 inline __m512 rounded(__m512 x) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)), 16));
-}
-AVX512_BF16 inline void store16(uint16_t* to, __m512 x, __mmask16 mask = 0xffff) {
-  _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(x));
-}
-AVX512_BF16 inline __mmask16 tail(int64_t left) { return left >= 16 ? 0xffff : (1u << left) - 1; }
-
 AVX512_BF16 void rms_norm_row(const uint16_t* x, const uint16_t* weight, uint16_t* y, int64_t size, float eps) {
   __m512 squares = _mm512_setzero_ps();
   for (int64_t i = 0; i < size; i += 16) {
@@ -78,8 +67,14 @@ AVX512_BF16 void attend_head(const uint16_t* query, const uint16_t* keys, const 
     scores[t] = _mm512_reduce_add_ps(sum) * scale;
     largest = std::max(largest, scores[t]);
   }
-  float total = 0;
-  for (int64_t t = 0; t < count; t++) total += scores[t] = std::exp(scores[t] - largest);
+  __m512 totals = _mm512_setzero_ps();
+  for (int64_t t = 0; t < count; t += 16) {
+    const __mmask16 mask = tail(count - t);
+    const __m512 weights = exp16(_mm512_sub_ps(_mm512_maskz_loadu_ps(mask, scores + t), _mm512_set1_ps(largest)));
+    totals = _mm512_mask_add_ps(totals, mask, totals, weights);
+    _mm512_mask_storeu_ps(scores + t, mask, weights);
+  }
+  const float total = _mm512_reduce_add_ps(totals);
   __m512 sum[16];
   const int64_t parts = size / 16;
   for (int64_t i = 0; i < parts; i++) sum[i] = _mm512_setzero_ps();

@@ -111,14 +111,6 @@ napi_value set_blocks_from_system(napi_env env, napi_callback_info info) {
   }, [] { return std::string("setBlocksFromSystem"); });
 }
 
-// trimHeap(): gives the system what is free in the heap.
-napi_value trim_heap(napi_env env, napi_callback_info) {
-  return guarded(env, [&] {
-    trim();
-    return undefined(env);
-  }, [] { return std::string("trimHeap"); });
-}
-
 // setStorageBytes(tensor, bytes): see set_bytes. Views see the new memory too, and no version is counted.
 napi_value set_storage_bytes(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {

@@ -8,7 +8,6 @@ namespace ivtlr {
 
 napi_value set_storage_bytes(napi_env env, napi_callback_info info);
 napi_value set_blocks_from_system(napi_env env, napi_callback_info info);
-napi_value trim_heap(napi_env env, napi_callback_info info);
 
 // Gives the tensor's storage so much memory, of undefined content, or with 0 none. Memory of the CPU comes from what was given back before, where
 // there is enough, and goes back there.

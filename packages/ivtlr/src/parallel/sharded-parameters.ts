@@ -10,9 +10,9 @@ import {
   type ProcessGroup,
   type SegmentObserver,
   scope,
+  setBlockPool,
   setStorageBytes,
   type Tensor,
-  trimHeap,
   type Work,
 } from '@ivtlr/torch';
 import type { FillParameters, ModelParts } from '../models/types.ts';
@@ -32,8 +32,8 @@ const DONE: Work<unknown> = { wait: () => {} };
 /** Reductions under way at one time with stages 2 and 3, which are there to save the memory of gradients. */
 const REDUCTIONS_AT_ONCE = 2;
 
-/** With stage 3, memory that is free goes back to the system after gradients of so many bytes. */
-const TRIM_FROM = 2 ** 25;
+/** With stage 3 on a CPU, gradients of at most so many bytes, whole, are on their way, and so many bytes of freed tensors are kept for the next ones. */
+const KEPT_BYTES = 2 ** 25;
 
 export interface ShardingOptions {
   /** Whether passes go back depth by depth; see SegmentedPass. */
@@ -55,7 +55,7 @@ export class ShardedParameters implements SegmentObserver, Disposable {
   #ahead: { part: string; works: Work<unknown>[] } | null = null;
   #pending: Pending[] = [];
   /** Bytes of gradients that were there since the heap was last trimmed. */
-  #unused = 0;
+  #unsettled = 0;
   /** Whether gradients are summed where they are, in each other's memory. */
   readonly #reads: boolean;
 
@@ -93,6 +93,7 @@ export class ShardedParameters implements SegmentObserver, Disposable {
     const all = [...flatsByPart.values()].flat();
     const onCpu = all.every(({ device }) => device === 'cpu');
     this.#reads = onCpu && group.readsEachOther;
+    if (stage === 3 && onCpu) setBlockPool(KEPT_BYTES);
     const shared = (stage > 0 && onCpu && group.shareMemory(all.map(({ shardBytes }) => shardBytes))) || [];
     for (const [part, flats] of flatsByPart)
       this.#parts.set(
@@ -225,17 +226,13 @@ export class ShardedParameters implements SegmentObserver, Disposable {
       while (this.stage > 1 && this.#pending.length >= REDUCTIONS_AT_ONCE) this.#settle();
       const purpose = `gradients of ${part}`;
       this.#pending.push(scope(() => (this.#reads ? this.#sumInPlace(held, purpose) : this.#sumCopies(held, purpose))));
-      if (held.flat.device === 'cpu') this.#unused += held.flat.shardBytes * this.#group.size;
+      this.#unsettled += held.flat.shardBytes * this.#group.size;
     }
-    if (this.stage === 3 && this.#unused >= TRIM_FROM) this.#spareMemory();
-  }
-
-  /** Gradients leave gaps in the heap, which grows without this until the last layer. All processes come here at the same point of the round's order. */
-  #spareMemory(): void {
-    this.#unused = 0;
-    // Sums in each other's memory are made while they are waited for, so that nothing is lost by doing it now.
-    if (this.#reads) this.finishReductions();
-    trimHeap();
+    // All processes come here at the same point of the round's order. Sums in each other's memory are made while they are waited for, so that
+    // nothing is lost by doing it now.
+    if (this.stage < 3 || !this.#reads || this.#unsettled < KEPT_BYTES) return;
+    this.#unsettled = 0;
+    this.finishReductions();
   }
 
   /** The others read the gradients where the backward pass has left them. */
@@ -335,6 +332,7 @@ export class ShardedParameters implements SegmentObserver, Disposable {
 
   dispose(): void {
     this.#free();
+    if (this.stage === 3) setBlockPool(0);
     for (const { whole, parameters, shared } of [...this.#parts.values()].flat()) {
       parameters?.dispose();
       whole?.dispose();

@@ -136,7 +136,7 @@ interface Native {
   dieWithParent(parent: number): boolean;
   setBlocksFromSystem(on: boolean): void;
   setStorageBytes(tensor: Handle, bytes: number): void;
-  trimHeap(): void;
+  setBlockPool(bytes: number): void;
   buildInfo(): [version: string, cpuCapability: string, cuda: boolean, parallel: string, cudaDevices: number];
 }
 

@@ -1,9 +1,10 @@
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import { describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test } from 'vitest';
 import { type RankOptions, runRanks, startRanks } from '../../../../test/ranks.ts';
-import { empty, scope, type Tensor, zeros } from '../core/index.ts';
-import { distributedEnvironment, setStorageBytes } from './index.ts';
+import { empty, full, randn, scope, type Tensor, zeros } from '../core/index.ts';
+import * as ops from '../ops.gen.ts';
+import { distributedEnvironment, setBlockPool, setStorageBytes } from './index.ts';
 
 const script = fileURLToPath(new URL('./ranks.mjs', import.meta.url));
 const last = (stdout: string) => JSON.parse(stdout.trim().split('\n').at(-1)!);
@@ -248,4 +249,49 @@ test('memory that buffers are given one after the other goes back to the system'
     expect(most).toBeLessThan(3 * bytes);
     expect(small.length).toBe(80);
   });
+});
+
+describe('setBlockPool', () => {
+  const bytes = 2 ** 20;
+  const filled = (value: number) => full([bytes / 4], value);
+
+  afterEach(() => setBlockPool(0));
+
+  test('freed tensors leave no gaps between those that stay', () =>
+    scope(() => {
+      setBlockPool(4 * bytes);
+      const before = process.memoryUsage.rss();
+      const [kept, freed]: [Tensor[], Tensor[]] = [[], []];
+      for (let i = 0; i < 60; i++) {
+        freed.push(filled(i));
+        kept.push(full([8192], i));
+      }
+      const most = process.memoryUsage.rss() - before;
+      for (const tensor of freed) tensor.dispose();
+      const left = process.memoryUsage.rss() - before;
+      expect(most).toBeGreaterThan(60 * bytes);
+      expect(left).toBeLessThan(20 * bytes);
+      expect(kept.map((tensor) => tensor.sum().item())).toEqual(range(60).map((i) => 8192 * i));
+    }));
+
+  test('what was taken before it is switched on or off is whole and goes back to where it came from', () =>
+    scope(() => {
+      const early = filled(1);
+      setBlockPool(2 * bytes);
+      const pooled = range(5).map((i) => filled(i));
+      pooled[2]!.dispose();
+      const again = filled(7);
+      early.dispose();
+      setBlockPool(0);
+      const late = filled(9);
+      pooled[3]!.dispose();
+      const all = [pooled[0]!, pooled[1]!, pooled[4]!, again, late];
+      expect(all.map((tensor) => [tensor.min().item(), tensor.max().item()])).toEqual(
+        [0, 1, 4, 7, 9].map((value) => [value, value]),
+      );
+      // Operators that take memory without a tensor free it again.
+      setBlockPool(bytes);
+      const sorted = ops.sort(randn([2 ** 16]))[0].toNumbers();
+      expect(sorted).toEqual(sorted.toSorted((a, b) => a - b));
+    }));
 });

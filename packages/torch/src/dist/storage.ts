@@ -19,11 +19,6 @@ export function setStorageBytes(tensor: Tensor, bytes: number): void {
   native.setStorageBytes(tensor, bytes);
 }
 
-/** Gives the system the memory that is free in the heap. What is needed again comes back cleared, which takes as long as filling it (glibc). */
-export function trimHeap(): void {
-  native.trimHeap();
-}
-
 /**
  * Runs `body`, which makes what stays, such as a model and an optimiser's state. Meanwhile every block of 128 KB and more comes from the system by
  * itself, so that those that are freed leave no gaps in the heap (glibc), and at the end what is free goes back to the system.
@@ -35,4 +30,13 @@ export async function withoutGaps<T>(body: () => T | Promise<T>): Promise<T> {
   } finally {
     native.setBlocksFromSystem(false);
   }
+}
+
+/**
+ * From now on tensors on the CPU of 16 KB and more get memory of their own from the system, and what freed ones had is kept for the next of exactly
+ * their size, up to so many bytes in all; the longest unused goes back first. So freed tensors leave no gaps, as they do in a heap, and memory
+ * that is used again and again need not be cleared each time. 0: from now on from the heap, as without this.
+ */
+export function setBlockPool(bytes: number): void {
+  native.setBlockPool(bytes);
 }

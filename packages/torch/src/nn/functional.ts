@@ -101,9 +101,17 @@ export function gelu(x: Tensor, approximate: 'none' | 'tanh' = 'none'): Tensor {
   return ops.gelu(x, approximate);
 }
 
-/** x * sigmoid(1.702 x), the activation of CLIP's and Qwen2-VL's vision towers. */
+/** x * sigmoid(1.702 x), the activation of CLIP's and Qwen2-VL's vision towers: one op of native/activations.cpp. */
 export function quickGelu(x: Tensor): Tensor {
-  using scaled = ops.mul_Scalar(x, 1.702);
-  using gate = ops.sigmoid(scaled);
-  return ops.mul_Tensor(x, gate);
+  return op('ivtlr::quick_gelu')(x) as Tensor;
+}
+
+/** silu(gate) * up, of one shape, as in the MLP of Llama's and Qwen's decoders: one op of native/activations.cpp. */
+export function siluMul(gate: Tensor, up: Tensor): Tensor {
+  return op('ivtlr::silu_mul')(gate, up) as Tensor;
+}
+
+/** softmax(logits * scale) over the last dimension, in the dtype of the logits: one op of native/activations.cpp. */
+export function scaledSoftmax(logits: Tensor, scale: number): Tensor {
+  return op('ivtlr::scaled_softmax')(logits, scale) as Tensor;
 }

@@ -3,7 +3,7 @@
  * (batch-attention.ts) or over rows of different lengths (row-attention.ts).
  * Shapes: B batch, S new positions, T all positions (past + new), H query heads, G key/value heads, E head size.
  */
-import { attendRow, noGrad, type Tensor } from '@ivtlr/torch';
+import { attendRow, noGrad, scaledSoftmax, type Tensor } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import type { AttentionScores } from '../types.ts';
 import { attendOnGpu } from './gpu-attention.ts';
@@ -51,12 +51,9 @@ function attendByProducts(q_BHSE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor, mask: 
   const [B, H, S, E] = q_BHSE.shape as [number, number, number, number];
   const [, G, T] = k_BGTE.shape as [number, number, number];
   const rows = (H / G) * S;
-  let logits = q_BHSE
-    .reshape([B, G, rows, E])
-    .matmul(k_BGTE.transpose(2, 3))
-    .mul(1 / Math.sqrt(E));
+  let logits = q_BHSE.reshape([B, G, rows, E]).matmul(k_BGTE.transpose(2, 3));
   if (mask) logits = logits.view([B, H, S, T]).maskedFill(mask.not(), Number.NEGATIVE_INFINITY).view([B, G, rows, T]);
-  const out = logits.softmax(-1).matmul(v_BGTE);
+  const out = scaledSoftmax(logits, 1 / Math.sqrt(E)).matmul(v_BGTE);
   return out
     .view([B, H, S, E])
     .transpose(1, 2)

@@ -12,9 +12,9 @@ import {
   RMSNorm,
   type SegmentedPass,
   scope,
+  siluMul,
   type Tensor,
 } from '@ivtlr/torch';
-import * as ops from '@ivtlr/torch/ops';
 import type {
   CacheCapacity,
   ForwardOptions,
@@ -138,7 +138,7 @@ class Mlp extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    return this.down_proj.forward(ops.silu(this.gate_proj.forward(x)).mul(this.up_proj.forward(x)));
+    return this.down_proj.forward(siluMul(this.gate_proj.forward(x), this.up_proj.forward(x)));
   }
 }
 

@@ -3,8 +3,17 @@
  * Source: Hugging Face Qwen2_5_VisionTransformerPretrainedModel. Property names are the checkpoint's.
  * Shapes: I images of one grid, P patches an image, C vision width, H heads, E head size, N = P/4 image tokens, D decoder width.
  */
-import { cat, type FactoryOptions, Linear, type LinearLayer, Module, RMSNorm, type Tensor, tensor } from '@ivtlr/torch';
-import * as ops from '@ivtlr/torch/ops';
+import {
+  cat,
+  type FactoryOptions,
+  Linear,
+  type LinearLayer,
+  Module,
+  RMSNorm,
+  siluMul,
+  type Tensor,
+  tensor,
+} from '@ivtlr/torch';
 import { attend, NO_MASK } from '../common/attention.ts';
 import { type RotaryAngles, rotate } from '../common/rotary.ts';
 import { numbersIn, type VisionUnit } from '../common/vision-units.ts';
@@ -73,7 +82,7 @@ class VisionMlp extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    return this.down_proj.forward(ops.silu(this.gate_proj.forward(x)).mul(this.up_proj.forward(x)));
+    return this.down_proj.forward(siluMul(this.gate_proj.forward(x), this.up_proj.forward(x)));
   }
 }
 
