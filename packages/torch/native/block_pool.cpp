@@ -3,6 +3,7 @@
 #include <c10/core/CPUAllocator.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <list>
 #include <mutex>
 #include <unordered_map>
@@ -37,21 +38,9 @@ class BlockPool final : public c10::Allocator {
     // Of memory from the heap too the context is the memory itself, as `raw_deleter` promises.
     if (bytes < least) return heap_->allocate(bytes);
     const size_t whole = (bytes + page - 1) / page * page;
-    void* start = nullptr;
-    {
-      const std::lock_guard lock(mutex_);
-      if (const auto found = by_size_.find(whole); found != by_size_.end()) {
-        start = found->second->start;
-        spares_.erase(found->second);
-        by_size_.erase(found);
-        spare_bytes_ -= whole;
-      }
-    }
-    if (start == nullptr) start = mapped(whole);
-    {
-      const std::lock_guard lock(mutex_);
-      in_use_[start] = whole;
-    }
+    const std::lock_guard lock(mutex_);
+    void* start = take(whole);
+    sizes_[start] = whole;
     return {start, start, &release, c10::Device(c10::kCPU)};
   }
 
@@ -59,53 +48,68 @@ class BlockPool final : public c10::Allocator {
 
   void copy_data(void* to, const void* from, std::size_t bytes) const override { default_copy_data(to, from, bytes); }
 
-  // Takes a block back; false for one that is not of here.
+  // False for a block that is not of here.
   bool take_back(void* start) {
     const std::lock_guard lock(mutex_);
-    const auto found = in_use_.find(start);
-    if (found == in_use_.end()) return false;
-    spares_.push_back({start, found->second});
-    by_size_.emplace(found->second, std::prev(spares_.end()));
-    spare_bytes_ += found->second;
-    in_use_.erase(found);
-    give_up_more_than(kept_);
+    const auto found = sizes_.find(start);
+    if (found == sizes_.end()) return false;
+    const size_t bytes = found->second;
+    sizes_.erase(found);
+    used_ -= bytes;
+    spare_ += bytes;
+    spares_.push_back({start, bytes});
+    by_size_.emplace(bytes, std::prev(spares_.end()));
+    if (!on_) give_up(spare_);
     return true;
   }
 
-  void keep(size_t bytes) {
+  void turn(bool on) {
     const std::lock_guard lock(mutex_);
-    kept_ = bytes;
-    give_up_more_than(bytes);
+    on_ = on;
+    most_ = used_;
+    if (!on) give_up(spare_);
   }
 
   void free_in_heap(void* start) const { heap_->raw_deallocate(start); }
 
  private:
-  // The longest unused ones go first.
-  void give_up_more_than(size_t bytes) {
-    while (spare_bytes_ > bytes) {
+  void* take(size_t bytes) {
+    used_ += bytes;
+    if (const auto found = by_size_.find(bytes); found != by_size_.end()) {
+      void* start = found->second->start;
+      spares_.erase(found->second);
+      by_size_.erase(found);
+      spare_ -= bytes;
+      return start;
+    }
+    most_ = std::max(most_, used_);
+    if (used_ + spare_ > most_) give_up(used_ + spare_ - most_);
+    return mapped(bytes);
+  }
+
+  // Gives at least so many bytes of freed blocks back to the system, the longest unused ones first.
+  void give_up(size_t bytes) {
+    const size_t left = bytes < spare_ ? spare_ - bytes : 0;
+    while (spare_ > left) {
       const auto oldest = spares_.begin();
-      const auto [from, to] = by_size_.equal_range(oldest->bytes);
-      for (auto at = from; at != to; ++at) {
-        if (at->second == oldest) {
-          by_size_.erase(at);
-          break;
-        }
-      }
+      auto at = by_size_.find(oldest->bytes);
+      while (at->second != oldest) ++at;
+      by_size_.erase(at);
       munmap(oldest->start, oldest->bytes);
-      spare_bytes_ -= oldest->bytes;
+      spare_ -= oldest->bytes;
       spares_.erase(oldest);
     }
   }
 
   c10::Allocator* const heap_ = c10::GetDefaultCPUAllocator();
   std::mutex mutex_;
-  std::unordered_map<void*, size_t> in_use_;
+  bool on_ = false;
+  // Bytes in use now, and at most since it was turned on; bytes that wait.
+  size_t used_ = 0, most_ = 0, spare_ = 0;
+  std::unordered_map<void*, size_t> sizes_;
   // Oldest first.
   std::list<Block> spares_;
   std::unordered_multimap<size_t, std::list<Block>::iterator> by_size_;
-  size_t spare_bytes_ = 0;
-  size_t kept_ = 0;
 };
 
 // Never destroyed: tensors may outlive everything.
@@ -120,13 +124,12 @@ void release(void* start) {
 
 }  // namespace
 
-// setBlockPool(bytes): from now on tensors take their memory from the pool, which keeps so many bytes of freed blocks; 0: from the heap again. What
-// was taken before goes back to where it came from.
+// setBlockPool(on): whether tensors take their memory from the pool from now on, or from the heap. What was taken before goes back to where it came from.
 napi_value set_block_pool(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
-    const int64_t bytes = to_int(env, arguments(env, info, 1)[0]);
-    c10::SetCPUAllocator(bytes > 0 ? static_cast<c10::Allocator*>(&pool()) : c10::GetDefaultCPUAllocator());
-    pool().keep(static_cast<size_t>(bytes));
+    const bool on = to_bool(env, arguments(env, info, 1)[0]);
+    c10::SetCPUAllocator(on ? static_cast<c10::Allocator*>(&pool()) : c10::GetDefaultCPUAllocator());
+    pool().turn(on);
     return undefined(env);
   }, [] { return std::string("setBlockPool"); });
 }

@@ -32,8 +32,8 @@ const DONE: Work<unknown> = { wait: () => {} };
 /** Reductions under way at one time with stages 2 and 3, which are there to save the memory of gradients. */
 const REDUCTIONS_AT_ONCE = 2;
 
-/** With stage 3 on a CPU, gradients of at most so many bytes, whole, are on their way, and so many bytes of freed tensors are kept for the next ones. */
-const KEPT_BYTES = 2 ** 25;
+/** With stage 3, bytes of whole gradients after which all that are on their way are waited for. */
+const SETTLED_BYTES = 2 ** 25;
 
 export interface ShardingOptions {
   /** Whether passes go back depth by depth; see SegmentedPass. */
@@ -93,7 +93,7 @@ export class ShardedParameters implements SegmentObserver, Disposable {
     const all = [...flatsByPart.values()].flat();
     const onCpu = all.every(({ device }) => device === 'cpu');
     this.#reads = onCpu && group.readsEachOther;
-    if (stage === 3 && onCpu) setBlockPool(KEPT_BYTES);
+    if (stage === 3 && onCpu) setBlockPool(true);
     const shared = (stage > 0 && onCpu && group.shareMemory(all.map(({ shardBytes }) => shardBytes))) || [];
     for (const [part, flats] of flatsByPart)
       this.#parts.set(
@@ -230,7 +230,7 @@ export class ShardedParameters implements SegmentObserver, Disposable {
     }
     // All processes come here at the same point of the round's order. Sums in each other's memory are made while they are waited for, so that
     // nothing is lost by doing it now.
-    if (this.stage < 3 || !this.#reads || this.#unsettled < KEPT_BYTES) return;
+    if (this.stage < 3 || !this.#reads || this.#unsettled < SETTLED_BYTES) return;
     this.#unsettled = 0;
     this.finishReductions();
   }
@@ -332,7 +332,7 @@ export class ShardedParameters implements SegmentObserver, Disposable {
 
   dispose(): void {
     this.#free();
-    if (this.stage === 3) setBlockPool(0);
+    if (this.stage === 3) setBlockPool(false);
     for (const { whole, parameters, shared } of [...this.#parts.values()].flat()) {
       parameters?.dispose();
       whole?.dispose();

@@ -136,7 +136,7 @@ interface Native {
   dieWithParent(parent: number): boolean;
   setBlocksFromSystem(on: boolean): void;
   setStorageBytes(tensor: Handle, bytes: number): void;
-  setBlockPool(bytes: number): void;
+  setBlockPool(on: boolean): void;
   buildInfo(): [version: string, cpuCapability: string, cuda: boolean, parallel: string, cudaDevices: number];
 }
 

@@ -33,10 +33,10 @@ export async function withoutGaps<T>(body: () => T | Promise<T>): Promise<T> {
 }
 
 /**
- * From now on tensors on the CPU of 16 KB and more get memory of their own from the system, and what freed ones had is kept for the next of exactly
- * their size, up to so many bytes in all; the longest unused goes back first. So freed tensors leave no gaps, as they do in a heap, and memory
- * that is used again and again need not be cleared each time. 0: from now on from the heap, as without this.
+ * Whether tensors on the CPU of 16 KB and more get memory of their own from the system from now on. What freed ones had is then kept for the next
+ * tensor of exactly their size, as long as it is with that in use no more than was in use at one time. So freed tensors leave no gaps, as they do in a
+ * heap, and memory that is used again and again need not be cleared each time.
  */
-export function setBlockPool(bytes: number): void {
-  native.setBlockPool(bytes);
+export function setBlockPool(on: boolean): void {
+  native.setBlockPool(on);
 }
