@@ -54,7 +54,7 @@ export class ShardedParameters implements SegmentObserver, Disposable {
   readonly #resident = new Set<string>();
   #ahead: { part: string; works: Work<unknown>[] } | null = null;
   #pending: Pending[] = [];
-  /** Bytes of gradients that were there since the heap was last trimmed. */
+  /** Bytes of whole gradients since all were last waited for. */
   #unsettled = 0;
   /** Whether gradients are summed where they are, in each other's memory. */
   readonly #reads: boolean;
