@@ -177,4 +177,15 @@ describe.skipIf(CHROMIUM === null)('the app in trouble', () => {
     await page.getByText('✓ right').waitFor();
     await close();
   });
+
+  it('follows an address that changes as soon as the app has been drawn', async () => {
+    const context = await browser.newContext();
+    const page = await context.newPage();
+    // The app's script has run before this event, and nothing has been painted yet.
+    await page.addInitScript(`addEventListener('DOMContentLoaded', () => (location.hash = '#/what-if?seed=7'))`);
+    await page.goto(server.url);
+    await page.getByText('Force or forbid patches').waitFor({ timeout: 10_000 });
+    await page.locator('.picture-box img').waitFor({ timeout: 10_000 });
+    await context.close();
+  });
 });

@@ -293,7 +293,7 @@ describe('setBlockPool', () => {
       expect(all.map((tensor) => [tensor.min().item(), tensor.max().item()])).toEqual(
         [0, 1, 4, 7, 9].map((value) => [value, value]),
       );
-      // Operators that take memory without a tensor free it again.
+      // Operators that need room for intermediate results take it from the pool, too.
       setBlockPool(true);
       const sorted = ops.sort(randn([2 ** 16]))[0].toNumbers();
       expect(sorted).toEqual(sorted.toSorted((a, b) => a - b));
