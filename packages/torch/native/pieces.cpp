@@ -41,10 +41,13 @@ int32_t next_sum = 1;
 
 using Addresses = std::vector<std::vector<uint64_t>>;
 
-// The sum over all processes of `count` elements of a piece from `offset` on, in the order of ranks; low precision as float32. Undefined where nobody has any.
-at::Tensor sum_block(const Sum& sum, size_t piece, int64_t offset, int64_t count, const Addresses& addresses, const at::Tensor& scratch) {
-  const bool low = c10::isFloatingType(sum.dtype) && c10::elementSize(sum.dtype) < 4;
+// Puts the sum over all processes of `count` elements of a piece from `offset` on into `goal`, or adds it to what is there; added up in the order of
+// ranks. False, with `goal` as it was, where no process has the piece. `goal` may be this process's own block.
+bool sum_block(const Sum& sum, size_t piece, int64_t offset, int64_t count, const Addresses& addresses, const at::Tensor& scratch, at::Tensor goal) {
   const at::Tensor& own = sum.pieces[piece].tensor;
+  const at::Tensor read = scratch[0].narrow(0, 0, count), spare = scratch[1].narrow(0, 0, count);
+  // Low precision is summed as float32 and rounded once.
+  const bool low = c10::isFloatingType(sum.dtype) && c10::elementSize(sum.dtype) < 4;
   at::Tensor total;
   for (const Peer& peer : sum.peers) {
     at::Tensor part;
@@ -54,13 +57,18 @@ at::Tensor sum_block(const Sum& sum, size_t piece, int64_t offset, int64_t count
     } else {
       const uint64_t address = addresses[static_cast<size_t>(peer.rank)][piece];
       if (address == 0) continue;
-      part = scratch[0].narrow(0, 0, count);
+      part = total.defined() ? read : spare;
       read_tensor(peer, address + static_cast<uint64_t>(offset) * c10::elementSize(sum.dtype), part);
     }
-    if (total.defined()) total.add_(part);
-    else total = low ? part.to(at::kFloat) : scratch[1].narrow(0, 0, count).copy_(part);
+    // This process's own block is needed until its turn.
+    at::Tensor into = sum.add || peer.rank < sum.rank ? spare : goal;
+    if (!total.defined()) total = low ? part.to(at::kFloat) : part;
+    else total = low ? total.add_(part) : at::add_out(into, total, part);
   }
-  return total;
+  if (!total.defined()) return false;
+  if (sum.add) goal.add_(total.to(sum.dtype));
+  else if (!total.is_same(goal)) goal.copy_(total);
+  return true;
 }
 
 void sum_own_part(const Sum& sum, const Addresses& addresses) {
@@ -75,12 +83,9 @@ void sum_own_part(const Sum& sum, const Addresses& addresses) {
     const int64_t last = std::min(end, to);
     for (int64_t at = std::max(start, from); at < last;) {
       const int64_t count = std::min(most, last - at);
-      const at::Tensor total = sum_block(sum, i, at - start, count, addresses, scratch);
-      if (total.defined()) {
+      const at::Tensor goal = sum.out.defined() ? sum.out.narrow(0, at - from, count) : tensor.narrow(0, at - start, count);
+      if (sum_block(sum, i, at - start, count, addresses, scratch, goal)) {
         clear(at);
-        const at::Tensor goal = sum.out.defined() ? sum.out.narrow(0, at - from, count) : tensor.narrow(0, at - start, count);
-        if (sum.add) goal.add_(total.to(sum.dtype));
-        else goal.copy_(total);
         filled = at + count;
       }
       at += count;

@@ -58,6 +58,8 @@ export class ShardedParameters implements SegmentObserver, Disposable {
   #unsettled = 0;
   /** Whether gradients are summed where they are, in each other's memory. */
   readonly #reads: boolean;
+  /** Gradients that stay where they are and wait for being summed, all of them at once. */
+  #unsummed: Flat[] = [];
 
   /**
    * Takes the parameters over; with stages 1 to 3 they move into flat buffers. `requiresGrad` says which are trained.
@@ -126,6 +128,14 @@ export class ShardedParameters implements SegmentObserver, Disposable {
     return this.#group.rank;
   }
 
+  /**
+   * Whether a pass has to tell where it is: for parameters to be there in time, for the memory of gradients, or for sending beside the pass.
+   * Gradients that are kept whole and summed in each other's memory are summed at the end; a pass that is not cut into segments is faster.
+   */
+  get followsPasses(): boolean {
+    return this.stage > 1 || !this.#reads;
+  }
+
   /** Before the first round of a step. */
   startStep(): void {
     this.touched.clear();
@@ -149,6 +159,7 @@ export class ShardedParameters implements SegmentObserver, Disposable {
 
   /** Waits for all reductions of the step. */
   finishReductions(): void {
+    this.#sumTogether();
     while (this.#pending.length > 0) this.#settle();
   }
 
@@ -223,6 +234,10 @@ export class ShardedParameters implements SegmentObserver, Disposable {
     for (const held of this.#parts.get(part)!) {
       if (!held.flat.trained) continue;
       for (const { name, tensor } of held.flat.parameters) if (tensor.hasGrad) this.touched.add(name);
+      if (this.stage === 0 && this.#reads) {
+        this.#unsummed.push(held.flat);
+        continue;
+      }
       while (this.stage > 1 && this.#pending.length >= REDUCTIONS_AT_ONCE) this.#settle();
       const purpose = `gradients of ${part}`;
       this.#pending.push(scope(() => (this.#reads ? this.#sumInPlace(held, purpose) : this.#sumCopies(held, purpose))));
@@ -235,12 +250,28 @@ export class ShardedParameters implements SegmentObserver, Disposable {
     this.finishReductions();
   }
 
+  /** Processes wait for each other once, not for each part of the model. */
+  #sumTogether(): void {
+    const all = this.#unsummed.splice(0);
+    for (const dtype of new Set(all.map((flat) => flat.dtype)))
+      scope(() => {
+        let size = 0;
+        const pieces = all.flatMap((flat) => {
+          if (flat.dtype !== dtype) return [];
+          const start = size;
+          size += flat.size;
+          return flat.gradientsInPlace().map((piece) => ({ ...piece, offset: start + piece.offset }));
+        });
+        this.#group.sumPiecesAsync(pieces, size / this.#group.size, null, { purpose: 'gradients' }).wait();
+      });
+  }
+
   /** The others read the gradients where the backward pass has left them. */
   #sumInPlace(held: Held, purpose: string): Pending {
     const { flat } = held;
     const add = held.gradients !== null;
-    if (this.stage > 0) held.gradients ??= keep(flat.borrow(flat.shardSize));
-    const pieces = keep(this.stage === 0 ? flat.gradientsInPlace() : flat.lendGradients());
+    held.gradients ??= keep(flat.borrow(flat.shardSize));
+    const pieces = keep(flat.lendGradients());
     const work = this.#group.sumPiecesAsync(pieces, flat.shardSize, held.gradients, { add, purpose });
     const settle = () => {
       for (const { tensor } of pieces) tensor?.dispose();

@@ -63,8 +63,8 @@ export class ShardedUpdate implements Update {
     this.#optimizer = this.#newOptimizer();
   }
 
-  get observer(): ShardedParameters {
-    return this.#sharded;
+  get observer(): ShardedParameters | null {
+    return this.#sharded.followsPasses ? this.#sharded : null;
   }
 
   get reducesEveryRound(): boolean {
