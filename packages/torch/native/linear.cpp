@@ -10,10 +10,8 @@
 //   avx512_bf16  up to 96 rows: one row streams the weight; more rows work in register tiles of 8 outputs by up to 3 rows
 //   avx2         one row, an even number of inputs
 //   aten         aten::linear
-#include <ATen/Parallel.h>
 #include <torch/library.h>
 
-#include <algorithm>
 #include <vector>
 
 #include "linear.h"
@@ -196,7 +194,7 @@ Tensor few_rows(const Tensor& input, const Tensor& weight, const std::optional<T
     for (int64_t k = 0; k < inputs; k++) wide[k / 2 + k % 2 * (inputs / 2)] = widen(product.x[k]);
   }
   const int64_t units = (outputs + kUnit - 1) / kUnit;
-  at::parallel_for(0, units, std::max<int64_t>(1, kGrain / (kUnit * inputs * rows)), [&](int64_t begin, int64_t end) {
+  share_units(units, std::max<int64_t>(1, kGrain / (kUnit * inputs * rows)), [&](int64_t begin, int64_t end) {
     const int64_t first = begin * kUnit, last = std::min(outputs, end * kUnit);
     if (kernel == Kernel::avx2) avx2(product, wide.data(), first, last);
     else avx512_bf16(product, first, last);

@@ -1,5 +1,10 @@
 // What the kernels behind `ivtlr::linear` share (linear.cpp, linear_amx.cpp).
 #pragma once
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <atomic>
+
 #include "bf16.h"
 
 namespace ivtlr {
@@ -20,6 +25,20 @@ struct Product {
 
 // Elements of weight times rows below which a second thread costs more than it saves.
 constexpr int64_t kGrain = 1 << 17;
+
+// Runs `body(begin, end)` over all units. Threads take a few at a time as they become free, so that one which another program holds up for a while
+// takes fewer of them instead of keeping the others waiting.
+template <typename Body>
+void share_units(int64_t units, int64_t grain, const Body& body) {
+  constexpr int64_t kTurns = 32;
+  const int64_t threads = std::min<int64_t>(at::get_num_threads(), (units + grain - 1) / grain);
+  if (threads <= 1 || at::in_parallel_region()) return body(0, units);
+  const int64_t turn = std::max(grain, units / (threads * kTurns));
+  std::atomic<int64_t> next{0};
+  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    for (int64_t begin = next.fetch_add(turn); begin < units; begin = next.fetch_add(turn)) body(begin, std::min(units, begin + turn));
+  });
+}
 
 // Whether this CPU has matrix tiles for bfloat16 (Intel's AMX) and the system lets this process use them.
 bool has_amx();

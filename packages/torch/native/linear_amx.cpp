@@ -3,10 +3,6 @@
 // as it is stored, once, and only the few rows of x are rearranged; the sums come out as (outputs, rows) and are turned when they are rounded.
 #include "linear.h"
 
-#include <ATen/Parallel.h>
-
-#include <algorithm>
-
 // Compilers name the tile instructions from these versions on.
 #if defined(IVTLR_X86) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #include <cpuid.h>
@@ -246,8 +242,7 @@ void linear_amx(const Product& product) {
   uint16_t* packed = mutable_bits(room);
   at::parallel_for(0, tiles, kGrain / kTileNumbers, [&](int64_t begin, int64_t end) { pack(product, packed, begin, end); });
   const int64_t grain = std::max<int64_t>(1, kGrain / (kUnit * product.inputs * product.rows));
-  at::parallel_for(0, (product.outputs + kUnit - 1) / kUnit, grain,
-                   [&](int64_t begin, int64_t end) { units(product, packed, begin, end); });
+  share_units((product.outputs + kUnit - 1) / kUnit, grain, [&](int64_t begin, int64_t end) { units(product, packed, begin, end); });
 }
 #else
 bool has_amx() { return false; }

@@ -1,9 +1,10 @@
 /** What every process that owns a model for its parent does: it lives as long as its parent, and opens the model as it is told. */
+import { writeSync } from 'node:fs';
 import { dieWithParent, setNumThreads } from '@ivtlr/torch';
 import { deviceOfWorker } from '../engine/device.ts';
 import { type LoadedModel, openModelFolder } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
-import type { OpenWorker, SentError } from './worker-messages.ts';
+import { MESSAGES_FD, type OpenWorker, type SentError } from './worker-messages.ts';
 
 /** Call first. The parent's process id is the program's argument. */
 export function liveAsWorker(): void {
@@ -39,4 +40,17 @@ export async function openForParent({
 export function sendable(error: unknown): SentError {
   const { message, stack } = error instanceof Error ? error : new Error(String(error));
   return { message, stack, user: error instanceof UserError };
+}
+
+/**
+ * Sends the parent a message that JSON can hold. Cheaper than `process.send` after work that has emptied the caches: the message is in the pipe when
+ * this returns, and leaves nothing to the event loop.
+ */
+export function tellParent(message: object): void {
+  let bytes = Buffer.from(`${JSON.stringify(message)}\n`);
+  try {
+    while (bytes.length > 0) bytes = bytes.subarray(writeSync(MESSAGES_FD, bytes));
+  } catch {
+    process.exit(); // the parent has gone
+  }
 }

@@ -48,6 +48,9 @@ export interface OpenedInWorker {
   deviceNote: string | null;
 }
 
+/** Where a worker may write its messages as lines of JSON; see `tellParent`. */
+export const MESSAGES_FD = 4;
+
 export interface SentError {
   message: string;
   stack: string | undefined;

@@ -1,8 +1,10 @@
 /** One process that owns a model, as its parent sees it: a worker of an answer pool, or a server's engine. */
 import { type ChildProcess, fork } from 'node:child_process';
+import type { Socket } from 'node:net';
 import { createInterface } from 'node:readline';
+import { finished, type Readable } from 'node:stream';
 import { UserError } from '../errors.ts';
-import type { SentError } from './worker-messages.ts';
+import { MESSAGES_FD, type SentError } from './worker-messages.ts';
 
 /** Messages that say whether the model could be opened; all others are the processes' own. */
 type Opening<Opened> = { type: 'opened'; opened: Opened } | { type: 'failed'; error: SentError };
@@ -43,20 +45,24 @@ export class WorkerProcess<To extends object, From extends { type: string }, Ope
       // Weights in pages of 2 MiB are read faster (docs/architecture.md, Memory pages).
       env: { THP_MEM_ALLOC_ENABLE: '1', ...process.env },
       serialization: 'advanced',
-      stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+      stdio: ['ignore', 'ignore', 'pipe', 'ipc', 'pipe'],
       execArgv: [],
     });
     this.#child = child;
     living.add(child);
     createInterface({ input: child.stderr! }).on('line', (text) => events.line(text));
+    const messages = child.stdio[MESSAGES_FD] as Readable;
     let how = 'it could not be started';
     this.#gone = new Promise((resolve) => {
       child.once('exit', (code, signal) => {
         living.delete(child);
         how = signal === null ? `it ended with exit code ${code}` : `it was ended by ${signal}`;
-        // Messages that it sent before its end still come, then the end of the channel.
-        if (child.connected) child.once('disconnect', resolve);
-        else resolve();
+        // Messages that it sent before its end still come, then the ends of both channels.
+        const channel = new Promise<void>((ended) => {
+          if (child.connected) child.once('disconnect', ended);
+          else ended();
+        });
+        channel.then(() => finished(messages, () => resolve()));
       });
       child.on('error', (error) => {
         if (child.pid !== undefined) return; // a message could not be sent; the end of the process follows
@@ -67,13 +73,15 @@ export class WorkerProcess<To extends object, From extends { type: string }, Ope
     });
     this.opened = new Promise((resolve, reject) => {
       let isOpen = false;
-      child.on('message', (message: From | Opening<Opened>) => {
+      const receive = (message: From | Opening<Opened>) => {
         if (message.type === 'opened') {
           isOpen = true;
           resolve((message as { opened: Opened }).opened);
         } else if (message.type === 'failed' && !isOpen) reject(receivedError((message as { error: SentError }).error));
         else if (!this.#closed) events.message(message as From);
-      });
+      };
+      child.on('message', receive);
+      eachLine(messages, (line) => receive(JSON.parse(line)));
       this.#gone.then(() => {
         reject(new EndedError(how));
         if (isOpen && !this.#closed) events.ended(how);
@@ -97,12 +105,13 @@ export class WorkerProcess<To extends object, From extends { type: string }, Ope
   unref(): void {
     this.#child.unref();
     this.#child.channel?.unref();
-    (this.#child.stderr as { unref?(): void } | null)?.unref?.();
+    for (const fd of [2, MESSAGES_FD]) (this.#child.stdio[fd] as Socket).unref();
   }
 
   ref(): void {
     this.#child.ref();
     this.#child.channel?.ref();
+    (this.#child.stdio[MESSAGES_FD] as Socket).ref();
   }
 
   /** Ends the process, which `ended` then tells. */
@@ -121,3 +130,12 @@ export class WorkerProcess<To extends object, From extends { type: string }, Ope
 
 /** A worker process ended before its model was open. */
 export class EndedError extends Error {}
+
+function eachLine(input: Readable, body: (line: string) => void): void {
+  let rest = '';
+  input.setEncoding('utf8').on('data', (text: string) => {
+    const lines = (rest + text).split('\n');
+    rest = lines.pop()!;
+    for (const line of lines) body(line);
+  });
+}

@@ -8,7 +8,7 @@ import { answerBytes } from '../engine/answer-memory.ts';
 import { type AskEvent, Asker, type PreparedQuestion, type Question } from '../engine/ask.ts';
 import type { LoadedModel } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
-import { liveAsWorker, openForParent, sendable } from '../pool/worker-inside.ts';
+import { liveAsWorker, openForParent, sendable, tellParent } from '../pool/worker-inside.ts';
 import { imageSize } from '../vision/decode.ts';
 import { ImagePool } from '../vision/image-pool.ts';
 import { CacheBudget } from './cache-budget.ts';
@@ -62,6 +62,7 @@ class Serving {
   /** Of the last pass, ms. */
   #passTime = 0;
   #residentBytes = 0;
+  #liveTensors = 0;
 
   static async open(opened: LoadedModel, limits: EngineLimits, wake: () => void): Promise<Serving> {
     const threads = new ImagePool(opened.inputs.preparation, IMAGE_THREADS);
@@ -118,9 +119,10 @@ class Serving {
     return TAKING_IN * this.#passTime;
   }
 
-  /** The system is asked for the memory of the process here. */
+  /** The memory of the process and its tensors are counted here, which takes too long for every pass. */
   measureMemory(): void {
     this.#residentBytes = process.memoryUsage.rss();
+    this.#liveTensors = liveTensorCount();
   }
 
   get stats(): EngineStats {
@@ -131,7 +133,7 @@ class Serving {
       cacheBytes: this.#asker.cacheBytes,
       cacheUsedBytes: this.#budget.used(running),
       residentBytes: this.#residentBytes,
-      liveTensors: liveTensorCount(),
+      liveTensors: this.#liveTensors,
       passes: this.#passes,
     };
   }
@@ -370,7 +372,7 @@ async function take(message: Exclude<ToEngine, { type: 'coming' }>): Promise<voi
 }
 
 function send(message: FromEngine): void {
-  process.send!(message);
+  tellParent(message);
 }
 
 for (;;) {

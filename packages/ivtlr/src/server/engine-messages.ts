@@ -1,4 +1,7 @@
-/** What the server and the process that owns the model say to each other. Everything is plain data, sent with Node's `advanced` serialization. */
+/**
+ * What the server and the process that owns the model say to each other: plain data. To the process it goes with Node's `advanced` serialization,
+ * since pictures are bytes, and comes back as lines of JSON.
+ */
 import type { QuestionAskOptions } from '../engine/question.ts';
 import type { SentError, WorkerModel } from '../pool/worker-messages.ts';
 import type { ChatMessage } from '../text/chat-template.ts';

@@ -86,7 +86,8 @@ export class SlotCache {
 
   /** Bytes of all slots. */
   get bytes(): number {
-    return this.#layers.reduce((sum, { keys, values }) => sum + keys.nbytes + values.nbytes, 0);
+    const { keys, values } = this.#layers[0]!;
+    return this.#layers.length * (keys.nbytes + values.nbytes);
   }
 
   /** Positions a slot holds. */
