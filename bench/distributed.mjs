@@ -1,5 +1,6 @@
 // Weak scaling: one process with one thread against two with one thread each, where every process has as many micro-batches as the one alone.
-//   PYTHON=python3 node bench/distributed.mjs --official DIR [--steps 5] [--turns 3] [--micros 1,4] [--train all,lora] [--only ivtlr] [--json] [--save]
+//   PYTHON=python3 node bench/distributed.mjs --official DIR [--steps 5] [--turns 3] [--micros 1,4] [--train all,lora]
+//     [--zero 0,1,2,3] [--only ivtlr] [--json] [--save]
 // The 37M model of bench/train.mjs in float32; a micro-batch is one row with a 280x280 image, 60 text tokens, 3 latent steps of 32 patches and 25
 // written tokens. Trained are all weights, or LoRA of rank 16 on the decoder's projections. Peers: the official code under PyTorch's
 // DistributedDataParallel and fully_shard (FSDP2), which keep as much as our stage of ZeRO does:
@@ -7,10 +8,12 @@
 //   zero 1  fully_shard that keeps gathered parameters and reduces gradients once a step
 //   zero 2  fully_shard that keeps gathered parameters and reduces gradients with every micro-batch
 //   zero 3  fully_shard that gathers parameters for every pass
-// Two processes run in turn with one alone; the turn of median efficiency is shown, `efficiencies` has all. Seconds are the median step's; `milliseconds` (JSON) are its parts: passes with what is sent beside them, reductions that are left, norm, update. `predicted` is the cost model of docs/scaling.md: the time apart, and the bytes of each collective at the rates
-// that it reaches by itself. `apart` is two processes that know nothing of each other: what the machine itself loses by having both cores busy.
+// Two processes run in turn with one alone; the turn of median efficiency is shown, `efficiencies` has all. Seconds are the median step's;
+// `milliseconds` (JSON) are its parts: passes with what is sent beside them, reductions that are left, norm, update. `predicted` is the cost model
+// of docs/scaling.md: the time apart, and the bytes of each collective at the rates that it reaches by itself. `apart` is two processes that know
+// nothing of each other: what the machine itself loses by having both cores busy.
 // Bytes are those that the loopback device counts, a step and process, beside the formula of the stage. PYTHON needs
-// test/parity/python/requirements.txt. Rows that are not asked for (--only ivtlr, --micros, --train) are those of the saved result. --save writes bench/results/distributed.json.
+// test/parity/python/requirements.txt. Rows that are not asked for (--only ivtlr, --micros, --train, --zero) are those of the saved result. --save writes bench/results/distributed.json.
 import { spawn } from 'node:child_process';
 import fs from 'node:fs';
 import net from 'node:net';

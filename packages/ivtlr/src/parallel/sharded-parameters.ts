@@ -59,7 +59,7 @@ export class ShardedParameters implements SegmentObserver, Disposable {
   /** Whether gradients are summed where they are, in each other's memory. */
   readonly #reads: boolean;
   /** Gradients that stay where they are and wait for being summed, all of them at once. */
-  #unsummed: Flat[] = [];
+  readonly #unsummed: Flat[] = [];
 
   /**
    * Takes the parameters over; with stages 1 to 3 they move into flat buffers. `requiresGrad` says which are trained.

@@ -131,6 +131,10 @@ export class WorkerProcess<To extends object, From extends { type: string }, Ope
 /** A worker process ended before its model was open. */
 export class EndedError extends Error {}
 
+/**
+ * Lines that are whole: of a process that was killed in the middle of one the rest is dropped. Node's readline would give it, and would also split at
+ * separators that JSON leaves in its strings (U+2028).
+ */
 function eachLine(input: Readable, body: (line: string) => void): void {
   let rest = '';
   input.setEncoding('utf8').on('data', (text: string) => {

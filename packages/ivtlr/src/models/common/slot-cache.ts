@@ -84,7 +84,7 @@ export class SlotCache {
     return this.#capacity;
   }
 
-  /** Bytes of all slots. */
+  /** Bytes of all slots; layers are alike. */
   get bytes(): number {
     const { keys, values } = this.#layers[0]!;
     return this.#layers.length * (keys.nbytes + values.nbytes);
