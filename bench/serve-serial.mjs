@@ -3,11 +3,11 @@
 import readline from 'node:readline';
 import { setNumThreads } from '@ivtlr/torch';
 import { answer } from '../packages/ivtlr/dist/engine/ask.js';
-import { openModelFolder } from '../packages/ivtlr/dist/engine/loaded-model.js';
+import { openToAnswer } from '../packages/ivtlr/dist/engine/open-to-answer.js';
 
 const [folder, threads] = process.argv.slice(2);
 setNumThreads(Number(threads));
-const opened = openModelFolder(folder);
+const opened = openToAnswer(folder);
 for await (const line of readline.createInterface({ input: process.stdin })) {
   const { image, question, maxTokens } = JSON.parse(line);
   const asked = {

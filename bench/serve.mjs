@@ -32,7 +32,7 @@ for (const part of parts) if (!PARTS[part]) fail(`--parts are ${Object.keys(PART
 const counts = values.counts.split(',').map(Number);
 const lengths = values.tokens.split(',').map(Number);
 const SERIAL_REQUESTS = 2;
-const PAIRS = 8;
+const ROUNDS = 9;
 const CLIENTS = 64;
 const children = new Set();
 process.on('exit', () => {
@@ -99,10 +99,10 @@ function startOurs(args) {
 }
 
 /**
- * One streamed request: seconds to the first text and to the end, and what the server itself says. The stream is only read after its end, since this
- * program runs on the same cores.
+ * One request, streamed or whole: seconds to the first text and to the end, and what the server itself says. What comes is only read after its end,
+ * since this program runs on the same cores.
  */
-async function chat(url, { image, question, maxTokens }) {
+async function chat(url, { image, question, maxTokens }, streamed = true) {
   const content = [
     { type: 'image_url', image_url: { url: `data:image/png;base64,${image}` } },
     { type: 'text', text: question },
@@ -111,8 +111,7 @@ async function chat(url, { image, question, maxTokens }) {
   const body = JSON.stringify({
     messages,
     max_tokens: maxTokens,
-    stream: true,
-    stream_options: { include_usage: true },
+    ...(streamed && { stream: true, stream_options: { include_usage: true } }),
   });
   const started = performance.now();
   const since = () => (performance.now() - started) / 1000;
@@ -128,6 +127,10 @@ async function chat(url, { image, question, maxTokens }) {
   });
   const seconds = since();
   if (status !== 200) fail(`the server answered ${status}: ${Buffer.concat(pieces.map(({ bytes }) => bytes))}`);
+  if (!streamed) {
+    const { usage, choices } = JSON.parse(Buffer.concat(pieces.map(({ bytes }) => bytes)));
+    return { seconds, first: seconds, tokens: usage.completion_tokens, told: choices[0].ivtlr.seconds };
+  }
   let text = '';
   let first = null;
   let told = null;
@@ -216,36 +219,53 @@ async function alone() {
   await chat(url, await request(1000, 8));
   await engine.ask(await request(1000, 8));
   const rows = {};
+  const outsideOf = ({ seconds, told: { image, prefill, latents, decode } }) =>
+    seconds - image - prefill - latents - decode;
+  const ways = {
+    whole: async (asked) => ofServer(await chat(url, asked, false)),
+    streamed: async (asked) => ofServer(await chat(url, asked)),
+    engine: async (asked) => engine.ask(asked),
+  };
+  const ofServer = (answer) => ({ seconds: answer.seconds, outside: outsideOf(answer) });
+  const names = Object.keys(ways);
   for (const tokens of lengths) {
-    const pairs = [];
-    for (let i = 0; i < PAIRS; i++) {
-      const asked = await request(2000 + i, tokens);
-      const inTurn = [() => chat(url, asked), () => engine.ask(asked)];
-      const [server, own] = i % 2 === 0 ? [await inTurn[0](), await inTurn[1]()] : await swapped(inTurn);
-      const { image, prefill, latents, decode } = server.told;
-      const outside = server.seconds - image - prefill - latents - decode;
-      pairs.push({ server: server.seconds, engine: own.seconds, outside, engineOutside: own.outside });
+    const rounds = [];
+    for (let i = 0; i < ROUNDS; i++) {
+      // Another picture for each, since the server keeps what it has read, and another order in each round.
+      const one = {};
+      for (const j of names.keys()) {
+        const name = names[(i + j) % names.length];
+        one[name] = await ways[name](await request(2000 + names.length * i + j, tokens));
+      }
+      rounds.push(one);
     }
-    const middle = (of) => median(pairs.map(of));
+    const middle = (of) => median(rounds.map(of));
+    // What no pass of the engine took: the work between passes, and at the server HTTP, JSON and messages between the processes.
+    const outside = (name) => round(1000 * middle((each) => each[name].outside));
+    const seconds = (name) => round(middle((each) => each[name].seconds));
     rows[`${tokens} tokens`] = {
-      pairs: PAIRS,
-      serverSeconds: round(middle(({ server }) => server)),
-      engineSeconds: round(middle(({ engine }) => engine)),
-      addedMilliseconds: round(1000 * middle(({ server, engine }) => server - engine)),
-      // What no pass of the engine took: the work between passes, and at the server HTTP, JSON and messages between the processes.
-      serverOutsideMilliseconds: round(1000 * middle(({ outside }) => outside)),
-      engineOutsideMilliseconds: round(1000 * middle(({ engineOutside }) => engineOutside)),
+      rounds: ROUNDS,
+      engine: { seconds: seconds('engine'), outsideMilliseconds: outside('engine') },
     };
-    console.error(`alone, ${tokens} tokens: ${rows[`${tokens} tokens`].addedMilliseconds} ms added`);
+    for (const name of ['whole', 'streamed']) {
+      const added = rounds.map((each) => 1000 * (each[name].seconds - each.engine.seconds));
+      const [low, high] = middleHalf(added);
+      rows[`${tokens} tokens`][name] = {
+        ...{ seconds: seconds(name), outsideMilliseconds: outside(name) },
+        ...{ addedMilliseconds: round(median(added)), middleHalfOfAdded: [round(low), round(high)] },
+      };
+      console.error(`alone, ${tokens} tokens, ${name}: ${round(median(added))} ms added`);
+    }
   }
   engine.stop();
   await stop();
   return { rows };
 }
 
-async function swapped([first, second]) {
-  const own = await second();
-  return [await first(), own];
+/** The quarter that is smallest, and the one that is largest, end here. */
+function middleHalf(numbers) {
+  const sorted = [...numbers].sort((a, b) => a - b);
+  return [0.25, 0.75].map((share) => sorted[Math.round(share * (sorted.length - 1))]);
 }
 
 function median(numbers) {

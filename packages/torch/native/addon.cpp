@@ -156,6 +156,7 @@ NAPI_MODULE_INIT() {
         {"setPeers", set_peers},
         {"bytesRead", bytes_read_so_far},
         {"dieWithParent", die_with_parent},
+        {"hasInput", has_input},
         {"setBlocksFromSystem", set_blocks_from_system},
         {"setStorageBytes", set_storage_bytes},
         {"setBlockPool", set_block_pool},

@@ -4,8 +4,10 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <bit>
 #include <list>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
 
 #include "addon.h"
@@ -37,8 +39,8 @@ class BlockPool final : public c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     // Of memory from the heap too the context is the memory itself, as `raw_deleter` promises.
     if (bytes < least) return heap_->allocate(bytes);
-    const size_t whole = (bytes + page - 1) / page * page;
     const std::lock_guard lock(mutex_);
+    const size_t whole = rounded(bytes);
     void* start = take(whole);
     sizes_[start] = whole;
     return {start, start, &release, c10::Device(c10::kCPU)};
@@ -59,15 +61,16 @@ class BlockPool final : public c10::Allocator {
     spare_ += bytes;
     spares_.push_back({start, bytes});
     by_size_.emplace(bytes, std::prev(spares_.end()));
-    if (!on_) give_up(spare_);
+    give_up(surplus());
     return true;
   }
 
-  void turn(bool on) {
+  void turn(bool on, std::optional<size_t> waiting) {
     const std::lock_guard lock(mutex_);
     on_ = on;
+    waiting_ = waiting;
     most_ = used_;
-    if (!on) give_up(spare_);
+    give_up(surplus());
   }
 
   void free_in_heap(void* start) const { heap_->raw_deallocate(start); }
@@ -83,8 +86,21 @@ class BlockPool final : public c10::Allocator {
       return start;
     }
     most_ = std::max(most_, used_);
-    if (used_ + spare_ > most_) give_up(used_ + spare_ - most_);
+    give_up(surplus());
     return mapped(bytes);
+  }
+
+  // Where bytes are given that may wait, sizes are rounded up by an eighth at most, so that a block serves requests of about its size too.
+  size_t rounded(size_t bytes) const {
+    const size_t step = waiting_ ? std::max(page, std::bit_floor(bytes) / 8) : page;
+    return (bytes + step - 1) / step * step;
+  }
+
+  // Bytes of freed blocks that may not wait any longer.
+  size_t surplus() const {
+    if (!on_) return spare_;
+    const size_t most = waiting_ ? *waiting_ : most_ - std::min(most_, used_);
+    return spare_ > most ? spare_ - most : 0;
   }
 
   // Gives at least so many bytes of freed blocks back to the system, the longest unused ones first.
@@ -104,6 +120,7 @@ class BlockPool final : public c10::Allocator {
   c10::Allocator* const heap_ = c10::GetDefaultCPUAllocator();
   std::mutex mutex_;
   bool on_ = false;
+  std::optional<size_t> waiting_;
   // Bytes in use now, and at most since it was turned on; bytes that wait.
   size_t used_ = 0, most_ = 0, spare_ = 0;
   std::unordered_map<void*, size_t> sizes_;
@@ -124,12 +141,15 @@ void release(void* start) {
 
 }  // namespace
 
-// setBlockPool(on): whether tensors take their memory from the pool from now on, or from the heap. What was taken before goes back to where it came from.
+// setBlockPool(on, bytes of freed blocks that may wait; negative: no more than keeps them and what is in use within the most that was in use at one
+// time): whether tensors take their memory from the pool from now on, or from the heap. What was taken before goes back to where it came from.
 napi_value set_block_pool(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
-    const bool on = to_bool(env, arguments(env, info, 1)[0]);
+    const auto args = arguments(env, info, 2);
+    const bool on = to_bool(env, args[0]);
+    const int64_t waiting = to_int(env, args[1]);
     c10::SetCPUAllocator(on ? static_cast<c10::Allocator*>(&pool()) : c10::GetDefaultCPUAllocator());
-    pool().turn(on);
+    pool().turn(on, waiting < 0 ? std::nullopt : std::optional<size_t>(waiting));
     return undefined(env);
   }, [] { return std::string("setBlockPool"); });
 }

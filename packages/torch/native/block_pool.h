@@ -1,6 +1,6 @@
 // An allocator for tensors on the CPU in place of glibc's heap, in which buffers that come and go with the layers of a model leave gaps that the next
 // ones do not fit: PyTorch asks for aligned memory, so a gap of the same size is too small. Blocks come from the system one by one, and freed ones wait
-// for the next request of exactly their size.
+// for the next request of their size.
 #pragma once
 #include <node_api.h>
 

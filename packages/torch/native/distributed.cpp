@@ -5,6 +5,7 @@
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netdb.h>
+#include <poll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -328,6 +329,17 @@ napi_value die_with_parent(napi_env env, napi_callback_info info) {
     NAPI_OK(napi_get_boolean(env, ok, &result));
     return result;
   }, [] { return std::string("dieWithParent"); });
+}
+
+// hasInput(fd): whether reading the file descriptor would not wait; also at its end.
+napi_value has_input(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const auto args = arguments(env, info, 1);
+    pollfd asked{static_cast<int>(to_int(env, args[0])), POLLIN, 0};
+    napi_value result;
+    NAPI_OK(napi_get_boolean(env, poll(&asked, 1, 0) > 0, &result));
+    return result;
+  }, [] { return std::string("hasInput"); });
 }
 
 }  // namespace ivtlr

@@ -16,5 +16,6 @@ napi_value store_delete(napi_env env, napi_callback_info info);
 napi_value open_group(napi_env env, napi_callback_info info);
 napi_value close_group(napi_env env, napi_callback_info info);
 napi_value die_with_parent(napi_env env, napi_callback_info info);
+napi_value has_input(napi_env env, napi_callback_info info);
 
 }  // namespace ivtlr

@@ -6,7 +6,7 @@
 // `aten::linear` takes and hands over to it whatever these kernels are not for: other dtypes and devices, many rows, graphs.
 // Products are summed in float32 and rounded once, as ATen does, in another order. `kernel` forces one of the names below and throws when
 // the call is not for it; it is there for tests and measurements.
-//   amx          up to 96 rows, and more where x is small; inputs in 32s, outputs in 16s (linear_amx.cpp)
+//   amx          up to 640 rows; inputs in 32s, outputs in 16s (linear_amx.cpp)
 //   avx512_bf16  up to 96 rows: one row streams the weight; more rows work in register tiles of 8 outputs by up to 3 rows
 //   avx2         one row, an even number of inputs
 //   aten         aten::linear
@@ -23,8 +23,8 @@ using at::Tensor;
 
 // Rows from which oneDNN's reordering of the weight pays off.
 constexpr int64_t kRows = 96;
-// The same for matrix tiles: rows, or numbers of x that stay in the second-level cache beside a unit of the weight.
-constexpr int64_t kAmxRows = 96, kAmxNumbers = 1 << 19;
+// The same for matrix tiles.
+constexpr int64_t kAmxRows = 640;
 // Outputs of one unit of parallel work; a multiple of the height of a tile.
 constexpr int64_t kUnit = 16;
 
@@ -169,7 +169,7 @@ bool fits(const Tensor& input, const Tensor& weight, const std::optional<Tensor>
   if (kernel == Kernel::aten || !is_plain_bf16(weight) || !is_plain_bf16(input)) return false;
   if (weight.dim() != 2 || !weight.is_contiguous() || input.dim() < 1 || input.size(-1) != weight.size(1)) return false;
   const int64_t inputs = weight.size(1), rows = inputs > 0 ? input.numel() / inputs : 0;
-  if (kernel == Kernel::amx && ((rows > kAmxRows && rows * inputs > kAmxNumbers) || !fits_amx(inputs, weight.size(0)))) return false;
+  if (kernel == Kernel::amx && (rows > kAmxRows || !fits_amx(inputs, weight.size(0)))) return false;
   if (rows < 1 || (kernel != Kernel::amx && rows > (kernel == Kernel::avx512_bf16 ? kRows : 1))) return false;
   if (kernel == Kernel::avx2 && inputs % 2 != 0) return false;
   if (bias && bias->defined() && !(is_plain_bf16(*bias) && bias->is_contiguous() && bias->numel() == weight.size(0))) return false;

@@ -3,6 +3,8 @@
 // as it is stored, once, and only the few rows of x are rearranged; the sums come out as (outputs, rows) and are turned when they are rounded.
 #include "linear.h"
 
+#include <cstdlib>
+
 // Compilers name the tile instructions from these versions on.
 #if defined(IVTLR_X86) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #include <cpuid.h>
@@ -21,6 +23,10 @@ namespace {
 constexpr int64_t kTile = 16, kTileInputs = 32, kTileNumbers = kTile * kTileInputs;
 // Outputs of one unit of parallel work: two tiles.
 constexpr int64_t kUnit = 2 * kTile;
+// Rows up to which the time is that of reading the weight; beyond, that of multiplying.
+constexpr int64_t kFew = 6 * kTile;
+// Numbers of x that stay in the second-level cache beside a unit of the weight, and tiles of inputs of which two of the weight stay in the first.
+constexpr int64_t kNumbers = 1 << 19, kInner = 8;
 
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -90,30 +96,48 @@ AVX512_BF16 void round_tile(const Product& p, const float* sums, int64_t output,
                           (__m256i)_mm512_cvtneps_pbh(_mm512_add_ps(_mm512_castsi512_ps(rows[i]), bias)));
 }
 
+// A range of inputs, in tiles. Where a unit goes over its inputs a range at a time, the sums of its outputs and rows wait between them in `sums`, a tile
+// beside the other, those of the second 16 outputs behind those of the first.
+struct Block {
+  int64_t begin, end;
+  float* sums;
+};
+
 // Asks for the weights that are kAhead steps further on, in the unit below where this one ends: rows of a weight are too many at once for the
 // hardware to see them coming. `outputs` is the height of a unit.
 constexpr int64_t kAhead = 8;
 template <int kOutputs>
-AVX512_BF16 inline void prefetch(const uint16_t* w, int64_t K, int64_t step) {
-  const int64_t across = K / kTileInputs, next = step + std::min(kAhead, across);
-  const uint16_t* from = next < across ? w + next * kTileInputs : w + kOutputs * kTile * K + (next - across) * kTileInputs;
+AVX512_BF16 inline void prefetch(const uint16_t* w, int64_t K, const Block& block, int64_t step) {
+  const int64_t across = block.end - block.begin, next = step + std::min(kAhead, across);
+  const uint16_t* from = next < block.end ? w + next * kTileInputs : w + kOutputs * kTile * K + (next - across) * kTileInputs;
 #pragma GCC unroll 32
   for (int64_t i = 0; i < kOutputs * kTile; i++) _mm_prefetch(reinterpret_cast<const char*>(from + i * K), _MM_HINT_T0);
 }
 
-// The instructions take the numbers of tiles as literals, hence the two functions below.
+// The instructions take the numbers of tiles as literals, hence the two functions below. A macro, since they cannot be given to a function.
+#define BEGIN_SUMS(tile)                                      \
+  do {                                                        \
+    if (block.begin == 0) _tile_zero(tile);                   \
+    else _tile_loadd(tile, sums[tile], 64);                   \
+  } while (false)
 
 // Two tiles of the weight and one or two of x, so that each is used twice: sums in tiles 0 to 3.
 template <int kRows, bool kPrefetch>
-AMX void wide(const Product& p, const uint16_t* packed, int64_t output, int64_t row) {
+AMX void wide(const Product& p, const uint16_t* packed, const Block& block, int64_t output, int64_t row) {
   const int64_t K = p.inputs, across = K / kTileInputs;
   const uint16_t* w = p.weight + output * K;
   const uint16_t* x = packed + row / kTile * across * kTileNumbers;
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  for (int64_t k = 0; k < across; k++) {
+  alignas(64) float own[4][kTile * kTile];
+  float* sums[4];
+  const int64_t rows = (p.rows + kTile - 1) / kTile;
+  for (int i = 0; i < 2 * kRows; i++) sums[i] = block.sums ? block.sums + (i % 2 * rows + row / kTile + i / 2) * kTile * kTile : own[i];
+  BEGIN_SUMS(0);
+  BEGIN_SUMS(1);
+  if constexpr (kRows > 1) {
+    BEGIN_SUMS(2);
+    BEGIN_SUMS(3);
+  }
+  for (int64_t k = block.begin; k < block.end; k++) {
     _tile_loadd(4, w + k * kTileInputs, 2 * K);
     _tile_loadd(5, w + kTile * K + k * kTileInputs, 2 * K);
     _tile_loadd(6, x + k * kTileNumbers, 64);
@@ -124,31 +148,34 @@ AMX void wide(const Product& p, const uint16_t* packed, int64_t output, int64_t 
       _tile_dpbf16ps(2, 4, 7);
       _tile_dpbf16ps(3, 5, 7);
     }
-    if constexpr (kPrefetch) prefetch<2>(w, K, k);
+    if constexpr (kPrefetch) prefetch<2>(w, K, block, k);
   }
-  alignas(64) float sums[4][kTile * kTile];
   _tile_stored(0, sums[0], 64);
   _tile_stored(1, sums[1], 64);
   if constexpr (kRows > 1) {
     _tile_stored(2, sums[2], 64);
     _tile_stored(3, sums[3], 64);
   }
-  for (int i = 0; i < 2 * kRows; i++) round_tile(p, sums[i], output + i % 2 * kTile, row + i / 2 * kTile);
+  if (block.end == across)
+    for (int i = 0; i < 2 * kRows; i++) round_tile(p, sums[i], output + i % 2 * kTile, row + i / 2 * kTile);
 }
 
 // One tile of the weight and up to six of x, so that the weight is read once for 96 rows: sums in tiles 0 to 5.
 template <int kRows, bool kPrefetch>
-AMX void tall(const Product& p, const uint16_t* packed, int64_t output, int64_t row) {
+AMX void tall(const Product& p, const uint16_t* packed, const Block& block, int64_t output, int64_t row) {
   const int64_t K = p.inputs, across = K / kTileInputs, below = across * kTileNumbers;
   const uint16_t* w = p.weight + output * K;
-  const uint16_t* x = packed + row / kTile * below;
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  _tile_zero(4);
-  _tile_zero(5);
-  for (int64_t k = 0; k < across; k++, x += kTileNumbers) {
+  const uint16_t* x = packed + row / kTile * below + block.begin * kTileNumbers;
+  alignas(64) float own[6][kTile * kTile];
+  float* sums[6];
+  for (int i = 0; i < kRows; i++) sums[i] = block.sums ? block.sums + (row / kTile + i) * kTile * kTile : own[i];
+  BEGIN_SUMS(0);
+  if constexpr (kRows > 1) BEGIN_SUMS(1);
+  if constexpr (kRows > 2) BEGIN_SUMS(2);
+  if constexpr (kRows > 3) BEGIN_SUMS(3);
+  if constexpr (kRows > 4) BEGIN_SUMS(4);
+  if constexpr (kRows > 5) BEGIN_SUMS(5);
+  for (int64_t k = block.begin; k < block.end; k++, x += kTileNumbers) {
     _tile_loadd(6, w + k * kTileInputs, 2 * K);
     _tile_loadd(7, x, 64);
     _tile_dpbf16ps(0, 6, 7);
@@ -172,54 +199,79 @@ AMX void tall(const Product& p, const uint16_t* packed, int64_t output, int64_t 
       _tile_loadd(7, x + 5 * below, 64);
       _tile_dpbf16ps(5, 6, 7);
     }
-    if constexpr (kPrefetch) prefetch<1>(w, K, k);
+    if constexpr (kPrefetch) prefetch<1>(w, K, block, k);
   }
-  alignas(64) float sums[6][kTile * kTile];
   _tile_stored(0, sums[0], 64);
-  _tile_stored(1, sums[1], 64);
-  _tile_stored(2, sums[2], 64);
-  _tile_stored(3, sums[3], 64);
-  _tile_stored(4, sums[4], 64);
-  _tile_stored(5, sums[5], 64);
-  for (int i = 0; i < kRows; i++) round_tile(p, sums[i], output, row + i * kTile);
+  if constexpr (kRows > 1) _tile_stored(1, sums[1], 64);
+  if constexpr (kRows > 2) _tile_stored(2, sums[2], 64);
+  if constexpr (kRows > 3) _tile_stored(3, sums[3], 64);
+  if constexpr (kRows > 4) _tile_stored(4, sums[4], 64);
+  if constexpr (kRows > 5) _tile_stored(5, sums[5], 64);
+  if (block.end == across)
+    for (int i = 0; i < kRows; i++) round_tile(p, sums[i], output, row + i * kTile);
 }
+#undef BEGIN_SUMS
 
 template <bool kPrefetch>
-AMX void tall(const Product& p, const uint16_t* packed, int64_t output, int64_t row) {
+AMX void tall(const Product& p, const uint16_t* packed, const Block& block, int64_t output, int64_t row) {
   switch (std::min<int64_t>(6, (p.rows - row + kTile - 1) / kTile)) {
-    case 1: return tall<1, kPrefetch>(p, packed, output, row);
-    case 2: return tall<2, kPrefetch>(p, packed, output, row);
-    case 3: return tall<3, kPrefetch>(p, packed, output, row);
-    case 4: return tall<4, kPrefetch>(p, packed, output, row);
-    case 5: return tall<5, kPrefetch>(p, packed, output, row);
-    default: return tall<6, kPrefetch>(p, packed, output, row);
+    case 1: return tall<1, kPrefetch>(p, packed, block, output, row);
+    case 2: return tall<2, kPrefetch>(p, packed, block, output, row);
+    case 3: return tall<3, kPrefetch>(p, packed, block, output, row);
+    case 4: return tall<4, kPrefetch>(p, packed, block, output, row);
+    case 5: return tall<5, kPrefetch>(p, packed, block, output, row);
+    default: return tall<6, kPrefetch>(p, packed, block, output, row);
   }
 }
 
-// All rows of the outputs from `output` on, as many as a unit has.
-AMX void unit(const Product& p, const uint16_t* packed, int64_t output) {
+// All rows of the outputs from `output` on, as many as a unit has, over the inputs of `round`.
+AMX void unit(const Product& p, const uint16_t* packed, const Block& round, int64_t output) {
   const bool more = output + 2 * kUnit <= p.outputs;
-  if (output + kUnit > p.outputs || (p.rows > 2 * kTile && p.rows <= 6 * kTile)) {
+  if (output + kUnit > p.outputs || (p.rows > 2 * kTile && p.rows <= kFew)) {
     for (int64_t first = output; first < std::min(p.outputs, output + kUnit); first += kTile)
       for (int64_t row = 0; row < p.rows; row += 6 * kTile) {
-        if (more && row == 0) tall<true>(p, packed, first, row);
-        else tall<false>(p, packed, first, row);
+        if (more && row == 0) tall<true>(p, packed, round, first, row);
+        else tall<false>(p, packed, round, first, row);
       }
     return;
   }
-  // Weights outside, rows inside: a unit's weights stay in cache while all of x passes.
-  for (int64_t row = 0; row < p.rows; row += 2 * kTile) {
-    const bool two = p.rows - row > kTile;
-    if (more && row == 0) two ? wide<2, true>(p, packed, output, row) : wide<1, true>(p, packed, output, row);
-    else two ? wide<2, false>(p, packed, output, row) : wide<1, false>(p, packed, output, row);
+  // Weights outside, rows inside: the weights of some inputs stay in the first-level cache while those of all rows pass.
+  const int64_t step = p.rows > kFew ? kInner : round.end - round.begin;
+  for (int64_t begin = round.begin; begin < round.end; begin += step) {
+    const Block block{begin, std::min(round.end, begin + step), round.sums};
+    for (int64_t row = 0; row < p.rows; row += 2 * kTile) {
+      const bool two = p.rows - row > kTile;
+      if (more && row == 0) two ? wide<2, true>(p, packed, block, output, row) : wide<1, true>(p, packed, block, output, row);
+      else two ? wide<2, false>(p, packed, block, output, row) : wide<1, false>(p, packed, block, output, row);
+    }
   }
 }
 
-AMX void units(const Product& p, const uint16_t* packed, int64_t begin, int64_t end) {
+// Where one round goes over all inputs its `sums` are null; else those of all units.
+AMX void units(const Product& p, const uint16_t* packed, const Block& round, int64_t begin, int64_t end) {
+  const int64_t size = 2 * ((p.rows + kTile - 1) / kTile) * kTile * kTile;
+  float* const own = !round.sums && p.rows > kFew ? static_cast<float*>(std::aligned_alloc(64, size * sizeof(float))) : nullptr;
   const TileConfig config;
   _tile_loadconfig(&config);
-  for (int64_t output = begin * kUnit; output < std::min(p.outputs, end * kUnit); output += kUnit) unit(p, packed, output);
+  for (int64_t i = begin; i < end; i++) unit(p, packed, {round.begin, round.end, round.sums ? round.sums + i * size : own}, i * kUnit);
   _tile_release();
+  std::free(own);
+}
+
+void rounds(const Product& p) {
+  const int64_t across = p.inputs / kTileInputs, rows = (p.rows + kTile - 1) / kTile, tiles = rows * across;
+  const int64_t all = (p.outputs + kUnit - 1) / kUnit;
+  const at::Tensor room = at::empty({tiles * kTileNumbers}, at::kBFloat16);
+  uint16_t* packed = mutable_bits(room);
+  at::parallel_for(0, tiles, kGrain / kTileNumbers, [&](int64_t begin, int64_t end) { pack(p, packed, begin, end); });
+  const int64_t count = p.rows <= kFew ? 1 : (p.rows * p.inputs + kNumbers - 1) / kNumbers;
+  const at::Tensor sums = count > 1 ? at::empty({all * 2 * rows * kTile * kTile}, at::kFloat) : at::Tensor();
+  const int64_t step = (across + count - 1) / count;
+  const int64_t grain = std::max<int64_t>(1, kGrain / (kUnit * step * kTileInputs * p.rows));
+  for (int64_t first = 0; first < across; first += step) {
+    const Block round{first, std::min(across, first + step), count > 1 ? sums.mutable_data_ptr<float>() : nullptr};
+    share_units(all, grain, [&](int64_t begin, int64_t end) { units(p, packed, round, begin, end); });
+  }
 }
 
 }  // namespace
@@ -237,12 +289,18 @@ bool has_amx() {
 }
 
 void linear_amx(const Product& product) {
-  const int64_t tiles = (product.rows + kTile - 1) / kTile * (product.inputs / kTileInputs);
-  const at::Tensor room = at::empty({tiles * kTileNumbers}, at::kBFloat16);
-  uint16_t* packed = mutable_bits(room);
-  at::parallel_for(0, tiles, kGrain / kTileNumbers, [&](int64_t begin, int64_t end) { pack(product, packed, begin, end); });
-  const int64_t grain = std::max<int64_t>(1, kGrain / (kUnit * product.inputs * product.rows));
-  share_units((product.outputs + kUnit - 1) / kUnit, grain, [&](int64_t begin, int64_t end) { units(product, packed, begin, end); });
+  // With up to so many inputs the weight is read again for other rows; with more it is gone over in parts, once for all rows that are taken together.
+  constexpr int64_t kInputs = 2048, kTogether = 512;
+  const int64_t most = product.inputs <= kInputs ? kNumbers / product.inputs : kTogether;
+  const int64_t parts = product.rows <= kFew ? 1 : (product.rows + most - 1) / most;
+  const int64_t height = (product.rows + 2 * kTile * parts - 1) / (2 * kTile * parts) * 2 * kTile;
+  for (int64_t row = 0; row < product.rows; row += height) {
+    Product part = product;
+    part.x += row * product.inputs;
+    part.y += row * product.outputs;
+    part.rows = std::min(height, product.rows - row);
+    rounds(part);
+  }
 }
 #else
 bool has_amx() { return false; }

@@ -48,7 +48,7 @@ async function demo(options: DemoOptions): Promise<void> {
   const started = performance.now();
   const { setNumThreads } = await import('@ivtlr/torch');
   const { bundledModel } = await import('../engine/bundled-model.ts');
-  const { openModelFolder } = await import('../engine/loaded-model.ts');
+  const { openToAnswer } = await import('../engine/open-to-answer.ts');
   const { evaluate, generatedSamples } = await import('../eval/runner.ts');
   const { resultTable, toReport } = await import('../eval/report.ts');
   const { findTask } = await import('../tasks/registry.ts');
@@ -72,8 +72,7 @@ async function demo(options: DemoOptions): Promise<void> {
   const results: EvalResult[] = [];
   const drawn: Drawn[] = [];
   for (const { name, folder, ablation, draw } of runs) {
-    const opened = openModelFolder(bundledModel(folder));
-    opened.model.module.eval();
+    const opened = openToAnswer(bundledModel(folder));
     const task = findTask(opened.settings.task!);
     // The first batch of a process pays for code that is compiled on first use; without this the first run would look slow.
     await evaluate(opened, task, generatedSamples(task, seed, 'validation', batch), {

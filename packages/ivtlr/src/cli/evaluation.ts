@@ -4,7 +4,7 @@ import { setNumThreads } from '@ivtlr/torch';
 import { defaultSplit } from '../data/find-files.ts';
 import type { Sample } from '../data/sample.ts';
 import { type AnswerNeeds, requireRoomForAnswers } from '../engine/answer-memory.ts';
-import { openModelFolder } from '../engine/loaded-model.ts';
+import { openToAnswer } from '../engine/open-to-answer.ts';
 import { UserError } from '../errors.ts';
 import { type AskedModel, generatedSamples } from '../eval/runner.ts';
 import { AnswerPool } from '../pool/answer-pool.ts';
@@ -96,11 +96,10 @@ async function openHere(flags: EvaluationFlags, folder: string): Promise<Opened>
   const { dtype, threads } = flags;
   const device = await deviceOfFlag(flags.device);
   if (threads !== undefined) setNumThreads(threads);
-  const opened = openModelFolder(folder, {
+  const opened = openToAnswer(folder, {
     ...{ device, ...openingFromFlags(flags) },
     ...(dtype && { dtype }),
   });
-  opened.model.module.eval();
   return {
     opened,
     device: opened.model.device,

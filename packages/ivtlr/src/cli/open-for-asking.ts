@@ -1,7 +1,8 @@
 /** A model opened by the flags of `ivtlr infer`, for one question or many. */
 import { manualSeed, setNumThreads } from '@ivtlr/torch';
 import { requireRoomForAnswers } from '../engine/answer-memory.ts';
-import { type LoadedModel, openModelFolder } from '../engine/loaded-model.ts';
+import type { LoadedModel } from '../engine/loaded-model.ts';
+import { openToAnswer } from '../engine/open-to-answer.ts';
 import { ABLATIONS, type LatentOptions } from '../latent/options.ts';
 import { taskNames } from '../tasks/registry.ts';
 import { type AskingFlags, noteUntrainedLatentSteps, openingFromFlags } from './asking-flags.ts';
@@ -35,11 +36,10 @@ export async function openForAsking(flags: ModelFlags, rows: number): Promise<Op
   manualSeed(flags.seed);
   const loading = performance.now();
   const folder = await modelFolder(flags.model);
-  const opened = openModelFolder(folder, {
+  const opened = openToAnswer(folder, {
     ...{ device, ...openingFromFlags(flags) },
     ...(dtype && { dtype }),
   });
-  opened.model.module.eval();
   const loadSeconds = (performance.now() - loading) / 1000;
   const ablation = flags.ablation === undefined ? undefined : ABLATIONS[flags.ablation]!;
   const latentSteps = ablation?.latentSteps ?? flags.latents;

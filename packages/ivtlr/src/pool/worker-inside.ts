@@ -1,10 +1,11 @@
 /** What every process that owns a model for its parent does: it lives as long as its parent, and opens the model as it is told. */
 import { writeSync } from 'node:fs';
-import { dieWithParent, setNumThreads } from '@ivtlr/torch';
+import { dieWithParent, hasInput, setNumThreads } from '@ivtlr/torch';
 import { deviceOfWorker } from '../engine/device.ts';
-import { type LoadedModel, openModelFolder } from '../engine/loaded-model.ts';
+import type { LoadedModel } from '../engine/loaded-model.ts';
+import { openToAnswer } from '../engine/open-to-answer.ts';
 import { UserError } from '../errors.ts';
-import { MESSAGES_FD, type OpenWorker, type SentError } from './worker-messages.ts';
+import { CHANNEL_FD, MESSAGES_FD, type OpenWorker, type SentError } from './worker-messages.ts';
 
 /** Call first. The parent's process id is the program's argument. */
 export function liveAsWorker(): void {
@@ -31,8 +32,7 @@ export async function openForParent({
     deviceNote = line;
   });
   setNumThreads(threads);
-  const opened = openModelFolder(folder, { device, settings, mergeAdapters, graphs, ...(dtype && { dtype }) });
-  opened.model.module.eval();
+  const opened = openToAnswer(folder, { device, settings, mergeAdapters, graphs, ...(dtype && { dtype }) });
   return { opened, deviceNote };
 }
 
@@ -40,6 +40,11 @@ export async function openForParent({
 export function sendable(error: unknown): SentError {
   const { message, stack } = error instanceof Error ? error : new Error(String(error));
   return { message, stack, user: error instanceof UserError };
+}
+
+/** Whether a message of the parent may have come that the event loop has not read yet. */
+export function parentSays(): boolean {
+  return hasInput(CHANNEL_FD);
 }
 
 /**

@@ -48,6 +48,9 @@ export interface OpenedInWorker {
   deviceNote: string | null;
 }
 
+/** Where a worker's messages from its parent come in: the channel of Node's `process.send`. */
+export const CHANNEL_FD = 3;
+
 /** Where a worker may write its messages as lines of JSON; see `tellParent`. */
 export const MESSAGES_FD = 4;
 

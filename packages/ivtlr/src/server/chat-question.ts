@@ -8,7 +8,7 @@ import { badRequest } from './http-error.ts';
 
 export type PictureAddress = ImageAddress;
 
-export interface AskedQuestion extends Omit<EngineQuestion, 'pictures' | 'other'> {
+export interface AskedQuestion extends Omit<EngineQuestion, 'pictures' | 'other' | 'stream'> {
   pictures: PictureAddress[];
   other: PictureAddress | null;
 }

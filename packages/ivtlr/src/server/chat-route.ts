@@ -55,7 +55,7 @@ async function readQuestions(service: Service, info: EngineInfo, body: ParsedCha
         'invalid_image',
       );
   }
-  const question: EngineQuestion = { ...asked, pictures, other };
+  const question: EngineQuestion = { ...asked, pictures, other, stream: body.stream ?? false };
   // The engine's own generator begins alike in every process, so a question without a seed is given one here.
   const { seed = randomInt(2 ** 32) } = question.options;
   return Array.from({ length: body.n ?? 1 }, (_, i) => ({

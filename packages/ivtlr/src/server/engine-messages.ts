@@ -41,6 +41,8 @@ export interface EngineQuestion {
   choices: readonly string[];
   /** A conversation in place of question and choices; its pictures stand where the content of kind `image` does. */
   messages: readonly ChatMessage[] | null;
+  /** Whether steps and text are told as they happen. Else, but for the first text, they come with the end: every message takes time from the passes. */
+  stream: boolean;
   options: QuestionOptions;
 }
 
@@ -85,6 +87,8 @@ export type EngineEvent =
       type: 'start';
       images: SeenPicture[];
       promptTokens: number;
+      /** Seconds that its pictures have taken, which it did not wait. */
+      spent: number;
       settings: { latents: number; patches: number; task: string };
     }
   | { type: 'step'; step: SeenStep }

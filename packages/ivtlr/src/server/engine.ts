@@ -255,7 +255,8 @@ export class Engine {
   #hand(id: number, event: EngineEvent): void {
     const asked = this.#inHand.get(id);
     if (!asked) return; // cancelled
-    if (event.type === 'start') asked.queuedSeconds = (performance.now() - asked.asked) / 1000;
+    if (event.type === 'start')
+      asked.queuedSeconds = Math.max(0, (performance.now() - asked.asked) / 1000 - event.spent);
     if (event.type === 'end' || event.type === 'error') {
       this.#inHand.delete(id);
       this.#deaths = 0;

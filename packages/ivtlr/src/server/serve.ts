@@ -91,6 +91,7 @@ async function startProbes(engine: Engine): Promise<NodeJS.Timeout> {
   const bytes = await pictureOfNothing();
   const question: EngineQuestion = {
     ...{ pictures: [{ bytes, name: 'probe' }], other: null, question: 'What is this?', choices: [], messages: null },
+    stream: false,
     options: { maxNewTokens: 1, trace: 'none' },
   };
   let asking = false;

@@ -3,7 +3,7 @@ import { manualSeed, setNumThreads } from '@ivtlr/torch';
 import { defaultSplit } from '../data/find-files.ts';
 import { requireRoomForAnswers } from '../engine/answer-memory.ts';
 import { resolveDevice } from '../engine/device.ts';
-import { openModelFolder } from '../engine/loaded-model.ts';
+import { openToAnswer } from '../engine/open-to-answer.ts';
 import { ablate } from '../eval/ablate.ts';
 import { toReport } from '../eval/report.ts';
 import { generatedSamples } from '../eval/runner.ts';
@@ -67,8 +67,7 @@ async function measure(
         });
   if (recipe.threads !== null) setNumThreads(recipe.threads);
   manualSeed(seed);
-  const opened = openModelFolder(folder, { device: await resolveDevice(recipe.device, 'device', note) });
-  opened.model.module.eval();
+  const opened = openToAnswer(folder, { device: await resolveDevice(recipe.device, 'device', note) });
   const { latents } = opened.settings;
   requireRoomForAnswers(opened, { rows: batch, latentSteps: latents, maxNewTokens });
   const plan = applicableAblations(measurement.ablations, opened.settings);

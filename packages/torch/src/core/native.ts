@@ -134,9 +134,10 @@ interface Native {
   ): void;
   bytesRead(): number;
   dieWithParent(parent: number): boolean;
+  hasInput(fd: number): boolean;
   setBlocksFromSystem(on: boolean): void;
   setStorageBytes(tensor: Handle, bytes: number): void;
-  setBlockPool(on: boolean): void;
+  setBlockPool(on: boolean, waitingBytes: number): void;
   buildInfo(): [version: string, cpuCapability: string, cuda: boolean, parallel: string, cudaDevices: number];
 }
 

@@ -11,5 +11,5 @@ export {
   type Work,
 } from './process-group.ts';
 export type { SharedBuffer } from './shared-memory.ts';
-export { dieWithParent, setBlockPool, setStorageBytes, withoutGaps } from './storage.ts';
+export { dieWithParent, hasInput, setBlockPool, setStorageBytes, withoutGaps } from './storage.ts';
 export { Store, type StoreOptions, type WaitOptions } from './store.ts';

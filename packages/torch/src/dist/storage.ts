@@ -11,6 +11,11 @@ export function dieWithParent(parent = process.ppid): boolean {
   return native.dieWithParent(parent);
 }
 
+/** Whether reading a file descriptor would not wait: there is something to read, or its end. Costs a few microseconds, a turn of the event loop many more. */
+export function hasInput(fd: number): boolean {
+  return native.hasInput(fd);
+}
+
 /**
  * Gives a tensor's storage new memory of so many bytes, with undefined content, or with 0 none. Views of it, those that autograd has saved too,
  * see the new memory; nothing is noticed as a change. Whoever reads a tensor without memory crashes.
@@ -34,9 +39,10 @@ export async function withoutGaps<T>(body: () => T | Promise<T>): Promise<T> {
 
 /**
  * Whether tensors on the CPU of 16 KB and more get memory of their own from the system from now on. What freed ones had is then kept for the next
- * tensor of exactly their size, as long as it is with that in use no more than was in use at one time. So freed tensors leave no gaps, as they do in a
- * heap, and memory that is used again and again need not be cleared each time.
+ * tensor of their size. So freed tensors leave no gaps, as they do in a heap, and memory that is used again and again need not be cleared each time.
+ * @param waitingBytes how much of it is kept at most, for tensors of up to an eighth less too. Default: as much as is with that in use no more than was
+ *   in use at one time
  */
-export function setBlockPool(on: boolean): void {
-  native.setBlockPool(on);
+export function setBlockPool(on: boolean, waitingBytes?: number): void {
+  native.setBlockPool(on, waitingBytes ?? -1);
 }
