@@ -49,6 +49,17 @@ AVX512_BF16 inline __m512 rounded(__m512 x) {
 AVX512_BF16 inline void store16(uint16_t* to, __m512 x, __mmask16 mask = 0xffff) {
   _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(x));
 }
+AVX512_BF16 inline __m256 fold(__m512 v) {
+  return _mm256_add_ps(_mm512_castps512_ps256(v), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)));
+}
+
+// The sums of four vectors, side by side.
+AVX512_BF16 inline __m128 reduce_four(const __m512* vectors, int step) {
+  const __m256 left = _mm256_hadd_ps(fold(vectors[0]), fold(vectors[step]));
+  const __m256 four = _mm256_hadd_ps(left, _mm256_hadd_ps(fold(vectors[2 * step]), fold(vectors[3 * step])));
+  return _mm_add_ps(_mm256_castps256_ps128(four), _mm256_extractf128_ps(four, 1));
+}
+
 AVX512_BF16 inline __mmask16 tail(int64_t left) { return left >= 16 ? 0xffff : (1u << left) - 1; }
 
 // e^x within 2 units in the last place: 2^n times the Taylor series of e^r to r^7, where x = n ln 2 + r and |r| <= ln 2 / 2, so that the next

@@ -4,6 +4,7 @@
 //   ivtlr::rms_norm(Tensor x, Tensor weight, float eps) -> Tensor
 //   ivtlr::rotate(Tensor x, Tensor cos, Tensor sin) -> Tensor
 //   ivtlr::attend_row(Tensor query, Tensor keys, Tensor values, Tensor? mask=None) -> Tensor
+//   ivtlr::argmax(Tensor x) -> Tensor
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
@@ -50,40 +51,112 @@ AVX512_BF16 void rotate_row(const uint16_t* x, const Angle* cos, const Angle* si
   }
 }
 
-// One query head against `count` keys and values of `size` numbers (a multiple of 32, at most 256), `stride` apart. scores: room for count.
-AVX512_BF16 void attend_head(const uint16_t* query, const uint16_t* keys, const uint16_t* values, int64_t key_stride, int64_t value_stride,
-                             const bool* mask, int64_t count, int64_t size, float* scores, uint16_t* out) {
-  const float scale = 1.0f / std::sqrt(static_cast<float>(size));
-  const float lowest = -std::numeric_limits<float>::infinity();
-  float largest = lowest;
-  for (int64_t t = 0; t < count; t++) {
-    if (mask && !mask[t]) {
-      scores[t] = lowest;
-      continue;
+AVX512_BF16 inline __m512bh pairs32(const uint16_t* from) { return (__m512bh)_mm512_loadu_si512(from); }
+
+// Scores of `heads` queries, `step` apart, for keys that they share: the products of `size` numbers times `scale`. Four keys at a time.
+AVX512_BF16 void score_keys(const uint16_t* queries, int64_t heads, int64_t step, const uint16_t* keys, int64_t key_stride, int64_t count,
+                            int64_t size, float scale, float* scores, int64_t room) {
+  int64_t t = 0;
+  for (; t + 4 <= count; t += 4)
+    for (int64_t h = 0; h < heads; h++) {
+      __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+      for (int64_t e = 0; e < size; e += 32) {
+        const __m512bh query = pairs32(queries + h * step + e);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) sums[i] = _mm512_dpbf16_ps(sums[i], query, pairs32(keys + (t + i) * key_stride + e));
+      }
+      _mm_storeu_ps(scores + h * room + t, _mm_mul_ps(reduce_four(sums, 1), _mm_set1_ps(scale)));
     }
-    __m512 sum = _mm512_setzero_ps();
-    for (int64_t e = 0; e < size; e += 32)
-      sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(query + e), (__m512bh)_mm512_loadu_si512(keys + t * key_stride + e));
-    scores[t] = _mm512_reduce_add_ps(sum) * scale;
-    largest = std::max(largest, scores[t]);
-  }
+  for (; t < count; t++)
+    for (int64_t h = 0; h < heads; h++) {
+      __m512 sum = _mm512_setzero_ps();
+      for (int64_t e = 0; e < size; e += 32) sum = _mm512_dpbf16_ps(sum, pairs32(queries + h * step + e), pairs32(keys + t * key_stride + e));
+      scores[h * room + t] = _mm512_reduce_add_ps(sum) * scale;
+    }
+}
+
+// Softmax of `count` scores in place; those of -infinity become 0.
+AVX512_BF16 void softmax_row(float* scores, int64_t count) {
+  __m512 most = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+  for (int64_t t = 0; t < count; t += 16) most = _mm512_mask_max_ps(most, tail(count - t), most, _mm512_maskz_loadu_ps(tail(count - t), scores + t));
+  const __m512 largest = _mm512_set1_ps(_mm512_reduce_max_ps(most));
   __m512 totals = _mm512_setzero_ps();
   for (int64_t t = 0; t < count; t += 16) {
     const __mmask16 mask = tail(count - t);
-    const __m512 weights = exp16(_mm512_sub_ps(_mm512_maskz_loadu_ps(mask, scores + t), _mm512_set1_ps(largest)));
+    const __m512 weights = exp16(_mm512_sub_ps(_mm512_maskz_loadu_ps(mask, scores + t), largest));
     totals = _mm512_mask_add_ps(totals, mask, totals, weights);
     _mm512_mask_storeu_ps(scores + t, mask, weights);
   }
-  const float total = _mm512_reduce_add_ps(totals);
-  __m512 sum[16];
-  const int64_t parts = size / 16;
-  for (int64_t i = 0; i < parts; i++) sum[i] = _mm512_setzero_ps();
-  for (int64_t t = 0; t < count; t++) {
-    if (scores[t] == 0) continue;
-    const __m512 weight = _mm512_set1_ps(scores[t] / total);
-    for (int64_t i = 0; i < parts; i++) sum[i] = _mm512_fmadd_ps(weight, widen16(values + t * value_stride + 16 * i), sum[i]);
+  const __m512 total = _mm512_set1_ps(_mm512_reduce_add_ps(totals));
+  for (int64_t t = 0; t < count; t += 16)
+    _mm512_mask_storeu_ps(scores + t, tail(count - t), _mm512_div_ps(_mm512_maskz_loadu_ps(tail(count - t), scores + t), total));
+}
+
+// Sums of values that kHeads heads share, by the weights of each. Values that the mask hides are not read: there may be no numbers yet.
+template <int kHeads>
+AVX512_BF16 void weigh_values(const float* weights, int64_t room, const uint16_t* values, int64_t value_stride, const bool* mask, int64_t count,
+                              int64_t size, uint16_t* out) {
+  for (int64_t e = 0; e < size; e += 32) {
+    __m512 sums[kHeads][2];
+#pragma GCC unroll 6
+    for (int h = 0; h < kHeads; h++) sums[h][0] = sums[h][1] = _mm512_setzero_ps();
+    for (int64_t t = 0; t < count; t++) {
+      if (mask && !mask[t]) continue;
+      const __m512 low = widen16(values + t * value_stride + e), high = widen16(values + t * value_stride + e + 16);
+#pragma GCC unroll 6
+      for (int h = 0; h < kHeads; h++) {
+        const __m512 weight = _mm512_set1_ps(weights[h * room + t]);
+        sums[h][0] = _mm512_fmadd_ps(weight, low, sums[h][0]);
+        sums[h][1] = _mm512_fmadd_ps(weight, high, sums[h][1]);
+      }
+    }
+#pragma GCC unroll 6
+    for (int h = 0; h < kHeads; h++) {
+      store16(out + h * size + e, sums[h][0]);
+      store16(out + h * size + e + 16, sums[h][1]);
+    }
   }
-  for (int64_t i = 0; i < parts; i++) store16(out + 16 * i, sum[i]);
+}
+
+// Query heads that share their keys and values: `count` of these of `size` numbers (a multiple of 32), strides apart. scores: room for
+// heads * count.
+AVX512_BF16 void attend_heads(const uint16_t* queries, int64_t heads, int64_t step, const uint16_t* keys, int64_t key_stride,
+                              const uint16_t* values, int64_t value_stride, const bool* mask, int64_t count, int64_t size, float* scores,
+                              uint16_t* out) {
+  score_keys(queries, heads, step, keys, key_stride, count, size, 1.0f / std::sqrt(static_cast<float>(size)), scores, count);
+  for (int64_t h = 0; h < heads; h++) {
+    float* row = scores + h * count;
+    if (mask)
+      for (int64_t t = 0; t < count; t++)
+        if (!mask[t]) row[t] = -std::numeric_limits<float>::infinity();
+    softmax_row(row, count);
+  }
+  for (int64_t h = 0; h < heads; h += 6) {
+    const auto weigh = [&](auto function) { function(scores + h * count, count, values, value_stride, mask, count, size, out + h * size); };
+    switch (std::min<int64_t>(6, heads - h)) {
+      case 1: weigh(weigh_values<1>); break;
+      case 2: weigh(weigh_values<2>); break;
+      case 3: weigh(weigh_values<3>); break;
+      case 4: weigh(weigh_values<4>); break;
+      case 5: weigh(weigh_values<5>); break;
+      default: weigh(weigh_values<6>);
+    }
+  }
+}
+
+// Where the first of the largest of `size` numbers stands; of the first NaN, if there is one, as aten::argmax has it.
+AVX512_BF16 int64_t argmax_row(const uint16_t* x, int64_t size) {
+  __m512 most = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+  for (int64_t i = 0; i < size; i += 16) {
+    const __mmask16 mask = tail(size - i);
+    const __m512 value = widen16(x + i, mask);
+    if (const __mmask16 nan = _mm512_mask_cmp_ps_mask(mask, value, value, _CMP_UNORD_Q)) return i + __builtin_ctz(nan);
+    most = _mm512_mask_max_ps(most, mask, most, value);
+  }
+  const __m512 largest = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+  for (int64_t i = 0; i < size; i += 16)
+    if (const __mmask16 same = _mm512_mask_cmp_ps_mask(tail(size - i), widen16(x + i, tail(size - i)), largest, _CMP_EQ_OQ)) return i + __builtin_ctz(same);
+  return 0;
 }
 #endif
 
@@ -160,17 +233,21 @@ Tensor attend_row(const Tensor& query, const Tensor& keys, const Tensor& values,
   const bool masked = mask && mask->defined();
   const bool mask_fits = !masked || (mask->device().is_cpu() && mask->scalar_type() == at::kBool && mask->dim() == 4 && (mask->size(0) == B || mask->size(0) == 1) &&
                                      mask->size(1) == 1 && mask->size(2) == 1 && mask->size(3) == T && mask->is_contiguous());
-  if (has_avx512_bf16() && is_plain_bf16(query) && query.stride(3) == 1 && fits(keys) && fits(values) && mask_fits && G > 0 && H % G == 0 && T > 0 && E > 0 &&
-      E % 32 == 0 && E <= 256 && !in_graph(query, keys, values)) {
+  if (has_avx512_bf16() && is_plain_bf16(query) && query.stride(3) == 1 && fits(keys) && fits(values) && mask_fits && B > 0 &&
+      E % 32 == 0 && !in_graph(query, keys, values)) {
     const Tensor y = at::empty({B, 1, H * E}, query.options());
-    at::parallel_for(0, B * H, 1 + 16384 / (T * E), [&](int64_t begin, int64_t end) {
-      std::vector<float> scores(T);
+    // The heads of a group read its keys and values together, but for batches so small that threads would have nothing to do.
+    const int64_t heads = H / G, parts = std::min<int64_t>(heads, 1 + (at::get_num_threads() - 1) / (B * G)), each = (heads + parts - 1) / parts;
+    at::parallel_for(0, B * G * parts, 1 + 16384 / (T * E * each), [&](int64_t begin, int64_t end) {
+      std::vector<float> scores(each * T);
       for (int64_t i = begin; i < end; i++) {
-        const int64_t b = i / H, h = i % H, g = h / (H / G);
+        const int64_t b = i / (G * parts), g = i / parts % G, first = i % parts * each, count = std::min(each, heads - first);
+        if (count <= 0) continue;
+        const int64_t h = g * heads + first;
         const bool* row = masked ? mask->const_data_ptr<bool>() + (mask->size(0) == 1 ? 0 : b * T) : nullptr;
-        attend_head(bits(query) + b * query.stride(0) + h * query.stride(1), bits(keys) + b * keys.stride(0) + g * keys.stride(1),
-                    bits(values) + b * values.stride(0) + g * values.stride(1), keys.stride(2), values.stride(2), row, T, E, scores.data(),
-                    mutable_bits(y) + i * E);
+        attend_heads(bits(query) + b * query.stride(0) + h * query.stride(1), count, query.stride(1), bits(keys) + b * keys.stride(0) + g * keys.stride(1),
+                     keys.stride(2), bits(values) + b * values.stride(0) + g * values.stride(1), values.stride(2), row, T, E, scores.data(),
+                     mutable_bits(y) + (b * H + h) * E);
       }
     });
     return y;
@@ -180,6 +257,23 @@ Tensor attend_row(const Tensor& query, const Tensor& keys, const Tensor& values,
   return out.transpose(1, 2).reshape({B, 1, H * E});
 }
 
+// Of the last dimension: (.., V) -> (..) int64. aten::argmax, which compares one number after the other on one thread.
+Tensor argmax(const Tensor& x) {
+  TORCH_CHECK(x.dim() > 0 && x.size(-1) > 0, "argmax: x should have a last dimension of at least one number, not ", x.sizes());
+#ifdef IVTLR_X86
+  if (has_avx512_bf16() && is_plain_bf16(x) && x.is_contiguous() && !in_graph(x)) {
+    const int64_t size = x.size(-1);
+    const Tensor y = at::empty(x.sizes().slice(0, x.dim() - 1), x.options().dtype(at::kLong));
+    int64_t* places = y.mutable_data_ptr<int64_t>();
+    at::parallel_for(0, y.numel(), 1 + 65536 / size, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; row++) places[row] = argmax_row(bits(x) + row * size, size);
+    });
+    return y;
+  }
+#endif
+  return at::argmax(x, -1);
+}
+
 TORCH_LIBRARY_FRAGMENT(ivtlr, library) {
   const auto add = [&](const char* schema, auto function) {
     library.def(schema, torch::dispatch(c10::DispatchKey::CompositeImplicitAutograd, std::move(function)));
@@ -187,6 +281,7 @@ TORCH_LIBRARY_FRAGMENT(ivtlr, library) {
   add("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor", TORCH_FN(rms_norm));
   add("rotate(Tensor x, Tensor cos, Tensor sin) -> Tensor", TORCH_FN(rotate));
   add("attend_row(Tensor query, Tensor keys, Tensor values, Tensor? mask=None) -> Tensor", TORCH_FN(attend_row));
+  add("argmax(Tensor x) -> Tensor", TORCH_FN(argmax));
 }
 
 }  // namespace

@@ -34,17 +34,6 @@ constexpr int64_t kUnit = 16;
 AVX512_BF16 inline __m512bh load(const uint16_t* from) { return (__m512bh)_mm512_loadu_si512(from); }
 AVX512_BF16 inline __m512bh load(const uint16_t* from, __mmask32 mask) { return (__m512bh)_mm512_maskz_loadu_epi16(mask, from); }
 
-AVX512_BF16 inline __m256 fold(__m512 v) {
-  return _mm256_add_ps(_mm512_castps512_ps256(v), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)));
-}
-
-// The sums of four vectors, side by side.
-AVX512_BF16 inline __m128 reduce_four(const __m512* vectors, int step) {
-  const __m256 left = _mm256_hadd_ps(fold(vectors[0]), fold(vectors[step]));
-  const __m256 four = _mm256_hadd_ps(left, _mm256_hadd_ps(fold(vectors[2 * step]), fold(vectors[3 * step])));
-  return _mm_add_ps(_mm256_castps256_ps128(four), _mm256_extractf128_ps(four, 1));
-}
-
 // Eight outputs of M rows, held in registers. With `kPrefetch` the weights of the eight outputs below are asked for meanwhile: rows of a
 // weight are too short for the hardware to see the next ones coming.
 template <int M, bool kPrefetch>

@@ -103,16 +103,28 @@ struct Block {
   float* sums;
 };
 
-// Asks for the weights that are kAhead steps further on, in the unit below where this one ends: rows of a weight are too many at once for the
-// hardware to see them coming. `outputs` is the height of a unit.
+// Asks for the weights that are kAhead steps further on, in the unit below where this one ends. One tile of rows leaves the time to the hardware's own
+// prefetching, which then does better. `kOutputs`: tiles of the weight, the height of a unit.
+// Part of its callers: gcc drops calls of a function that does nothing but prefetch.
 constexpr int64_t kAhead = 8;
 template <int kOutputs>
-AVX512_BF16 inline void prefetch(const uint16_t* w, int64_t K, const Block& block, int64_t step) {
+__attribute__((always_inline)) AVX512_BF16 inline void prefetch(const uint16_t* w, int64_t K, const Block& block, int64_t step) {
   const int64_t across = block.end - block.begin, next = step + std::min(kAhead, across);
   const uint16_t* from = next < block.end ? w + next * kTileInputs : w + kOutputs * kTile * K + (next - across) * kTileInputs;
 #pragma GCC unroll 32
   for (int64_t i = 0; i < kOutputs * kTile; i++) _mm_prefetch(reinterpret_cast<const char*>(from + i * K), _MM_HINT_T0);
 }
+
+// Asks for `lines` rows of the unit below at the same inputs. Where many rows of x pass, each pair of tiles asks for its share: asked for all at once,
+// nothing is multiplied until they have come.
+struct Lines {
+  int64_t begin, end;
+};
+__attribute__((always_inline)) AVX512_BF16 inline void prefetch_below(const uint16_t* w, int64_t K, int64_t step, Lines lines) {
+  for (int64_t i = lines.begin; i < lines.end; i++) _mm_prefetch(reinterpret_cast<const char*>(w + (kUnit + i) * K + step * kTileInputs), _MM_HINT_T1);
+}
+
+enum class Prefetch { none, ahead, below };
 
 // The instructions take the numbers of tiles as literals, hence the two functions below. A macro, since they cannot be given to a function.
 #define BEGIN_SUMS(tile)                                      \
@@ -122,8 +134,8 @@ AVX512_BF16 inline void prefetch(const uint16_t* w, int64_t K, const Block& bloc
   } while (false)
 
 // Two tiles of the weight and one or two of x, so that each is used twice: sums in tiles 0 to 3.
-template <int kRows, bool kPrefetch>
-AMX void wide(const Product& p, const uint16_t* packed, const Block& block, int64_t output, int64_t row) {
+template <int kRows, Prefetch kPrefetch>
+AMX void wide(const Product& p, const uint16_t* packed, const Block& block, int64_t output, int64_t row, Lines lines) {
   const int64_t K = p.inputs, across = K / kTileInputs;
   const uint16_t* w = p.weight + output * K;
   const uint16_t* x = packed + row / kTile * across * kTileNumbers;
@@ -148,7 +160,8 @@ AMX void wide(const Product& p, const uint16_t* packed, const Block& block, int6
       _tile_dpbf16ps(2, 4, 7);
       _tile_dpbf16ps(3, 5, 7);
     }
-    if constexpr (kPrefetch) prefetch<2>(w, K, block, k);
+    if constexpr (kPrefetch == Prefetch::ahead) prefetch<2>(w, K, block, k);
+    if constexpr (kPrefetch == Prefetch::below) prefetch_below(w, K, k, lines);
   }
   _tile_stored(0, sums[0], 64);
   _tile_stored(1, sums[1], 64);
@@ -224,25 +237,33 @@ AMX void tall(const Product& p, const uint16_t* packed, const Block& block, int6
   }
 }
 
+template <Prefetch kPrefetch>
+AMX void wide(const Product& p, const uint16_t* packed, const Block& block, int64_t output, int64_t row, Lines lines) {
+  if (p.rows - row > kTile) wide<2, kPrefetch>(p, packed, block, output, row, lines);
+  else wide<1, kPrefetch>(p, packed, block, output, row, lines);
+}
+
 // All rows of the outputs from `output` on, as many as a unit has, over the inputs of `round`.
 AMX void unit(const Product& p, const uint16_t* packed, const Block& round, int64_t output) {
-  const bool more = output + 2 * kUnit <= p.outputs;
+  const bool asks = output + 2 * kUnit <= p.outputs && p.rows > kTile;
   if (output + kUnit > p.outputs || (p.rows > 2 * kTile && p.rows <= kFew)) {
     for (int64_t first = output; first < std::min(p.outputs, output + kUnit); first += kTile)
       for (int64_t row = 0; row < p.rows; row += 6 * kTile) {
-        if (more && row == 0) tall<true>(p, packed, round, first, row);
+        if (asks && row == 0) tall<true>(p, packed, round, first, row);
         else tall<false>(p, packed, round, first, row);
       }
     return;
   }
+  if (p.rows <= 2 * kTile)
+    return asks ? wide<Prefetch::ahead>(p, packed, round, output, 0, {}) : wide<Prefetch::none>(p, packed, round, output, 0, {});
   // Weights outside, rows inside: the weights of some inputs stay in the first-level cache while those of all rows pass.
-  const int64_t step = p.rows > kFew ? kInner : round.end - round.begin;
-  for (int64_t begin = round.begin; begin < round.end; begin += step) {
-    const Block block{begin, std::min(round.end, begin + step), round.sums};
-    for (int64_t row = 0; row < p.rows; row += 2 * kTile) {
-      const bool two = p.rows - row > kTile;
-      if (more && row == 0) two ? wide<2, true>(p, packed, block, output, row) : wide<1, true>(p, packed, block, output, row);
-      else two ? wide<2, false>(p, packed, block, output, row) : wide<1, false>(p, packed, block, output, row);
+  const int64_t pairs = (p.rows + 2 * kTile - 1) / (2 * kTile);
+  for (int64_t begin = round.begin; begin < round.end; begin += kInner) {
+    const Block block{begin, std::min(round.end, begin + kInner), round.sums};
+    for (int64_t i = 0; i < pairs; i++) {
+      const Lines lines{kUnit * i / pairs, kUnit * (i + 1) / pairs};
+      if (asks) wide<Prefetch::below>(p, packed, block, output, i * 2 * kTile, lines);
+      else wide<Prefetch::none>(p, packed, block, output, i * 2 * kTile, {});
     }
   }
 }

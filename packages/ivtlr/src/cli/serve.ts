@@ -60,9 +60,9 @@ export function registerServe(program: Command): void {
     .option('--max-queue <n>', 'questions that may wait; more are refused with 429', wholeNumberWithin(0, 1e6), 256)
     .option(
       '--piece <tokens>',
-      'prompt tokens that run between two steps of the others',
+      'prompt tokens, or as much work on a picture, that run between two steps of the others',
       wholeNumberWithin(1, 1e6),
-      256,
+      512,
     )
     .option('--cache-mb <n>', 'MiB for keys and values (default: half of what is free)', wholeNumberWithin(1, 1e9))
     .option('--max-body-mb <n>', 'largest request, MiB', wholeNumberWithin(1, 1024), 32)

@@ -98,3 +98,35 @@ test('between two steps of a writing row there is one piece of a prompt or of an
     for (const each of [spy, whole, passes]) each.mockRestore();
   });
 });
+
+test('a picture and the prompt behind it share a piece', () => {
+  scope(() => {
+    const [picture] = request([4, 4], 1).images;
+    const ahead = new ImagesAhead(model);
+    expect(ahead.advance(picture!, Number.POSITIVE_INFINITY)).toBe(true);
+    const work = ahead.spent;
+    ahead.dispose();
+    const tokens = request([4, 4], 1).promptIds.length;
+    // A piece in which all of the picture's work has room, and all of the prompt but two tokens.
+    const batch = new RowBatch(model, { slots: 4, pieceTokens: Math.ceil(work) + tokens - 2 });
+    const [writing] = batch.add([request([2, 2], 200)]);
+    while (writing!.tokens.length === 0) batch.step();
+    const forward = model.forwardRows.bind(model);
+    const sizes: number[] = [];
+    const spy = vi.spyOn(model, 'forwardRows').mockImplementation((inputs, options) => {
+      sizes.push(inputs.shape[1]!);
+      return forward(inputs, options);
+    });
+    const coming = request([4, 4], 3);
+    expect(batch.readAhead([coming])).toBe(true);
+    batch.add([coming]);
+    batch.step();
+    batch.step();
+    // Beside the token that is written: the prompt but for what has no room, and then the rest of it.
+    expect(sizes[0]).toBeLessThan(1 + tokens);
+    expect(sizes[0]).toBeGreaterThanOrEqual(1 + tokens - 3);
+    expect(sizes[0]! + sizes[1]!).toBe(2 + tokens);
+    spy.mockRestore();
+    batch.dispose();
+  });
+});

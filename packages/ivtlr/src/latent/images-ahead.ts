@@ -11,6 +11,8 @@ interface Encoding {
 export class ImagesAhead {
   readonly #model: VisionLanguageModel;
   readonly #images = new Map<ProcessedImage, Encoding>();
+  /** Prompt tokens whose work `advance` has done so far. */
+  spent = 0;
 
   constructor(model: VisionLanguageModel) {
     this.#model = model;
@@ -27,7 +29,8 @@ export class ImagesAhead {
       encoding = { units: this.#model.encodeInUnits(image), encoded: null };
       this.#images.set(image, encoding);
     }
-    for (let spent = 0; encoding.encoded === null && spent < most; ) spent += next(encoding);
+    for (const until = this.spent + most; encoding.encoded === null && this.spent < until; )
+      this.spent += next(encoding);
     return encoding.encoded !== null;
   }
 

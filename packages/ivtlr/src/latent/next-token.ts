@@ -1,6 +1,5 @@
 /** Chooses the next token of rows that write text. Shapes: n rows, V vocabulary. */
-import type { Tensor } from '@ivtlr/torch';
-import { cat } from '@ivtlr/torch';
+import { argmaxLast, cat, type Tensor } from '@ivtlr/torch';
 import * as ops from '@ivtlr/torch/ops';
 import { UserError } from '../errors.ts';
 import { indexTensor } from '../models/common/index-tensor.ts';
@@ -28,12 +27,12 @@ export interface TokenLogprobs {
 export function chooseTokens(logits_nV: Tensor, rows: readonly Row[], highest_n?: Tensor): Tensor {
   const plain = ({ sampling }: Row) => isGreedy(sampling) && sampling.repetitionPenalty === 1;
   const other = rows.flatMap((row, i) => (plain(row) ? [] : [i]));
-  if (other.length === 0) return highest_n ?? logits_nV.argmax(-1);
+  if (other.length === 0) return highest_n ?? argmaxLast(logits_nV);
   const { device } = logits_nV;
   const places = other.length === rows.length ? null : indexTensor(other, device);
   const some = other.map((i) => rows[i]!);
   const scores = processLogits(places ? logits_nV.indexSelect(0, places) : logits_nV, some);
-  let chosen = scores.argmax(-1);
+  let chosen = argmaxLast(scores);
   const drawing = some.flatMap(({ sampling }, i) => (isGreedy(sampling) ? [] : [i]));
   if (drawing.length > 0) {
     const index = drawing.length === some.length ? null : indexTensor(drawing, device);
@@ -45,7 +44,7 @@ export function chooseTokens(logits_nV: Tensor, rows: readonly Row[], highest_n?
       ? ops.index_copy(chosen, 0, index, ops.where_self(sound, drawn, chosen.indexSelect(0, index)))
       : ops.where_self(sound, drawn, chosen);
   }
-  return places ? ops.index_copy(highest_n ?? logits_nV.argmax(-1), 0, places, chosen) : chosen;
+  return places ? ops.index_copy(highest_n ?? argmaxLast(logits_nV), 0, places, chosen) : chosen;
 }
 
 /** What becomes known of a row's chosen token when it is read. */

@@ -58,6 +58,8 @@ export class RowBatch {
   readonly #events: RowEvent[] = [];
   readonly #kept: KeptParts | null;
   readonly #ahead: ImagesAhead;
+  /** Of the piece of the next pass, what pictures have taken. */
+  #spent = 0;
   readonly #readsLate: boolean;
   #unread: UnreadTokens | null = null;
 
@@ -73,6 +75,11 @@ export class RowBatch {
   /** Rows on their way. */
   get size(): number {
     return this.#rows.size;
+  }
+
+  /** What pictures have left of the piece of the next pass, at least a token. */
+  get #pieceLeft(): number {
+    return Math.max(1, Math.floor((this.#options.pieceTokens ?? Number.POSITIVE_INFINITY) - this.#spent));
   }
 
   /** Bytes of the cache. */
@@ -119,7 +126,8 @@ export class RowBatch {
 
   /**
    * Reads a piece of the images of requests that will be added together, as much work as `pieceTokens` prompt tokens, unless prompts are waiting:
-   * they come first, so that rows that write never wait for more than one piece between two steps. Images of a request that is never added are
+   * they come first, so that rows that write never wait for more than one piece between two steps. What it takes of a piece the next pass's prompts
+   * have not. Images of a request that is never added are
    * freed by `forget`.
    * @returns whether all of them are read, so that the requests can be added
    */
@@ -129,9 +137,12 @@ export class RowBatch {
     );
     if (left.length === 0) return true;
     if ([...this.#rows].some(({ phase }) => phase === 'prefill')) return false;
-    const { pieceTokens = Number.POSITIVE_INFINITY } = this.#options;
     const next = left.find((image) => !this.#ahead.isRead(image));
-    return next === undefined || (this.#ahead.advance(next, pieceTokens) && next === left.at(-1));
+    if (next === undefined) return true;
+    const before = this.#ahead.spent;
+    const read = this.#ahead.advance(next, this.#pieceLeft);
+    this.#spent += this.#ahead.spent - before;
+    return read && next === left.at(-1);
   }
 
   /** Frees what was read ahead for a request. */
@@ -153,6 +164,7 @@ export class RowBatch {
     const phases = rows.map(({ phase }) => phase);
     const running = rows.some(({ pending }) => pending !== null);
     const written = running ? inferenceMode(() => scope(() => this.#pass(rows))) : null;
+    this.#spent = 0;
     // On a GPU the tokens of the pass before are read while this one runs.
     if (this.#unread) this.#read(this.#unread);
     this.#unread = written?.late ? written : null;
@@ -182,7 +194,7 @@ export class RowBatch {
   }
 
   #pass(rows: readonly Row[]): UnreadTokens | null {
-    const groups = planPass(rows, this.#options.pieceTokens);
+    const groups = planPass(rows, this.#pieceLeft);
     const pieces = groups.flat();
     const inputs = cat(
       pieces.map(({ row, size }) => row.pending!.narrow(0, 0, size)),

@@ -4,7 +4,7 @@
  * its inputs were copied into place. All other passes run the ordinary way, over the same cache.
  * Shapes: R positions of a pass, b rows of it, n slots of a bucket, S new positions of each, T columns read, I width of an input row, V vocabulary.
  */
-import { keep, scope, type Tensor, TorchError, zeros } from '@ivtlr/torch';
+import { argmaxLast, keep, scope, type Tensor, TorchError, zeros } from '@ivtlr/torch';
 import { indexTensor } from '../models/common/index-tensor.ts';
 import { type SlotCache, SPARE_COLUMNS } from '../models/common/slot-cache.ts';
 import type { RowGroup, RowsForwardOptions, RowsForwardResult, VisionLanguageModel } from '../models/types.ts';
@@ -196,7 +196,7 @@ export class StaticSteps {
         if (!step.next) return;
         const logits = model.logits(result.hidden.select(1, size - 1));
         step.next.logits.copy_(logits);
-        step.next.tokens.copy_(logits.argmax(-1));
+        step.next.tokens.copy_(argmaxLast(logits));
       });
     try {
       // No slot takes part yet, so that nothing but spare columns is written.

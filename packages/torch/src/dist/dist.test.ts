@@ -278,6 +278,22 @@ describe('setBlockPool', () => {
       expect(kept.map((tensor) => tensor.sum().item())).toEqual(range(60).map((i) => 8192 * i));
     }));
 
+  test('with bytes that may wait, so much is kept for tensors of about the same size, and no more', () =>
+    scope(() => {
+      setBlockPool(true, 8 * bytes);
+      const before = process.memoryUsage.rss();
+      const held = range(40).map((i) => filled(i));
+      const most = process.memoryUsage.rss() - before;
+      for (const tensor of held) tensor.dispose();
+      const after = process.memoryUsage.rss() - before;
+      expect(most).toBeGreaterThan(38 * bytes);
+      expect(after).toBeLessThan(14 * bytes);
+      // Tensors of up to an eighth less take the memory that waits.
+      const smaller = range(7).map((i) => full([bytes / 4 - 100 * i], i));
+      expect(process.memoryUsage.rss() - before - after).toBeLessThan(4 * bytes);
+      expect(smaller.map((tensor) => [tensor.min().item(), tensor.max().item()])).toEqual(range(7).map((i) => [i, i]));
+    }));
+
   test('what was taken before it is switched on or off is whole and goes back to where it came from', () =>
     scope(() => {
       const early = filled(1);

@@ -10,10 +10,11 @@ import {
   scope,
   type Tensor,
   TorchError,
+  tensor,
   zeros,
 } from '../core/index.ts';
 import * as ops from '../ops.gen.ts';
-import { attendRow, rmsNorm, rotateHalves } from './functional.ts';
+import { argmaxLast, attendRow, rmsNorm, rotateHalves } from './functional.ts';
 
 let baseline = 0;
 beforeEach(() => {
@@ -195,6 +196,37 @@ describe('attendRow', () => {
     inScope(() => {
       const [q, k, v] = [zeros([1, 2, 1, 32]), zeros([1, 2, 3, 32]), zeros([1, 2, 4, 32])];
       expect(() => attendRow(q, k, v)).toThrow('keys [1, 2, 3, 32] and values [1, 2, 4, 32]');
+    });
+  });
+});
+
+describe('argmaxLast', () => {
+  test.each(['bfloat16', 'float32'] as const)('%s: as ATen has it', (dtype) => {
+    inScope(() => {
+      for (const shape of [[1], [7], [3, 16], [2, 3, 33], [5, 70_001]]) {
+        const x = randn(shape).to(dtype);
+        expect(argmaxLast(x).toNumbers()).toEqual(x.argmax(-1).toNumbers());
+        expect(argmaxLast(x).shape).toEqual(shape.slice(0, -1));
+      }
+      // Of equal ones the first; NaN before everything; infinities; views with gaps.
+      for (const row of [
+        [1, 3, 3, 2],
+        [3, Number.NaN, Number.POSITIVE_INFINITY, Number.NaN],
+        [Number.NEGATIVE_INFINITY, Number.NEGATIVE_INFINITY],
+        [Number.NEGATIVE_INFINITY, -1e30],
+        [-0, 0],
+      ]) {
+        const x = tensor(row, { dtype });
+        expect(argmaxLast(x).item()).toBe(x.argmax(-1).item());
+      }
+      const gaps = randn([4, 40]).to(dtype).transpose(0, 1);
+      expect(argmaxLast(gaps).toNumbers()).toEqual(gaps.argmax(-1).toNumbers());
+    });
+  });
+
+  test('nothing to choose from', () => {
+    inScope(() => {
+      for (const shape of [[], [3, 0]]) expect(() => argmaxLast(zeros(shape))).toThrow('argmax: x should have');
     });
   });
 });

@@ -37,6 +37,11 @@ export function attendRow(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | null =
   return op('ivtlr::attend_row')(q, k, v, mask) as Tensor;
 }
 
+/** Where the first of the largest numbers of the last dimension stands, of the first NaN if there is one: (.., V) -> (..) int64, one op of native/decode.cpp. */
+export function argmaxLast(x: Tensor): Tensor {
+  return op('ivtlr::argmax')(x) as Tensor;
+}
+
 export interface AttentionOptions {
   /** Broadcast to (B, H, S, T): bool (true = may attend) or float, added to the scores. Not together with `isCausal`. */
   mask?: Tensor | null;
