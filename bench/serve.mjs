@@ -7,14 +7,13 @@
 // bench/results/serve.json, so parts can be run one by one.
 import { spawn } from 'node:child_process';
 import fs from 'node:fs';
-import http from 'node:http';
 import os from 'node:os';
 import path from 'node:path';
 import readline from 'node:readline';
 import { parseArgs } from 'node:util';
-import sharp from 'sharp';
 import { demand, makeCase } from './inference-shapes.mjs';
 import { circumstances, fail, here, round, run, runJson } from './run.mjs';
+import { chat, request, serverCpu } from './serve-client.mjs';
 
 const { values } = parseArgs({
   options: {
@@ -56,22 +55,6 @@ for (const part of parts) {
 console.log(JSON.stringify(result, null, 2));
 process.exit(0);
 
-/** Distinct pictures, so that none is found in a cache. */
-async function request(seed, maxTokens) {
-  const data = Buffer.alloc(280 * 280 * 3);
-  let state = seed + 1;
-  for (let i = 0; i < data.length; i++) {
-    state = (Math.imul(state, 1103515245) + 12345) & 0x7fffffff;
-    data[i] = state >> 16;
-  }
-  const png = await sharp(data, { raw: { width: 280, height: 280, channels: 3 } })
-    .png()
-    .toBuffer();
-  const words = 'shape colour size place number line corner edge'.split(' ');
-  const question = Array.from({ length: 48 }, (_, i) => words[(seed * 7 + i * i) % words.length]).join(' ');
-  return { image: png.toString('base64'), question, maxTokens };
-}
-
 async function start(command, args, ready) {
   const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] });
   children.add(child);
@@ -98,66 +81,13 @@ function startOurs(args) {
   );
 }
 
-/**
- * One request, streamed or whole: seconds to the first text and to the end, and what the server itself says. What comes is only read after its end,
- * since this program runs on the same cores.
- */
-async function chat(url, { image, question, maxTokens }, streamed = true) {
-  const content = [
-    { type: 'image_url', image_url: { url: `data:image/png;base64,${image}` } },
-    { type: 'text', text: question },
-  ];
-  const messages = [{ role: 'user', content }];
-  const body = JSON.stringify({
-    messages,
-    max_tokens: maxTokens,
-    ...(streamed && { stream: true, stream_options: { include_usage: true } }),
-  });
-  const started = performance.now();
-  const since = () => (performance.now() - started) / 1000;
-  const { status, pieces } = await new Promise((resolve, reject) => {
-    const headers = { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) };
-    const request = http.request(`${url}/v1/chat/completions`, { method: 'POST', headers }, (response) => {
-      const pieces = [];
-      response.on('data', (bytes) => pieces.push({ bytes, at: since() }));
-      response.on('end', () => resolve({ status: response.statusCode, pieces }));
-      response.on('error', reject);
-    });
-    request.on('error', reject).end(body);
-  });
-  const seconds = since();
-  if (status !== 200) fail(`the server answered ${status}: ${Buffer.concat(pieces.map(({ bytes }) => bytes))}`);
-  if (!streamed) {
-    const { usage, choices } = JSON.parse(Buffer.concat(pieces.map(({ bytes }) => bytes)));
-    return { seconds, first: seconds, tokens: usage.completion_tokens, told: choices[0].ivtlr.seconds };
-  }
-  let text = '';
-  let first = null;
-  let told = null;
-  let usage = null;
-  const decoder = new TextDecoder();
-  for (const { bytes, at } of pieces) {
-    const blocks = (text + decoder.decode(bytes, { stream: true })).split('\n\n');
-    text = blocks.pop();
-    for (const block of blocks) {
-      if (block === 'data: [DONE]') continue;
-      const chunk = JSON.parse(block.slice(6));
-      if (chunk.error) fail(chunk.error.message);
-      if (chunk.choices[0]?.delta.content) first ??= at;
-      told ??= chunk.choices[0]?.ivtlr?.seconds ?? null;
-      usage = chunk.usage ?? usage;
-    }
-  }
-  return { seconds, first: first ?? seconds, tokens: usage.completion_tokens, prompt: usage.prompt_tokens, told };
-}
-
 function mean(numbers) {
   return numbers.reduce((sum, value) => sum + value, 0) / numbers.length;
 }
 
 async function ours() {
   const { url, stop } = await startOurs(['--model', values.folder]);
-  await chat(url, await request(1000, 8));
+  await chat(url, await request(1000, Math.max(...lengths)));
   const rows = {};
   let seed = 0;
   for (const tokens of lengths)
@@ -216,17 +146,21 @@ async function serial() {
 async function alone() {
   const { url, stop } = await startOurs(['--model', values.folder]);
   const engine = startSerial();
-  await chat(url, await request(1000, 8));
-  await engine.ask(await request(1000, 8));
+  await chat(url, await request(1000, Math.max(...lengths)));
+  await engine.ask(await request(1000, Math.max(...lengths)));
   const rows = {};
-  const outsideOf = ({ seconds, told: { image, prefill, latents, decode } }) =>
-    seconds - image - prefill - latents - decode;
-  const ways = {
-    whole: async (asked) => ofServer(await chat(url, asked, false)),
-    streamed: async (asked) => ofServer(await chat(url, asked)),
-    engine: async (asked) => engine.ask(asked),
+  const ofServer = async (asked, streamed) => {
+    const before = await serverCpu(url);
+    const { seconds, told } = await chat(url, asked, streamed);
+    const { image, prefill, latents, decode } = told;
+    const cpu = (await serverCpu(url)) - before;
+    return { seconds, outside: seconds - image - prefill - latents - decode, cpu };
   };
-  const ofServer = (answer) => ({ seconds: answer.seconds, outside: outsideOf(answer) });
+  const ways = {
+    whole: (asked) => ofServer(asked, false),
+    streamed: (asked) => ofServer(asked, true),
+    engine: (asked) => engine.ask(asked),
+  };
   const names = Object.keys(ways);
   for (const tokens of lengths) {
     const rounds = [];
@@ -239,38 +173,36 @@ async function alone() {
       }
       rounds.push(one);
     }
-    const middle = (of) => median(rounds.map(of));
-    // What no pass of the engine took: the work between passes, and at the server HTTP, JSON and messages between the processes.
-    const outside = (name) => round(1000 * middle((each) => each[name].outside));
-    const seconds = (name) => round(middle((each) => each[name].seconds));
-    rows[`${tokens} tokens`] = {
-      rounds: ROUNDS,
-      engine: { seconds: seconds('engine'), outsideMilliseconds: outside('engine') },
-    };
-    for (const name of ['whole', 'streamed']) {
+    const middle = (of) => round(quantile(rounds.map(of), 0.5));
+    const row = { rounds: ROUNDS };
+    for (const name of names) {
       const added = rounds.map((each) => 1000 * (each[name].seconds - each.engine.seconds));
-      const [low, high] = middleHalf(added);
-      rows[`${tokens} tokens`][name] = {
-        ...{ seconds: seconds(name), outsideMilliseconds: outside(name) },
-        ...{ addedMilliseconds: round(median(added)), middleHalfOfAdded: [round(low), round(high)] },
+      row[name] = {
+        seconds: middle((each) => each[name].seconds),
+        // What no pass of the engine took: the work between passes, and at the server HTTP, JSON and messages between the processes.
+        outsideMilliseconds: middle((each) => 1000 * each[name].outside),
+        ...(name !== 'engine' && {
+          outsideAdded: middle((each) => 1000 * (each[name].outside - each.engine.outside)),
+          // Of the server's process, asking for this number included.
+          serverCpuMilliseconds: middle((each) => 1000 * each[name].cpu),
+          addedMilliseconds: [0.25, 0.5, 0.75].map((share) => round(quantile(added, share))),
+        }),
       };
-      console.error(`alone, ${tokens} tokens, ${name}: ${round(median(added))} ms added`);
     }
+    rows[`${tokens} tokens`] = row;
+    console.error(
+      `alone, ${tokens} tokens: ${row.whole.outsideAdded} and ${row.streamed.outsideAdded} ms outside the passes`,
+    );
   }
   engine.stop();
   await stop();
   return { rows };
 }
 
-/** The quarter that is smallest, and the one that is largest, end here. */
-function middleHalf(numbers) {
+function quantile(numbers, share) {
   const sorted = [...numbers].sort((a, b) => a - b);
-  return [0.25, 0.75].map((share) => sorted[Math.round(share * (sorted.length - 1))]);
-}
-
-function median(numbers) {
-  const sorted = [...numbers].sort((a, b) => a - b);
-  return (sorted[Math.floor((sorted.length - 1) / 2)] + sorted[Math.ceil((sorted.length - 1) / 2)]) / 2;
+  const at = share * (sorted.length - 1);
+  return (sorted[Math.floor(at)] + sorted[Math.ceil(at)]) / 2;
 }
 
 function rowsOf(answers) {
@@ -323,10 +255,6 @@ async function peer() {
 
 async function bundled() {
   const { url, stop } = await startOurs(['--max-queue', '256']);
-  const cpu = async () => {
-    const text = await (await fetch(`${url}/metrics`)).text();
-    return Number(/^ivtlr:server_cpu_seconds (\S+)/m.exec(text)[1]);
-  };
   const puzzles = await Promise.all(
     Array.from({ length: 32 }, async (_, seed) => (await fetch(`${url}/api/puzzle?seed=${seed}`)).json()),
   );
@@ -356,11 +284,11 @@ async function bundled() {
   };
   await clients(2 * CLIENTS);
   const requests = 20 * CLIENTS;
-  const cpuBefore = await cpu();
+  const cpuBefore = await serverCpu(url);
   const started = performance.now();
   const times = await clients(requests);
   const seconds = (performance.now() - started) / 1000;
-  const used = (await cpu()) - cpuBefore;
+  const used = (await serverCpu(url)) - cpuBefore;
   await stop();
   const at = (share) => round(times[Math.floor(share * (times.length - 1))]);
   const row = {

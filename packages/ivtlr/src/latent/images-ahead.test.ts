@@ -104,7 +104,7 @@ test('a picture and the prompt behind it share a piece', () => {
     const [picture] = request([4, 4], 1).images;
     const ahead = new ImagesAhead(model);
     expect(ahead.advance(picture!, Number.POSITIVE_INFINITY)).toBe(true);
-    const work = ahead.spent;
+    const { work } = ahead;
     ahead.dispose();
     const tokens = request([4, 4], 1).promptIds.length;
     // A piece in which all of the picture's work has room, and all of the prompt but two tokens.

@@ -11,8 +11,8 @@ interface Encoding {
 export class ImagesAhead {
   readonly #model: VisionLanguageModel;
   readonly #images = new Map<ProcessedImage, Encoding>();
-  /** Prompt tokens whose work `advance` has done so far. */
-  spent = 0;
+  /** Prompt tokens whose work the last `advance` has done. */
+  work = 0;
 
   constructor(model: VisionLanguageModel) {
     this.#model = model;
@@ -29,8 +29,7 @@ export class ImagesAhead {
       encoding = { units: this.#model.encodeInUnits(image), encoded: null };
       this.#images.set(image, encoding);
     }
-    for (const until = this.spent + most; encoding.encoded === null && this.spent < until; )
-      this.spent += next(encoding);
+    for (this.work = 0; encoding.encoded === null && this.work < most; ) this.work += next(encoding);
     return encoding.encoded !== null;
   }
 

@@ -139,9 +139,8 @@ export class RowBatch {
     if ([...this.#rows].some(({ phase }) => phase === 'prefill')) return false;
     const next = left.find((image) => !this.#ahead.isRead(image));
     if (next === undefined) return true;
-    const before = this.#ahead.spent;
     const read = this.#ahead.advance(next, this.#pieceLeft);
-    this.#spent += this.#ahead.spent - before;
+    this.#spent += this.#ahead.work;
     return read && next === left.at(-1);
   }
 

@@ -14,6 +14,7 @@ import {
   zeros,
 } from '@ivtlr/torch';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { LOSS_OPTIONS as OPTIONS, LOSS_ROWS as ROWS } from '../../../../test/loss-rows.ts';
 import { TINY_IDS, type TinyRow, tinyBatch, tinyModel } from '../../../../test/tiny-model.ts';
 import type { Batch } from '../data/collate.ts';
 import { generateAll } from '../latent/generate.ts';
@@ -25,30 +26,6 @@ import type { Qwen2VL } from '../models/qwen2-vl/model.ts';
 import { type LossOptions, trainingLoss } from './loss.ts';
 
 setNumThreads(1);
-
-const ROWS: TinyRow[] = [
-  {
-    before: [1, 2],
-    after: [3, 4, 5],
-    grid: [2, 3],
-    latentSteps: 2,
-    text: [10, 11, 12],
-    seed: 1,
-    pickTargets: [[0, 3], [5]],
-    carried: { targets: [21, 23], values: [20, 21, 22, 23] },
-  },
-  {
-    before: [6],
-    after: [7],
-    grid: [2, 2],
-    latentSteps: 2,
-    text: [13, 14, 15, 16, 17],
-    seed: 2,
-    pickTargets: [[], [1]],
-    carried: { targets: [20, 20], values: [20, 21, 22, 23] },
-  },
-];
-const OPTIONS: LossOptions = { ...LATENT_DEFAULTS, patches: 2, latentGradient: 'through', pickSupervision: 0 };
 
 /** One of each kind: decoder, embedding, head, norms, vision tower. */
 const CHECKED = [
@@ -351,39 +328,6 @@ test('supervision without targets, or without latent steps, is no supervision', 
     const empty = tinyBatch(ROWS.map((row) => ({ ...row, pickTargets: [[], []] })));
     const { loss, crossEntropy: entropy } = trainingLoss(model, empty, { ...OPTIONS, pickSupervision: 1 });
     expect(loss.item()).toBe(entropy.item());
-  });
-});
-
-test('values that are not known are left out of their loss', () => {
-  scope(() => {
-    const carryLoss = (rows: TinyRow[]) =>
-      trainingLoss(model, tinyBatch(rows), { ...OPTIONS, carrySupervision: 1 }).carryLoss;
-    const [first, second] = ROWS as [TinyRow, TinyRow];
-    const { carried: _, ...untold } = second;
-    expect(carryLoss([first, untold])!.item()).toBeCloseTo(carryLoss([first])!.item(), 12);
-    expect(carryLoss([untold])).toBeNull();
-    expect(carryLoss([{ ...first, latentSteps: 0 }])).toBeNull();
-    expect(trainingLoss(model, batch, OPTIONS).carryLoss).toBeNull();
-  });
-});
-
-test('a pass that is cut into segments gives the same loss and gradient with supervised values', () => {
-  const options: LossOptions = { ...OPTIONS, carrySupervision: 0.6, latentGradient: 'detached' };
-  const gradientOf = (observer: LossOptions['observer']) =>
-    scope(() => {
-      const parameter = model.namedParameters().get('lm_head.weight') ?? model.namedParameters().get(CHECKED[0]!)!;
-      const { loss, carryLoss, backward } = trainingLoss(model, batch, { ...options, ...(observer && { observer }) });
-      backward();
-      const gradient = parameter.grad!.tolist();
-      for (const each of model.parameters()) each.grad = null;
-      return { loss: loss.item(), carryLoss: carryLoss!.item(), gradient };
-    });
-  const whole = gradientOf(null);
-  const cut = gradientOf({ require() {}, gradientsComplete() {} });
-  expect(cut.loss).toBeCloseTo(whole.loss, 12);
-  expect(cut.carryLoss).toBeCloseTo(whole.carryLoss, 12);
-  (cut.gradient as number[][]).flat().forEach((value, i) => {
-    expect(value).toBeCloseTo((whole.gradient as number[][]).flat()[i]!, 12);
   });
 });
 
