@@ -112,9 +112,9 @@ async function ours() {
 }
 
 /** The engine of `ivtlr infer` in a process of its own. */
-function startSerial() {
+function startSerial(env = {}) {
   const child = spawn(process.execPath, [here('serve-serial.mjs'), values.folder, values.threads], {
-    stdio: ['pipe', 'pipe', 'inherit'],
+    ...{ stdio: ['pipe', 'pipe', 'inherit'], env: { ...process.env, ...env } },
   });
   children.add(child);
   const lines = readline.createInterface({ input: child.stdout })[Symbol.asyncIterator]();
@@ -145,7 +145,7 @@ async function serial() {
 /** Single requests to the server and to the engine in turn, so that both meet the same machine. */
 async function alone() {
   const { url, stop } = await startOurs(['--model', values.folder]);
-  const engine = startSerial();
+  const engine = startSerial({ THP_MEM_ALLOC_ENABLE: '1' }); // large pages for the weights, as the server's engine has them
   await chat(url, await request(1000, Math.max(...lengths)));
   await engine.ask(await request(1000, Math.max(...lengths)));
   const rows = {};
