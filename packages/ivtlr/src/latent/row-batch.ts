@@ -127,8 +127,7 @@ export class RowBatch {
   /**
    * Reads a piece of the images of requests that will be added together, as much work as `pieceTokens` prompt tokens, unless prompts are waiting:
    * they come first, so that rows that write never wait for more than one piece between two steps. What it takes of a piece the next pass's prompts
-   * have not. Images of a request that is never added are
-   * freed by `forget`.
+   * have not. Images of a request that is never added are freed by `forget`.
    * @returns whether all of them are read, so that the requests can be added
    */
   readAhead(requests: readonly RowRequest[]): boolean {

@@ -4,7 +4,7 @@
  */
 import { liveAsWorker, openForParent, parentSays, sendable, tellParent } from '../pool/worker-inside.ts';
 import type { FromEngine, ToEngine } from './engine-messages.ts';
-import { Serving } from './serving.ts';
+import { ServedQuestions } from './served-questions.ts';
 
 liveAsWorker();
 
@@ -18,7 +18,7 @@ process.on('message', (message: ToEngine) => {
   wake();
 });
 
-let serving = null as Serving | null;
+let serving = null as ServedQuestions | null;
 
 /** Longest time without a turn of the event loop, ms. */
 const LONGEST_WITHOUT_TURN = 1000;
@@ -28,7 +28,7 @@ let lastTurn = 0;
  * Between passes the event loop runs when there is something for it: a turn, and more while questions are on their way. A turn takes some tenths of a
  * millisecond after a pass, which has emptied the caches.
  */
-async function takeTurns(serving: Serving): Promise<void> {
+async function takeTurns(serving: ServedQuestions): Promise<void> {
   const now = performance.now();
   const waits = coming > 0 || serving.takesIn || parentSays();
   if (!waits && now - lastTurn < LONGEST_WITHOUT_TURN) return;
@@ -48,7 +48,7 @@ async function take(message: Exclude<ToEngine, { type: 'coming' }>): Promise<voi
   switch (message.type) {
     case 'open': {
       const { opened, deviceNote } = await openForParent(message);
-      serving = await Serving.open(opened, message.limits, () => wake());
+      serving = await ServedQuestions.open(opened, message.limits, () => wake());
       const { settings, model, family } = opened;
       const { task, profile, latents, patches } = settings;
       const { infer, oneImage = false } = opened.renderOptions(task ?? 'm3cot').profile;

@@ -43,7 +43,7 @@ interface Served extends Question {
 /** Questions that begin together: one that was sent, and what lends it its latent steps. */
 type Group = readonly [PreparedQuestion<Served>, ...PreparedQuestion<Served>[]];
 
-export class Serving {
+export class ServedQuestions {
   readonly #opened: LoadedModel;
   readonly #asker: Asker<Served>;
   readonly #budget: CacheBudget;
@@ -59,7 +59,7 @@ export class Serving {
   #residentBytes = 0;
   #liveTensors = 0;
 
-  static async open(opened: LoadedModel, limits: EngineLimits, wake: () => void): Promise<Serving> {
+  static async open(opened: LoadedModel, limits: EngineLimits, wake: () => void): Promise<ServedQuestions> {
     const threads = new ImagePool(opened.inputs.preparation, IMAGE_THREADS);
     const asker = await Asker.open<Served>(opened, {
       rows: limits.rows,
@@ -82,7 +82,7 @@ export class Serving {
         return opened.inputs.finish(await threads.prepare(image));
       },
     });
-    return new Serving(opened, limits, asker, wake);
+    return new ServedQuestions(opened, limits, asker, wake);
   }
 
   private constructor(opened: LoadedModel, limits: EngineLimits, asker: Asker<Served>, wake: () => void) {
@@ -220,7 +220,6 @@ export class Serving {
     const refused = this.#asker.start(group);
     if (refused.length === 0) {
       const [{ seconds, ahead }] = group;
-
       const { settings } = this.#opened;
       const { latentSteps, promptIds, options } = request;
       const task = question.options.task ?? settings.task ?? 'm3cot';
