@@ -1,8 +1,8 @@
 // The server under load. After a build:
-//   node bench/serve.mjs [--parts ours,serial,alone,bundled,peer] [--counts 1,4,8,16] [--tokens 64,256] [--folder DIR] [--threads 2] [--save]
+//   node bench/serve.mjs [--parts ours,serial,alone,bundled,peer] [--counts 1,4,8,16] [--tokens 64,256] [--folder DIR] [--threads 2] [--rounds 9] [--save]
 // Qwen2-VL-2B's shape in bfloat16 with random weights (bench/serve-folder.mjs writes it into DIR, 4.4 GB), 280x280 pictures, 60 text tokens, three
 // latent steps of 32 patches. `ours`: so many streamed requests at once to `ivtlr serve`; `serial`: one after the other through the engine of
-// `ivtlr infer`; `alone`: single requests to the server and to that engine in turn, and what the server adds; `peer`: a plain FastAPI over transformers' generate(), which takes no latent steps (PYTHON with torch, transformers, pillow, fastapi,
+// `ivtlr infer`; `alone`: single requests to the server and to that engine in turn, and what the server adds (as root: it reads the scheduler's record); `peer`: a plain FastAPI over transformers' generate(), which takes no latent steps (PYTHON with torch, transformers, pillow, fastapi,
 // uvicorn); `bundled`: 64 clients of the bundled model. All parts take about 15 minutes on two cores; --save merges what was run into
 // bench/results/serve.json, so parts can be run one by one.
 import { spawn } from 'node:child_process';
@@ -13,6 +13,7 @@ import readline from 'node:readline';
 import { parseArgs } from 'node:util';
 import { demand, makeCase } from './inference-shapes.mjs';
 import { circumstances, fail, here, round, run, runJson } from './run.mjs';
+import { cannotFollow, childrenOf, follow, threadsOf, waits } from './scheduler.mjs';
 import { chat, request, serverCpu } from './serve-client.mjs';
 
 const { values } = parseArgs({
@@ -22,16 +23,18 @@ const { values } = parseArgs({
     tokens: { type: 'string', default: '64,256' },
     folder: { type: 'string', default: path.join(os.tmpdir(), 'ivtlr-serve-2b') },
     threads: { type: 'string', default: String(Math.min(2, os.availableParallelism())) },
+    rounds: { type: 'string', default: '9' },
     save: { type: 'boolean', default: false },
   },
 });
 const PARTS = { ours, serial, alone, peer, bundled };
 const parts = values.parts.split(',');
 for (const part of parts) if (!PARTS[part]) fail(`--parts are ${Object.keys(PARTS).join(', ')}, not ${part}`);
+const problem = parts.includes('alone') ? cannotFollow() : null;
+if (problem) fail(`${problem}; the other --parts do without`);
 const counts = values.counts.split(',').map(Number);
 const lengths = values.tokens.split(',').map(Number);
 const SERIAL_REQUESTS = 2;
-const ROUNDS = 9;
 const CLIENTS = 64;
 const children = new Set();
 process.on('exit', () => {
@@ -64,7 +67,7 @@ async function start(command, args, ready) {
       child.once('exit', resolve);
       child.kill('SIGTERM');
     });
-  return { url, stop };
+  return { url, stop, pid: child.pid };
 }
 
 function startOurs(args) {
@@ -142,19 +145,25 @@ async function serial() {
   return { rows: rowsOf(answers), machine: rates(machine) };
 }
 
-/** Single requests to the server and to the engine in turn, so that both meet the same machine. */
+/**
+ * Single requests to the server and to the engine in turn, so that both meet the same machine. What the server adds is the time outside the engine's
+ * passes and, within them, the time that the engine's threads wait for a core that the server has.
+ */
 async function alone() {
-  const { url, stop } = await startOurs(['--model', values.folder]);
+  const { url, stop, pid: server } = await startOurs(['--model', values.folder]);
   const engine = startSerial({ THP_MEM_ALLOC_ENABLE: '1' }); // large pages for the weights, as the server's engine has them
   await chat(url, await request(1000, Math.max(...lengths)));
   await engine.ask(await request(1000, Math.max(...lengths)));
   const rows = {};
   const ofServer = async (asked, streamed) => {
     const before = await serverCpu(url);
+    const followed = follow();
     const { seconds, told } = await chat(url, asked, streamed);
+    const text = followed();
+    const { waited, ran } = waits(text, new Set(childrenOf(server).flatMap(threadsOf)), new Set(threadsOf(server)));
     const { image, prefill, latents, decode } = told;
     const cpu = (await serverCpu(url)) - before;
-    return { seconds, outside: seconds - image - prefill - latents - decode, cpu };
+    return { seconds, outside: seconds - image - prefill - latents - decode, cpu, waited, ran };
   };
   const ways = {
     whole: (asked) => ofServer(asked, false),
@@ -164,7 +173,7 @@ async function alone() {
   const names = Object.keys(ways);
   for (const tokens of lengths) {
     const rounds = [];
-    for (let i = 0; i < ROUNDS; i++) {
+    for (let i = 0; i < Number(values.rounds); i++) {
       // Another picture for each, since the server keeps what it has read, and another order in each round.
       const one = {};
       for (const j of names.keys()) {
@@ -173,26 +182,30 @@ async function alone() {
       }
       rounds.push(one);
     }
-    const middle = (of) => round(quantile(rounds.map(of), 0.5));
-    const row = { rounds: ROUNDS };
+    const quartiles = (of) => [0.25, 0.5, 0.75].map((share) => round(quantile(rounds.map(of), share)));
+    const middle = (of) => quartiles(of)[1];
+    const row = { rounds: rounds.length };
     for (const name of names) {
-      const added = rounds.map((each) => 1000 * (each[name].seconds - each.engine.seconds));
       row[name] = {
         seconds: middle((each) => each[name].seconds),
         // What no pass of the engine took: the work between passes, and at the server HTTP, JSON and messages between the processes.
         outsideMilliseconds: middle((each) => 1000 * each[name].outside),
         ...(name !== 'engine' && {
-          outsideAdded: middle((each) => 1000 * (each[name].outside - each.engine.outside)),
-          // Of the server's process, asking for this number included.
+          outsideAdded: quartiles((each) => 1000 * (each[name].outside - each.engine.outside)),
+          // Threads of the engine had no core while the server's had one; some of them only spun.
+          waitedMilliseconds: quartiles((each) => 1000 * each[name].waited),
+          addedAtMost: quartiles((each) => 1000 * (each[name].outside - each.engine.outside + each[name].waited)),
+          // Of the server's process, asking for this number included and without it.
           serverCpuMilliseconds: middle((each) => 1000 * each[name].cpu),
-          addedMilliseconds: [0.25, 0.5, 0.75].map((share) => round(quantile(added, share))),
+          ranMilliseconds: middle((each) => 1000 * each[name].ran),
+          // What the clock says, with all that passes differ by from process to process and from minute to minute.
+          longerMilliseconds: quartiles((each) => 1000 * (each[name].seconds - each.engine.seconds)),
         }),
       };
     }
-    rows[`${tokens} tokens`] = row;
-    console.error(
-      `alone, ${tokens} tokens: ${row.whole.outsideAdded} and ${row.streamed.outsideAdded} ms outside the passes`,
-    );
+    const all = `${tokens} tokens, ${values.threads} ${values.threads === '1' ? 'thread' : 'threads'}`;
+    rows[all] = row;
+    console.error(`alone, ${all}: ${row.whole.addedAtMost[1]} and ${row.streamed.addedAtMost[1]} ms at most`);
   }
   engine.stop();
   await stop();

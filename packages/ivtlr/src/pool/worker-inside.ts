@@ -52,9 +52,12 @@ export function parentSays(): boolean {
  * this returns, and leaves nothing to the event loop.
  */
 export function tellParent(message: object): void {
-  let bytes = Buffer.from(`${JSON.stringify(message)}\n`);
+  const line = `${JSON.stringify(message)}\n`;
   try {
-    while (bytes.length > 0) bytes = bytes.subarray(writeSync(MESSAGES_FD, bytes));
+    const written = writeSync(MESSAGES_FD, line);
+    if (written === Buffer.byteLength(line)) return;
+    let rest = Buffer.from(line).subarray(written);
+    while (rest.length > 0) rest = rest.subarray(writeSync(MESSAGES_FD, rest));
   } catch {
     process.exit(); // the parent has gone
   }

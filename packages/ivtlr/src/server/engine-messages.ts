@@ -116,5 +116,9 @@ export type FromEngine =
   | { type: 'opened'; opened: EngineInfo }
   | { type: 'failed'; error: SentError }
   | { type: 'pong'; stats: EngineStats }
-  /** All events of a pass. */
-  | { type: 'events'; events: readonly { id: number; event: EngineEvent }[]; stats: EngineStats };
+  /** All events of a pass. With questions that only went on, the statistics are as they were but for the passes. */
+  | {
+      type: 'events';
+      events: readonly { id: number; event: EngineEvent }[];
+      stats: EngineStats | Pick<EngineStats, 'passes'>;
+    };

@@ -247,7 +247,7 @@ export class Engine {
       this.#process!.kill();
       return;
     }
-    this.#stats = message.stats;
+    this.#stats = { ...this.#stats, ...message.stats };
     if (message.type === 'events') for (const { id, event } of message.events) this.#hand(id, event);
     this.#pump();
   }

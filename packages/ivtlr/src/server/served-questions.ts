@@ -191,11 +191,12 @@ export class ServedQuestions {
 
   /** Tells the server what has happened. */
   #flush(): void {
-    if (this.#events.length > 0) {
-      const happened: FromEngine = { type: 'events', events: this.#events, stats: this.stats };
-      tellParent(happened);
-    }
+    const events = this.#events;
+    if (events.length === 0) return;
     this.#events = [];
+    const goesOn = events.every(({ event: { type } }) => type === 'text' || type === 'step');
+    const happened: FromEngine = { type: 'events', events, stats: goesOn ? { passes: this.#passes } : this.stats };
+    tellParent(happened);
   }
 
   #begin(): boolean {
