@@ -7,7 +7,8 @@
 // Products are summed in float32 and rounded once, as ATen does, in another order. `kernel` forces one of the names below and throws when
 // the call is not for it; it is there for tests and measurements.
 //   amx          up to 640 rows; inputs in 32s, outputs in 16s (linear_amx.cpp)
-//   avx512_bf16  up to 96 rows: one row streams the weight; more rows work in register tiles of 8 outputs by up to 3 rows
+//   avx512_bf16  up to 96 rows: one row streams the weight; 4 to 8 rows stream it through register tiles of all rows by some outputs; other numbers
+//                of rows work in tiles of 8 outputs by up to 3 rows
 //   avx2         one row, an even number of inputs
 //   aten         aten::linear
 #include <torch/library.h>
@@ -25,8 +26,8 @@ using at::Tensor;
 constexpr int64_t kRows = 96;
 // The same for matrix tiles.
 constexpr int64_t kAmxRows = 640;
-// Outputs of one unit of parallel work; a multiple of the height of a tile.
-constexpr int64_t kUnit = 16;
+// Outputs of one unit of parallel work; a multiple of the height of every tile.
+constexpr int64_t kUnit = 24;
 
 #ifdef IVTLR_X86
 #define AVX2 __attribute__((target("avx2,fma")))
@@ -34,10 +35,10 @@ constexpr int64_t kUnit = 16;
 AVX512_BF16 inline __m512bh load(const uint16_t* from) { return (__m512bh)_mm512_loadu_si512(from); }
 AVX512_BF16 inline __m512bh load(const uint16_t* from, __mmask32 mask) { return (__m512bh)_mm512_maskz_loadu_epi16(mask, from); }
 
-// Eight outputs of M rows, held in registers. With `kPrefetch` the weights of the eight outputs below are asked for meanwhile: rows of a
-// weight are too short for the hardware to see the next ones coming.
-template <int M, bool kPrefetch>
-AVX512_BF16 inline void tile(const Product& p, int64_t output, int64_t row) {
+// Eight outputs of M rows, held in registers. Meanwhile the weights of `kAhead` outputs from `ahead` on are asked for: rows of a weight are too
+// short for the hardware to see the next ones coming.
+template <int M, int kAhead>
+AVX512_BF16 inline void tile(const Product& p, int64_t output, int64_t row, const uint16_t* ahead) {
   const int64_t K = p.inputs;
   const uint16_t* w = p.weight + output * K;
   const uint16_t* x = p.x + row * K;
@@ -54,7 +55,7 @@ AVX512_BF16 inline void tile(const Product& p, int64_t output, int64_t row) {
 #pragma GCC unroll 8
     for (int n = 0; n < 8; n++) {
       const __m512bh weight = load(w + n * K + k);
-      if constexpr (kPrefetch) _mm_prefetch(reinterpret_cast<const char*>(w + (n + 8) * K + k), _MM_HINT_T1);
+      if (n < kAhead) _mm_prefetch(reinterpret_cast<const char*>(ahead + n * K + k), _MM_HINT_T1);
 #pragma GCC unroll 8
       for (int m = 0; m < M; m++) sum[n][m] = _mm512_dpbf16_ps(sum[n][m], weight, values[m]);
     }
@@ -95,16 +96,73 @@ AVX512_BF16 void stream(const Product& p, int64_t begin, int64_t end, int64_t ro
   }
 }
 
+// The tiles of all rows share the prefetching of the next eight outputs, so that memory works as long as the products do.
 template <int M>
 AVX512_BF16 void tile(const Product& p, int64_t output, int64_t row) {
-  // The first tile of rows prefetches the weights; the other tiles find them in the cache.
-  if (row == 0 && output + 16 <= p.outputs) tile<M, true>(p, output, row);
-  else tile<M, false>(p, output, row);
+  const int64_t each = p.rows > 9 ? 2 : p.rows > 6 ? 3 : p.rows > 3 ? 4 : 8, first = row / 3 * each;
+  const uint16_t* ahead = p.weight + (output + 8 + first) * p.inputs;
+  if (first >= 8 || output + 16 > p.outputs) return tile<M, 0>(p, output, row, ahead);
+  if (each == 2) return tile<M, 2>(p, output, row, ahead);
+  if (each == 3) return tile<M, 3>(p, output, row, ahead);
+  if (each == 4) return tile<M, 4>(p, output, row, ahead);
+  tile<M, 8>(p, output, row, ahead);
+}
+
+// N outputs of all M rows: each weight is loaded once, so that memory is waited for as evenly as can be. The weights of the next N outputs are asked
+// for meanwhile.
+template <int N, int M>
+AVX512_BF16 inline void tile_of_all(const Product& p, int64_t output) {
+  const int64_t K = p.inputs;
+  const uint16_t* w = p.weight + output * K;
+  const uint16_t* ahead = w + (output + 2 * N <= p.outputs ? N * K : 0);
+  __m512 sum[N][8];
+#pragma GCC unroll 8
+  for (int n = 0; n < N; n++)
+#pragma GCC unroll 8
+    for (int m = 0; m < 8; m++) sum[n][m] = _mm512_setzero_ps();
+  const auto add = [&](int64_t k, __mmask32 mask) AVX512_BF16 __attribute__((always_inline)) {
+    __m512bh weights[N];
+#pragma GCC unroll 8
+    for (int n = 0; n < N; n++) weights[n] = load(w + n * K + k, mask);
+#pragma GCC unroll 8
+    for (int m = 0; m < M; m++) {
+      const __m512bh values = load(p.x + m * K + k, mask);
+#pragma GCC unroll 8
+      for (int n = 0; n < N; n++) sum[n][m] = _mm512_dpbf16_ps(sum[n][m], weights[n], values);
+    }
+  };
+  int64_t k = 0;
+  for (; k + 32 <= K; k += 32) {
+#pragma GCC unroll 8
+    for (int n = 0; n < N; n++) _mm_prefetch(reinterpret_cast<const char*>(ahead + n * K + k), _MM_HINT_T1);
+    add(k, ~0u);
+  }
+  if (k < K) add(k, (1u << (K - k)) - 1);
+#pragma GCC unroll 8
+  for (int n = 0; n < N; n++) {
+    alignas(32) float sums[8];
+    _mm256_store_ps(sums, _mm256_set_m128(M > 4 ? reduce_four(&sum[n][4], 1) : _mm_setzero_ps(), reduce_four(&sum[n][0], 1)));
+    for (int m = 0; m < M; m++) p.store(m, output + n, sums[m]);
+  }
+}
+
+template <int N, int M>
+AVX512_BF16 void all_rows(const Product& p, int64_t begin, int64_t end) {
+  int64_t output = begin;
+  for (; output + N <= end; output += N) tile_of_all<N, M>(p, output);
+  for (int64_t row = 0; row < M; row++) stream(p, output, end, row);
 }
 
 AVX512_BF16 void avx512_bf16(const Product& p, int64_t begin, int64_t end) {
   // Beyond this length a row of x no longer stays in the first-level cache beside the stream, and eight outputs share each load of it.
   if (p.rows == 1 && p.inputs <= 4096) return stream(p, begin, end, 0);
+  switch (p.rows) {
+    case 4: return all_rows<6, 4>(p, begin, end);
+    case 5: return all_rows<4, 5>(p, begin, end);
+    case 6: return all_rows<4, 6>(p, begin, end);
+    case 7: return all_rows<3, 7>(p, begin, end);
+    case 8: return all_rows<3, 8>(p, begin, end);
+  }
   int64_t output = begin;
   // Weights outside, rows inside: the eight rows of the weight stay in cache while all of x passes.
   for (; output + 8 <= end; output += 8) {

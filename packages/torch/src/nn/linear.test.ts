@@ -57,7 +57,7 @@ const SHAPES = [
 ] as const;
 
 describe.each([...kernels, undefined])('kernel %s', (kernel: LinearKernel | undefined) => {
-  test.each([1, 2, 3, 4, 5, 7, 8, 17, 33, 49, 64, 80, 96, 97, 250, 512, 601])('%i rows round once', (rows) => {
+  test.each([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 17, 33, 49, 64, 80, 96, 97, 250, 512, 601])('%i rows round once', (rows) => {
     if (kernel === 'avx2' && rows > 1) return;
     if (kernel === 'avx512_bf16' && rows > 96) return;
     for (const [outputs, inputs] of SHAPES) {
