@@ -99,13 +99,12 @@ AVX512_BF16 void stream(const Product& p, int64_t begin, int64_t end, int64_t ro
 // The tiles of all rows share the prefetching of the next eight outputs, so that memory works as long as the products do.
 template <int M>
 AVX512_BF16 void tile(const Product& p, int64_t output, int64_t row) {
-  const int64_t each = p.rows > 9 ? 2 : p.rows > 6 ? 3 : p.rows > 3 ? 4 : 8, first = row / 3 * each;
+  const bool shared = p.rows > 3;
+  const int64_t first = shared ? row : 0;
   const uint16_t* ahead = p.weight + (output + 8 + first) * p.inputs;
-  if (first >= 8 || output + 16 > p.outputs) return tile<M, 0>(p, output, row, ahead);
-  if (each == 2) return tile<M, 2>(p, output, row, ahead);
-  if (each == 3) return tile<M, 3>(p, output, row, ahead);
-  if (each == 4) return tile<M, 4>(p, output, row, ahead);
-  tile<M, 8>(p, output, row, ahead);
+  if (first >= 8 || output + 16 > p.outputs) tile<M, 0>(p, output, row, ahead);
+  else if (shared) tile<M, 3>(p, output, row, ahead);
+  else tile<M, 8>(p, output, row, ahead);
 }
 
 // N outputs of all M rows: each weight is loaded once, so that memory is waited for as evenly as can be. The weights of the next N outputs are asked
