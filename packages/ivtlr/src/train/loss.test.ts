@@ -19,7 +19,6 @@ import { TINY_IDS, type TinyRow, tinyBatch, tinyModel } from '../../../../test/t
 import type { Batch } from '../data/collate.ts';
 import { generateAll } from '../latent/generate.ts';
 import { tokensOf } from '../latent/image-columns.ts';
-import { LATENT_DEFAULTS } from '../latent/options.ts';
 import { Rollout } from '../latent/rollout.ts';
 import { embedPrompt, Sequence, toIds } from '../latent/sequence.ts';
 import type { Qwen2VL } from '../models/qwen2-vl/model.ts';

@@ -57,26 +57,29 @@ const SHAPES = [
 ] as const;
 
 describe.each([...kernels, undefined])('kernel %s', (kernel: LinearKernel | undefined) => {
-  test.each([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 17, 33, 49, 64, 80, 96, 97, 250, 512, 601])('%i rows round once', (rows) => {
-    if (kernel === 'avx2' && rows > 1) return;
-    if (kernel === 'avx512_bf16' && rows > 96) return;
-    for (const [outputs, inputs] of SHAPES) {
-      if (kernel === 'amx' && (inputs % 32 || outputs % 16)) continue;
-      if (kernel === 'avx2' && inputs % 2) continue;
-      for (const biased of [false, true])
-        noGrad(() =>
-          scope(() => {
-            const x = randn([rows, inputs]).to('bfloat16');
-            const weight = randn([outputs, inputs]).to('bfloat16');
-            const bias = biased ? randn([outputs]).mul(10).to('bfloat16') : null;
-            const got = linear(x, weight, bias, kernel);
-            expect(got.shape).toEqual([rows, outputs]);
-            expect(got.dtype).toBe('bfloat16');
-            expect(roundings(x, weight, bias, got), `${outputs}x${inputs}, bias ${biased}`).toBeLessThan(1.1);
-          }),
-        );
-    }
-  });
+  test.each([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 17, 33, 49, 64, 80, 96, 97, 250, 512, 601])(
+    '%i rows round once',
+    (rows) => {
+      if (kernel === 'avx2' && rows > 1) return;
+      if (kernel === 'avx512_bf16' && rows > 96) return;
+      for (const [outputs, inputs] of SHAPES) {
+        if (kernel === 'amx' && (inputs % 32 || outputs % 16)) continue;
+        if (kernel === 'avx2' && inputs % 2) continue;
+        for (const biased of [false, true])
+          noGrad(() =>
+            scope(() => {
+              const x = randn([rows, inputs]).to('bfloat16');
+              const weight = randn([outputs, inputs]).to('bfloat16');
+              const bias = biased ? randn([outputs]).mul(10).to('bfloat16') : null;
+              const got = linear(x, weight, bias, kernel);
+              expect(got.shape).toEqual([rows, outputs]);
+              expect(got.dtype).toBe('bfloat16');
+              expect(roundings(x, weight, bias, got), `${outputs}x${inputs}, bias ${biased}`).toBeLessThan(1.1);
+            }),
+          );
+      }
+    },
+  );
 });
 
 test('rows with leading sizes, rows that are not contiguous', () => {
