@@ -29,9 +29,11 @@ export function childrenOf(pid) {
   );
 }
 
-/** Begins to record; the function it returns ends that and gives the record's text. */
+/** Begins to record; the function it returns ends that and gives the record's text. A program that ends before leaves nothing on. */
 export function follow() {
   fs.mkdirSync(OWN, { recursive: true });
+  const remove = () => fs.rmdirSync(OWN); // with it the events are off
+  process.on('exit', remove);
   const set = (name, value) => fs.writeFileSync(`${OWN}/${name}`, value);
   set('buffer_size_kb', String(BUFFER_KIB));
   set('trace_clock', 'mono'); // one clock for all cores
@@ -39,12 +41,12 @@ export function follow() {
   set('tracing_on', '1');
   return () => {
     set('tracing_on', '0');
-    for (const event of EVENTS) set(`events/sched/${event}/enable`, '0');
     const lost = fs
       .readdirSync(`${OWN}/per_cpu`)
       .some((cpu) => !/^overrun: 0$/m.test(fs.readFileSync(`${OWN}/per_cpu/${cpu}/stats`, 'utf8')));
     const text = fs.readFileSync(`${OWN}/trace`, 'utf8');
-    fs.rmdirSync(OWN);
+    process.off('exit', remove);
+    remove();
     if (lost) throw new Error('the record of the scheduler has overrun its memory');
     return text;
   };

@@ -2,7 +2,8 @@
 //   node bench/serve.mjs [--parts ours,serial,alone,bundled,peer] [--counts 1,4,8,16] [--tokens 64,256] [--folder DIR] [--threads 2] [--rounds 9] [--save]
 // Qwen2-VL-2B's shape in bfloat16 with random weights (bench/serve-folder.mjs writes it into DIR, 4.4 GB), 280x280 pictures, 60 text tokens, three
 // latent steps of 32 patches. `ours`: so many streamed requests at once to `ivtlr serve`; `serial`: one after the other through the engine of
-// `ivtlr infer`; `alone`: single requests to the server and to that engine in turn, and what the server adds (as root: it reads the scheduler's record); `peer`: a plain FastAPI over transformers' generate(), which takes no latent steps (PYTHON with torch, transformers, pillow, fastapi,
+// `ivtlr infer`; `alone`: single requests to the server and to that engine in turn, and what the server adds (as root: it reads the scheduler's
+// record); `peer`: a plain FastAPI over transformers' generate(), which takes no latent steps (PYTHON with torch, transformers, pillow, fastapi,
 // uvicorn); `bundled`: 64 clients of the bundled model. All parts take about 15 minutes on two cores; --save merges what was run into
 // bench/results/serve.json, so parts can be run one by one.
 import { spawn } from 'node:child_process';
@@ -159,8 +160,8 @@ async function alone() {
     const before = await serverCpu(url);
     const followed = follow();
     const { seconds, told } = await chat(url, asked, streamed);
-    const text = followed();
-    const { waited, ran } = waits(text, new Set(childrenOf(server).flatMap(threadsOf)), new Set(threadsOf(server)));
+    const working = new Set(childrenOf(server).flatMap(threadsOf));
+    const { waited, ran } = waits(followed(), working, new Set(threadsOf(server)));
     const { image, prefill, latents, decode } = told;
     const cpu = (await serverCpu(url)) - before;
     return { seconds, outside: seconds - image - prefill - latents - decode, cpu, waited, ran };
