@@ -9,12 +9,17 @@ const BUFFER_KIB = 32768;
 /** Whether the record can be had here; why not in a sentence, else null. */
 export function cannotFollow() {
   try {
-    fs.mkdirSync(OWN, { recursive: true });
+    make();
     fs.rmdirSync(OWN);
     return null;
   } catch (error) {
     return `the scheduler's record needs root and tracefs at ${ROOT} (mount -t tracefs nodev ${ROOT}): ${error.message}`;
   }
+}
+
+/** Not with `recursive`: where tracefs is not mounted Node would then try for ever. */
+function make() {
+  if (!fs.existsSync(OWN)) fs.mkdirSync(OWN);
 }
 
 /** Threads of a process. */
@@ -31,7 +36,7 @@ export function childrenOf(pid) {
 
 /** Begins to record; the function it returns ends that and gives the record's text. A program that ends before leaves nothing on. */
 export function follow() {
-  fs.mkdirSync(OWN, { recursive: true });
+  make();
   const remove = () => fs.rmdirSync(OWN); // with it the events are off
   process.on('exit', remove);
   const set = (name, value) => fs.writeFileSync(`${OWN}/${name}`, value);
