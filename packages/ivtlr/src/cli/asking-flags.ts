@@ -1,4 +1,6 @@
 /** Flags of every command that asks a model. Loads nothing native, so that --help is instant. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { LoadedModel, OpenModelOptions, ReasoningSettings } from '../engine/loaded-model.ts';
 import { PROFILES, type ProfileName } from '../text/prompt.ts';
@@ -47,10 +49,11 @@ export function addAskingFlags(command: Command): Command {
     );
 }
 
-export function profileOption(): Option {
+/** @param otherwise what a model without settings of its own is asked as */
+export function profileOption(otherwise = 'plain'): Option {
   return new Option(
     '--profile <name>',
-    'prompts and image size: as the official code has them, ours, or those of a model that was not taught latent steps (default: as stored with the model; else plain)',
+    `prompts and image size: as the official code has them, ours, or those of a model that was not taught latent steps (default: as stored with the model; else ${otherwise})`,
   ).choices(PROFILES);
 }
 
@@ -92,13 +95,17 @@ export function askedAs(
   return { profile, positions, imageSize: inputs.imageSize, resize: inputs.resize, patches, latents: latentSteps };
 }
 
-/** Says on stderr when latent steps are asked of a model that is not known to have learned them. */
+/**
+ * Says on stderr when latent steps are asked of a model that is not known to have learned them.
+ * @param folder of the model, which may have been named by its name on the hub
+ */
 export function noteUntrainedLatentSteps(
   model: string,
+  folder: string,
   { settings }: Pick<LoadedModel, 'settings'>,
   latentSteps = settings.latents,
 ): void {
-  if (settings.profile !== 'plain' || latentSteps === 0) return;
+  if (settings.profile !== 'plain' || latentSteps === 0 || existsSync(join(folder, 'ivtlr.json'))) return;
   process.stderr.write(
     `note: ${model} has no ivtlr.json, so nothing says that it was taught latent steps; its ${latentSteps} will mean little to it\n`,
   );

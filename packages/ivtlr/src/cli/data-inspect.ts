@@ -47,7 +47,7 @@ export function registerDataInspect(data: Command): void {
     )
     .option('--seed <n>', 'seed of fresh samples', seedNumber, 0)
     .option('--stage <n>', 'latent stage', latentStepCount, 0)
-    .addOption(profileOption())
+    .addOption(profileOption("the official code's, where it knows the family"))
     .addOption(imageSizeOption())
     .option('--max-steps <n>', 'most pieces a rationale is cut into', latentStepCount, 3)
     .option('--max-latent-stage <n>', 'last stage that drops one more step', latentStepCount, 5)

@@ -55,7 +55,7 @@ export async function openEvaluation(flags: EvaluationFlags, latentSteps?: numbe
   const folder = await modelFolder(flags.model);
   const { opened, device, requireRoom, close } =
     processes > 1 ? await openPool(flags, folder) : await openHere(flags, folder);
-  noteUntrainedLatentSteps(flags.model, opened, latentSteps);
+  noteUntrainedLatentSteps(flags.model, folder, opened, latentSteps);
   const name = flags.task ?? opened.settings.task;
   if (!name) throw new UserError(`${flags.model} does not say which task it was trained on; give --task`);
   const task = await loadTask(name);

@@ -100,6 +100,19 @@ describe('ivtlr infer', () => {
     expect(err).not.toMatch(note);
   });
 
+  it('says only of a folder without ivtlr.json that it has none', async () => {
+    const without = join(folder, 'without-settings');
+    cpSync(model, without, { recursive: true });
+    rmSync(join(without, 'ivtlr.json'), { force: true });
+    const asked = ['--profile', 'plain', '--latents', '1'];
+    expect(await ask('--model', without, ...asked)).toBe(0);
+    expect(err).toMatch(/^note: .*without-settings has no ivtlr\.json/);
+    err = '';
+    writeFileSync(join(without, 'ivtlr.json'), JSON.stringify({ profile: 'consistent', latents: 1 }));
+    expect(await ask('--model', without, ...asked)).toBe(0);
+    expect(err).not.toMatch(/ivtlr\.json/);
+  });
+
   it('takes damaged folders for mistakes of the user', async () => {
     const damaged = join(folder, 'damaged');
     cpSync(model, damaged, { recursive: true });

@@ -43,7 +43,7 @@ export async function openForAsking(flags: ModelFlags, rows: number): Promise<Op
   const loadSeconds = (performance.now() - loading) / 1000;
   const ablation = flags.ablation === undefined ? undefined : ABLATIONS[flags.ablation]!;
   const latentSteps = ablation?.latentSteps ?? flags.latents;
-  noteUntrainedLatentSteps(flags.model, opened, latentSteps);
+  noteUntrainedLatentSteps(flags.model, folder, opened, latentSteps);
   const { task: trained } = opened.settings;
   if (task === undefined && trained !== null && !taskNames.includes(trained))
     process.stderr.write(

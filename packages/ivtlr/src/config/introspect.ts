@@ -1,5 +1,5 @@
 /** Questions about a zod schema that error messages and `--set` need: which keys exist at a path, and what kind of value belongs there. */
-import type { z } from 'zod';
+import { z } from 'zod';
 
 type Path = readonly PropertyKey[];
 type AnySchema = z.core.$ZodType;
@@ -14,9 +14,15 @@ function unwrap(schema: AnySchema): AnySchema {
 
 /** The schema at `path`, unwrapped, or undefined where no such key may stand. */
 export function schemaAt(schema: AnySchema, path: Path): AnySchema | undefined {
-  let here: AnySchema | undefined = unwrap(schema);
+  const found = wholeSchemaAt(schema, path);
+  return found && unwrap(found);
+}
+
+/** The same with what is wrapped around it: whether it is optional, null will do, .. */
+function wholeSchemaAt(schema: AnySchema, path: Path): AnySchema | undefined {
+  let here = schema;
   for (const key of path) {
-    const def = here._zod.def as {
+    const def = unwrap(here)._zod.def as {
       type: string;
       shape?: Record<string, AnySchema>;
       element?: AnySchema;
@@ -31,7 +37,7 @@ export function schemaAt(schema: AnySchema, path: Path): AnySchema | undefined {
     else if (def.type === 'record') next = def.valueType;
     else if (def.type === 'union') next = def.options?.map((option) => schemaAt(option, [key])).find((found) => found);
     if (!next) return undefined;
-    here = unwrap(next);
+    here = next;
   }
   return here;
 }
@@ -42,9 +48,11 @@ export function keysAt(schema: AnySchema, path: Path): string[] {
   return def?.type === 'object' ? Object.keys(def.shape!) : [];
 }
 
-/** True where only text is legal, so that `--set name=1e3` keeps its letters. */
-export function wantsText(schema: AnySchema, path: Path): boolean {
-  return schemaAt(schema, path)?._zod.def.type === 'string';
+/** True where `value` can only be meant as text, so that `--set name=1e3` keeps its letters; `null` is one where null will do. */
+export function wantsText(schema: AnySchema, path: Path, value: string): boolean {
+  const whole = wholeSchemaAt(schema, path);
+  if (!whole || unwrap(whole)._zod.def.type !== 'string') return false;
+  return value !== 'null' || !z.safeParse(whole, null).success;
 }
 
 /** The known name closest to a mistyped one, or undefined when none is near (more than about a third of the letters differ). */

@@ -227,6 +227,12 @@ describe('bundled recipes', () => {
   });
 });
 
+it('--set takes null for a text that may be null, and as text elsewhere', () => {
+  expect(parseRecipe(recipe, 'r.yaml', ['imageSize=native', 'imageSize=null', 'out=null'])).toMatchObject({
+    ...{ imageSize: null, out: 'null' },
+  });
+});
+
 describe('recipes that extend another one', () => {
   const folder = mkdtempSync(join(tmpdir(), 'ivtlr-extends-'));
   afterAll(() => rmSync(folder, { recursive: true }));

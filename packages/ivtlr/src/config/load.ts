@@ -207,7 +207,7 @@ function applyOverride(document: Document, official: OfficialSettings, override:
     if (typeof key === 'number' && !isMap(list) && key > length)
       fail(`${path.slice(0, depth).join('.')} has ${length} entries, so the next index is ${length}`);
   }
-  const value = wantsText(recipeSchema, path) ? raw : parseValue(raw, fail);
+  const value = wantsText(recipeSchema, path, raw) ? raw : parseValue(raw, fail);
   try {
     // A node of its own, so that later overrides can reach into it and errors find no line for it.
     document.setIn(path, document.createNode(value));

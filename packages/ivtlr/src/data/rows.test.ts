@@ -106,6 +106,8 @@ test('columns of other names, in both formats; a name that is wrong is an error'
   await expect(reading({ domain: 'field' })).rejects.toThrow(
     /named\.jsonl line 1 has no column field; its columns are/,
   );
+  // What to do is said in the task's name of the column.
+  await expect(reading({ question: 'text' })).rejects.toThrow(/has no column text; .* --column question=NAME/);
 });
 
 test('a pipe among the data is refused and not waited for', async () => {

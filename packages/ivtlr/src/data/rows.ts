@@ -64,7 +64,7 @@ export async function* readRows(
     const rows = /\.jsonl?$/.test(path)
       ? readJsonRows(path, needed, onBad && count, others, skip)
       : readParquet([path], needed, onBad && count, others, skip);
-    for await (const { row, place } of rows) {
+    for await (const { row, place } of inTaskWords(rows, (name) => known.find((column) => nameOf(column) === name))) {
       const values = known.map((column) => {
         const value = row[nameOf(column)] ?? null;
         return [
@@ -75,6 +75,24 @@ export async function* readRows(
       yield { row: Object.fromEntries(values), index: start + seen++, place };
     }
     start += seen;
+  }
+}
+
+/** What an error advises to do about a column that is missing is said in the task's name of it, since that of the file may be another. */
+async function* inTaskWords<T>(
+  rows: AsyncIterable<T>,
+  columnOf: (name: string) => string | undefined,
+): AsyncGenerator<T> {
+  try {
+    yield* rows;
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    throw new UserError(
+      error.message.replace(/--column (.+)=NAME/, (hint, name) => {
+        const column = columnOf(name);
+        return column === undefined ? hint : `--column ${column}=NAME`;
+      }),
+    );
   }
 }
 

@@ -152,6 +152,14 @@ describe('evaluate', () => {
     await expect(looked(1, 2, 'patches-swapped')).rejects.toThrow('only one sample');
   });
 
+  it('says which sample cannot be asked', async () => {
+    const samples = [...generatedSamples(dominoes, 1, 'test', 2)];
+    samples[1] = { ...samples[1]!, id: 'r5', question: 'red '.repeat(40_000) };
+    await expect(evaluate(opened, dominoes, samples, { name: 'x', batch: 2, maxNewTokens: 2 })).rejects.toThrow(
+      /^sample r5: the prompt takes 40\d{3} positions /,
+    );
+  });
+
   it('begins an answer for the model, as part of the text and not of the steps', async () => {
     const [run] = planRuns('no-cot', ['full']);
     const seen: AnsweredSample[] = [];

@@ -121,7 +121,7 @@ export async function evaluate(
       ? opened.ask(grouped(pending), { ...asking, imageThreads })
       : askHere(opened, pending, grouped, asking, imageThreads);
   for await (const event of events) {
-    if (event.type === 'error') throw event.error;
+    if (event.type === 'error') throw ofSample(event.question.sample, event.error);
     if (event.type !== 'end') continue;
     const { question, answer } = event;
     const { promptIds, text, tokens, picked, seconds } = answer;
@@ -173,6 +173,11 @@ async function* partnered(groups: AsyncIterable<Placed[]>, name: string): AsyncG
 }
 
 /** How many latent steps picked one of the image tokens that the task names for them. */
+/** An error about a question that says which sample it is. */
+function ofSample({ id }: Sample, { message }: UserError): UserError {
+  return new UserError(`sample ${id}: ${message.replace(/^sample question: /, '')}`);
+}
+
 function countPicks(allTargets: readonly number[][] | undefined, allPicked: readonly number[][]): Counted['picks'] {
   const picks = { named: 0, right: 0 };
   allPicked.forEach((picked, step) => {

@@ -162,7 +162,13 @@ describe('assembleRun', () => {
     ];
     set.push('data.threads=0', 'data.validation.samples=1', 'data.validation.maxNewTokens=2');
     await expect(build(...set)).rejects.toThrow(/train\.jsonl line 1 has no column question, rationale;/);
-    using run = await build(...set, 'data.columns={question: prompt, rationale: why}');
+    set.push('data.columns={question: prompt, rationale: why}');
+    const notes: string[] = [];
+    const reporter = { step() {}, note: (text: string) => notes.push(text) };
+    using run = await assembleRun(recipe(...set, 'latent.pickSupervision=2'), { ...context, reporter });
+    expect(notes).toEqual([
+      'latent.pickSupervision is 2, but samples of task mine have no pickTargets, so nothing is taught by it',
+    ]);
     expect((await run.validation.measure(positionOf(run.plan, 0))).samples).toBe(1);
     const saved = join(folder, 'saved');
     writeFiles(saved, run.trainee.files(run.plan.phases.at(-1)!));
@@ -177,5 +183,11 @@ describe('assembleRun', () => {
     await expect(build('task=m3cot', 'pretrain=[]')).rejects.toThrow('task m3cot has no generator');
     await expect(build('model=nowhere')).rejects.toThrow('there is no model folder nowhere');
     await expect(build('numEpochs=0', 'pretrain=[]')).rejects.toThrow('the recipe has no steps');
+    const fromFolder = ['pretrain=[]', 'data.source=folder', `data.folder=${join(out, 'train-only')}`];
+    mkdirSync(join(out, 'train-only'));
+    writeFileSync(join(out, 'train-only', 'train.jsonl'), '{}');
+    await expect(build(...fromFolder, 'data.validation.samples=6')).rejects.toThrow(
+      /no file of split validation in .*train-only; .*add it, or set data\.validation\.samples to 0$/,
+    );
   });
 });

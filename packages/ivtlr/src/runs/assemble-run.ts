@@ -21,6 +21,7 @@ import { stageOf } from '../latent/curriculum.ts';
 import { ALONE, type Ranks } from '../parallel/ranks.ts';
 import { ShardedParameters } from '../parallel/sharded-parameters.ts';
 import { ShardedUpdate } from '../parallel/sharded-update.ts';
+import { streamSamples } from '../tasks/read-samples.ts';
 import type { Task } from '../tasks/task.ts';
 import { loadTask } from '../tasks/task-file.ts';
 import { BatchMaker, disposeBatches } from '../train/batches.ts';
@@ -34,7 +35,7 @@ import { chooseTrained, openForTraining } from './open-model.ts';
 import { inTurn, StorePeers } from './processes.ts';
 import { settingsFor, stageAfter } from './settings.ts';
 import { badRowNotes, openSource, pretrainingTexts } from './training-data.ts';
-import { heldOutValidation } from './validation.ts';
+import { heldOutValidation, requireHeldOut } from './validation.ts';
 
 export interface AssembledRun extends TrainRun, Disposable {
   /** One line on what the run needs in memory, before it starts. */
@@ -88,7 +89,9 @@ async function assembleWith(
   const named = recipe.data.folder;
   const folder = named === null ? null : await inTurn(ranks, () => dataFolder(named, context.hub));
   const onBad = badRowNotes(recipe, context.reporter);
+  await requireHeldOut(recipe, folder);
   const source = await openSource(recipe, task, folder, opened, ranks, onBad);
+  await noteSupervision(recipe, task, folder, context.reporter);
   const plan = planOf(recipe, source.samplesPerEpoch);
   manualSeed(recipe.seed);
   chooseTrained(recipe.lora, opened);
@@ -138,6 +141,28 @@ async function assembleWith(
       opened.model.module.dispose();
     },
   };
+}
+
+/** Says when the first sample lacks what the recipe wants latent steps to be taught, so that nothing is taught by it. */
+async function noteSupervision(
+  { latent, data, seed }: Recipe,
+  task: Task,
+  folder: string | null,
+  reporter: TrainReporter,
+): Promise<void> {
+  const wanted = [
+    { key: 'pickSupervision', field: 'pickTargets' },
+    { key: 'carrySupervision', field: 'carried' },
+  ] as const;
+  if (wanted.every(({ key }) => latent[key] === 0)) return;
+  const options = { split: 'train', limit: 1, columnNames: data.columns, onBad: () => {} };
+  const samples = folder === null ? [task.generator!.sample(seed, 'train', 0)] : streamSamples(folder, task, options);
+  for await (const sample of samples)
+    for (const { key, field } of wanted)
+      if (latent[key] > 0 && sample[field] === undefined)
+        reporter.note(
+          `latent.${key} is ${latent[key]}, but samples of task ${task.name} have no ${field}, so nothing is taught by it`,
+        );
 }
 
 function planOf(recipe: Recipe, samplesPerEpoch: number): Plan {

@@ -23,7 +23,10 @@ test('settings that an older version did not have are taken as their defaults', 
 });
 
 test('another setting is named with both values, one that says where a run runs is free', () => {
-  const other = stored((copy) => Object.assign(copy, { seed: 7, threads: 3, out: 'elsewhere' }));
+  const other = stored((copy) => {
+    Object.assign(copy, { seed: 7, threads: 3, out: 'elsewhere' });
+    Object.assign((copy.data as { validation: object }).validation, { samples: 1234 });
+  });
   expect(() => requireSameRecipe(recipe, other)).toThrow(
     /^a resumed run must keep its recipe, .*another seed \(was 7, now 1\); /,
   );

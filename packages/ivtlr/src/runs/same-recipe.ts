@@ -3,8 +3,8 @@ import { type Recipe, recipeSchema } from '../config/schema.ts';
 import { UserError } from '../errors.ts';
 import { type Checkpoint, readLatestCheckpoint } from '../train/checkpoint.ts';
 
-/** Settings that may differ when a run is resumed: they say where and on how many processes it runs and what is kept, not what is computed. */
-const FREE = ['checkpoint', 'data.threads', 'device', 'out', 'parallel', 'threads'];
+/** Settings that may differ when a run is resumed: they say where and on how many processes it runs, what is kept and what is measured, not what is trained. */
+const FREE = ['checkpoint', 'data.threads', 'data.validation', 'device', 'out', 'parallel', 'threads'];
 
 /**
  * @param remedy what the user can do about a difference

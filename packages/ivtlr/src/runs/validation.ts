@@ -1,5 +1,6 @@
 /** Held-out accuracy while a run trains: on samples that are never drawn from the training stream or split. */
 import type { Recipe } from '../config/schema.ts';
+import { findDataFiles } from '../data/find-files.ts';
 import type { BadRows } from '../data/row.ts';
 import type { Sample } from '../data/sample.ts';
 import type { LoadedModel } from '../engine/loaded-model.ts';
@@ -50,6 +51,24 @@ export function heldOutValidation(
       return { accuracy: correct / all, samples: all, autoregressiveSteps: steps / all };
     },
   };
+}
+
+/**
+ * Looks for the held-out samples before the first step, so that a run does not end for the lack of them hours later.
+ * @throws UserError saying what is missing and what can be done about it
+ */
+export async function requireHeldOut({ data }: Recipe, folder: string | null): Promise<void> {
+  const { samples } = data.validation;
+  if (folder === null || samples === 0) return;
+  await findDataFiles(folder, 'train');
+  try {
+    await findDataFiles(folder, 'validation');
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    throw new UserError(
+      `${error.message}; the run answers ${samples} of its rows from time to time: add it, or set data.validation.samples to 0`,
+    );
+  }
 }
 
 /** The samples of one process: they are dealt out in turn. */

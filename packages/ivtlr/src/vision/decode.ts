@@ -195,11 +195,10 @@ function describeUnreadable(bytes: Uint8Array): string {
   return `${found ? `this is ${found[1]}, not an image that can be read` : 'this is not an image'}; ${READ} are read`;
 }
 
+/** What libvips itself says is left out: it comes from memory that all its threads share, and may be about another image. */
 function reason(error: unknown): string {
+  if (error instanceof ImageFormatError) return error.message;
   const message = error instanceof Error ? error.message : String(error);
-  const line = message.split('\n')[0]!.replace(/^(Input buffer has corrupt header|Vips\w+|vips\w+): /, '');
-  if (error instanceof ImageFormatError) return line;
-  // libvips gives no reason for some damaged headers.
-  if (/^$|corrupt header:?\s*$/.test(line)) return 'its header is damaged';
-  return /truncat|premature|read error|unable to parse/i.test(message) ? `it is truncated or corrupt (${line})` : line;
+  if (/corrupt header/.test(message)) return 'its header is damaged';
+  return /^Input (image|buffer) /i.test(message) ? message.split('\n')[0]! : 'it is truncated or corrupt';
 }
