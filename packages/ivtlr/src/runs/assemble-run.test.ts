@@ -175,6 +175,13 @@ describe('assembleRun', () => {
     expect(readReasoningSettings(saved, { patches: 1, positions: 'mrope', official: true }).task).toBe('mine');
   });
 
+  it('refuses a sample that is longer than the positions of the model', async () => {
+    using run = await build('model.config.max_position_embeddings=40', 'pretrain=[]');
+    await expect(run.batches(positionOf(run.plan, 0))).rejects.toThrow(
+      /^sample dominoes-train-\S+ takes \d+ positions with its images and latent steps, but the model has 40 /,
+    );
+  });
+
   it('says what a recipe asks for in vain', async () => {
     await expect(build('pretrain.0.mix.0.task=images')).rejects.toThrow(
       'pretrain.0.mix.0.task: task dominoes has no pretraining text "images"; it has picture, options',

@@ -96,6 +96,7 @@ async function assembleWith(
   manualSeed(recipe.seed);
   chooseTrained(recipe.lora, opened);
   opened.model.module.train();
+  const { patches, latentVision } = settingsFor(recipe, task, opened, recipe.latent.maxLatentStage);
   const maker = new BatchMaker(source, texts, source.processImage, {
     seed: recipe.seed,
     globalBatch: recipe.globalBatch,
@@ -105,6 +106,8 @@ async function assembleWith(
     pretrain: recipe.pretrain,
     render: { ...opened.renderOptions(task.name), maxSteps: recipe.maxSteps },
     padId: opened.tokenizer.eosId,
+    maxPositions: opened.model.maxPositions,
+    patches: latentVision === 'off' ? 0 : patches,
     rank: ranks.rank,
     processes: ranks.size,
   });

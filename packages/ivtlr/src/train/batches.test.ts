@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { liveTensorCount, zeros } from '@ivtlr/torch';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { RenderOptions } from '../data/render.ts';
+import { UserError } from '../errors.ts';
 import { qwen2VlPrompts } from '../models/qwen2-vl/prompts.ts';
 import type { ProcessedImage } from '../models/types.ts';
 import { Random } from '../random.ts';
@@ -73,6 +74,8 @@ function maker(more: Partial<BatchOptions> = {}, processImage = process): BatchM
     pretrain,
     render,
     padId: tokenizer.eosId,
+    maxPositions: 1000,
+    patches: 3,
     ...more,
   });
 }
@@ -146,6 +149,30 @@ describe('BatchMaker', () => {
     expect(a!.map(({ batch }) => batch.inputIds)).toEqual(b!.map(({ batch }) => batch.inputIds));
     expect(a!.map(({ ids }) => ids)).not.toEqual(c!.map(({ ids }) => ids));
     disposeBatches([...a!, ...b!, ...c!]);
+  });
+
+  it('refuses a row that is longer than the positions of the model, by its name', async () => {
+    const live = liveTensorCount();
+    const micros = await maker().at(positionOf(plan, 8));
+    const { latentSteps } = micros[0]!.batch;
+    const lengths = micros.flatMap(({ batch }) => batch.inputIds.map(({ length }) => length));
+    // The slots stand for a text and three patches each.
+    const needed = Math.max(...lengths) + latentSteps * 3;
+    expect(latentSteps).toBe(2);
+    disposeBatches([...micros, ...(await maker({ maxPositions: needed }).at(positionOf(plan, 8)))]);
+    const failed = await maker({ maxPositions: needed - 1 })
+      .at(positionOf(plan, 8))
+      .catch((error: unknown) => error as UserError);
+    expect(failed).toBeInstanceOf(UserError);
+    expect((failed as UserError).message).toMatch(
+      new RegExp(
+        `^sample \\S+ takes ${needed} positions .*, but the model has ${needed - 1} \\(max_position_embeddings\\)`,
+      ),
+    );
+    await expect(maker({ maxPositions: 10 }).at(positionOf(plan, 1))).rejects.toThrow(
+      /^sample read\/picture 3 takes \d+ positions .*, but the model has 10 /,
+    );
+    expect(liveTensorCount()).toBe(live);
   });
 
   it('frees the images it had when a later one cannot be read', async () => {

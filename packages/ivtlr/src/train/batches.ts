@@ -3,6 +3,7 @@ import { type Batch, collate, groupByLatentSteps } from '../data/collate.ts';
 import { pickTargetTokens } from '../data/pick-targets.ts';
 import { type Rendered, type RenderOptions, renderSupervised, renderTraining, tokenizeSample } from '../data/render.ts';
 import type { RawImage, Sample, SampleSource } from '../data/sample.ts';
+import { UserError } from '../errors.ts';
 import { curriculum } from '../latent/curriculum.ts';
 import type { ProcessedImage } from '../models/types.ts';
 import { Random } from '../random.ts';
@@ -37,6 +38,9 @@ export interface BatchOptions {
   pretrain: readonly PretrainPhaseOptions[];
   render: RenderOptions;
   padId: number;
+  /** Positions of the model, and the most patches that a latent step inserts. */
+  maxPositions: number;
+  patches: number;
   /** Which process this is, of how many: it makes only its own micro-batches. Default: it is alone. */
   rank?: number;
   processes?: number;
@@ -156,6 +160,7 @@ export class BatchMaker {
 
   /** Rows with different numbers of latent slots cannot share a batch, so each number gets its own. */
   #collate(rows: readonly Row[], stage: number, weightPerRow: number, step: number, chunk: number): MicroBatch[] {
+    for (const { id, rendered } of rows) requirePositions(id, rendered, this.#o);
     const byRendered = new Map(rows.map((row) => [row.rendered, row]));
     return groupByLatentSteps(rows.map((row) => row.rendered)).map((group, i) => {
       const members = group.map((rendered) => byRendered.get(rendered)!);
@@ -180,6 +185,19 @@ interface Row {
   id: string;
   rendered: Rendered;
   images: readonly ProcessedImage[];
+}
+
+/** @throws UserError naming the row when it is longer than the model's positions; each latent slot takes those of its patches and its text */
+export function requirePositions(
+  id: string,
+  { ids, latentSteps }: Pick<Rendered, 'ids' | 'latentSteps'>,
+  { maxPositions, patches }: Pick<BatchOptions, 'maxPositions' | 'patches'>,
+): void {
+  const needed = ids.length + latentSteps * patches;
+  if (needed <= maxPositions) return;
+  throw new UserError(
+    `sample ${id} takes ${needed} positions with its images and latent steps, but the model has ${maxPositions} (max_position_embeddings): use a shorter text, smaller images or fewer patches`,
+  );
 }
 
 /** Frees the image tensors of micro-batches. */
