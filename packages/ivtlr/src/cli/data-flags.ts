@@ -17,7 +17,7 @@ export function addReadingFlags(command: Command): Command {
       columnName,
     )
     .addOption(
-      new Option('--on-bad-row <what>', 'unreadable rows and images: stop, or leave them out and count them')
+      new Option('--on-bad-row <what>', 'rows and images that cannot be used: stop, or leave them out and count them')
         .choices(['error', 'skip'])
         .default('error'),
     );

@@ -115,6 +115,47 @@ test('numbers and files are those of one process', { timeout: 120_000 }, async (
   }
 });
 
+test('rows that the model cannot take are left out and counted by all commands', { timeout: 120_000 }, async () => {
+  const picture = (width: number, height: number) =>
+    createCanvas(width, height).toBuffer('image/png').toString('base64');
+  const bytes = picture(112, 112);
+  const rows = [
+    { question: 'What is it?', image: { bytes } },
+    { question: 'What is it?', image: { bytes: picture(900, 3) } },
+    { question: 'What is <|image_pad|> it?', image: { bytes } },
+    { question: 'which colour? '.repeat(200), image: { bytes } },
+    { question: 'What is it?', image: { bytes: picture(120, 80) } },
+  ].map((row, at) => ({
+    id: `row-${at}`,
+    choices: ['one', 'two'],
+    answer: 'A',
+    rationale: '',
+    domain: '',
+    topic: '',
+    ...row,
+  }));
+  const data = join(out, 'hard.jsonl');
+  writeFileSync(data, rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
+  const asked = ['--task', 'm3cot', '--data', data, '--max-new-tokens', '2', '--batch', '2', '--json'];
+  for (const args of [
+    ['eval'],
+    ['eval', '--processes', '2'],
+    ['eval', '--mode', 'no-cot'],
+    ['ablate', '--max-latents', '1'],
+    ['analyze', '--out', join(out, 'hard')],
+  ]) {
+    const { code, stdout, stderr } = await run([...args, ...asked, '--on-bad-row', 'skip']);
+    expect(code, stderr).toBe(0);
+    expect(JSON.parse(stdout), args.join(' ')).toMatchObject({ skipped: 3 });
+    expect(stderr).toMatch(/skipped: .*hard\.jsonl line 2.*: an image of 900x3 is too narrow/);
+    expect(stderr).toMatch(/skipped: .*hard\.jsonl line 3: sample row-2: the question spells <\|image_pad\|>/);
+    expect(stderr).toMatch(/skipped: .*hard\.jsonl line 4: the prompt takes \d+ positions/);
+  }
+  const { code, stderr } = await run(['eval', ...asked]);
+  expect(code).toBe(2);
+  expect(stderr).toContain('is too narrow');
+});
+
 test('ablate and analyze too', { timeout: 120_000 }, async () => {
   for (const args of [
     ['ablate', '--max-latents', '2'],

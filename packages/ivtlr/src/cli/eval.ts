@@ -77,7 +77,7 @@ async function evaluateModel(options: EvalOptions): Promise<void> {
   const { groupTable, resultTable, toReport } = await import('../eval/report.ts');
   const { PredictionFile } = await import('../eval/predictions.ts');
   const { openEvaluation } = await import('./evaluation.ts');
-  const evaluation = await openEvaluation(options, options.latents);
+  const evaluation = await openEvaluation(options, options.latents, runs[0]!.answerStart);
   const { opened, task, split, samples, total, skipped, batch, imageThreads, close } = evaluation;
   const results = [];
   const answers: AnsweredSample[] = [];

@@ -6,6 +6,7 @@ import type { Sample } from '../data/sample.ts';
 import { type AnswerNeeds, requireRoomForAnswers } from '../engine/answer-memory.ts';
 import { openToAnswer } from '../engine/open-to-answer.ts';
 import { UserError } from '../errors.ts';
+import { answerable } from '../eval/answerable.ts';
 import { type AskedModel, generatedSamples } from '../eval/runner.ts';
 import { AnswerPool } from '../pool/answer-pool.ts';
 import { DATASETS } from '../tasks/datasets.ts';
@@ -47,13 +48,18 @@ export interface Evaluation {
 
 /**
  * @param latentSteps latent steps that will be taken; default: as the model was trained
+ * @param answerStart text that answers are started with
  * @throws UserError when model, task or data are unusable, or the memory will not do
  */
-export async function openEvaluation(flags: EvaluationFlags, latentSteps?: number): Promise<Evaluation> {
+export async function openEvaluation(
+  flags: EvaluationFlags,
+  latentSteps?: number,
+  answerStart?: string,
+): Promise<Evaluation> {
   const { seed, column, processes = 1 } = flags;
   refuseLaunchers();
   const folder = await modelFolder(flags.model);
-  const { opened, device, requireRoom, close } =
+  const { opened, device, maxPositions, requireRoom, close } =
     processes > 1 ? await openPool(flags, folder) : await openHere(flags, folder);
   noteUntrainedLatentSteps(flags.model, folder, opened, latentSteps);
   const name = flags.task ?? opened.settings.task;
@@ -68,6 +74,12 @@ export async function openEvaluation(flags: EvaluationFlags, latentSteps?: numbe
   const onBad = skipped.handler(flags);
   const batch = flags.batch ?? DEFAULT_BATCH[data === undefined ? 'generated' : 'stored'];
   await requireRoom({ rows: Math.min(batch * processes, limit), latentSteps, maxNewTokens: flags.maxNewTokens });
+  const [start = []] = answerStart === undefined ? [] : await opened.tokenizer.encodeBatch([answerStart]);
+  // The same rows are left out whatever latent steps a run takes away.
+  const usable = answerable(opened, {
+    ...{ task: task.name, maxPositions, startTokens: start.length },
+    latentSteps: Math.max(latentSteps ?? 0, opened.settings.latents),
+  });
   let passes = 0;
   return {
     ...{ opened, device, folder, task, split, batch, skipped, close },
@@ -81,6 +93,7 @@ export async function openEvaluation(flags: EvaluationFlags, latentSteps?: numbe
         limit,
         columnNames: column,
         onBad: onBad && (first ? onBad : () => {}),
+        usable,
       });
     },
     total: Number.isFinite(limit) ? limit : null,
@@ -88,6 +101,7 @@ export async function openEvaluation(flags: EvaluationFlags, latentSteps?: numbe
 }
 
 interface Opened extends Pick<Evaluation, 'opened' | 'device' | 'close'> {
+  maxPositions: number;
   /** @throws UserError when the memory will not do for so many answers at a time */
   requireRoom(needs: AnswerNeeds): void | Promise<void>;
 }
@@ -103,6 +117,7 @@ async function openHere(flags: EvaluationFlags, folder: string): Promise<Opened>
   return {
     opened,
     device: opened.model.device,
+    maxPositions: opened.model.maxPositions,
     requireRoom: (needs) => requireRoomForAnswers(opened, needs),
     close: async () => opened.model.module.dispose(),
   };
@@ -123,6 +138,7 @@ async function openPool(flags: EvaluationFlags, folder: string): Promise<Opened>
   return {
     opened: pool,
     device: pool.device,
+    maxPositions: pool.maxPositions,
     requireRoom: (needs) => pool.requireRoom(needs),
     close: () => pool.close(),
   };

@@ -86,9 +86,13 @@ function check(model: VisionLanguageModel, row: Row): void {
   const found = row.imageColumns.length;
   const tokens = tokensOf(images);
   if (found !== tokens) throw new RangeError(`the prompt has ${found} image tokens, its images ${tokens}`);
-  const needed = positionsOf(row.request) - options.maxNewTokens;
-  if (needed >= model.maxPositions)
-    throw new UserError(
-      `the prompt takes ${needed} positions with its images and latent steps, but the model has ${model.maxPositions} (max_position_embeddings): use a shorter text, smaller images or fewer patches`,
-    );
+  requireRoomToAnswer(positionsOf(row.request) - options.maxNewTokens, model.maxPositions);
+}
+
+/** @throws UserError when a row that needs so many positions before its first written token has none left for it */
+export function requireRoomToAnswer(needed: number, maxPositions: number): void {
+  if (needed < maxPositions) return;
+  throw new UserError(
+    `the prompt takes ${needed} positions with its images and latent steps, but the model has ${maxPositions} (max_position_embeddings): use a shorter text, smaller images or fewer patches`,
+  );
 }

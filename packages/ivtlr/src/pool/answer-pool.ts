@@ -4,6 +4,7 @@
  * Processes and not threads: each has its own libtorch with its own threads and device, and none can take the others down.
  */
 import { availableParallelism } from 'node:os';
+import type { RenderOptions } from '../data/render.ts';
 import type { AnswerNeeds } from '../engine/answer-memory.ts';
 import type { Question } from '../engine/ask.ts';
 import { openWithoutWeights } from '../engine/folder-rendering.ts';
@@ -32,6 +33,9 @@ export class AnswerPool {
   readonly settings: ReasoningSettings;
   readonly tokenizer: Tokenizer;
   readonly inputs: ImageInputs;
+  readonly renderOptions: (task: string) => RenderOptions;
+  /** Of the model. */
+  readonly maxPositions: number;
   /** Where tokenizer and configuration come from: the base's folder for an adapter. */
   readonly folder: string;
   /** `cpu` or a GPU; with several GPUs that of the first process. */
@@ -60,8 +64,7 @@ export class AnswerPool {
       if (!first) throw new UserError(`${PoolWorker.attempts} processes in a row died while they loaded the model`);
       const tell = once((line) => deviceNote?.(line));
       for (const info of opened) if (info?.deviceNote) tell(info.deviceNote);
-      const { folder, settings, device } = first;
-      return new AnswerPool(workers, { folder, settings, device, ...openWithoutWeights(folder, settings) });
+      return new AnswerPool(workers, { ...first, ...openWithoutWeights(first.folder, first.settings) });
     } catch (error) {
       await Promise.all(workers.map((worker) => worker.close()));
       throw error;
@@ -70,13 +73,18 @@ export class AnswerPool {
 
   private constructor(
     workers: readonly PoolWorker[],
-    opened: Pick<AnswerPool, 'folder' | 'settings' | 'tokenizer' | 'inputs' | 'device'>,
+    opened: Pick<
+      AnswerPool,
+      'folder' | 'settings' | 'tokenizer' | 'inputs' | 'renderOptions' | 'maxPositions' | 'device'
+    >,
   ) {
     this.#workers = workers;
     this.folder = opened.folder;
     this.settings = opened.settings;
     this.tokenizer = opened.tokenizer;
     this.inputs = opened.inputs;
+    this.renderOptions = opened.renderOptions;
+    this.maxPositions = opened.maxPositions;
     this.device = opened.device;
   }
 

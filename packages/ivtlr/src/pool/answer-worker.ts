@@ -107,7 +107,10 @@ async function take(message: ToWorker): Promise<void> {
 async function open(message: OpenWorker): Promise<LoadedModel> {
   const { opened, deviceNote } = await openForParent(message);
   const { folder, settings, model } = opened;
-  send({ type: 'opened', opened: { folder, settings, device: model.device, deviceNote } });
+  send({
+    type: 'opened',
+    opened: { folder, settings, maxPositions: model.maxPositions, device: model.device, deviceNote },
+  });
   return opened;
 }
 

@@ -43,6 +43,7 @@ export interface OpenedInWorker {
   /** Of an adapter the base's. */
   folder: string;
   settings: ReasoningSettings;
+  maxPositions: number;
   device: string;
   /** What `auto` has become, in one line; null where a device was named. */
   deviceNote: string | null;

@@ -130,6 +130,49 @@ describe('assembleRun', () => {
     await expect(strict.validation.measure(position)).rejects.toThrow(/validation\.jsonl line 2.*there is no image/);
   });
 
+  it('leaves out rows that the model cannot take, or stops at them', async () => {
+    const folder = join(out, 'hard');
+    mkdirSync(folder);
+    const { images, id, question, choices, rationale, answer } = dominoesSample(1, 'train', 0);
+    writeFileSync(join(folder, 'p.png'), await encodePng(images[0]!));
+    const narrow = { kind: 'rgb', width: 900, height: 3, data: new Uint8Array(8100) } as const;
+    writeFileSync(join(folder, 'narrow.png'), await encodePng(narrow));
+    const good = { id, question, choices, rationale, answer, domain: '', topic: '', image: 'p.png' };
+    const rows = [
+      { ...good, image: 'narrow.png' },
+      { ...good, rationale: `${rationale} <|image_pad|>` },
+      { ...good, question: `${question} `.repeat(60) },
+      good,
+    ];
+    for (const split of ['train', 'validation'])
+      writeFileSync(join(folder, `${split}.jsonl`), rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
+    const notes: string[] = [];
+    const open = (onBadRow: string) =>
+      assembleRun(
+        recipe(
+          ...['data.source=folder', `data.folder=${folder}`, 'data.samplesPerEpoch=null', 'data.threads=0'],
+          ...['pretrain=[]', 'model.config.max_position_embeddings=200', `data.onBadRow=${onBadRow}`],
+        ),
+        { ...context, reporter: { step() {}, note: (text) => notes.push(text) } },
+      );
+    using skipping = await open('skip');
+    for (const step of [0, skipping.plan.totalSteps - 1]) {
+      const micros = await skipping.batches(positionOf(skipping.plan, step));
+      expect(micros.map(({ ids }) => ids)).toEqual([[id]]);
+      disposeBatches(micros);
+    }
+    expect(notes).toHaveLength(3);
+    expect(notes[0]).toMatch(/train\.jsonl line 1: left out 1 row: .*narrow\.png .*an image of 900x3 is too narrow/);
+    expect(notes[1]).toMatch(/line 2: left out 1 row: .*the rationale spells <\|image_pad\|>/);
+    expect(notes[2]).toMatch(/line 3: left out 1 row: .*takes \d+ positions .* but the model has 200 /);
+    // The rationale is not part of a question.
+    expect((await skipping.validation.measure(positionOf(skipping.plan, 0))).samples).toBe(2);
+    expect(notes.slice(3)).toHaveLength(2);
+    expect(notes[4]).toMatch(/validation\.jsonl line 3: left out 1 row: .*the prompt takes \d+ positions/);
+    using strict = await open('error');
+    await expect(strict.batches(positionOf(strict.plan, 0))).rejects.toThrow(/narrow|spells|positions/);
+  });
+
   it('reads a task and columns of the user, and stores the name of the task with the model', async () => {
     const folder = join(out, 'own');
     mkdirSync(folder);

@@ -34,6 +34,7 @@ import type { Trainee } from '../train/step.ts';
 import { chooseTrained, openForTraining } from './open-model.ts';
 import { inTurn, StorePeers } from './processes.ts';
 import { settingsFor, stageAfter } from './settings.ts';
+import { trainable } from './trainable.ts';
 import { badRowNotes, openSource, pretrainingTexts } from './training-data.ts';
 import { heldOutValidation, requireHeldOut } from './validation.ts';
 
@@ -90,24 +91,28 @@ async function assembleWith(
   const folder = named === null ? null : await inTurn(ranks, () => dataFolder(named, context.hub));
   const onBad = badRowNotes(recipe, context.reporter);
   await requireHeldOut(recipe, folder);
-  const source = await openSource(recipe, task, folder, opened, ranks, onBad);
+  const { patches, latentVision } = settingsFor(recipe, task, opened, recipe.latent.maxLatentStage);
+  const rendering = {
+    answerOnly: recipe.mode === 'no-cot',
+    latent: recipe.latent,
+    render: { ...opened.renderOptions(task.name), maxSteps: recipe.maxSteps },
+    maxPositions: opened.model.maxPositions,
+    patches: latentVision === 'off' ? 0 : patches,
+  };
+  const usable = trainable(recipe, opened.inputs, rendering);
+  const source = await openSource(recipe, task, folder, opened, ranks, { onBad, usable });
   await noteSupervision(recipe, task, folder, context.reporter);
   const plan = planOf(recipe, source.samplesPerEpoch);
   manualSeed(recipe.seed);
   chooseTrained(recipe.lora, opened);
   opened.model.module.train();
-  const { patches, latentVision } = settingsFor(recipe, task, opened, recipe.latent.maxLatentStage);
   const maker = new BatchMaker(source, texts, source.processImage, {
     seed: recipe.seed,
     globalBatch: recipe.globalBatch,
     microBatch: recipe.microBatch,
-    answerOnly: recipe.mode === 'no-cot',
-    latent: recipe.latent,
+    ...rendering,
     pretrain: recipe.pretrain,
-    render: { ...opened.renderOptions(task.name), maxSteps: recipe.maxSteps },
     padId: opened.tokenizer.eosId,
-    maxPositions: opened.model.maxPositions,
-    patches: latentVision === 'off' ? 0 : patches,
     rank: ranks.rank,
     processes: ranks.size,
   });

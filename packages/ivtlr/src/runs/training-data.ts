@@ -32,6 +32,8 @@ export interface TrainingDataOptions {
   isOwn?: ((place: number) => boolean) | undefined;
   /** Called with rows that are left out; without it they are errors. */
   onBad?: ((bad: BadRows) => void) | undefined;
+  /** With `onBad`: throws a UserError for a sample that the model cannot take. */
+  usable?: StreamSamplesOptions['usable'];
   /** Processes that read the files between them; all of them call `openTrainingData`. Default: this one alone. */
   ranks?: Ranks;
 }
@@ -52,8 +54,8 @@ export async function openTrainingData(
   inputs: ImageInputs,
   options: TrainingDataOptions,
 ): Promise<OpenSampleSource> {
-  const { seed, split = 'train', columnNames, epochs, threads, ahead, isOwn, onBad, ranks = ALONE } = options;
-  const reading: StreamSamplesOptions = { split, columnNames, onBad, purpose: 'train' };
+  const { seed, split = 'train', columnNames, epochs, threads, ahead, isOwn, onBad, usable, ranks = ALONE } = options;
+  const reading: StreamSamplesOptions = { split, columnNames, onBad, usable, purpose: 'train' };
   const stored =
     ranks.size === 1
       ? inMemory(await readSamples(folder, task, reading))
@@ -125,7 +127,7 @@ export async function openSource(
   folder: string | null,
   { inputs, processImage }: LoadedModel,
   ranks: Ranks,
-  onBad: ((bad: BadRows) => void) | undefined,
+  { onBad, usable }: Pick<TrainingDataOptions, 'onBad' | 'usable'>,
 ): Promise<OpenSampleSource> {
   const { samplesPerEpoch, threads, columns } = recipe.data;
   if (folder === null) {
@@ -150,6 +152,7 @@ export async function openSource(
       return isOwnChunk(chunk, { rank: ranks.rank, processes: ranks.size });
     },
     onBad,
+    usable,
     ranks,
   });
 }

@@ -5,6 +5,7 @@ import type { BadRows } from '../data/row.ts';
 import type { Sample } from '../data/sample.ts';
 import type { LoadedModel } from '../engine/loaded-model.ts';
 import { UserError } from '../errors.ts';
+import { answerable } from '../eval/answerable.ts';
 import { evaluate, generatedSamples } from '../eval/runner.ts';
 import type { Ranks } from '../parallel/ranks.ts';
 import { streamSamples } from '../tasks/read-samples.ts';
@@ -12,6 +13,7 @@ import type { Task } from '../tasks/task.ts';
 import type { Validation } from '../train/loop.ts';
 import { together } from './processes.ts';
 import { settingsFor, stageAfter } from './settings.ts';
+import { stagesOf } from './trainable.ts';
 
 /**
  * @param folder of the data; null where samples are drawn
@@ -26,10 +28,19 @@ export function heldOutValidation(
   onBad: ((bad: BadRows) => void) | undefined,
 ): Validation {
   const { samples, everyEpochs, batch, maxNewTokens } = recipe.data.validation;
+  // The same rows are left out whatever stage the run is in.
+  const settings = settingsFor(recipe, task, opened, Math.max(0, ...stagesOf(recipe)));
+  const usable = answerable(
+    { ...opened, settings },
+    { task: task.name, maxPositions: opened.model.maxPositions, latentSteps: settings.latents },
+  );
   const heldOut = () =>
     folder === null
       ? generatedSamples(task, recipe.seed, 'validation', samples)
-      : streamSamples(folder, task, { split: 'validation', limit: samples, columnNames: recipe.data.columns, onBad });
+      : streamSamples(folder, task, {
+          ...{ split: 'validation', limit: samples, columnNames: recipe.data.columns },
+          ...{ onBad, usable },
+        });
   return {
     isDue: ({ epoch, epochEnd, phaseEnd }) =>
       samples > 0 && (phaseEnd || (epochEnd && everyEpochs !== null && (epoch + 1) % everyEpochs === 0)),

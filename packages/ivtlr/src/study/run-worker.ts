@@ -5,6 +5,7 @@ import { requireRoomForAnswers } from '../engine/answer-memory.ts';
 import { resolveDevice } from '../engine/device.ts';
 import { openToAnswer } from '../engine/open-to-answer.ts';
 import { ablate } from '../eval/ablate.ts';
+import { answerable } from '../eval/answerable.ts';
 import { toReport } from '../eval/report.ts';
 import { generatedSamples } from '../eval/runner.ts';
 import { writeFileAtomic } from '../files.ts';
@@ -56,6 +57,12 @@ async function measure(
   const task = await loadTask(recipe.task);
   const data = measurement.data === null ? null : await dataFolder(measurement.data, { note });
   const split = data === null ? 'test' : await defaultSplit(data, 'test');
+  if (recipe.threads !== null) setNumThreads(recipe.threads);
+  manualSeed(seed);
+  const opened = openToAnswer(folder, { device: await resolveDevice(recipe.device, 'device', note) });
+  const { latents } = opened.settings;
+  const { maxPositions } = opened.model;
+  const usable = answerable(opened, { task: task.name, maxPositions, latentSteps: latents });
   const samples = () =>
     data === null
       ? generatedSamples(task, seed, 'test', limit!)
@@ -63,12 +70,8 @@ async function measure(
           split,
           limit: limit ?? Number.POSITIVE_INFINITY,
           columnNames: recipe.data.columns,
-          ...(recipe.data.onBadRow === 'skip' && { onBad: () => {} }),
+          ...(recipe.data.onBadRow === 'skip' && { onBad: () => {}, usable }),
         });
-  if (recipe.threads !== null) setNumThreads(recipe.threads);
-  manualSeed(seed);
-  const opened = openToAnswer(folder, { device: await resolveDevice(recipe.device, 'device', note) });
-  const { latents } = opened.settings;
   requireRoomForAnswers(opened, { rows: batch, latentSteps: latents, maxNewTokens });
   const plan = applicableAblations(measurement.ablations, opened.settings);
   const titles: string[] = [];

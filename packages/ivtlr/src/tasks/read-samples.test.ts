@@ -157,6 +157,25 @@ test('JSON lines with image files; bad rows are skipped and said, in order', asy
   expect(first).toEqual(['0']);
 });
 
+test('samples that are not usable are left out with their place, in order', async () => {
+  const bad: BadRows[] = [];
+  const usable = async ({ id }: { id: string }) => {
+    if (id.endsWith('-2')) throw new UserError('too long');
+    if (id.endsWith('-4')) throw new UserError(`${path} row group 0, row 4: too narrow`);
+  };
+  const kept = await readSamples(path, dominoes, { usable, onBad: (rows) => bad.push(rows) });
+  expect(kept.map(({ rowIndex }) => rowIndex)).toEqual([0, 1, 3, 5, 6]);
+  expect(bad).toEqual([
+    { place: `${path} row group 0, row 2`, message: `${path} row group 0, row 2: too long`, rows: 1 },
+    { place: `${path} row group 0, row 4`, message: `${path} row group 0, row 4: too narrow`, rows: 1 },
+  ]);
+  expect((await readSamples(path, dominoes, { usable })).length).toBe(7);
+  const broken = async () => {
+    throw new TypeError('no fault of the row');
+  };
+  await expect(readSamples(path, dominoes, { usable: broken, onBad: () => {} })).rejects.toThrow(TypeError);
+});
+
 test('a corrupt row group is an error, or skipped with its rows counted', async () => {
   const broken = join(folder, 'broken.parquet');
   copyFileSync(path, broken);

@@ -20,6 +20,8 @@ export interface StreamSamplesOptions {
    * each is decoded once. Without it the first such row is an error, and a broken image one when it is used.
    */
   onBad?: ((bad: BadRows) => void) | undefined;
+  /** With `onBad`, in place of decoding: throws a UserError for a sample that the model cannot take, or whose images are broken. */
+  usable?: ((sample: Sample) => Promise<void>) | undefined;
   /** What a question needs will do (default); training needs the written reasoning too. */
   purpose?: 'answer' | 'train';
   /** Reads a part of the files; default: all. */
@@ -58,12 +60,12 @@ interface UsableRow {
 
 /** As `streamSamples`, with the rows that the samples come from. */
 export async function* usableRows(path: string, task: Task, options: StreamSamplesOptions): AsyncGenerator<UsableRow> {
-  const { split, limit = Number.POSITIVE_INFINITY, onBad } = options;
+  const { split, limit = Number.POSITIVE_INFINITY, onBad, usable = decodable } = options;
   const files = await findDataFiles(path, split);
   let found = 0;
   if (limit <= 0) return;
   const rows = rowsWithSamples(files, task, options);
-  for await (const row of onBad ? checked(rows, onBad) : rows) {
+  for await (const row of onBad ? checked(rows, usable, onBad) : rows) {
     yield row;
     if (++found >= limit) return;
   }
@@ -99,24 +101,32 @@ async function* rowsWithSamples(
   }
 }
 
-/** Leaves out rows whose image cannot be decoded; a few are decoded at once, and the order stays. */
-async function* checked(rows: AsyncIterable<UsableRow>, onBad: (bad: BadRows) => void): AsyncGenerator<UsableRow> {
+async function decodable({ images }: Sample): Promise<void> {
+  await Promise.all(images.map((image) => decodeImage(image)));
+}
+
+/** Leaves out rows whose sample is not usable; a few are looked at at once, and the order stays. */
+async function* checked(
+  rows: AsyncIterable<UsableRow>,
+  usable: (sample: Sample) => Promise<void>,
+  onBad: (bad: BadRows) => void,
+): AsyncGenerator<UsableRow> {
   const ahead: { row: UsableRow; failure: Promise<unknown> }[] = [];
   const next = async () => {
     const { row, failure } = ahead.shift()!;
     const error = await failure;
     if (error === null) return row;
     if (!(error instanceof UserError)) throw error;
-    const { sample } = row;
-    const [image] = sample.images;
-    onBad({ place: image?.kind === 'encoded' ? image.name : sample.id, message: error.message, rows: 1 });
+    const { place } = row.placed;
+    const message = error.message.includes(place) ? error.message : `${place}: ${error.message}`;
+    onBad({ place, message, rows: 1 });
     return null;
   };
   for await (const row of rows) {
     // Failures are values here: a rejection that nobody awaits yet would end the process.
     ahead.push({
       row,
-      failure: Promise.all(row.sample.images.map((image) => decodeImage(image))).then(
+      failure: usable(row.sample).then(
         () => null,
         (error: unknown) => error,
       ),

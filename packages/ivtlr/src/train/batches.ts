@@ -4,7 +4,7 @@ import { pickTargetTokens } from '../data/pick-targets.ts';
 import { type Rendered, type RenderOptions, renderSupervised, renderTraining, tokenizeSample } from '../data/render.ts';
 import type { RawImage, Sample, SampleSource } from '../data/sample.ts';
 import { UserError } from '../errors.ts';
-import { curriculum } from '../latent/curriculum.ts';
+import { curriculum, type StagePlan } from '../latent/curriculum.ts';
 import type { ProcessedImage } from '../models/types.ts';
 import { Random } from '../random.ts';
 import type { SampleGenerator } from '../tasks/task.ts';
@@ -125,10 +125,7 @@ export class BatchMaker {
     const pickTargets = pickTargetTokens(sample, images);
     const placed = pickTargets ? { ...sample, pickTargets } : sample;
     const tokenized = await tokenizeSample(placed, images, 'train', this.#o.render);
-    const steps = tokenized.stepIds.length;
-    const plan = this.#o.answerOnly
-      ? { latentSteps: 0, droppedSteps: steps }
-      : curriculum(stage, this.#o.latent, steps);
+    const plan = stagePlan(stage, tokenized.stepIds.length, this.#o);
     return { id: sample.id, rendered: renderTraining(tokenized, plan), images };
   }
 
@@ -185,6 +182,15 @@ interface Row {
   id: string;
   rendered: Rendered;
   images: readonly ProcessedImage[];
+}
+
+/** What a stage makes of a sample with so many written steps. */
+export function stagePlan(
+  stage: number,
+  steps: number,
+  { answerOnly, latent }: Pick<BatchOptions, 'answerOnly' | 'latent'>,
+): StagePlan {
+  return answerOnly ? { latentSteps: 0, droppedSteps: steps } : curriculum(stage, latent, steps);
 }
 
 /** @throws UserError naming the row when it is longer than the model's positions; each latent slot takes those of its patches and its text */
