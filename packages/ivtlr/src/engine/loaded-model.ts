@@ -137,6 +137,20 @@ export function openModelFolder(path: string, options: OpenModelOptions = {}): L
   }
 }
 
+/** The folders of a model that is on this machine, named by its path or as on the hub: its own, and of an adapter its base's; none where one is missing. */
+export function findModelFolders(name: string): string[] {
+  const path = wholeFolder(name);
+  const folder = existsSync(path) || !isHubName(name) ? path : cachedSnapshot(hubSettings(), 'models', name)?.folder;
+  if (folder === undefined || !existsSync(folder)) return [];
+  if (!isAdapterFolder(folder)) return [folder];
+  try {
+    return [folder, baseOfAdapter(folder)];
+  } catch (error) {
+    if (error instanceof UserError) return [];
+    throw error;
+  }
+}
+
 /** The base model's folder: as written, beside the adapter, or of a hub name that the cache has. */
 function baseOfAdapter(folder: string): string {
   const { baseModel } = readAdapterConfig(folder);

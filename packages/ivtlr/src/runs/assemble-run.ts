@@ -25,14 +25,15 @@ import { streamSamples } from '../tasks/read-samples.ts';
 import type { Task } from '../tasks/task.ts';
 import { loadTask } from '../tasks/task-file.ts';
 import { BatchMaker, disposeBatches } from '../train/batches.ts';
-import type { Checkpoint } from '../train/checkpoint.ts';
+import type { Checkpoint, RunInputs } from '../train/checkpoint.ts';
 import { adamWOptions, type TrainReporter, type TrainRun } from '../train/loop.ts';
 import { trainingLoss } from '../train/loss.ts';
 import { describeMemory, estimateMemory } from '../train/memory.ts';
 import { type Plan, planRun, positionOf } from '../train/schedule.ts';
 import type { Trainee } from '../train/step.ts';
 import { chooseTrained, openForTraining } from './open-model.ts';
-import { inTurn, StorePeers } from './processes.ts';
+import { inTurn, StorePeers, together } from './processes.ts';
+import { requireSameInputs, runInputs } from './run-inputs.ts';
 import { settingsFor, stageAfter } from './settings.ts';
 import { trainable } from './trainable.ts';
 import { badRowNotes, openSource, pretrainingTexts } from './training-data.ts';
@@ -89,8 +90,9 @@ async function assembleWith(
   const { ranks = ALONE, group = null } = context;
   const named = recipe.data.folder;
   const folder = named === null ? null : await inTurn(ranks, () => dataFolder(named, context.hub));
+  const inputs = await together(ranks, () => (ranks.rank === 0 ? inputsOf(recipe, folder, context.resume) : {}));
   const onBad = badRowNotes(recipe, context.reporter);
-  await requireHeldOut(recipe, folder);
+  await together(ranks, () => requireHeldOut(recipe, folder));
   const { patches, latentVision } = settingsFor(recipe, task, opened, recipe.latent.maxLatentStage);
   const rendering = {
     answerOnly: recipe.mode === 'no-cot',
@@ -124,6 +126,7 @@ async function assembleWith(
     ...context,
     recipe,
     plan,
+    inputs,
     trainee,
     peers: group ? new StorePeers(group) : undefined,
     ...(sharded && { update: new ShardedUpdate(sharded, adamWOptions(recipe.optimizer)) }),
@@ -171,6 +174,13 @@ async function noteSupervision(
         reporter.note(
           `latent.${key} is ${latent[key]}, but samples of task ${task.name} have no ${field}, so nothing is taught by it`,
         );
+}
+
+/** What the run reads and is stored with it. @throws UserError when a resumed run was started with something else */
+async function inputsOf(recipe: Recipe, folder: string | null, resume: Checkpoint | null): Promise<RunInputs> {
+  const inputs = await runInputs(recipe, folder);
+  if (resume) requireSameInputs(resume, inputs);
+  return { ...resume?.state.inputs, ...inputs };
 }
 
 function planOf(recipe: Recipe, samplesPerEpoch: number): Plan {

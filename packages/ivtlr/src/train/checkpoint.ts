@@ -33,11 +33,15 @@ const stateSchema = z.object({
   stage: whole,
   /** Seconds spent training so far, over all parts of the run. */
   seconds: z.number().min(0),
+  /** Hashes of the files that the run was started with; those of what it does not read, or of older versions, are not there. */
+  inputs: z.object({ data: z.string().optional(), model: z.string().optional() }).default({}),
   /** Generator states by device, base64; those that are not there stay as they are. */
   rng: z.record(z.string(), z.base64()).default({}),
 });
 
 export type TrainState = z.output<typeof stateSchema>;
+
+export type RunInputs = TrainState['inputs'];
 
 export interface Checkpoint {
   folder: string;

@@ -9,7 +9,7 @@ import { type Update, WholeUpdate } from '../parallel/update.ts';
 import { agree, type Failure } from './agreement.ts';
 import { disposeBatches, type MicroBatch } from './batches.ts';
 import { BatchesAhead } from './batches-ahead.ts';
-import { type Checkpoint, captureState, restoreCheckpoint, runFiles } from './checkpoint.ts';
+import { type Checkpoint, captureState, type RunInputs, restoreCheckpoint, runFiles } from './checkpoint.ts';
 import { runFile } from './checkpoint-names.ts';
 import { type CheckpointPeers, CheckpointWriter } from './checkpoint-writer.ts';
 import { MetricsLog, readMetrics, type StepMetrics } from './metrics.ts';
@@ -57,6 +57,8 @@ export interface TrainRun {
   validation: Validation;
   device: string;
   resume: Checkpoint | null;
+  /** Of the first process: what the run reads, stored with each checkpoint. */
+  inputs?: RunInputs;
   reporter: TrainReporter;
   /** Read between steps: the reason to stop, such as 'SIGINT', or null. */
   stopRequested(): string | null;
@@ -132,7 +134,9 @@ export async function runTraining(run: TrainRun): Promise<TrainEnd> {
       const files: FileContent[] = [optimizerFile(ranks.rank, ranks.size, steps, tensors, pieces)];
       if (isFirst) {
         const stage = phase.kind === 'stage' ? phase.index : 0;
-        const fields = { step, totalSteps: plan.totalSteps, phase: phase.name, epoch, stage, seconds: seconds() };
+        const { totalSteps } = plan;
+        const { inputs = {} } = run;
+        const fields = { step, totalSteps, phase: phase.name, epoch, stage, seconds: seconds(), inputs };
         const state = captureState(fields, run.device);
         files.unshift(...trainee.files(phase, weights ?? undefined), ...runFiles(recipe, state));
       }
