@@ -1,6 +1,6 @@
 /** What answers depend on, in parts, so that stored answers are taken up only by a run that would give the same ones. */
 import { createHash } from 'node:crypto';
-import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readFileSync, readSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { UserError } from '../errors.ts';
 
@@ -15,23 +15,47 @@ export function differingParts(theirs: RunKey, ours: RunKey): [part: string, the
     .map((part) => [part, theirs[part] ?? 'nothing', ours[part] ?? 'nothing']);
 }
 
-/** Larger files are told apart by size and time of change, since reading gigabytes of weights takes long. */
+/** Larger files are not read as a whole, since reading gigabytes of weights takes long. */
 const READ_UP_TO = 16 * 2 ** 20;
+const SAMPLES = 64;
+const SAMPLE_BYTES = 4096;
 
-/** A short hash of the files' names and contents; of large files size and time of change. */
-export function fingerprint(files: readonly string[]): string {
+/**
+ * A short hash of the files' names and contents; of large files size and time of change.
+ * @param copies take copies of a file for the same, which have other times of change: of large files size and some pages, evenly spaced
+ */
+export function fingerprint(files: readonly string[], copies = false): string {
   const hash = createHash('sha256');
   for (const file of files) {
     try {
       const { size, mtimeMs } = statSync(file);
       const content =
-        size > READ_UP_TO ? String(mtimeMs) : createHash('sha256').update(readFileSync(file)).digest('hex');
+        size > READ_UP_TO
+          ? copies
+            ? sampled(file, size)
+            : String(mtimeMs)
+          : createHash('sha256').update(readFileSync(file)).digest('hex');
       hash.update(`${basename(file)}\0${size}\0${content}\n`);
     } catch (error) {
       throw new UserError(`cannot read ${file}: ${(error as Error).message}`);
     }
   }
   return hash.digest('hex').slice(0, 16);
+}
+
+function sampled(file: string, size: number): string {
+  const hash = createHash('sha256');
+  const page = Buffer.alloc(SAMPLE_BYTES);
+  const fd = openSync(file, 'r');
+  try {
+    for (let i = 0; i < SAMPLES; i++) {
+      const read = readSync(fd, page, 0, SAMPLE_BYTES, Math.floor((i * (size - SAMPLE_BYTES)) / (SAMPLES - 1)));
+      hash.update(page.subarray(0, read));
+    }
+  } finally {
+    closeSync(fd);
+  }
+  return hash.digest('hex');
 }
 
 const modelFile = /\.(safetensors|json|jinja|txt)$/;
@@ -46,7 +70,7 @@ function isFile(path: string): boolean {
 }
 
 /** Of the files that stand in the folders of a model: weights, adapter, configuration, tokenizer, settings. */
-export function modelFingerprint(folders: readonly string[]): string {
+export function modelFingerprint(folders: readonly string[], copies = false): string {
   const files = [...new Set(folders)].flatMap((folder) =>
     readdirSync(folder)
       .filter((name) => modelFile.test(name))
@@ -54,5 +78,5 @@ export function modelFingerprint(folders: readonly string[]): string {
       .map((name) => join(folder, name))
       .filter(isFile),
   );
-  return fingerprint(files);
+  return fingerprint(files, copies);
 }

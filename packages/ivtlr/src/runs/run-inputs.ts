@@ -13,8 +13,8 @@ import type { Checkpoint, RunInputs } from '../train/checkpoint.ts';
 export async function runInputs({ model }: Recipe, data: string | null): Promise<RunInputs> {
   const folders = model.folder === undefined ? [] : findModelFolders(model.folder);
   return {
-    ...(data !== null && { data: fingerprint(await findDataFiles(data, 'train')) }),
-    ...(folders.length > 0 && { model: modelFingerprint(folders) }),
+    ...(data !== null && { data: fingerprint(await findDataFiles(data, 'train'), true) }),
+    ...(folders.length > 0 && { model: modelFingerprint(folders, true) }),
   };
 }
 
@@ -28,7 +28,6 @@ export function requireSameInputs({ state, folder }: Checkpoint, now: RunInputs)
   if (changed.length === 0) return;
   const what = changed.map((part) => `the files of the ${names[part]}`).join(' and ');
   throw new UserError(
-    `${what} have changed since ${folder} was written: a resumed run needs those it was started with; put them back, or start anew with --set out=FOLDER ` +
-      `(of files over 16 MiB the time of change counts: if it alone is another, remove "inputs" from ${folder}/state.json)`,
+    `${what} have changed since ${folder} was written: a resumed run needs those it was started with; put them back, or start anew with --set out=FOLDER`,
   );
 }
