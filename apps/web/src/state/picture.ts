@@ -22,8 +22,8 @@ export async function readPicture(file: File): Promise<Picture> {
   const url = await dataUrl(file);
   const element = await loadImage(url, file.name);
   const side = Math.max(element.naturalWidth, element.naturalHeight);
-  if (SENT_AS_IS.test(file.type) && side <= MAX_SIDE && file.size <= MAX_BYTES)
-    return { url, element, name: file.name };
+  const small = side <= MAX_SIDE && file.size <= MAX_BYTES;
+  if (small && SENT_AS_IS.test(file.type) && isOpaque(element, file.type)) return { url, element, name: file.name };
   const smaller = redraw(element, Math.min(1, MAX_SIDE / side), file.type === 'image/jpeg' || side > MAX_SIDE);
   return { url: smaller, element: await loadImage(smaller, file.name), name: file.name };
 }
@@ -32,14 +32,31 @@ export async function pictureOfUrl(url: string, name: string): Promise<Picture> 
   return { url, element: await loadImage(url, name), name };
 }
 
+/** Draws it on white: models see no transparency, and would take what lies under it for the picture. */
 function redraw(element: HTMLImageElement, scale: number, photograph: boolean): string {
-  const canvas = document.createElement('canvas');
-  canvas.width = Math.max(1, Math.round(element.naturalWidth * scale));
-  canvas.height = Math.max(1, Math.round(element.naturalHeight * scale));
-  const context = canvas.getContext('2d')!;
+  const context = canvasFor(element, scale);
+  const { canvas } = context;
+  context.fillStyle = '#fff';
+  context.fillRect(0, 0, canvas.width, canvas.height);
   context.imageSmoothingQuality = 'high';
   context.drawImage(element, 0, 0, canvas.width, canvas.height);
   return photograph ? canvas.toDataURL('image/jpeg', 0.92) : canvas.toDataURL('image/png');
+}
+
+function isOpaque(element: HTMLImageElement, type: string): boolean {
+  if (type === 'image/jpeg') return true;
+  const context = canvasFor(element, 1);
+  context.drawImage(element, 0, 0);
+  const { data } = context.getImageData(0, 0, context.canvas.width, context.canvas.height);
+  for (let alpha = 3; alpha < data.length; alpha += 4) if (data[alpha] !== 255) return false;
+  return true;
+}
+
+function canvasFor(element: HTMLImageElement, scale: number): CanvasRenderingContext2D {
+  const canvas = document.createElement('canvas');
+  canvas.width = Math.max(1, Math.round(element.naturalWidth * scale));
+  canvas.height = Math.max(1, Math.round(element.naturalHeight * scale));
+  return canvas.getContext('2d')!;
 }
 
 function dataUrl(file: File): Promise<string> {

@@ -1,0 +1,84 @@
+/** What the reader puts into the form: pictures, words and settings, in a real browser. */
+import type { Browser, Page } from 'playwright-core';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { CHROMIUM, launch, openPage } from './browser.ts';
+import { startFakeServer } from './fake-server.mjs';
+
+type FakeServer = Awaited<ReturnType<typeof startFakeServer>>;
+
+/** A picture whose left half is red and whose right half is transparent, or white if it is opaque. */
+async function halfRed(page: Page, name: string, width: number, opaque = false) {
+  const type = `image/${name.split('.')[1]}`;
+  const url = await page.evaluate(
+    ([type, width, opaque]) => {
+      const canvas = document.createElement('canvas');
+      canvas.width = width;
+      canvas.height = 56;
+      const context = canvas.getContext('2d')!;
+      context.fillStyle = '#fff';
+      if (opaque) context.fillRect(0, 0, width, 56);
+      context.fillStyle = '#f00';
+      context.fillRect(0, 0, width / 2, 56);
+      return canvas.toDataURL(type, 1);
+    },
+    [type, width, opaque] as const,
+  );
+  return { name, mimeType: type, buffer: Buffer.from(url.split(',')[1]!, 'base64'), url };
+}
+
+/** Red, green, blue and alpha in the middle of the left and of the right half. */
+function coloursOf(page: Page, url: string): Promise<number[][]> {
+  return page.evaluate(async (url) => {
+    const image = new Image();
+    image.src = url;
+    await image.decode();
+    const canvas = document.createElement('canvas');
+    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+    const context = canvas.getContext('2d')!;
+    context.drawImage(image, 0, 0);
+    return [0.25, 0.75].map((x) => [...context.getImageData(x * canvas.width, canvas.height / 2, 1, 1).data]);
+  }, url);
+}
+
+describe.skipIf(CHROMIUM === null)('the form', () => {
+  let browser: Browser;
+  let server: FakeServer;
+
+  beforeAll(async () => {
+    [browser, server] = await Promise.all([launch(), startFakeServer()]);
+  });
+  afterAll(async () => {
+    await browser?.close();
+    await server?.close();
+  });
+
+  it('shows and sends transparent pictures on white, and opaque ones as they are', async () => {
+    const { page, close } = await openPage(browser, `${server.url}/#/ask?q=What%3F`);
+    const send = async (file: Awaited<ReturnType<typeof halfRed>>) => {
+      const before = server.requests.length;
+      await page.getByLabel('Pick a picture').setInputFiles(file);
+      await page.getByAltText(file.name).waitFor();
+      await page.locator('button.main').click();
+      await expect.poll(() => server.requests.length).toBe(before + 1);
+      const { url } = server.requests.at(-1).messages[0].content[0].image_url;
+      expect(await page.locator('.picture-box img').getAttribute('src')).toBe(url);
+      return url as string;
+    };
+    // The last one is made smaller.
+    for (const [name, width] of [
+      ['a.png', 112],
+      ['b.webp', 112],
+      ['c.png', 3000],
+    ] as const) {
+      const [left, right] = await coloursOf(page, await send(await halfRed(page, name, width)));
+      expect(left![0]).toBeGreaterThan(240);
+      expect(left![1]).toBeLessThan(15);
+      for (const part of right!) expect(part).toBeGreaterThan(250);
+    }
+    for (const name of ['d.png', 'e.webp', 'f.jpeg']) {
+      const file = await halfRed(page, name, 112, true);
+      expect(await send(file)).toBe(file.url);
+    }
+    await close();
+  });
+});
