@@ -81,4 +81,25 @@ describe.skipIf(CHROMIUM === null)('the form', () => {
     }
     await close();
   });
+
+  it.each(['the button', 'Ctrl+Enter'])('opens the settings on one that is out of range: %s', async (how) => {
+    const { page, close } = await openPage(browser, `${server.url}/#/ask?seed=7&latents=99`);
+    await page.locator('.picture-box img').waitFor();
+    const before = server.requests.length;
+    const ask = () =>
+      how === 'the button'
+        ? page.locator('button.main').click()
+        : page.getByLabel('Question', { exact: true }).press('Control+Enter');
+    await ask();
+    const latents = page.getByLabel('Latent steps');
+    expect(await page.locator('details.settings').getAttribute('open')).not.toBeNull();
+    // The browser's message stands beside the field that has the focus.
+    expect(await latents.evaluate((field: HTMLInputElement) => field === document.activeElement)).toBe(true);
+    expect(await latents.evaluate((field: HTMLInputElement) => field.validationMessage)).not.toBe('');
+    await latents.fill('2');
+    await ask();
+    await page.locator('.downloads').waitFor();
+    expect(server.requests.slice(before).map(({ ivtlr }) => ivtlr.latents)).toEqual([2]);
+    await close();
+  });
 });

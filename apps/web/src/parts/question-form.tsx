@@ -40,7 +40,10 @@ export function QuestionForm(props: Props) {
           value={question.text}
           onInput={(event) => question.setText(event.currentTarget.value)}
           onKeyDown={(event) => {
-            if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) submit(event);
+            if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey)) return;
+            event.preventDefault();
+            // Checks the settings first, as the button does.
+            event.currentTarget.form!.requestSubmit();
           }}
         />
       </label>
@@ -123,7 +126,8 @@ function Settings({ places: { place, change }, models, model }: Props) {
   const tasks = trained?.tasks ?? [];
   const changedOnes = ['latents', 'patches', 'max', 'task', 'model'].filter((name) => params.has(name));
   return (
-    <details class="settings">
+    // The browser has nowhere to say what is wrong with a field that is folded away.
+    <details class="settings" onInvalidCapture={(event) => (event.currentTarget.open = true)}>
       <summary>Settings{changedOnes.length > 0 && <em> · {changedOnes.join(', ')} changed</em>}</summary>
       <div class="grid">
         {models.length > 1 && (
