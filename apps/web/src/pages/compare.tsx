@@ -1,8 +1,8 @@
 import { useState } from 'preact/hooks';
-import { AnswerCard } from '../parts/answer-card.tsx';
+import { AnswerCard, ChangedNote } from '../parts/answer-card.tsx';
 import { QuestionForm, Select } from '../parts/question-form.tsx';
 import { type Answer, type Asked, isRight, isRunning, latentSteps } from '../state/answer.ts';
-import { buildAsked } from '../state/build-asked.ts';
+import { buildAsked, sameQuestion, sameQuestionAndModel } from '../state/build-asked.ts';
 import { duration } from '../state/numbers.ts';
 import type { AskingProps } from './ask.tsx';
 
@@ -25,8 +25,11 @@ export function ComparePage({ places, question, answers, models, model }: Asking
     answers.ask('base', asked);
     answers.ask('written', makeWritten(asked));
   };
-  const both =
-    base?.status === 'done' && written?.status === 'done' && base.asked.question.text === written.asked.question.text;
+  const both = base?.status === 'done' && written?.status === 'done' && sameQuestion(base.asked, written.asked);
+  const stale =
+    asked !== null &&
+    ((base !== null && !sameQuestionAndModel(base.asked, asked)) ||
+      (written !== null && !sameQuestionAndModel(written.asked, makeWritten(asked))));
   return (
     <div class="columns">
       <h1 class="hidden">Compare with written reasoning</h1>
@@ -48,6 +51,7 @@ export function ComparePage({ places, question, answers, models, model }: Asking
         )}
       </QuestionForm>
       <div class="panel" id="results">
+        {stale && <ChangedNote />}
         <div class="cards two">
           <AnswerCard
             title="with latent steps"

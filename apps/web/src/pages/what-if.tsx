@@ -1,11 +1,11 @@
 import { useRef, useState } from 'preact/hooks';
-import { AnswerCard } from '../parts/answer-card.tsx';
+import { AnswerCard, ChangedNote } from '../parts/answer-card.tsx';
 import { FailureNote } from '../parts/failure-note.tsx';
 import { PatchPicker } from '../parts/patch-picker.tsx';
 import { FileButton } from '../parts/picture-input.tsx';
 import { QuestionForm } from '../parts/question-form.tsx';
 import { type Answer, type Asked, isRunning, latentSteps } from '../state/answer.ts';
-import { buildAsked, sameQuestion } from '../state/build-asked.ts';
+import { buildAsked, sameQuestionAndModel } from '../state/build-asked.ts';
 import { anyToken, formatTokensPerStep, parseTokensPerStep } from '../state/tokens-per-step.ts';
 import { type OtherPicture, useOtherPicture } from '../state/use-other-picture.ts';
 import type { AskingProps } from './ask.tsx';
@@ -29,7 +29,7 @@ export function WhatIfPage({ places, question, answers, models, model, apiKey }:
   const forbid = parseTokensPerStep(place.params.get('forbid'));
   const other = useOtherPicture(places, apiKey);
   const base = answers.get('base');
-  const stale = base !== null && asked !== null && !sameQuestion(base.asked, asked);
+  const stale = base !== null && asked !== null && !sameQuestionAndModel(base.asked, asked);
   const clickable = useLastWithPatches(base, asked);
   const [picking, setPicking] = useState(anyToken(force) || anyToken(forbid));
   const [shown, onShow] = useState<number | null>(null);
@@ -96,7 +96,7 @@ export function WhatIfPage({ places, question, answers, models, model, apiKey }:
         {swaps && <OtherPictureInput other={other} puzzles={question.seed !== null} />}
       </QuestionForm>
       <div class="panel" id="results">
-        {stale && <p class="quiet">The question has changed since it was asked: ask again.</p>}
+        {stale && <ChangedNote />}
         <details class="picker-panel" open={picking} onToggle={(event) => setPicking(event.currentTarget.open)}>
           <summary>Force or forbid patches</summary>
           {clickable ? (
@@ -189,7 +189,7 @@ function useLastWithPatches(base: Answer | null, asked: Asked | null): Answer | 
   const last = useRef<Answer | null>(null);
   if (base?.status === 'done') last.current = base;
   const { current } = last;
-  const fits = current !== null && asked !== null && sameQuestion(current.asked, asked);
+  const fits = current !== null && asked !== null && sameQuestionAndModel(current.asked, asked);
   return fits && current.images.length > 0 && latentSteps(current).length > 0 ? current : null;
 }
 
@@ -198,5 +198,5 @@ function withOptions(asked: Asked, options: Asked['options']): Asked {
 }
 
 function isSame(one: Asked, other: Asked): boolean {
-  return sameQuestion(one, other) && JSON.stringify(one.options) === JSON.stringify(other.options);
+  return sameQuestionAndModel(one, other) && JSON.stringify(one.options) === JSON.stringify(other.options);
 }

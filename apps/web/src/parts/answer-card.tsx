@@ -1,5 +1,6 @@
 import { useMemo } from 'preact/hooks';
 import { type Answer, isRunning, latentSteps, type Step } from '../state/answer.ts';
+import { sameQuestion } from '../state/build-asked.ts';
 import { markWords, onlyIn } from '../state/differences.ts';
 import { count, duration } from '../state/numbers.ts';
 import { Verdict } from './answer-text.tsx';
@@ -28,7 +29,7 @@ export function AnswerCard({ title, answer, base, shown, onShow, onRetry }: Prop
       </article>
     );
   }
-  const comparable = base?.status === 'done' && answer.status === 'done';
+  const comparable = base?.status === 'done' && answer.status === 'done' && sameQuestion(base.asked, answer.asked);
   const words = comparable
     ? markWords(answer.text.trim(), base.text.trim())
     : [{ text: answer.text.trim(), changed: false }];
@@ -54,6 +55,11 @@ export function AnswerCard({ title, answer, base, shown, onShow, onRetry }: Prop
       </p>
     </article>
   );
+}
+
+/** Where an answer on show is to another question than the form now has. */
+export function ChangedNote() {
+  return <p class="quiet">The question has changed since it was asked: ask again.</p>;
 }
 
 type FilmProps = Pick<Props, 'base' | 'shown' | 'onShow'> & { answer: Answer };

@@ -32,9 +32,14 @@ export function buildAsked(question: QuestionState, model: Model | null, params:
   };
 }
 
-/** Whether two answers are to the same question, asked of the same model: their difference is then that of the options. */
+/** Whether two answers are to the same question, of whichever model. */
 export function sameQuestion(one: Asked, other: Asked): boolean {
-  const all = ({ question, model, maxTokens }: Asked) =>
-    JSON.stringify([question.pictures.map(({ url }) => url), question.text, question.choices, model, maxTokens]);
+  const all = ({ question, maxTokens }: Asked) =>
+    JSON.stringify([question.pictures.map(({ url }) => url), question.text, question.choices, maxTokens]);
   return all(one) === all(other);
+}
+
+/** Whether it was asked of the same model, too: the difference of two answers is then that of the options. */
+export function sameQuestionAndModel(one: Asked, other: Asked): boolean {
+  return one.model === other.model && sameQuestion(one, other);
 }

@@ -1,0 +1,48 @@
+/** What is said of answers that stand beside each other, in a real browser. */
+import type { Browser } from 'playwright-core';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { CHROMIUM, launch, openPage } from './browser.ts';
+import { startFakeServer } from './fake-server.mjs';
+
+type FakeServer = Awaited<ReturnType<typeof startFakeServer>>;
+
+describe.skipIf(CHROMIUM === null)('answers beside each other', () => {
+  let browser: Browser;
+  let server: FakeServer;
+
+  beforeAll(async () => {
+    [browser, server] = await Promise.all([launch(), startFakeServer()]);
+  });
+  afterAll(async () => {
+    await browser?.close();
+    await server?.close();
+  });
+
+  it.each([
+    ['another picture', 'seed=8&q=Which%3F&c=red&c=blue'],
+    ['other choices', 'seed=7&q=Which%3F&c=red&c=green'],
+  ])('are not compared after %s', async (_, changed) => {
+    const { page, close } = await openPage(browser, `${server.url}/#/compare?seed=7&q=Which%3F&c=red&c=blue`);
+    const costs = page.locator('.costs');
+    const note = page.getByText('The question has changed since it was asked: ask again.');
+    const written = page.getByRole('article', { name: 'without: all of it written' });
+    const badge = written.getByText(/(same|other) answer/);
+    await page.locator('.picture-box img').waitFor();
+    await page.locator('button.main').click();
+    await costs.waitFor();
+    expect([await note.count(), await badge.count()]).toEqual([0, 1]);
+    // One of the two is asked anew, on another page, about something else.
+    await page.goto(`${server.url}/#/ask?${changed}`);
+    await page.getByAltText(changed.startsWith('seed=8') ? 'puzzle 8' : 'puzzle 7').waitFor();
+    await page.locator('button.main').click();
+    await page.getByRole('button', { name: 'Stop' }).waitFor({ state: 'detached' });
+    await page.locator('.downloads').waitFor();
+    await page.getByRole('link', { name: 'Compare' }).click();
+    await note.waitFor();
+    expect([await costs.count(), await badge.count()]).toEqual([0, 0]);
+    await page.locator('button.main').click();
+    await costs.waitFor();
+    expect([await note.count(), await badge.count()]).toEqual([0, 1]);
+    await close();
+  });
+});
