@@ -102,4 +102,27 @@ describe.skipIf(CHROMIUM === null)('the form', () => {
     expect(server.requests.slice(before).map(({ ivtlr }) => ivtlr.latents)).toEqual([2]);
     await close();
   });
+
+  it("keeps the reader's own picture apart from a puzzle's on the way back", async () => {
+    const { page, close } = await openPage(browser, `${server.url}/#/ask`);
+    const picture = page.locator('.picture-box img');
+    await page.getByLabel('Pick a picture').setInputFiles(await halfRed(page, 'mine.png', 112, true));
+    await page.getByLabel('Question', { exact: true }).fill('What is red?');
+    await page.getByRole('link', { name: 'Compare' }).click();
+    await page.getByRole('button', { name: 'Draw a puzzle' }).click();
+    await page.getByAltText(/puzzle \d+$/).waitFor();
+    await page.goBack();
+    await expect.poll(() => page.title()).toBe('Ask · IVT-LR');
+    expect(await page.getByLabel('Question', { exact: true }).inputValue()).toBe('What is red?');
+    expect(await picture.getAttribute('alt')).toContain('mine.png');
+    await page.goForward();
+    await page.getByAltText(/puzzle \d+$/).waitFor();
+    // After a reload the reader's picture is gone: no puzzle's takes its place.
+    await page.reload();
+    await page.getByAltText(/puzzle \d+$/).waitFor();
+    await page.goBack();
+    await page.getByText('Drop or paste a picture').waitFor({ timeout: 5000 });
+    expect(await page.locator('button.main').isDisabled()).toBe(true);
+    await close();
+  });
 });

@@ -25,30 +25,31 @@ export interface QuestionState {
   setChoices: (choices: readonly string[]) => void;
 }
 
-interface Loaded {
-  /** Of the puzzle it came with; null for a file. */
-  seed: number | null;
+interface Drawn {
+  seed: number;
   pictures: readonly Picture[];
-  puzzle: Puzzle | null;
+  puzzle: Puzzle;
 }
 
 const NONE: readonly Picture[] = [];
 
 export function useQuestion({ place, change }: Places, key: string): QuestionState {
-  const [loaded, setLoaded] = useState<Loaded | null>(null);
+  const [drawn, setDrawn] = useState<Drawn | null>(null);
+  /** Kept beside the puzzle, for an address without one that the reader goes back to. */
+  const [own, setOwn] = useState(NONE);
   const [loading, setLoading] = useState(false);
   const [failure, setFailure] = useState<Failure | null>(null);
   /** Counts what was asked for, so that a slow answer does not replace a later one. */
   const latest = useRef(0);
   const seed = numberIn(place.params, 'seed');
 
-  const load = useCallback(async (read: () => Promise<Loaded>) => {
+  const load = useCallback(async <T>(read: () => Promise<T>, take: (read: T) => void) => {
     const mine = ++latest.current;
     setLoading(true);
     setFailure(null);
     try {
       const next = await read();
-      if (latest.current === mine) setLoaded(next);
+      if (latest.current === mine) take(next);
     } catch (error) {
       if (latest.current === mine) setFailure(failureOfThrown(error));
     } finally {
@@ -57,41 +58,40 @@ export function useQuestion({ place, change }: Places, key: string): QuestionSta
   }, []);
 
   const loadPuzzle = () => {
-    if (seed === null || seed === loaded?.seed) return;
+    if (seed === null || seed === drawn?.seed) return;
     void load(async () => {
       const puzzle = await getJson<Puzzle>(`api/puzzle?seed=${seed}`, key);
       return { seed, puzzle, pictures: [await pictureOfUrl(puzzle.image, `puzzle ${seed}`)] };
-    });
+    }, setDrawn);
   };
   useEffect(loadPuzzle, [seed, key]);
 
-  const puzzle = seed !== null && loaded?.seed === seed ? loaded.puzzle : null;
+  const shown = seed !== null && drawn?.seed === seed ? drawn : null;
+  const puzzle = shown?.puzzle ?? null;
   const edited = place.params.get('q') !== null;
   const text = edited ? place.params.get('q')! : (puzzle?.question ?? '');
   const choices = edited ? place.params.getAll('c') : (puzzle?.choices ?? []);
   // A puzzle's answer is no answer to another question.
   const asDrawn = text === puzzle?.question && choices.join('\n') === puzzle.choices.join('\n');
-  const pictures = (seed === null || loaded?.seed === seed) && loaded ? loaded.pictures : NONE;
-  // Words of a puzzle are about another picture; words of the reader's own stay.
-  const ownPictures = () =>
+  const pictures = seed === null ? own : (shown?.pictures ?? NONE);
+  const takeOwn = (next: readonly Picture[]) => {
+    setOwn(next);
+    // Words of a puzzle are about another picture; words of the reader's own stay.
     change({ seed: null, force: null, forbid: null, step: null, ...(!edited && { q: null, c: null }) });
+  };
   return {
     ...{ pictures, text, choices, gold: asDrawn ? puzzle.answer : null, seed, loading, failure },
-    retry: seed !== null && seed !== loaded?.seed ? loadPuzzle : null,
+    retry: seed !== null && seed !== drawn?.seed ? loadPuzzle : null,
     drawPuzzle: () =>
       change({ seed: Math.floor(Math.random() * 1e9), q: null, c: null, force: null, forbid: null, step: null }),
     takeFiles: (files, more) => {
       const kept = more && seed === null ? pictures : [];
-      void load(async () => {
-        const taken = await Promise.all((more ? files : files.slice(0, 1)).map(readPicture));
-        ownPictures();
-        return { seed: null, puzzle: null, pictures: [...kept, ...taken] };
-      });
+      void load(
+        () => Promise.all((more ? files : files.slice(0, 1)).map(readPicture)),
+        (taken) => takeOwn([...kept, ...taken]),
+      );
     },
-    removePicture: (index) => {
-      setLoaded({ seed: null, puzzle: null, pictures: pictures.filter((_, other) => other !== index) });
-      ownPictures();
-    },
+    removePicture: (index) => takeOwn(pictures.filter((_, other) => other !== index)),
     setText: (q) => change({ q, c: choices }),
     setChoices: (c) => change({ q: text, c }),
   };
