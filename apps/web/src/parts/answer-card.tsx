@@ -1,7 +1,7 @@
 import { useMemo } from 'preact/hooks';
-import { type Answer, isRunning, latentSteps, type Step } from '../state/answer.ts';
+import { type Answer, isRunning, latentSteps } from '../state/answer.ts';
 import { sameQuestion } from '../state/build-asked.ts';
-import { markWords, onlyIn } from '../state/differences.ts';
+import { markWords, onlyIn, otherSteps, pickSummary } from '../state/differences.ts';
 import { count, duration } from '../state/numbers.ts';
 import { Verdict } from './answer-text.tsx';
 import { FailureNote } from './failure-note.tsx';
@@ -72,6 +72,7 @@ function CardFilm({ answer, base, shown, onShow }: FilmProps) {
     () => steps.map((step, index) => (base ? onlyIn(step.picked, others[index]?.picked ?? []) : [])),
     [steps.length, base],
   );
+  const otherPicks = useMemo(() => (base ? otherSteps(steps, others) : []), [steps.length, base]);
   const earlier = useMemo(() => steps.map((_, index) => pickedBefore(steps, index)), [steps.length]);
   const step = shown === null ? undefined : steps[shown];
   if (steps.length === 0) return null;
@@ -96,7 +97,7 @@ function CardFilm({ answer, base, shown, onShow }: FilmProps) {
             <span class="hidden">{`Latent step ${index + 1}: ${placesOf(step, images)}`}</span>
             <span aria-hidden="true">
               {index + 1}
-              {different[index]!.length > 0 && ' ≠'}
+              {otherPicks.includes(index) && ' ≠'}
             </span>
           </button>
         ))}
@@ -111,14 +112,7 @@ function CardFilm({ answer, base, shown, onShow }: FilmProps) {
           name={`Latent step ${shown! + 1}`}
         />
       )}
-      {base && <p class="quiet">{pickSummary(different, others)}</p>}
+      {base && <p class="quiet">{pickSummary(steps, others)}</p>}
     </>
   );
-}
-
-function pickSummary(different: readonly (readonly number[])[], others: readonly Step[]): string {
-  if (others.length === 0) return 'The answer as trained has no latent steps.';
-  const steps = different.flatMap((tokens, index) => (tokens.length ? [index + 1] : []));
-  if (steps.length === 0) return 'The same patches picked.';
-  return `Other patches picked in ${steps.length === 1 ? 'step' : 'steps'} ${steps.join(', ')}.`;
 }

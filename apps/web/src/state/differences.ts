@@ -33,3 +33,22 @@ export function markWords(text: string, other: string): Part[] {
 export function onlyIn(picked: readonly number[], other: readonly number[]): number[] {
   return picked.filter((token) => !other.includes(token));
 }
+
+type Picks = readonly { picked: readonly number[] }[];
+
+/** Indices of the steps whose picks are others than those of the same step in `base`. */
+export function otherSteps(steps: Picks, base: Picks): number[] {
+  return steps.flatMap(({ picked }, index) => {
+    const there = base[index]?.picked ?? [];
+    return onlyIn(picked, there).length + onlyIn(there, picked).length > 0 ? [index] : [];
+  });
+}
+
+/** One sentence on what an answer's latent steps picked, held against the base's. */
+export function pickSummary(steps: Picks, base: Picks): string {
+  if (base.length === 0) return 'The answer as trained has no latent steps.';
+  if (steps.every(({ picked }) => picked.length === 0)) return 'No patches picked.';
+  const others = otherSteps(steps, base);
+  if (others.length === 0) return 'The same patches picked.';
+  return `Other patches picked in ${others.length === 1 ? 'step' : 'steps'} ${others.map((index) => index + 1).join(', ')}.`;
+}
