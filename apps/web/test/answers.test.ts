@@ -45,4 +45,27 @@ describe.skipIf(CHROMIUM === null)('answers beside each other', () => {
     expect([await note.count(), await badge.count()]).toEqual([0, 1]);
     await close();
   });
+
+  it('say where they were stopped or cut, and are not judged then', async () => {
+    const { page, close } = await openPage(browser, `${server.url}/#/what-if?seed=7&vary=random-patches&max=3`);
+    const cards = ['as trained', 'random patches'].map((name) => page.getByRole('article', { name }));
+    await page.locator('.picture-box img').waitFor();
+    await page.locator('button.main').click();
+    for (const card of cards) {
+      await card.getByText('Cut at the longest answer that was asked for.').waitFor();
+      expect(await card.getByText(/right|wrong/).count()).toBe(0);
+    }
+    await page.goto(`${server.url}/#/what-if?seed=7`);
+    const release = server.hold(2);
+    await page.locator('button.main').click();
+    await page.getByRole('button', { name: 'Stop' }).click();
+    await cards[0]!.getByText('Stopped.').waitFor();
+    release();
+    // The written answer is cut, the one after latent steps is not.
+    await page.goto(`${server.url}/#/compare?seed=7&max=8`);
+    await page.locator('button.main').click();
+    const row = page.getByRole('table', { name: /Steps and time/ }).getByRole('row', { name: /^answer/ });
+    expect(await row.innerText()).toMatch(/right\s+cut/);
+    await close();
+  });
 });

@@ -159,6 +159,7 @@ async function answer(body, response, next, failure) {
   const urls = parts.filter(({ type }) => type === 'image_url').map(({ image_url }) => image_url.url);
   const question = parts.find(({ type }) => type === 'text').text;
   const thought = think(urls, question, ivtlr, model);
+  const written = thought.written.slice(0, body.max_tokens);
   const head = { id: 'chatcmpl-1', object: 'chat.completion.chunk', created: 1_700_000_000, model };
   const write = (choice, more = {}) => {
     const choices = choice ? [{ index: 0, delta: {}, finish_reason: null, logprobs: null, ...choice }] : [];
@@ -171,7 +172,7 @@ async function answer(body, response, next, failure) {
     if (response.destroyed) return;
     write({ ivtlr: { steps: [step] } });
   }
-  for (const [index, { content, step }] of thought.written.entries()) {
+  for (const [index, { content, step }] of written.entries()) {
     await next(thought.latents.length + index);
     if (response.destroyed) return;
     if (failure && index === 2) {
@@ -190,8 +191,8 @@ async function answer(body, response, next, failure) {
     task: 'dominoes',
     ablation: ivtlr.ablation ?? null,
   };
-  write({ finish_reason: 'stop', ivtlr: { settings, seconds } });
-  const completion_tokens = thought.written.length;
+  write({ finish_reason: written.length < thought.written.length ? 'length' : 'stop', ivtlr: { settings, seconds } });
+  const completion_tokens = written.length;
   const usage = { prompt_tokens: 40, completion_tokens, total_tokens: 40 + completion_tokens };
   write(null, { usage: { ...usage, completion_tokens_details: { latent_steps: thought.latents.length } } });
   response.end('data: [DONE]\n\n');

@@ -95,6 +95,12 @@ const whole = (value: number) => String(value);
 const tokens = ({ usage, steps }: Answer) =>
   usage?.completion_tokens ?? steps.filter(({ kind }) => kind === 'token').length;
 
+const VERDICTS = new Map([
+  [true, 'right'],
+  [false, 'wrong'],
+  [null, 'cut'],
+]);
+
 const ROWS: readonly Row[] = [
   { name: 'latent steps', value: (answer) => latentSteps(answer).length, format: whole },
   { name: 'written tokens', value: tokens, format: whole },
@@ -119,11 +125,11 @@ function Costs({ latent, written }: { latent: Answer; written: Answer }) {
         </tr>
       </thead>
       <tbody>
-        {isRight(latent) !== null && (
+        {(isRight(latent) ?? isRight(written)) !== null && (
           <tr>
             <th scope="row">answer</th>
             {[latent, written].map((answer, index) => (
-              <td key={index === 0 ? 'latent' : 'written'}>{isRight(answer) ? 'right' : 'wrong'}</td>
+              <td key={index === 0 ? 'latent' : 'written'}>{VERDICTS.get(isRight(answer))}</td>
             ))}
           </tr>
         )}

@@ -3,7 +3,7 @@ import { type Answer, isRunning, latentSteps } from '../state/answer.ts';
 import { sameQuestion } from '../state/build-asked.ts';
 import { markWords, onlyIn, otherSteps, pickSummary } from '../state/differences.ts';
 import { count, duration } from '../state/numbers.ts';
-import { Verdict } from './answer-text.tsx';
+import { EarlyEnd, Verdict } from './answer-text.tsx';
 import { FailureNote } from './failure-note.tsx';
 import { StepPictures } from './step-pictures.tsx';
 import { pickedBefore, placesOf, SMALL } from './step-viewer.tsx';
@@ -47,6 +47,7 @@ export function AnswerCard({ title, answer, base, shown, onShow, onRetry }: Prop
         {isRunning(answer) && <span class="caret" aria-hidden="true" />}
       </p>
       {answer.failure && <FailureNote failure={answer.failure} onRetry={onRetry} />}
+      <EarlyEnd answer={answer} />
       <CardFilm {...{ answer, shown, onShow }} base={comparable ? base : null} />
       <p class="quiet">
         {count(latentSteps(answer).length, 'latent step')}

@@ -9,6 +9,13 @@ export function Verdict({ answer }: { answer: Answer }) {
   return <span class={`badge ${right ? 'good' : 'bad'}`}>{right ? '✓ right' : '✗ wrong'}</span>;
 }
 
+/** Why it ended before its end, where it did. */
+export function EarlyEnd({ answer: { status, finish } }: { answer: Answer }) {
+  if (status === 'stopped') return <p class="quiet">Stopped.</p>;
+  if (finish === 'length') return <p class="quiet">Cut at the longest answer that was asked for.</p>;
+  return null;
+}
+
 const PHASES = [
   ['queued', 'waiting'],
   ['image', 'picture'],
@@ -19,7 +26,7 @@ const PHASES = [
 
 /** The words of an answer, its end and its cost. */
 export function AnswerText({ answer, onRetry }: { answer: Answer; onRetry: () => void }) {
-  const { asked, text, status, failure, finish, usage, seconds, started, ended, firstText } = answer;
+  const { asked, text, status, failure, usage, seconds, started, ended, firstText } = answer;
   const latents = latentSteps(answer).length;
   const letter = chosenLetter(text);
   const choice = letter === null ? undefined : asked.question.choices[letter.charCodeAt(0) - 65];
@@ -36,8 +43,7 @@ export function AnswerText({ answer, onRetry }: { answer: Answer; onRetry: () =>
         </p>
       )}
       {failure && <FailureNote failure={failure} onRetry={onRetry} />}
-      {status === 'stopped' && <p class="quiet">Stopped.</p>}
-      {finish === 'length' && <p class="quiet">Cut at the longest answer that was asked for.</p>}
+      <EarlyEnd answer={answer} />
       {status === 'done' && (
         <p class="quiet">
           {count(latents, 'latent step')}

@@ -84,10 +84,13 @@ it.each([
 });
 
 it('takes the right answer as a letter or as the text of a choice', () => {
-  const done = (gold: string | null, text: string) =>
-    isRight({ ...newAnswer(asked({ gold }), 0), status: 'done', text });
+  const done = (gold: string | null, text: string, finish: Answer['finish'] = 'stop') =>
+    isRight({ ...newAnswer(asked({ gold }), 0), status: 'done', text, finish });
   expect(done('blue', 'the answer is B')).toBe(true);
   expect(done('red', 'the answer is B')).toBe(false);
   expect(done('A', 'no letter here')).toBe(false);
+  // One that was cut is judged by its letter, and not at all before that.
+  expect(done('A', 'no letter here', 'length')).toBeNull();
+  expect(done('A', 'the answer is A; and so', 'length')).toBe(true);
   expect(done(null, 'the answer is B')).toBeNull();
 });

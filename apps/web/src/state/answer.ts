@@ -133,10 +133,12 @@ export function letterOf(index: number): string {
   return String.fromCharCode(65 + index);
 }
 
-/** Whether the finished answer is right; null when it is not known. */
-export function isRight({ text, status, asked: { question } }: Answer): boolean | null {
+/** Whether the finished answer is right; null when it is not known, as of one that was cut before its letter. */
+export function isRight({ text, status, finish, asked: { question } }: Answer): boolean | null {
   const { gold, choices } = question;
   if (gold === null || status !== 'done') return null;
+  const letter = chosenLetter(text);
+  if (letter === null && finish === 'length') return null;
   const index = choices.indexOf(gold);
-  return chosenLetter(text) === (index >= 0 ? letterOf(index) : gold);
+  return letter === (index >= 0 ? letterOf(index) : gold);
 }
