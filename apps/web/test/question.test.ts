@@ -125,4 +125,22 @@ describe.skipIf(CHROMIUM === null)('the form', () => {
     expect(await page.locator('button.main').isDisabled()).toBe(true);
     await close();
   });
+
+  it('is never taller than the window where it stands beside the answers', async () => {
+    const viewport = { width: 1000, height: 500 };
+    const { page, close } = await openPage(browser, `${server.url}/#/what-if?seed=7&vary=zero-latents`, { viewport });
+    await page.locator('.picture-box img').waitFor();
+    const form = page.locator('form.question');
+    const heights = await form.evaluate((element) => [element.scrollHeight, element.clientHeight] as const);
+    expect(heights[0]).toBeGreaterThan(viewport.height);
+    expect(heights[1]).toBeLessThanOrEqual(viewport.height - 32);
+    // The button can be brought into sight without going to the end of the page.
+    await form.evaluate((element) => (element.scrollTop = element.scrollHeight));
+    const box = (await page.locator('button.main').boundingBox())!;
+    const formBox = (await form.boundingBox())!;
+    expect(box.y + box.height).toBeLessThanOrEqual(formBox.y + formBox.height);
+    await page.setViewportSize({ width: 700, height: 500 });
+    expect(await form.evaluate((element) => element.scrollHeight - element.clientHeight)).toBeLessThanOrEqual(0);
+    await close();
+  });
 });
