@@ -143,4 +143,38 @@ describe.skipIf(CHROMIUM === null)('the form', () => {
     expect(await form.evaluate((element) => element.scrollHeight - element.clientHeight)).toBeLessThanOrEqual(0);
     await close();
   });
+
+  it('leaves text that is pasted or dragged to the fields', async () => {
+    const { page, close } = await openPage(browser, `${server.url}/#/ask?seed=7`);
+    await page.locator('.picture-box img').waitFor();
+    /** Whether the page takes it, so that the browser does nothing with it. */
+    const isTaken = (type: 'paste' | 'dragover' | 'drop', onto: string, what: string) =>
+      page.evaluate(
+        ([type, onto, what]) => {
+          const data = new DataTransfer();
+          if (what.includes('text')) data.setData('text/plain', 'cell');
+          if (what.includes('picture')) data.items.add(new File(['no picture'], 'cell.png', { type: 'image/png' }));
+          const options = { bubbles: true, cancelable: true };
+          const event =
+            type === 'paste'
+              ? new ClipboardEvent(type, { clipboardData: data, ...options })
+              : new DragEvent(type, { dataTransfer: data, ...options });
+          return !document.querySelector(onto)!.dispatchEvent(event);
+        },
+        [type, onto, what] as const,
+      );
+    for (const field of ['textarea', '.choices input']) {
+      expect(await isTaken('paste', field, 'text and picture')).toBe(false);
+      expect(await isTaken('paste', field, 'text')).toBe(false);
+      for (const type of ['dragover', 'drop'] as const) expect(await isTaken(type, field, 'text')).toBe(false);
+    }
+    expect(await page.locator('.picture-box.over').count()).toBe(0);
+    expect(await isTaken('paste', 'textarea', 'picture')).toBe(true);
+    expect(await isTaken('paste', 'body', 'text and picture')).toBe(true);
+    expect(await isTaken('dragover', 'textarea', 'picture')).toBe(true);
+    await page.locator('.picture-box.over').waitFor();
+    expect(await isTaken('drop', 'textarea', 'picture')).toBe(true);
+    await page.getByText('cell.png is no picture').waitFor();
+    await close();
+  });
 });

@@ -19,15 +19,21 @@ export function PictureInput({ question, several }: Props) {
     // Anywhere on the page: nobody aims at a box with a picture in the hand.
     const leave = (event: DragEvent) => event.relatedTarget === null && setOver(false);
     const drag = (event: DragEvent) => {
+      if (!hasFiles(event)) return;
       event.preventDefault();
       setOver(true);
     };
     const drop = (event: DragEvent) => {
+      if (!hasFiles(event)) return;
       event.preventDefault();
       setOver(false);
       take(event.dataTransfer?.files);
     };
-    const paste = (event: ClipboardEvent) => take(event.clipboardData?.files);
+    const paste = (event: ClipboardEvent) => {
+      if (event.defaultPrevented || !event.clipboardData?.files.length || isTextForField(event)) return;
+      event.preventDefault();
+      take(event.clipboardData.files);
+    };
     addEventListener('dragover', drag);
     addEventListener('dragleave', leave);
     addEventListener('drop', drop);
@@ -69,6 +75,17 @@ export function PictureInput({ question, several }: Props) {
       )}
     </div>
   );
+}
+
+/** Text that is dragged goes where the browser puts it. */
+function hasFiles({ dataTransfer }: DragEvent): boolean {
+  return dataTransfer?.types.includes('Files') ?? false;
+}
+
+/** Spreadsheets give a picture of the text beside it: into a field the text is meant. */
+function isTextForField({ target, clipboardData }: ClipboardEvent): boolean {
+  const fields = 'textarea, input[type="text"], input[type="number"], input[type="password"]';
+  return target instanceof Element && target.matches(fields) && clipboardData!.types.includes('text/plain');
 }
 
 interface FileButtonProps {
