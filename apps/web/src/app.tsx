@@ -18,7 +18,8 @@ export function App() {
   const [key, setKey] = useApiKey();
   const [theme, setTheme] = useTheme();
   const server = useServer(key);
-  const question = useQuestion(places, key);
+  const offline = server.failure?.kind === 'offline';
+  const question = useQuestion(places, key, offline);
   const answers = useAnswers(key);
   const { page, params } = places.place;
   const model = chosenModel(server.models, params);
@@ -30,7 +31,8 @@ export function App() {
     <>
       <Header place={places.place} {...{ theme, setTheme, apiKey: key, setKey, server, model }} />
       <main id="main" tabIndex={-1}>
-        {server.failure && <FailureNote failure={server.failure} onRetry={server.retry} />}
+        {/* Once the models are known, what cannot be had says so in its own place. */}
+        {server.failure && !(offline && model) && <FailureNote failure={server.failure} onRetry={server.retry} />}
         {page === 'ask' && <AskPage {...shared} theme={theme} />}
         {page === 'what-if' && <WhatIfPage {...shared} apiKey={key} />}
         {page === 'compare' && <ComparePage {...shared} />}

@@ -53,6 +53,7 @@ describe.skipIf(CHROMIUM === null)('the app in trouble', () => {
       allowed: /Failed to load resource/,
     });
     await page.getByText('The server wants an API key').first().waitFor();
+    expect(await page.locator('.served').innerText()).toMatch(/key needed/);
     await page.getByText('Key', { exact: true }).click();
     await page.getByLabel(/API key/).fill('open sesame');
     await page.getByLabel(/API key/).press('Enter');
@@ -85,6 +86,28 @@ describe.skipIf(CHROMIUM === null)('the app in trouble', () => {
     await page.context().setOffline(false);
     await page.getByRole('button', { name: 'Try again' }).click();
     await page.locator('.downloads').waitFor();
+    await close();
+  });
+
+  it('sees that the server has gone, and loads by itself what is missing once it is back', async () => {
+    let other = await startFakeServer();
+    const { page, close } = await openPage(browser, `${other.url}/#/ask`, { allowed: /Failed to load resource/ });
+    await page.locator('.served.good').waitFor();
+    await other.close();
+    await page.getByRole('button', { name: 'Draw a puzzle' }).click();
+    await page.getByRole('alert').getByText('The server cannot be reached').waitFor();
+    await page.locator('.served.bad').getByText('not reachable', { exact: true }).waitFor({ timeout: 10_000 });
+    other = await startFakeServer({ port: Number(new URL(other.url).port) });
+    await page.locator('.served.good').waitFor();
+    await page.locator('.picture-box img').waitFor({ timeout: 10_000 });
+    await expect.poll(() => page.getByRole('alert').count()).toBe(0);
+    // An answer that breaks off tells as much.
+    const release = other.hold(1);
+    await page.locator('button.main').click();
+    await page.locator('.frame').first().waitFor();
+    await other.close();
+    release();
+    await page.locator('.served.bad').waitFor({ timeout: 10_000 });
     await close();
   });
 

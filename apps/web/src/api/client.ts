@@ -3,13 +3,22 @@ import type { ChatChunk, ChatRequest } from '../../../../packages/ivtlr/src/serv
 import { EventReader } from './events.ts';
 import { Failure, failureOfEvent, failureOfStatus, failureOfThrown } from './failure.ts';
 
+/** Has an event `lost` whenever the server could not be reached, or a connection to it broke off. */
+export const connection = new EventTarget();
+
 async function send(path: string, key: string, init: RequestInit): Promise<Response> {
+  // Headers take no other characters.
+  if (/[^\x20-\xff]/.test(key)) {
+    const detail = 'It has a character that no key has. Enter it again under “Key”, at the top of the page.';
+    throw new Failure('key', 'The API key cannot be sent', detail);
+  }
   let response: Response;
   try {
     const headers = { ...init.headers, ...(key !== '' && { authorization: `Bearer ${key}` }) };
     response = await fetch(new URL(path, document.baseURI), { ...init, headers });
   } catch (error) {
     if (init.signal?.aborted) throw error;
+    connection.dispatchEvent(new Event('lost'));
     throw failureOfThrown(error);
   }
   if (response.ok) return response;
@@ -70,5 +79,6 @@ async function* eventsOf(response: Response, signal: AbortSignal): AsyncGenerato
 }
 
 function cutOff(): Failure {
+  connection.dispatchEvent(new Event('lost'));
   return new Failure('cut', 'The connection broke off', 'The answer is not complete. Try again.');
 }

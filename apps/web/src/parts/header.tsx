@@ -35,7 +35,7 @@ function keptAcross({ params }: Place, page: Page): URLSearchParams {
 
 export function Header({ place, theme, setTheme, apiKey, setKey, server, model }: Props) {
   const other = theme === 'dark' ? 'light' : 'dark';
-  const state = server.failure ? 'not reachable' : model ? 'ready' : 'connecting';
+  const state = stateOf(server, model);
   return (
     <header class="top">
       <button type="button" class="skip" onClick={skipToMain}>
@@ -53,7 +53,7 @@ export function Header({ place, theme, setTheme, apiKey, setKey, server, model }
       </nav>
       <span class={`served ${server.failure ? 'bad' : model ? 'good' : ''}`} title={`Server: ${state}`}>
         <span class="hidden">Server {state}: </span>
-        <span class="served-name">{model?.id ?? state}</span>
+        <span class="served-name">{server.failure ? state : (model?.id ?? state)}</span>
       </span>
       <details
         class="key"
@@ -81,6 +81,11 @@ export function Header({ place, theme, setTheme, apiKey, setKey, server, model }
       </button>
     </header>
   );
+}
+
+function stateOf({ failure }: Server, model: Model | null): string {
+  if (failure) return failure.kind === 'key' ? 'key needed' : 'not reachable';
+  return model ? 'ready' : 'connecting';
 }
 
 /** A button, not a link: the address has the page's state behind its `#`. */

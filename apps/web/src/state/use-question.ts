@@ -33,7 +33,8 @@ interface Drawn {
 
 const NONE: readonly Picture[] = [];
 
-export function useQuestion({ place, change }: Places, key: string): QuestionState {
+/** @param offline the server cannot be reached; a puzzle that is missing is asked for again afterwards */
+export function useQuestion({ place, change }: Places, key: string, offline: boolean): QuestionState {
   const [drawn, setDrawn] = useState<Drawn | null>(null);
   /** Kept beside the puzzle, for an address without one that the reader goes back to. */
   const [own, setOwn] = useState(NONE);
@@ -64,7 +65,7 @@ export function useQuestion({ place, change }: Places, key: string): QuestionSta
       return { seed, puzzle, pictures: [await pictureOfUrl(puzzle.image, `puzzle ${seed}`)] };
     }, setDrawn);
   };
-  useEffect(loadPuzzle, [seed, key]);
+  useEffect(loadPuzzle, [seed, key, offline]);
 
   const shown = seed !== null && drawn?.seed === seed ? drawn : null;
   const puzzle = shown?.puzzle ?? null;

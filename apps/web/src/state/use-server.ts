@@ -1,20 +1,22 @@
 /** What the server offers, and the key to it. */
 import { useCallback, useEffect, useState } from 'preact/hooks';
 import type { ModelList } from '../../../../packages/ivtlr/src/server/protocol.ts';
-import { getJson } from '../api/client.ts';
+import { connection, getJson } from '../api/client.ts';
 import { type Failure, failureOfThrown } from '../api/failure.ts';
 
 export type Model = ModelList['data'][number];
 
 export interface Server {
+  /** Those last heard of. */
   models: readonly Model[];
+  /** Why it gave none when it was asked last. */
   failure: Failure | null;
   retry: () => void;
 }
 
 const RETRY_MS = 4000;
 
-/** The models; asked for again every few seconds while the server gives none. */
+/** The models; asked for again every few seconds while the server gives none, and when it could not be reached for something else. */
 export function useServer(key: string): Server {
   const [models, setModels] = useState<readonly Model[]>([]);
   const [failure, setFailure] = useState<Failure | null>(null);
@@ -22,17 +24,19 @@ export function useServer(key: string): Server {
   useEffect(() => {
     const controller = new AbortController();
     let timer: ReturnType<typeof setTimeout> | undefined;
+    const again = () => setAttempt((number) => number + 1);
     getJson<ModelList>('v1/models', key, controller.signal).then(
       ({ data }) => {
         setModels(data);
         setFailure(null);
+        connection.addEventListener('lost', again, { once: true, signal: controller.signal });
       },
       (error) => {
         if (controller.signal.aborted) return;
         const problem = failureOfThrown(error);
         setFailure(problem);
         // A missing key does not come by waiting.
-        if (problem.kind !== 'key') timer = setTimeout(() => setAttempt((number) => number + 1), RETRY_MS);
+        if (problem.kind !== 'key') timer = setTimeout(again, RETRY_MS);
       },
     );
     return () => {
