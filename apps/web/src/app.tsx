@@ -1,4 +1,4 @@
-/** The frame around the pages, and what they share: question, answers, server, key, theme. */
+/** The frame around the pages, and what they share: question, the other picture, answers, server, key, theme. */
 import { useEffect } from 'preact/hooks';
 import { AskPage } from './pages/ask.tsx';
 import { ComparePage } from './pages/compare.tsx';
@@ -9,6 +9,7 @@ import { Header, TITLES } from './parts/header.tsx';
 import { chosenModel } from './state/build-asked.ts';
 import { usePlace } from './state/place.ts';
 import { useAnswers } from './state/use-answers.ts';
+import { useOtherPicture } from './state/use-other-picture.ts';
 import { useQuestion } from './state/use-question.ts';
 import { useApiKey, useServer } from './state/use-server.ts';
 import { useTheme } from './state/use-theme.ts';
@@ -20,6 +21,7 @@ export function App() {
   const server = useServer(key);
   const offline = server.failure?.kind === 'offline';
   const question = useQuestion(places, key, offline);
+  const other = useOtherPicture(places, key, offline);
   const answers = useAnswers(key);
   const { page, params } = places.place;
   const model = chosenModel(server.models, params);
@@ -34,7 +36,7 @@ export function App() {
         {/* Once the models are known, what cannot be had says so in its own place. */}
         {server.failure && !(offline && model) && <FailureNote failure={server.failure} onRetry={server.retry} />}
         {page === 'ask' && <AskPage {...shared} theme={theme} />}
-        {page === 'what-if' && <WhatIfPage {...shared} apiKey={key} />}
+        {page === 'what-if' && <WhatIfPage {...shared} other={other} />}
         {page === 'compare' && <ComparePage {...shared} />}
         {page === 'runs' && <RunsPage places={places} apiKey={key} theme={theme} />}
       </main>

@@ -177,4 +177,17 @@ describe.skipIf(CHROMIUM === null)('the form', () => {
     await page.getByText('cell.png is no picture').waitFor();
     await close();
   });
+
+  it('keeps the other picture while the reader is on another page', async () => {
+    const { page, close } = await openPage(browser, `${server.url}/#/what-if?q=What%3F&vary=patches-swapped`);
+    await page.getByLabel('Pick the other picture').setInputFiles(await halfRed(page, 'other.png', 112, true));
+    const picture = page.getByAltText('Whose latent steps are taken: other.png');
+    await picture.waitFor();
+    await page.getByRole('link', { name: 'Ask' }).click();
+    await picture.waitFor({ state: 'detached' });
+    await page.getByRole('link', { name: 'What if' }).click();
+    await page.getByText('The other picture', { exact: true }).waitFor();
+    expect(await picture.count()).toBe(1);
+    await close();
+  });
 });

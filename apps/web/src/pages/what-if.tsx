@@ -7,7 +7,7 @@ import { QuestionForm } from '../parts/question-form.tsx';
 import { type Answer, type Asked, isRunning, latentSteps } from '../state/answer.ts';
 import { buildAsked, sameQuestionAndModel } from '../state/build-asked.ts';
 import { anyToken, formatTokensPerStep, parseTokensPerStep } from '../state/tokens-per-step.ts';
-import { type OtherPicture, useOtherPicture } from '../state/use-other-picture.ts';
+import type { OtherPicture } from '../state/use-other-picture.ts';
 import type { AskingProps } from './ask.tsx';
 
 interface Variant {
@@ -18,7 +18,7 @@ interface Variant {
 }
 
 /** The same question beside itself, with a part of the latent steps taken away or with other patches. */
-export function WhatIfPage({ places, question, answers, models, model, apiKey }: AskingProps & { apiKey: string }) {
+export function WhatIfPage({ places, question, answers, models, model, other }: AskingProps & { other: OtherPicture }) {
   const { place, change } = places;
   const asked = buildAsked(question, model, place.params);
   const ablations = (model?.ivtlr.ablations ?? []).filter(({ name }) => name !== 'full');
@@ -27,7 +27,6 @@ export function WhatIfPage({ places, question, answers, models, model, apiKey }:
     .filter((name) => ablations.some((one) => one.name === name));
   const force = parseTokensPerStep(place.params.get('force'));
   const forbid = parseTokensPerStep(place.params.get('forbid'));
-  const other = useOtherPicture(places, apiKey);
   const base = answers.get('base');
   const stale = base !== null && asked !== null && !sameQuestionAndModel(base.asked, asked);
   const clickable = useLastWithPatches(base, asked);

@@ -13,27 +13,34 @@ export interface OtherPicture {
   takeFile: (file: File) => void;
 }
 
-export function useOtherPicture({ place, change }: Places, key: string): OtherPicture {
-  const [picture, setPicture] = useState<Picture | null>(null);
+interface Loaded {
+  /** Of the puzzle; null for a file. */
+  seed: number | null;
+  picture: Picture;
+}
+
+/** @param offline the server cannot be reached; a puzzle that is missing is asked for again afterwards */
+export function useOtherPicture({ place, change }: Places, key: string, offline: boolean): OtherPicture {
+  const [loaded, setLoaded] = useState<Loaded | null>(null);
   const [failure, setFailure] = useState<Failure | null>(null);
   const seed = numberIn(place.params, 'other');
   useEffect(() => {
-    if (seed === null) return;
+    setFailure(null);
+    if (seed === null || seed === loaded?.seed) return;
     const controller = new AbortController();
     void (async () => {
-      setFailure(null);
       try {
         const puzzle = await getJson<Puzzle>(`api/puzzle?seed=${seed}`, key, controller.signal);
-        const drawn = await pictureOfUrl(puzzle.image, `puzzle ${seed}`);
-        if (!controller.signal.aborted) setPicture(drawn);
+        const picture = await pictureOfUrl(puzzle.image, `puzzle ${seed}`);
+        if (!controller.signal.aborted) setLoaded({ seed, picture });
       } catch (error) {
         if (!controller.signal.aborted) setFailure(failureOfThrown(error));
       }
     })();
     return () => controller.abort();
-  }, [seed, key]);
+  }, [seed, key, offline]);
   return {
-    ...{ picture, failure },
+    ...{ picture: loaded?.picture ?? null, failure },
     drawPuzzle: () => change({ other: Math.floor(Math.random() * 1e9) }),
     takeFile: (file) => {
       void (async () => {
@@ -41,7 +48,7 @@ export function useOtherPicture({ place, change }: Places, key: string): OtherPi
         try {
           const read = await readPicture(file);
           change({ other: null });
-          setPicture(read);
+          setLoaded({ seed: null, picture: read });
         } catch (error) {
           setFailure(failureOfThrown(error));
         }
