@@ -51,6 +51,11 @@ export function RunsPage({ places, apiKey, theme }: Props) {
           </p>
         )}
         {list === null && !failure && <p class="quiet">Reading the runs …</p>}
+        {asked
+          .filter((name) => list?.every((run) => run.name !== name))
+          .map((name) => (
+            <p key={name}>There is no run “{name}” on this server.</p>
+          ))}
         {list !== null && list.length > 0 && (
           <RunTable
             {...{ list, names, colourOf }}
