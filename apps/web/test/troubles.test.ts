@@ -47,6 +47,31 @@ describe.skipIf(CHROMIUM === null)('the app in trouble', () => {
     await close();
   });
 
+  it('says that there is no such run', async () => {
+    const allowed = /Failed to load resource/;
+    const { page, close } = await openPage(browser, `${server.url}/#/runs?run=gone&run=dominoes`, { allowed });
+    await page.getByText('There is no run “gone” on this server.').waitFor({ timeout: 10_000 });
+    await page.getByRole('img', { name: /^Loss .*Latest: dominoes / }).waitFor();
+    expect(await page.getByText(/There is no run/).count()).toBe(1);
+    await close();
+  });
+
+  it('says that the strip is too large to be downloaded', async () => {
+    const { page, close } = await openPage(browser, `${server.url}/#/ask?seed=7`);
+    await page.locator('.picture-box img').waitFor();
+    await page.locator('button.main').click();
+    // What browsers give for a canvas beyond their limits.
+    await page.evaluate(() => {
+      HTMLCanvasElement.prototype.toBlob = (take) => take(null);
+    });
+    await page.getByRole('button', { name: /PNG/ }).click();
+    await page.getByRole('alert').getByText('The strip is too large').waitFor({ timeout: 10_000 });
+    await page.locator('button.main').click();
+    await page.locator('.downloads').waitFor();
+    expect(await page.getByRole('alert').count()).toBe(0);
+    await close();
+  });
+
   it('asks for a key, keeps it for the tab only, and goes on with it', async () => {
     const locked = await startFakeServer({ key: 'open sesame' });
     const { page, close } = await openPage(browser, `${locked.url}/#/ask?seed=7`, {

@@ -18,8 +18,9 @@ export function downloadJson(answer: Answer): void {
   save(new Blob([`${JSON.stringify(content, null, 2)}\n`], { type: 'application/json' }), 'ivtlr-answer.json');
 }
 
-export function downloadStrip(answer: Answer): void {
-  drawStrip(answer).toBlob((blob) => blob && save(blob, 'ivtlr-steps.png'), 'image/png');
+/** @param tooLarge is called instead when it is larger than the browser can draw */
+export function downloadStrip(answer: Answer, tooLarge: () => void): void {
+  drawStrip(answer).toBlob((blob) => (blob ? save(blob, 'ivtlr-steps.png') : tooLarge()), 'image/png');
 }
 
 function save(blob: Blob, name: string): void {

@@ -1,8 +1,9 @@
+import { useState } from 'preact/hooks';
 import { downloadJson, downloadStrip } from '../draw/download.ts';
 import { AnswerText } from '../parts/answer-text.tsx';
 import { QuestionForm } from '../parts/question-form.tsx';
 import { StepViewer } from '../parts/step-viewer.tsx';
-import { isRunning } from '../state/answer.ts';
+import { type Answer, isRunning } from '../state/answer.ts';
 import { buildAsked } from '../state/build-asked.ts';
 import { numberIn, type Places } from '../state/place.ts';
 import type { Answers } from '../state/use-answers.ts';
@@ -49,22 +50,32 @@ export function AskPage({ places, question, answers, models, model, theme }: Ask
               />
             )}
             <AnswerText answer={answer} onRetry={() => answers.ask('base', answer.asked)} />
-            {!isRunning(answer) && answer.steps.length > 0 && (
-              <div class="buttons downloads">
-                <button type="button" onClick={() => downloadStrip(answer)}>
-                  Download the strip (PNG)
-                </button>
-                <button type="button" onClick={() => downloadJson(answer)}>
-                  Download the steps (JSON)
-                </button>
-              </div>
-            )}
+            {!isRunning(answer) && answer.steps.length > 0 && <Downloads key={answer.started} answer={answer} />}
           </>
         ) : (
           <Welcome />
         )}
       </div>
     </div>
+  );
+}
+
+function Downloads({ answer }: { answer: Answer }) {
+  const [tooLarge, setTooLarge] = useState(false);
+  return (
+    <>
+      <div class="buttons downloads">
+        <button type="button" onClick={() => downloadStrip(answer, () => setTooLarge(true))}>
+          Download the strip (PNG)
+        </button>
+        <button type="button" onClick={() => downloadJson(answer)}>
+          Download the steps (JSON)
+        </button>
+      </div>
+      {tooLarge && (
+        <p role="alert">The strip is too large for this browser to draw. The steps can still be downloaded as JSON.</p>
+      )}
+    </>
   );
 }
 
