@@ -6,7 +6,7 @@ import type { EngineInfo } from './engine-messages.ts';
 
 const info: EngineInfo = {
   ...{ device: 'cpu', deviceNote: null, family: 'qwen2_vl', dtype: 'float32', task: null, profile: 'plain' },
-  ...{ latents: 2, patches: 4, maxPositions: 1000, chat: true, oneImage: true, cacheBytes: 1 },
+  ...{ latents: 2, patches: 4, maxPositions: 1000, maxCharacters: null, chat: true, oneImage: true, cacheBytes: 1 },
 };
 const url = 'data:image/png;base64,AA==';
 const picture = { type: 'image_url', image_url: { url } };
@@ -63,4 +63,28 @@ test('options: as the model was trained where nothing is said, an ablation over 
     ...{ stop: ['.'], logprobs: 0, sampling: { temperature: 0.5, topK: 0 }, forcePatches: [[1]] },
   });
   expect(() => ask(turns, { max_tokens: 65 })).toThrow('max_tokens: this server writes at most 64 tokens');
+});
+
+test('a text of more characters than fit whatever its tokens are is refused; blanks around it do not count', () => {
+  const user = (text: string) => [{ role: 'user', content: [picture, { type: 'text', text }] }];
+  const short = { maxCharacters: 10 };
+  expect(ask(user(`${' '.repeat(20)}0123456789`), {}, short).question).toHaveLength(30);
+  const refused = (messages: unknown, more = {}) => {
+    try {
+      ask(messages, more, short);
+    } catch (error) {
+      return error;
+    }
+    return null;
+  };
+  const error = {
+    status: 400,
+    param: 'messages',
+    message: 'the text has 11 characters, which cannot fit into the 1000 positions of the model',
+  };
+  expect(refused(user('0123456789x'))).toMatchObject(error);
+  expect(refused(user('0123456789'), { ivtlr: { choices: ['x'] } })).toMatchObject(error);
+  // A template may leave out what the assistant has said before.
+  const turns = [...user('a'), { role: 'assistant', content: '0123456789x' }, { role: 'user', content: 'b' }];
+  expect(refused(turns)).toBeNull();
 });

@@ -2,6 +2,7 @@
 import { type ImageAddress, MisplacedImage, readTurn, type Turn, templateMessage } from '../data/chat-messages.ts';
 import { ABLATIONS, type LatentOptions } from '../latent/options.ts';
 import { taskNames } from '../tasks/registry.ts';
+import { stripText } from '../text/prompt.ts';
 import { type ParsedChat, takesOtherImage } from './chat-schema.ts';
 import type { EngineInfo, EngineQuestion, QuestionOptions } from './engine-messages.ts';
 import { badRequest } from './http-error.ts';
@@ -36,6 +37,7 @@ export function questionOf(body: ParsedChat, info: EngineInfo, maxNewTokens: num
   if (last.role !== 'user')
     throw badRequest('the last message should be of the user', `messages.${turns.length - 1}.role`);
   const { choices } = body.ivtlr ?? {};
+  requireFitting([...turns.flatMap(userTexts), ...(choices ?? [])], info);
   const options = optionsOf(body, info, maxNewTokens);
   const other = otherPicture(body, pictures);
   if (turns.length === 1) {
@@ -58,6 +60,21 @@ export function questionOf(body: ParsedChat, info: EngineInfo, maxNewTokens: num
   }
   const messages = turns.map(templateMessage);
   return { pictures, other, question: '', choices: [], messages, options };
+}
+
+/** What of a turn is in the prompt in any case; templates may leave out what the assistant has said. */
+function userTexts({ role, texts }: Turn): string[] {
+  return role === 'user' ? texts : [];
+}
+
+/** Refuses a text that is too long whatever its tokens are, so that it need not be cut into them. Blanks around texts may be stripped. */
+function requireFitting(texts: readonly string[], { maxCharacters, maxPositions }: EngineInfo): void {
+  const characters = texts.reduce((sum, text) => sum + stripText(text).length, 0);
+  if (maxCharacters !== null && characters > maxCharacters)
+    throw badRequest(
+      `the text has ${characters} characters, which cannot fit into the ${maxPositions} positions of the model`,
+      'messages',
+    );
 }
 
 /** The picture that lends latent steps, where the ablation swaps them. */

@@ -49,7 +49,7 @@ async function take(message: Exclude<ToEngine, { type: 'coming' }>): Promise<voi
     case 'open': {
       const { opened, deviceNote } = await openForParent(message);
       serving = await ServedQuestions.open(opened, message.limits, () => wake());
-      const { settings, model, family } = opened;
+      const { settings, model, family, tokenizer } = opened;
       const { task, profile, latents, patches } = settings;
       const { infer, oneImage = false } = opened.renderOptions(task ?? 'm3cot').profile;
       send({
@@ -57,6 +57,7 @@ async function take(message: Exclude<ToEngine, { type: 'coming' }>): Promise<voi
         opened: {
           ...{ device: model.device, deviceNote, family: family.modelType, dtype: model.dtype },
           ...{ task, profile, latents, patches, maxPositions: model.maxPositions, chat: infer.chat, oneImage },
+          maxCharacters: tokenizer.mostCharacters && tokenizer.mostCharacters * model.maxPositions,
           cacheBytes: serving.cacheBudget,
         },
       });

@@ -63,6 +63,8 @@ export interface EngineInfo {
   patches: number;
   /** Positions that a prompt, its latent steps and its answer may have together. */
   maxPositions: number;
+  /** A text of more characters has more tokens than there are positions, whatever they are; null where nothing can be said. */
+  maxCharacters: number | null;
   /** Whether prompts go through a chat template, so that a conversation can be one. */
   chat: boolean;
   /** Whether a question has exactly one picture; else any number, or none. */

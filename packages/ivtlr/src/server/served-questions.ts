@@ -17,6 +17,8 @@ import type { TokenLogprob } from './protocol.ts';
 import { seenLogprobs, seenPictures, seenStep } from './seen.ts';
 
 const IMAGE_THREADS = 2;
+/** Characters of the questions that are prepared at the same time, where there are several: a long text takes its time and memory alone. */
+const PREPARED_CHARACTERS = 2 ** 16;
 /** Share of a pass that questions on their way may take before the next one: those that join early share its passes. */
 const TAKING_IN = 0.1;
 /** Of pictures that are asked about again. */
@@ -25,6 +27,8 @@ const KEPT_IMAGE_BYTES = 64 * 2 ** 20;
 interface Served extends Question {
   id: number;
   options: EngineQuestion['options'];
+  /** Of its text. */
+  characters: number;
   /** Hashes of the pictures' bytes. */
   imageKeys: string[];
   /** Of tokens whose text was not told yet. */
@@ -52,8 +56,11 @@ export class ServedQuestions {
   readonly #wake: () => void;
   #events: { id: number; event: EngineEvent }[] = [];
   #passes = 0;
+  /** Questions whose turn to be prepared has not come, in their order. */
+  readonly #taken: Served[] = [];
   /** Questions whose pictures and prompts are being read. */
   #preparing = 0;
+  #preparingCharacters = 0;
   /** Of the last pass, ms. */
   #passTime = 0;
   #residentBytes = 0;
@@ -136,20 +143,36 @@ export class ServedQuestions {
   take(id: number, question: EngineQuestion): void {
     const served = servedOf(id, question);
     this.#served.set(id, served);
-    this.#preparing++;
-    this.#prepare(served).then(
-      (group) => {
-        this.#preparing--;
-        if (served.cancelled) this.#discard(group);
-        else this.#prepared.push(group);
-        this.#wake();
-      },
-      (error: unknown) => {
-        this.#preparing--;
-        if (!served.cancelled) this.#fail(served, error);
-        this.#wake();
-      },
-    );
+    this.#taken.push(served);
+    this.#prepareNext();
+  }
+
+  /** In their order, long texts one after the other, so that one that is cancelled before its turn costs nothing. */
+  #prepareNext(): void {
+    while (this.#taken.length > 0) {
+      const one = this.#taken[0]!;
+      const { characters } = one;
+      if (this.#preparing > 0 && this.#preparingCharacters + characters > PREPARED_CHARACTERS) return;
+      this.#taken.shift();
+      this.#preparing++;
+      this.#preparingCharacters += characters;
+      this.#prepare(one)
+        .then(
+          (group) => {
+            if (one.cancelled) this.#discard(group);
+            else this.#prepared.push(group);
+          },
+          (error: unknown) => {
+            if (!one.cancelled) this.#fail(one, error);
+          },
+        )
+        .then(() => {
+          this.#preparing--;
+          this.#preparingCharacters -= characters;
+          this.#prepareNext();
+          this.#wake();
+        });
+    }
   }
 
   async #prepare(served: Served): Promise<Group> {
@@ -172,6 +195,8 @@ export class ServedQuestions {
     if (!served) return;
     served.cancelled = true;
     this.#served.delete(id);
+    const turn = this.#taken.indexOf(served);
+    if (turn >= 0) this.#taken.splice(turn, 1);
     const at = this.#prepared.findIndex(([{ question }]) => question === served);
     if (at >= 0) this.#discard(this.#prepared.splice(at, 1)[0]!);
     else for (const each of [served, served.lender]) if (each) this.#asker.cancel(each);
@@ -306,12 +331,13 @@ export class ServedQuestions {
 
 function servedOf(id: number, asked: EngineQuestion): Served {
   const { pictures, other, question, choices, messages, stream } = asked;
+  const characters = JSON.stringify([question, choices, messages]).length;
   const about = (
     sent: EngineQuestion['pictures'],
     options: EngineQuestion['options'],
     lender: Served | null,
   ): Served => ({
-    ...{ question, choices, messages, id, lender, options },
+    ...{ question, choices, messages, id, lender, options, characters },
     images: sent.map((picture) => ({ kind: 'encoded' as const, ...picture })),
     imageKeys: sent.map(({ bytes }) => createHash('sha256').update(bytes).digest('base64')),
     ...{ logprobs: [], held: stream ? null : [], wrote: false, last: 0, cancelled: false },

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { UserError } from '../errors.ts';
+import { mostCharactersOfToken } from './byte-level.ts';
 import { LATENT_TOKENS, Tokenizer } from './tokenizer.ts';
 
 /** The printable stand-ins that byte-level BPE uses for the 256 bytes: 33..126, 161..172, 174..255 stand for themselves. */
@@ -54,6 +55,28 @@ test('ids are the bytes, special tokens are one id', async () => {
   expect(await tokenizer.encode('Aé<|latent|>\n')).toEqual([0x41, 0xc3, 0xa9, 257, 0x0a]);
   expect(await tokenizer.encodeBatch(['', 'B'])).toEqual([[], [0x42]]);
   expect(await tokenizer.encodeBatch([])).toEqual([]);
+});
+
+test('byte-level: a bound on the characters of a token, and none where text may vanish', () => {
+  expect(tokenizer.mostCharacters).toBe('<|endoftext|>'.length);
+  const bound = (changes: Record<string, unknown>) => mostCharactersOfToken({ ...byteLevelDefinition(), ...changes });
+  // The longest text of one token has as many characters as the bound says: four compose into one, of which the token has one.
+  expect(bound({ normalizer: { type: 'NFC' } })).toBe(4 * '<|endoftext|>'.length);
+  expect('\u03b1\u0313\u0300\u0345'.normalize('NFC')).toHaveLength(1);
+  const { model, pre_tokenizer, added_tokens } = byteLevelDefinition() as Record<string, Record<string, unknown>>;
+  const { A: _, ...incomplete } = model!.vocab as Record<string, number>;
+  const cut = { type: 'Sequence', pretokenizers: [{ type: 'Split', behavior: 'Removed' }, pre_tokenizer] };
+  const blank = { id: 258, content: '  ', special: false, lstrip: true, rstrip: false };
+  for (const changes of [
+    { model: { ...model, type: 'WordLevel' } },
+    { model: { ...model, vocab: incomplete } },
+    { normalizer: { type: 'Strip' } },
+    { truncation: { max_length: 8 } },
+    { pre_tokenizer: null },
+    { pre_tokenizer: cut },
+    { added_tokens: [...(added_tokens as unknown as object[]), blank] },
+  ])
+    expect(bound(changes)).toBeNull();
 });
 
 test('decode leaves special tokens out unless asked, and ignores unknown ids', () => {

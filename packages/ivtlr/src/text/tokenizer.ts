@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { Tokenizer as NativeTokenizer } from 'tokenizers';
 import { UserError } from '../errors.ts';
 import { readJson, readText } from '../files.ts';
+import { mostCharactersOfToken } from './byte-level.ts';
 
 /** The tokens the latent slots need, in the order that fixes their ids (docs/method.md, training). */
 export const LATENT_TOKENS = ['<|start-latent|>', '<|end-latent|>', '<|latent|>'] as const;
@@ -27,6 +28,8 @@ export interface TokenStream {
 export class Tokenizer {
   /** Ends an answer and pads batches. */
   readonly eosId: number;
+  /** Characters of a text that one token stands for at most; null where there is no such bound. */
+  readonly mostCharacters: number | null;
   readonly #native: NativeTokenizer;
   readonly #decoder: { decode(tokens: string[]): string } | null;
   readonly #specialIds: Set<number>;
@@ -36,7 +39,7 @@ export class Tokenizer {
 
   private constructor(
     native: NativeTokenizer,
-    { size, specialIds, addedIds }: { size: number; specialIds: Set<number>; addedIds: Set<number> },
+    { size, specialIds, addedIds, mostCharacters }: ReturnType<typeof readIds>,
     eosId: number,
     path: string,
   ) {
@@ -45,6 +48,7 @@ export class Tokenizer {
     this.#specialIds = specialIds;
     this.#vocabSize = size;
     this.#addedIds = addedIds;
+    this.mostCharacters = mostCharacters;
     this.#path = path;
     this.eosId = eosId;
   }
@@ -212,7 +216,7 @@ function readIds(definition: unknown, native: NativeTokenizer) {
     if (field(token, 'special') === true) specialIds.add(id);
     if (content.trim() !== '') addedIds.add(id);
   }
-  return { size, specialIds, addedIds };
+  return { size, specialIds, addedIds, mostCharacters: mostCharactersOfToken(definition) };
 }
 
 function field(value: unknown, key: string): unknown {
