@@ -234,12 +234,21 @@ describe('limits', () => {
     const port = Number(new URL(served.url).port);
     const { connect } = await import('node:net');
     const head = 'POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n';
-    const slow = Array.from({ length: 16 }, () => {
+    const slow = Array.from({ length: 16 }, (_, i) => {
       const socket = connect(port, '127.0.0.1').on('error', () => {});
-      socket.write(`${head}content-length: 1048576\r\n\r\n{`);
+      socket.write(`${head}${i % 2 ? 'content-length: 1048576' : 'transfer-encoding: chunked'}\r\n\r\n`);
+      socket.write(i % 2 ? '{' : '1\r\n{\r\n');
       return socket;
     });
     const ask = async () => (await askWhole(served!.url, chatBody(puzzles[0]!))).status;
+    const ready = () => slow.every((socket) => socket.bytesWritten > 100 && !socket.pending);
+    await until(ready, 'all have begun');
+    // What is announced and does not come locks nobody out.
+    for (let i = 0; i < 20; i++) expect(await ask()).toBe(200);
+    slow.forEach((socket, i) => {
+      const rest = 'x'.repeat(1_048_570);
+      socket.write(i % 2 ? rest : `${rest.length.toString(16)}\r\n${rest}\r\n`);
+    });
     await until(async () => (await ask()) === 429, 'no more are read');
     for (const socket of slow) socket.destroy();
     await until(async () => (await ask()) === 200, 'there is room again');

@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
+import { Transform } from 'node:stream';
 import fastifyStatic from '@fastify/static';
 import fastify, {
   type FastifyError,
@@ -10,6 +11,7 @@ import fastify, {
   type FastifyRequest,
   type HTTPMethods,
   LogController,
+  type RequestPayload,
 } from 'fastify';
 import type { Logger } from 'pino';
 import { UserError } from '../errors.ts';
@@ -19,7 +21,7 @@ import { addModelRoutes } from './model-routes.ts';
 import { openApi } from './openapi.ts';
 import { addPuzzleRoute } from './puzzle-route.ts';
 import { addRunRoutes } from './runs-route.ts';
-import { Doorkeeper, type Service, type ServiceOptions } from './service.ts';
+import { type BodyReading, Doorkeeper, type Service, type ServiceOptions } from './service.ts';
 
 export interface ServerOptions extends ServiceOptions {
   host: string;
@@ -127,13 +129,21 @@ export class Server {
       reply.header('content-security-policy', CSP);
       reply.header('referrer-policy', 'no-referrer');
       if (this.#door.draining) reply.header('connection', 'close');
-      const path = request.routeOptions.url ?? '';
-      if (!/^\/(v1|api)\//.test(path)) return;
-      const { maxBody } = this.#options;
-      const length = Number(request.headers['content-length'] ?? (request.method === 'GET' ? 0 : maxBody));
-      const done = this.#door.read(request, Math.min(maxBody, length));
-      request.raw.once('end', done);
-      request.raw.once('close', done);
+      if (/^\/(v1|api)\//.test(request.routeOptions.url ?? '')) this.#door.admit(request);
+    });
+    app.addHook('preParsing', (request, reply, payload, next) => {
+      const { 'content-length': length, 'transfer-encoding': encoding } = request.headers;
+      if (length === undefined && encoding === undefined) return next(null, payload);
+      const reading = this.#door.readBody();
+      payload.once('end', reading.done);
+      payload.once('close', reading.done);
+      const parts = counted(payload, reading);
+      // Of a body that was refused the rest may still come: it is read, or the connection would hang, and not kept.
+      reply.raw.once('finish', () => {
+        reading.done();
+        parts.resume();
+      });
+      next(null, parts);
     });
     app.addHook('onResponse', async (request, reply) => {
       const route = request.routeOptions.url ?? 'none';
@@ -186,6 +196,24 @@ export class Server {
         reply.type('text/plain').send('ivtlr serve: POST /v1/chat/completions; /openapi.json lists the rest\n'),
       );
   }
+}
+
+/** The same body, whose parts are counted as they come. */
+function counted(payload: RequestPayload, reading: BodyReading): Transform {
+  const parts = new Transform({
+    transform(part: Buffer, _, next) {
+      try {
+        reading.take(part.length);
+        next(null, part);
+      } catch (error) {
+        next(error as HttpError);
+      }
+    },
+  });
+  payload.once('error', (error) => parts.destroy(error));
+  payload.pipe(parts);
+  parts.once('close', () => payload.resume());
+  return parts;
 }
 
 const METHODS: HTTPMethods[] = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'TRACE'];

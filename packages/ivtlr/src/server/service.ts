@@ -45,6 +45,14 @@ export function findModel(models: readonly ServedModel[], id = models[0]!.id): S
   });
 }
 
+/** A body that comes in. */
+export interface BodyReading {
+  /** So many bytes more are held. @throws HttpError 429 when all bodies together become too large */
+  take(bytes: number): void;
+  /** It is read, or will not come. */
+  done(): void;
+}
+
 /** Requests under way, and whether more are taken. */
 export class Doorkeeper {
   readonly #keys: Keys;
@@ -68,24 +76,30 @@ export class Doorkeeper {
     return this.#draining;
   }
 
-  /**
-   * Looks at a request before its body is read.
-   * @param size of the body at most
-   * @returns to be called once the body is read, or will not come
-   * @throws HttpError
-   */
-  read(request: FastifyRequest, size: number): () => void {
+  /** Looks at a request before its body is read. @throws HttpError */
+  admit(request: FastifyRequest): void {
     this.#keys.caller(request.headers.authorization);
-    if (this.#reading > 0 && this.#reading + size > this.#mostRead)
-      throw new HttpError(429, 'too many large requests come in at once; try again later', {
-        code: 'queue_full',
-        retryAfter: 1,
-      });
-    this.#reading += size;
-    let read = false;
-    return () => {
-      if (!read) this.#reading -= size;
-      read = true;
+  }
+
+  /** Counts a body while it is read: what has come of it, not what was announced. */
+  readBody(): BodyReading {
+    let held = 0;
+    let over = false;
+    return {
+      take: (bytes) => {
+        if (over) return;
+        if (this.#reading + bytes > this.#mostRead)
+          throw new HttpError(429, 'too many large requests come in at once; try again later', {
+            code: 'queue_full',
+            retryAfter: 1,
+          });
+        held += bytes;
+        this.#reading += bytes;
+      },
+      done: () => {
+        if (!over) this.#reading -= held;
+        over = true;
+      },
     };
   }
 
