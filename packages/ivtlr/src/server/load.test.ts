@@ -116,6 +116,16 @@ test('a client that goes away frees its row within one step', async () => {
   expect((await next).status).toBe(200);
   await until(() => idle(served!), 'the row is free');
   expect(engine.restarts).toBe(0);
+  // The one that left is counted as well, and each once.
+  const counted = async () => {
+    const text = await (await fetch(`${url}/metrics`)).text();
+    return text.split('\n').filter((line) => line.startsWith('ivtlr:http_requests_total{route="/v1/chat/completions"'));
+  };
+  await until(async () => (await counted()).length === 2, 'both are counted');
+  expect((await counted()).map((line) => /status=.*/.exec(line)![0]).sort()).toEqual([
+    'status="200"} 1',
+    'status="499"} 1',
+  ]);
 });
 
 describe('the engine dies or hangs', () => {
@@ -268,6 +278,9 @@ describe('limits', () => {
     await new Promise((resolve) => socket.once('close', resolve));
     expect(text).toMatch(/^HTTP\/1.1 408 /);
     expect(text).toContain('timeout_error');
+    const metrics = async () => (await fetch(`${served!.url}/metrics`)).text();
+    const line = 'http_requests_total{route="/v1/chat/completions",status="408"} 1';
+    await until(async () => (await metrics()).includes(line), 'it is counted');
   });
 });
 

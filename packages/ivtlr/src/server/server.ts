@@ -1,7 +1,7 @@
 /** The HTTP server: OpenAI's chat API, what monitors ask, and the files of the browser app. */
 import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import type { AddressInfo } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import { Transform } from 'node:stream';
 import fastifyStatic from '@fastify/static';
 import fastify, {
@@ -122,8 +122,8 @@ export class Server {
 
   #hooks(): void {
     const app = this.#app;
-    const { metrics } = this.#options;
     app.addHook('onRequest', async (request, reply) => {
+      reply.raw.once('close', () => this.#record(request, reply));
       reply.header('x-request-id', request.id);
       reply.header('x-content-type-options', 'nosniff');
       reply.header('content-security-policy', CSP);
@@ -145,14 +145,6 @@ export class Server {
       });
       next(null, parts);
     });
-    app.addHook('onResponse', async (request, reply) => {
-      const route = request.routeOptions.url ?? 'none';
-      const gone = !reply.raw.writableFinished;
-      const status = gone ? 499 : reply.raw.statusCode;
-      metrics.requests.inc({ route, status: String(status) });
-      const { method, ip } = request;
-      request.log.info({ method, route, status, ip, ms: Math.round(reply.elapsedTime * 10) / 10 }, 'request');
-    });
     app.setErrorHandler<FastifyError>((error, request, reply) => {
       const known = httpErrorOf(error);
       if (!known) request.log.error({ err: { name: error.name, message: error.message, stack: error.stack } });
@@ -168,6 +160,16 @@ export class Server {
       const message = `there is no ${request.method} ${path.slice(0, 200)} here; /openapi.json lists what there is`;
       return reply.status(404).send(new HttpError(404, message, { code: 'not_found' }).body);
     });
+  }
+
+  /** Counts a request that has ended, and writes it into the log. */
+  #record(request: FastifyRequest, reply: FastifyReply): void {
+    const { method, ip, raw } = request;
+    const route = request.routeOptions.url ?? 'none';
+    const unfinished = LATE.has(raw.socket) ? 408 : 499;
+    const status = reply.raw.writableFinished ? reply.raw.statusCode : unfinished;
+    this.#options.metrics.requests.inc({ route, status: String(status) });
+    request.log.info({ method, route, status, ip, ms: Math.round(reply.elapsedTime * 10) / 10 }, 'request');
   }
 
   #routes(): void {
@@ -247,13 +249,17 @@ function httpErrorOf(error: FastifyError | HttpError): HttpError | null {
   return new HttpError(statusCode, `the request cannot be read: ${message}`, { code: 'bad_request' });
 }
 
+/** Connections whose request did not come in time. */
+const LATE = new WeakSet<Socket>();
+
 /** Answers what is no HTTP request, or did not come in time. */
-function brokenRequest(error: NodeJS.ErrnoException, socket: import('node:net').Socket): void {
+function brokenRequest(error: NodeJS.ErrnoException, socket: Socket): void {
   if (error.code === 'ECONNRESET' || !socket.writable) {
     socket.destroy();
     return;
   }
   const late = error.code === 'ERR_HTTP_REQUEST_TIMEOUT';
+  if (late) LATE.add(socket);
   const tooLong = error.code === 'HPE_HEADER_OVERFLOW';
   const [status, reason, message] = late
     ? [408, 'Request Timeout', 'the request did not come in time']
