@@ -15,7 +15,7 @@ import {
   type FromEngine,
   type ToEngine,
 } from './engine-messages.ts';
-import { HttpError } from './http-error.ts';
+import { badRequest, HttpError } from './http-error.ts';
 
 export interface EngineOptions {
   model: WorkerModel;
@@ -132,11 +132,13 @@ export class Engine {
     return this.#state === 'ready' && this.#missed <= BEATS / 2;
   }
 
-  /** @throws HttpError 429 when so many questions more have no room in the queue, 503 when there is no process and will not be soon */
+  /** @throws HttpError 400 when so many questions never fit, 429 when they have no room in the queue, 503 when there is no process and will not be soon */
   requireRoom(questions: number, bytes: number): void {
     if (this.#state === 'closed') throw stopping();
     if (this.#state === 'failed') throw gone('the engine cannot be started; see the log of the server');
     const { maxQueue, maxQueueBytes } = this.#options;
+    const most = this.#atOnce + maxQueue;
+    if (questions > most) throw badRequest(`n: this server takes at most ${most} answers to a question`, 'n');
     const free = this.#state === 'ready' ? Math.max(0, this.#atOnce - this.#inHand.size - this.#queue.length) : 0;
     const full = this.#queue.length + questions - free > maxQueue;
     if (full || (this.#queue.length > 0 && this.#queueBytes + bytes > maxQueueBytes)) {

@@ -194,6 +194,17 @@ describe('limits', () => {
     expect(given.every(({ response }) => [200, 429].includes(response.status))).toBe(true);
   });
 
+  test('more answers than there is ever room for are a 400 that says how many there are', async () => {
+    served = await serveDominoes({ engine: { maxQueue: 2 }, limits: { rows: 1 } });
+    const ask = (n: number) => post(served!.url, chatBody(puzzles[0]!, { n, max_tokens: 1 }));
+    const refused = await ask(16);
+    expect([refused.status, await errorOf(refused)]).toMatchObject([
+      400,
+      { param: 'n', message: 'n: this server takes at most 7 answers to a question' },
+    ]);
+    expect((await ask(7)).status).toBe(200);
+  });
+
   test('a small budget of keys and values: questions take turns, and one that never fits is told so', async () => {
     served = await serveDominoes({ limits: { rows: 16, cacheBytes: 400_000 } });
     const { url, engines } = served;
