@@ -100,6 +100,7 @@ test.each<[string, string[], RegExp]>([
   ['a model that is not there', ['--model', '/nowhere/model'], /there is no model folder|\/nowhere\/model/],
   ['a file without keys', ['--api-key-file', '/dev/null'], /\/dev\/null/],
   ['runs that are not there', ['--runs', '/nowhere'], /--runs \/nowhere: there is no such folder/],
+  ['runs that are a file', ['--runs', '/dev/null'], /--runs \/dev\/null: there is no such folder/],
   ['a port', ['--port', '70000'], /0 to 65535/],
   ['a host of pictures', ['--allow-image-hosts', 'http://example.org'], /example\.org/],
   ['an address that is not here', ['--host', '203.0.113.7', '--port', '0'], /203\.0\.113\.7/],

@@ -1,5 +1,5 @@
 /** `ivtlr serve`: a model behind OpenAI's chat API, with the browser app. */
-import { existsSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { type Command, InvalidArgumentError, Option } from 'commander';
@@ -104,7 +104,8 @@ function checkedHost(host: string): string {
 
 async function serveModel(flags: ServeFlags): Promise<void> {
   const { runs, apiKeyFile, host } = flags;
-  if (runs !== undefined && !existsSync(runs)) throw new UserError(`--runs ${runs}: there is no such folder`);
+  if (runs !== undefined && !statSync(runs, { throwIfNoEntry: false })?.isDirectory())
+    throw new UserError(`--runs ${runs}: there is no such folder`);
   const { readKeys } = await import('../server/keys.ts');
   const keys = apiKeyFile === undefined ? null : readKeys(apiKeyFile);
   const models = await namedModels(flags);

@@ -1,5 +1,5 @@
 /** GET /api/runs: the training runs in a folder, and the measurements of one. */
-import { existsSync, readdirSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, type Stats, statSync } from 'node:fs';
 import { join } from 'node:path';
 import type { FastifyInstance } from 'fastify';
 import { readJson, readText } from '../files.ts';
@@ -14,6 +14,10 @@ const METRICS = 'metrics.jsonl';
 /** Lines of one answer; clients ask again from `next`. */
 const MAX_LINES = 20_000;
 const MAX_RUNS = 1000;
+/** Folders that are looked into for runs. */
+const MAX_FOLDERS = 10_000;
+/** A study has its runs in OUT/RECIPE/seed-N. */
+const LEVELS = 3;
 
 export function addRunRoutes(app: FastifyInstance, { runs }: Service): void {
   const folder = () => {
@@ -22,31 +26,70 @@ export function addRunRoutes(app: FastifyInstance, { runs }: Service): void {
     return runs;
   };
   app.get('/api/runs', (): RunList => {
-    const found = runNames(folder()).map((name) => summarize(name, join(folder(), name)).summary);
+    const found = runNames(folder()).flatMap((name) => {
+      try {
+        return [summarize(name, join(folder(), name)).summary];
+      } catch {
+        return []; // it cannot be read, or has just been removed
+      }
+    });
     return { runs: found.sort((a, b) => b.updated - a.updated) };
   });
-  app.get<{ Params: { name: string }; Querystring: { after?: unknown } }>('/api/runs/:name', (request): RunMetrics => {
-    const { name } = request.params;
+  app.get<{ Params: { '*': string }; Querystring: { after?: unknown } }>('/api/runs/*', (request): RunMetrics => {
+    const name = request.params['*'];
     const { after = '0' } = request.query;
     if (typeof after !== 'string' || !/^\d{1,12}$/.test(after))
       throw badRequest('after should be the number of lines that are there already', 'after');
     // Only names that the folder lists are read, so no name leads out of it.
     if (!runNames(folder()).includes(name))
       throw new HttpError(404, `there is no run ${name.slice(0, 200)}`, { code: 'run_not_found' });
-    const run = join(folder(), name);
-    const { summary, entries } = summarize(name, run);
-    // A resumed run drops lines, and then everything is new.
-    const from = Number(after) > entries.length ? 0 : Number(after);
-    const lines = entries.slice(from, from + MAX_LINES);
-    return { summary, lines, next: from + lines.length, checkpoints: checkpoints(run), ablations: readAblations(run) };
+    try {
+      return readRun(name, join(folder(), name), Number(after));
+    } catch {
+      throw new HttpError(404, `the run ${name.slice(0, 200)} cannot be read`, { code: 'run_not_found' });
+    }
   });
 }
 
+function readRun(name: string, run: string, after: number): RunMetrics {
+  const { summary, entries } = summarize(name, run);
+  // A resumed run drops lines, and then everything is new.
+  const from = after > entries.length ? 0 : after;
+  const lines = entries.slice(from, from + MAX_LINES);
+  return { summary, lines, next: from + lines.length, checkpoints: checkpoints(run), ablations: readAblations(run) };
+}
+
+/** Paths of the runs below a folder, links to folders included. What is inside a run is no run. */
 function runNames(folder: string): string[] {
-  return readdirSync(folder, { withFileTypes: true })
-    .filter((entry) => entry.isDirectory() && existsSync(join(folder, entry.name, METRICS)))
-    .map(({ name }) => name)
-    .slice(0, MAX_RUNS);
+  const runs: string[] = [];
+  let looked = 0;
+  const walk = (within: string, levels: number) => {
+    for (const name of listed(join(folder, within))) {
+      if (runs.length === MAX_RUNS || ++looked > MAX_FOLDERS) return;
+      const path = within === '' ? name : `${within}/${name}`;
+      if (kindOf(join(folder, path, METRICS))?.isFile()) runs.push(path);
+      else if (levels > 1 && kindOf(join(folder, path))?.isDirectory()) walk(path, levels - 1);
+    }
+  };
+  walk('', LEVELS);
+  return runs;
+}
+
+/** Nothing where there is no folder, or none that can be read. */
+function listed(folder: string): string[] {
+  try {
+    return readdirSync(folder).sort();
+  } catch {
+    return [];
+  }
+}
+
+function kindOf(path: string): Stats | null {
+  try {
+    return statSync(path);
+  } catch {
+    return null;
+  }
 }
 
 function summarize(name: string, run: string): { summary: RunSummary; entries: Record<string, unknown>[] } {

@@ -1,12 +1,15 @@
 /** What cannot be answered, and every other endpoint, against the bundled model on a real port. */
-import { appendFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import fastify from 'fastify';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { chatBody, errorOf, type Puzzle, post, puzzle, serveDominoes } from '../../../../test/served-model.ts';
 import type { ChatResponse, ModelList, RunList, RunMetrics } from './protocol.ts';
+import { addRunRoutes } from './runs-route.ts';
 import type { Serving } from './serve.ts';
+import type { Service } from './service.ts';
 
 let served: Serving;
 let folder: string;
@@ -188,6 +191,14 @@ describe('what cannot be answered is a 4xx that names the field', () => {
       expect.stringContaining('GET /v2/models'),
     ]);
     expect((await get('/v1/models/other')).status).toBe(404);
+    for (const path of ['/%', '/v1/models/%zz']) {
+      const broken = await get(path);
+      expect([broken.status, await errorOf(broken)]).toMatchObject([
+        400,
+        { type: 'invalid_request_error', code: 'bad_request', message: expect.stringContaining('not a valid url') },
+      ]);
+      expect(broken.headers.get('x-request-id')).not.toBeNull();
+    }
   });
 
   test('the server goes on after all of it', async () => {
@@ -251,6 +262,37 @@ describe('around the chat', () => {
     writeFileSync(join(folder, 'runs', 'first', 'run.json'), JSON.stringify({ totalSteps: 9, recipe }));
     const told = { task: 'dominoes', model: 'fresh qwen2_vl', mode: 'ivt-lr', totalSteps: 9 };
     expect(((await (await get('/api/runs')).json()) as RunList).runs).toMatchObject([told]);
+  });
+
+  test('runs of a study and linked ones are listed by their paths, what cannot be read is passed over', async () => {
+    const runs = mkdtempSync(join(folder, 'more-'));
+    const run = (path: string) => {
+      mkdirSync(path, { recursive: true });
+      writeFileSync(join(path, 'metrics.jsonl'), '{"kind":"step","step":4}\n');
+    };
+    run(join(runs, 'plain'));
+    run(join(runs, 'plain', 'inside'));
+    run(join(runs, 'study', 'dominoes', 'seed-1'));
+    run(join(runs, 'a', 'b', 'c', 'too-deep'));
+    symlinkSync(join(folder, 'secret'), join(runs, 'linked'));
+    symlinkSync(runs, join(runs, 'study', 'round'));
+    symlinkSync(join(runs, 'nowhere'), join(runs, 'broken'));
+    mkdirSync(join(runs, 'odd', 'metrics.jsonl'), { recursive: true });
+    writeFileSync(join(runs, 'file'), '');
+    const app = fastify();
+    addRunRoutes(app, { runs } as Service);
+    const get = async (url: string) => (await app.inject(url)).json();
+    const { runs: list } = (await get('/api/runs')) as RunList;
+    const names = list.map(({ name }) => name).sort();
+    expect(names).toEqual(['linked', 'plain', 'study/dominoes/seed-1', 'study/round/linked', 'study/round/plain']);
+    for (const path of ['study/dominoes/seed-1', 'study%2Fdominoes%2Fseed-1'])
+      expect(await get(`/api/runs/${path}`)).toMatchObject({ summary: { name: 'study/dominoes/seed-1', steps: 4 } });
+    for (const path of ['odd', 'study', 'plain/inside', 'plain%2F..%2Flinked', 'study/..%2F..%2Fsecret', '', 'file'])
+      expect((await app.inject(`/api/runs/${path}`)).statusCode, path).toBe(404);
+    rmSync(runs, { recursive: true });
+    expect(await get('/api/runs')).toEqual({ runs: [] });
+    expect((await app.inject('/api/runs/plain')).statusCode).toBe(404);
+    await app.close();
   });
 
   test('openapi.json describes every route', async () => {

@@ -94,6 +94,11 @@ export class Server {
         return typeof given === 'string' && /^[\w.-]{1,64}$/.test(given) ? given : randomUUID();
       },
       clientErrorHandler: brokenRequest,
+      frameworkErrors: (error, request, reply) => {
+        reply.raw.once('close', () => this.#record(request as FastifyRequest, reply as FastifyReply));
+        reply.header('x-request-id', request.id);
+        answerError(error, request as FastifyRequest, reply as FastifyReply);
+      },
     }) as unknown as FastifyInstance;
     // JSON alone is read. A page of another site can send plain text here without asking, JSON it cannot.
     this.#app.removeContentTypeParser('text/plain');
@@ -145,16 +150,7 @@ export class Server {
       });
       next(null, parts);
     });
-    app.setErrorHandler<FastifyError>((error, request, reply) => {
-      const known = httpErrorOf(error);
-      if (!known) request.log.error({ err: { name: error.name, message: error.message, stack: error.stack } });
-      const answer =
-        known ??
-        new HttpError(500, 'something went wrong in the server; its log says what', { code: 'internal_error' });
-      if (answer.retryAfter !== null) reply.header('retry-after', String(answer.retryAfter));
-      if (answer.status === 401) reply.header('www-authenticate', 'Bearer');
-      return reply.status(answer.status).send(answer.body);
-    });
+    app.setErrorHandler<FastifyError>(answerError);
     app.setNotFoundHandler((request, reply) => {
       const path = request.url.split('?')[0]!;
       const message = `there is no ${request.method} ${path.slice(0, 200)} here; /openapi.json lists what there is`;
@@ -233,6 +229,16 @@ function whyNot({ code, message }: NodeJS.ErrnoException): string {
   if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND') return 'this machine has no such address';
   if (code === 'EACCES') return 'this user may not; choose a --port above 1023';
   return message;
+}
+
+function answerError(error: FastifyError, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  const known = httpErrorOf(error);
+  if (!known) request.log.error({ err: { name: error.name, message: error.message, stack: error.stack } });
+  const answer =
+    known ?? new HttpError(500, 'something went wrong in the server; its log says what', { code: 'internal_error' });
+  if (answer.retryAfter !== null) reply.header('retry-after', String(answer.retryAfter));
+  if (answer.status === 401) reply.header('www-authenticate', 'Bearer');
+  return reply.status(answer.status).send(answer.body);
 }
 
 /** Errors of ours, and those of fastify that a request causes. */
