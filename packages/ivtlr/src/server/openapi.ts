@@ -28,7 +28,14 @@ export function openApi(version: string): Json {
     paths: {
       '/v1/chat/completions': { post: chat() },
       '/v1/models': {
-        get: { ...SECURED, operationId: 'models', responses: { 200: json('The model.'), ...KEY_ERRORS } },
+        get: { ...SECURED, operationId: 'models', responses: { 200: json('The models.'), ...KEY_ERRORS } },
+      },
+      '/v1/models/{id}': {
+        get: {
+          ...{ ...SECURED, operationId: 'model' },
+          parameters: [{ name: 'id', in: 'path', required: true, schema: { type: 'string' } }],
+          responses: { 200: json('The model.'), 404: error('There is no such model.'), ...KEY_ERRORS },
+        },
       },
       '/health': { get: { operationId: 'health', responses: { 200: json('The server runs.') } } },
       '/ready': {
@@ -112,6 +119,7 @@ function chat(): Json {
       400: error('The request is wrong; `param` names the field.'),
       ...KEY_ERRORS,
       404: error('There is no such model.'),
+      408: error('The request did not come in time.'),
       413: error('The body is too large.'),
       415: error('The body is no JSON.'),
       429: error('A limit was reached or the queue is full; see Retry-After.'),

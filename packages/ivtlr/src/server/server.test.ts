@@ -298,7 +298,8 @@ describe('around the chat', () => {
   test('openapi.json describes every route', async () => {
     const api = (await (await get('/openapi.json')).json()) as { openapi: string; paths: Record<string, unknown> };
     expect(api.openapi).toBe('3.1.0');
-    expect(Object.keys(api.paths)).toContain('/v1/chat/completions');
+    for (const path of ['/v1/chat/completions', '/v1/models/{id}']) expect(Object.keys(api.paths)).toContain(path);
+    expect(api.paths['/v1/chat/completions']).toMatchObject({ post: { responses: { 408: {} } } });
     expect(JSON.stringify(api.paths['/v1/chat/completions'])).toContain('"ablation"');
   });
 });
