@@ -198,6 +198,10 @@ describe('chat completions', () => {
     const { message, logprobs } = ((await (await post(served.url, body({}))).json()) as ChatResponse).choices[0]!;
     // Ten words and the end, which is no text.
     expect(logprobs!.content).toHaveLength(10);
+    expect(logprobs!.content.map(({ token }) => token).join('')).toBe(message.content);
+    expect(Buffer.from(logprobs!.content.flatMap(({ bytes }) => bytes!)).toString()).toBe(message.content);
+    for (const { token, logprob, top_logprobs } of logprobs!.content)
+      if (top_logprobs[0]!.logprob === logprob) expect(top_logprobs.map((each) => each.token)).toContain(token);
     for (const { token, logprob, bytes, top_logprobs } of logprobs!.content) {
       expect(message.content).toContain(token);
       expect(Buffer.from(bytes!).toString()).toBe(token);

@@ -45,17 +45,30 @@ function finite(value: number | undefined): number | null {
 /** Stands for tokens that could not come at all, since JSON has no infinities. */
 const IMPOSSIBLE = -9999;
 
-/** Of one token; of a special one, which is no text, nothing. */
+/**
+ * Of one token; of a special one, which is no text, nothing. The tokens of an answer joined are its text, and so are their bytes.
+ * @param previous token of the answer, beside which decoders may write a space; null before the first
+ */
 export function seenLogprobs(
   { id, logprob, top }: TokenLogprobs,
-  tokenizer: Pick<Tokenizer, 'decode' | 'isAdded'>,
+  tokenizer: Pick<Tokenizer, 'decode' | 'isAdded' | 'bytesOfToken'>,
+  previous: number | null,
 ): TokenLogprob[] {
   if (tokenizer.isAdded(id) && tokenizer.decode([id]) === '') return [];
   const one = (id: number, value: number) => {
-    const token = tokenizer.decode([id], { skipSpecial: false });
+    const token = textBeside(id, previous, tokenizer);
     // A token may be a part of a character, which then has no text of its own.
-    const bytes = token.includes('\ufffd') ? null : [...Buffer.from(token)];
+    const bytes = tokenizer.bytesOfToken(id) ?? (token.includes('\ufffd') ? null : [...Buffer.from(token)]);
     return { token, logprob: Number.isFinite(value) ? value : IMPOSSIBLE, bytes };
   };
   return [{ ...one(id, logprob), top_logprobs: top.map(({ id, logprob }) => one(id, logprob)) }];
+}
+
+/** What a token adds to the text after the one before it. */
+function textBeside(id: number, previous: number | null, tokenizer: Pick<Tokenizer, 'decode' | 'isAdded'>): string {
+  const decode = (ids: number[]) => tokenizer.decode(ids, { skipSpecial: false });
+  if (previous === null || tokenizer.isAdded(id)) return decode([id]);
+  const before = decode([previous]);
+  const both = decode([previous, id]);
+  return !before.includes('\ufffd') && both.startsWith(before) ? both.slice(before.length) : decode([id]);
 }

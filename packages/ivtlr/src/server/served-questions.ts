@@ -33,6 +33,8 @@ interface Served extends Question {
   imageKeys: string[];
   /** Of tokens whose text was not told yet. */
   logprobs: TokenLogprob[];
+  /** The last one that is text, where logprobs are told. */
+  lastToken: number | null;
   /** What is told with the end; null when all is told as it happens. */
   held: EngineEvent[] | null;
   /** Whether its first text was told. */
@@ -280,10 +282,13 @@ export class ServedQuestions {
       case 'text-delta':
         this.#tell(question, { type: 'text', text: event.text, logprobs: this.#takeLogprobs(question) });
         return;
-      case 'token':
+      case 'token': {
+        const seen = seenLogprobs(event.logprobs, this.#opened.tokenizer, question.lastToken);
         // They go with the text that they become, which may be certain only later.
-        question.logprobs.push(...seenLogprobs(event.logprobs, this.#opened.tokenizer));
+        question.logprobs.push(...seen);
+        if (seen.length > 0) question.lastToken = event.id;
         return;
+      }
       case 'end': {
         const { text, finishReason, tokens, picked, seconds } = event.answer;
         const logprobs = this.#takeLogprobs(question);
@@ -340,7 +345,7 @@ function servedOf(id: number, asked: EngineQuestion): Served {
     ...{ question, choices, messages, id, lender, options, characters },
     images: sent.map((picture) => ({ kind: 'encoded' as const, ...picture })),
     imageKeys: sent.map(({ bytes }) => createHash('sha256').update(bytes).digest('base64')),
-    ...{ logprobs: [], held: stream ? null : [], wrote: false, last: 0, cancelled: false },
+    ...{ logprobs: [], lastToken: null, held: stream ? null : [], wrote: false, last: 0, cancelled: false },
   });
   if (!other) return about(pictures, asked.options, null);
   // It takes its latent steps and writes nothing. Tokens that are forced or forbidden are those of the picture.

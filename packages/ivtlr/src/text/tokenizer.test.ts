@@ -57,6 +57,13 @@ test('ids are the bytes, special tokens are one id', async () => {
   expect(await tokenizer.encodeBatch([])).toEqual([]);
 });
 
+test('byte-level: the bytes of a token, of a part of a character too; names stand for themselves', async () => {
+  const text = 'A é\u6f22\n';
+  const ids = await tokenizer.encode(text);
+  expect(ids.flatMap((id) => tokenizer.bytesOfToken(id)!)).toEqual([...Buffer.from(text)]);
+  expect(Buffer.from(tokenizer.bytesOfToken(256)!).toString()).toBe('<|endoftext|>');
+});
+
 test('byte-level: a bound on the characters of a token, and none where text may vanish', () => {
   expect(tokenizer.mostCharacters).toBe('<|endoftext|>'.length);
   const bound = (changes: Record<string, unknown>) => mostCharactersOfToken({ ...byteLevelDefinition(), ...changes });

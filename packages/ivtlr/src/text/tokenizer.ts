@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { Tokenizer as NativeTokenizer } from 'tokenizers';
 import { UserError } from '../errors.ts';
 import { readJson, readText } from '../files.ts';
-import { mostCharactersOfToken } from './byte-level.ts';
+import { bytesOfEntry, mostCharactersOfToken } from './byte-level.ts';
 
 /** The tokens the latent slots need, in the order that fixes their ids (docs/method.md, training). */
 export const LATENT_TOKENS = ['<|start-latent|>', '<|end-latent|>', '<|latent|>'] as const;
@@ -34,12 +34,13 @@ export class Tokenizer {
   readonly #decoder: { decode(tokens: string[]): string } | null;
   readonly #specialIds: Set<number>;
   readonly #addedIds: Set<number>;
+  readonly #isByteLevel: boolean;
   readonly #path: string;
   #vocabSize: number;
 
   private constructor(
     native: NativeTokenizer,
-    { size, specialIds, addedIds, mostCharacters }: ReturnType<typeof readIds>,
+    { size, specialIds, addedIds, mostCharacters, isByteLevel }: ReturnType<typeof readIds>,
     eosId: number,
     path: string,
   ) {
@@ -49,6 +50,7 @@ export class Tokenizer {
     this.#vocabSize = size;
     this.#addedIds = addedIds;
     this.mostCharacters = mostCharacters;
+    this.#isByteLevel = isByteLevel;
     this.#path = path;
     this.eosId = eosId;
   }
@@ -100,6 +102,11 @@ export class Tokenizer {
     }
     if (tokens.length === 0) return '';
     return this.#decoder ? this.#decoder.decode(tokens) : tokens.join(' ');
+  }
+
+  /** The bytes that a token adds to a text of UTF-8; null where the decoder does not simply join bytes. */
+  bytesOfToken(id: number): number[] | null {
+    return this.#isByteLevel ? bytesOfEntry(this.#native.idToToken(id) ?? '') : null;
   }
 
   tokenToId(token: string): number | undefined {
@@ -216,7 +223,8 @@ function readIds(definition: unknown, native: NativeTokenizer) {
     if (field(token, 'special') === true) specialIds.add(id);
     if (content.trim() !== '') addedIds.add(id);
   }
-  return { size, specialIds, addedIds, mostCharacters: mostCharactersOfToken(definition) };
+  const isByteLevel = field(field(definition, 'decoder'), 'type') === 'ByteLevel';
+  return { size, specialIds, addedIds, mostCharacters: mostCharactersOfToken(definition), isByteLevel };
 }
 
 function field(value: unknown, key: string): unknown {
