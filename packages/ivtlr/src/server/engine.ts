@@ -267,7 +267,7 @@ export class Engine {
         this.#pace = 0.9 * this.#pace + 0.1 * Math.min(60, (now - this.#lastAnswer) / 1000);
       this.#lastAnswer = now;
     }
-    asked.tell(event.type === 'error' ? { type: 'error', error: errorOf(event, asked.question) } : event);
+    asked.tell(event.type === 'error' ? { type: 'error', error: errorOf(event, asked.question, this.info) } : event);
   }
 
   #ended(how: string): void {
@@ -328,6 +328,7 @@ const EMPTY: EngineStats = {
 function errorOf(
   { message, user }: { message: string; user: boolean },
   { pictures, other, options }: EngineQuestion,
+  info: EngineInfo,
 ): HttpError {
   if (!user) return new HttpError(500, message, { code: 'engine_failed' });
   // Fields have names of their own in requests.
@@ -338,6 +339,12 @@ function errorOf(
     if (message.includes(name)) return new HttpError(400, message.replaceAll(name, field), { param: field });
   if (options.forcePatches && message.includes('both forces and forbids'))
     return new HttpError(400, message, { param: 'ivtlr.force' });
+  if (message.startsWith('the prompt takes ')) {
+    // More latent steps or patches than the model was trained with are what the request can take back.
+    const { latentSteps = info.latents, latent: { patches = info.patches } = {} } = options;
+    if (latentSteps > info.latents) return new HttpError(400, message, { param: 'ivtlr.latents' });
+    if (patches > info.patches) return new HttpError(400, message, { param: 'ivtlr.patches' });
+  }
   const picture = [...pictures, ...(other ? [other] : [])].find(({ name }) => message.startsWith(`${name}: `));
   return new HttpError(400, message, { param: picture?.name ?? 'messages', code: picture ? 'invalid_image' : null });
 }

@@ -2,6 +2,7 @@
 import { expect, test, vi } from 'vitest';
 import { bundledModel } from '../engine/bundled-model.ts';
 import { openModelFolder } from '../engine/loaded-model.ts';
+import { UserError } from '../errors.ts';
 import type { EngineQuestion, FromEngine } from './engine-messages.ts';
 import { ServedQuestions } from './served-questions.ts';
 
@@ -44,5 +45,24 @@ test('long texts are cut into tokens one after the other, and not those that wer
     });
   serving.step();
   expect([encoded, most]).toEqual([['first', 'third', 'short'], 1]);
+  vi.restoreAllMocks();
+});
+
+test('an error does not tell where the model lies on this machine', async () => {
+  const opened = openModelFolder(bundledModel('dominoes'));
+  const limits = { rows: 4, pieceTokens: 16, cacheBytes: 2 ** 28, maxPixels: 1000 };
+  let wake = () => {};
+  const serving = await ServedQuestions.open(opened, limits, () => wake());
+  const file = `${opened.folder}/chat_template.json`;
+  vi.spyOn(opened.tokenizer, 'encodeBatch').mockRejectedValue(new UserError(`chat template in ${file} failed: no`));
+  const woken = new Promise<void>((resolve) => {
+    wake = resolve;
+  });
+  told.length = 0;
+  serving.take(1, asked('short'));
+  await woken;
+  serving.step();
+  const error = { type: 'error', message: 'chat template in chat_template.json failed: no', user: true };
+  expect(told).toMatchObject([{ type: 'events', events: [{ id: 1, event: error }] }]);
   vi.restoreAllMocks();
 });

@@ -319,7 +319,9 @@ export class ServedQuestions {
   #fail(served: Served, error: unknown): void {
     this.#served.delete(served.id);
     const { message, user } = sendable(error);
-    this.#tell(served, { type: 'error', message: message.replace(/^sample question: /, ''), user });
+    // Where the model lies on this machine does not concern clients.
+    const said = message.replace(/^sample question: /, '').replaceAll(`${this.#opened.folder}/`, '');
+    this.#tell(served, { type: 'error', message: said, user });
   }
 
   #tell(served: Served, event: EngineEvent): void {

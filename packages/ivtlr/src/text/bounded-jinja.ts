@@ -7,8 +7,11 @@ import { Environment, Interpreter } from '@huggingface/jinja';
 /** Steps a template may take in all; an item of a list and every 4096 characters of a text count as one. A usual template takes some hundred. */
 const MAX_WORK = 100_000;
 /** Characters of one text. */
-const MAX_LENGTH = 2 ** 20;
+export const MAX_LENGTH = 2 ** 20;
 const MAX_RANGE = 10_000;
+
+/** A text became too long. */
+export class TooLongError extends Error {}
 
 /** The part of the package's interpreter used here, whose own types its declarations do not resolve to. */
 interface Runner {
@@ -26,7 +29,7 @@ class BoundedInterpreter extends BaseInterpreter {
     const { value } = result;
     this.#work++;
     if (typeof value === 'string') {
-      if (value.length > MAX_LENGTH) throw new Error(`it makes a text of more than ${MAX_LENGTH} characters`);
+      if (value.length > MAX_LENGTH) throw new TooLongError(`it makes a text of more than ${MAX_LENGTH} characters`);
       this.#work += value.length / 4096;
     } else if (Array.isArray(value)) this.#work += value.length;
     else if (value instanceof Map) this.#work += value.size;

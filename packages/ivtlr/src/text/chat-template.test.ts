@@ -92,3 +92,10 @@ test('bad templates are UserErrors that name their source', () => {
   const raising = parseChatTemplate("{{ raise_exception('no system role') }}", 'c');
   expect(() => renderChat(raising, [])).toThrow(/chat template in c failed: .*no system role/);
 });
+
+test('a long conversation is said to be too long, and not that the template has failed', () => {
+  const template = parseChatTemplate('{{ messages[0].content }}{{ messages[0].content }}', 'a/b');
+  expect(() => renderChat(template, [{ role: 'user', content: 'x'.repeat(600_000) }])).toThrow(
+    /^the conversation is too long: its prompt has more than 1048576 characters$/,
+  );
+});

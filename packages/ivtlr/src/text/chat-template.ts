@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { Template } from '@huggingface/jinja';
 import { UserError } from '../errors.ts';
 import { isListed, readJson, readText } from '../files.ts';
-import { renderBounded } from './bounded-jinja.ts';
+import { MAX_LENGTH, renderBounded, TooLongError } from './bounded-jinja.ts';
 
 /** Characters of a template; the longest that models come with have some 20,000. */
 const MAX_TEMPLATE = 2 ** 18;
@@ -93,6 +93,9 @@ export function renderChat(
       add_generation_prompt: options.addGenerationPrompt ?? false,
     });
   } catch (error) {
+    // Templates of few words cannot be blamed for what the messages bring along.
+    if (error instanceof TooLongError && JSON.stringify(messages).length > MAX_LENGTH / 2)
+      throw new UserError(`the conversation is too long: its prompt has more than ${MAX_LENGTH} characters`);
     throw new UserError(`chat template in ${template.source} failed: ${(error as Error).message}`);
   }
 }
