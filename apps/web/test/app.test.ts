@@ -1,12 +1,9 @@
 /** The app in a real browser, against a server with made-up answers. */
 import { readFile } from 'node:fs/promises';
-import type { Browser, Page } from 'playwright-core';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { CHROMIUM, launch, named, openPage, paramsOf } from './browser.ts';
+import type { Page } from 'playwright-core';
+import { describe, expect, it } from 'vitest';
+import { browserAndServer, CHROMIUM, named, openPage, paramsOf } from './browser.ts';
 import { makePuzzle } from './fake-puzzle.mjs';
-import { startFakeServer } from './fake-server.mjs';
-
-type FakeServer = Awaited<ReturnType<typeof startFakeServer>>;
 
 const pngBytes = (seed: number) => Buffer.from(makePuzzle(seed).image.split(',')[1]!, 'base64');
 
@@ -17,24 +14,15 @@ async function ask(page: Page, url: string, hash = '#/ask?seed=7') {
 }
 
 describe.skipIf(CHROMIUM === null)('the app', () => {
-  let browser: Browser;
-  let server: FakeServer;
-
-  beforeAll(async () => {
-    [browser, server] = await Promise.all([launch(), startFakeServer({ pause: 5 })]);
-  });
-  afterAll(async () => {
-    await browser?.close();
-    await server?.close();
-  });
-  const lastRequests = (number: number) => server.requests.slice(-number);
+  const on = browserAndServer({ pause: 5 });
+  const lastRequests = (number: number) => on.server.requests.slice(-number);
 
   it('draws a puzzle, shows latent steps one by one before the answer, and lets the reader go over them', async () => {
-    const { page, close } = await openPage(browser, server.url);
+    const { page, close } = await openPage(on.browser, on.server.url);
     await named(page, 'Draw a puzzle').click();
     await page.locator('.picture-box img').waitFor();
     expect((await paramsOf(page)).get('seed')).toMatch(/^\d+$/);
-    const release = server.hold(2);
+    const release = on.server.hold(2);
     await named(page, 'Ask').click();
     await page.locator('.frame').nth(1).waitFor();
     // Two steps are there before the last one and before any word.
@@ -69,8 +57,8 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
   });
 
   it('paints attention over the picture, and the picked patch in its own colours', async () => {
-    const { page, close } = await openPage(browser, server.url);
-    await ask(page, server.url, '#/ask?seed=7&step=0');
+    const { page, close } = await openPage(on.browser, on.server.url);
+    await ask(page, on.server.url, '#/ask?seed=7&step=0');
     await page.locator('.downloads').waitFor();
     await page.locator('.frame').first().click();
     const puzzle = makePuzzle(7);
@@ -93,7 +81,7 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
   });
 
   it('takes pictures that are picked, pasted and dropped, and sends them with the choices', async () => {
-    const { page, close } = await openPage(browser, server.url);
+    const { page, close } = await openPage(on.browser, on.server.url);
     const picture = page.locator('.picture-box img');
     await page
       .getByLabel('Pick a picture')
@@ -127,7 +115,7 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
     await page.getByLabel('Choice B').fill('blue');
     await page.getByLabel('Question', { exact: true }).press('Control+Enter');
     await page.locator('.downloads').waitFor();
-    const sent = server.requests.at(-1);
+    const sent = on.server.requests.at(-1);
     expect(sent.messages[0].content).toEqual([
       { type: 'image_url', image_url: { url: makePuzzle(3).image } },
       { type: 'text', text: 'Which colour?' },
@@ -142,7 +130,7 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
   });
 
   it('makes large photographs smaller before it sends them', async () => {
-    const { page, close } = await openPage(browser, server.url);
+    const { page, close } = await openPage(on.browser, on.server.url);
     const large = await page.evaluate(() => {
       const canvas = document.createElement('canvas');
       canvas.width = 3000;
@@ -161,8 +149,8 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
   });
 
   it('lets the strip and the steps be downloaded', async () => {
-    const { page, close } = await openPage(browser, server.url);
-    await ask(page, server.url);
+    const { page, close } = await openPage(on.browser, on.server.url);
+    await ask(page, on.server.url);
     const download = async (name: RegExp) => {
       const [file] = await Promise.all([page.waitForEvent('download'), named(page, name).click()]);
       return { name: file.suggestedFilename(), bytes: await readFile(await file.path()) };
@@ -193,14 +181,14 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
   });
 
   it('stops an answer and frees its row', async () => {
-    const { page, close } = await openPage(browser, server.url);
-    const left = server.abandoned.length;
-    const release = server.hold(4);
-    await ask(page, server.url);
+    const { page, close } = await openPage(on.browser, on.server.url);
+    const left = on.server.abandoned.length;
+    const release = on.server.hold(4);
+    await ask(page, on.server.url);
     await page.locator('.token').first().waitFor();
     await named(page, 'Stop').click();
     await page.getByText('Stopped.').waitFor();
-    await expect.poll(() => server.abandoned.length).toBe(left + 1);
+    await expect.poll(() => on.server.abandoned.length).toBe(left + 1);
     release();
     expect(await page.locator('.frame').count()).toBe(3);
     expect(await page.locator('.token').count()).toBe(1);
@@ -208,8 +196,8 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
   });
 
   it('asks what if parts were taken away, and marks what is different', async () => {
-    const { page, close } = await openPage(browser, server.url);
-    await ask(page, server.url, '#/what-if?seed=7&vary=zero-latents');
+    const { page, close } = await openPage(on.browser, on.server.url);
+    await ask(page, on.server.url, '#/what-if?seed=7&vary=zero-latents');
     const card = (name: string) => page.getByRole('article', { name });
     await card('zero latent steps').getByText('≠ other answer').waitFor();
     expect(await card('as trained').innerText()).toContain('✓ right');
@@ -235,8 +223,8 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
   });
 
   it('forces and forbids patches by clicking on the picture or with the keyboard, and keeps them in the address', async () => {
-    const { page, close } = await openPage(browser, server.url);
-    await ask(page, server.url, '#/what-if?seed=7');
+    const { page, close } = await openPage(on.browser, on.server.url);
+    await ask(page, on.server.url, '#/what-if?seed=7');
     await page.getByText('Force or forbid patches').click();
     const grid = page.getByRole('grid', { name: 'Patches of latent step 1' });
     await grid.getByRole('gridcell', { name: 'row 1, column 1, free' }).click();
@@ -264,7 +252,7 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
   });
 
   it('lays the patches to click on exactly over the picture, also where they are many and small', async () => {
-    const { page, close } = await openPage(browser, `${server.url}/#/what-if?q=What%3F`);
+    const { page, close } = await openPage(on.browser, `${on.server.url}/#/what-if?q=What%3F`);
     const picture = await page.evaluate(() => {
       const canvas = document.createElement('canvas');
       canvas.width = 560;
@@ -288,8 +276,8 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
   });
 
   it('compares with written reasoning', async () => {
-    const { page, close } = await openPage(browser, server.url);
-    await ask(page, server.url, '#/compare?seed=7&writer=dominoes-cot');
+    const { page, close } = await openPage(on.browser, on.server.url);
+    await ask(page, on.server.url, '#/compare?seed=7&writer=dominoes-cot');
     const table = page.getByRole('table', { name: /Steps and time/ });
     await table.waitFor();
     expect(await table.getByRole('row', { name: /^latent steps/ }).innerText()).toMatch(/3\s+0/);
@@ -300,7 +288,7 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
   });
 
   it("swaps in another picture's patches: another puzzle, or a picture of the reader's", async () => {
-    const { page, close } = await openPage(browser, `${server.url}/#/what-if?seed=7`);
+    const { page, close } = await openPage(on.browser, `${on.server.url}/#/what-if?seed=7`);
     await page.locator('.picture-box img').waitFor();
     await page.getByLabel("another picture's patches").check();
     const other = page.getByRole('group', { name: 'The other picture' }).getByRole('img');
@@ -323,7 +311,7 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
   });
 
   it('asks about several pictures, with picks on the right one, and about none', async () => {
-    const { page, close } = await openPage(browser, `${server.url}/#/ask?model=many-pictures&q=What+changed%3F`);
+    const { page, close } = await openPage(on.browser, `${on.server.url}/#/ask?model=many-pictures&q=What+changed%3F`);
     await page.locator('.served.good').waitFor();
     const picker = page.getByLabel('Pick a picture');
     const file = (seed: number) => ({ name: `${seed}.png`, mimeType: 'image/png', buffer: pngBytes(seed) });
@@ -367,7 +355,7 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
   });
 
   it('lays training runs over each other', async () => {
-    const { page, close } = await openPage(browser, `${server.url}/#/runs`);
+    const { page, close } = await openPage(on.browser, `${on.server.url}/#/runs`);
     await page.getByRole('img', { name: /^Loss .*Latest: seed 2 / }).waitFor();
     await page.getByLabel('dominoes', { exact: true }).check();
     await page.getByRole('img', { name: /^Loss .*Latest: seed 2 .*, dominoes / }).waitFor();
@@ -386,7 +374,7 @@ describe.skipIf(CHROMIUM === null)('the app', () => {
   });
 
   it('keeps the question while it goes from page to page, and goes back', async () => {
-    const { page, close } = await openPage(browser, `${server.url}/#/ask?seed=7`);
+    const { page, close } = await openPage(on.browser, `${on.server.url}/#/ask?seed=7`);
     await page.locator('.picture-box img').waitFor();
     const text = await page.getByLabel('Question', { exact: true }).inputValue();
     for (const name of ['What if', 'Runs', 'Compare']) await page.getByRole('link', { name }).click();

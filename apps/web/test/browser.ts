@@ -3,7 +3,8 @@ import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { type Browser, type BrowserContextOptions, chromium, type Page } from 'playwright-core';
-import { expect } from 'vitest';
+import { afterAll, beforeAll, expect } from 'vitest';
+import { startFakeServer } from './fake-server.mjs';
 
 /** The one that is named, and no other in its place. */
 const CANDIDATES = process.env.CHROMIUM
@@ -18,6 +19,19 @@ if (CHROMIUM === null)
   console.warn(
     `The app's browser tests are skipped: no Chromium (${CANDIDATES.join(', ')}). Install it with: ${HOW_TO_GET_ONE}`,
   );
+
+/** For a suite of tests: a browser and a server without a model, which are there while its tests run. */
+export function browserAndServer(options: Parameters<typeof startFakeServer>[0] = {}) {
+  const on = {} as { browser: Browser; server: Awaited<ReturnType<typeof startFakeServer>> };
+  beforeAll(async () => {
+    [on.browser, on.server] = await Promise.all([launch(), startFakeServer(options)]);
+  });
+  afterAll(async () => {
+    await on.browser?.close();
+    await on.server?.close();
+  });
+  return on;
+}
 
 export function launch(): Promise<Browser> {
   // Chromium's own sandbox does not work for root, as whom containers run.

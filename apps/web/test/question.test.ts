@@ -1,10 +1,7 @@
 /** What the reader puts into the form: pictures, words and settings, in a real browser. */
-import type { Browser, Page } from 'playwright-core';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { CHROMIUM, launch, openPage } from './browser.ts';
-import { startFakeServer } from './fake-server.mjs';
-
-type FakeServer = Awaited<ReturnType<typeof startFakeServer>>;
+import type { Page } from 'playwright-core';
+import { describe, expect, it } from 'vitest';
+import { browserAndServer, CHROMIUM, openPage } from './browser.ts';
 
 /** A picture whose left half is red and whose right half is transparent, or white if it is opaque. */
 async function halfRed(page: Page, name: string, width: number, opaque = false) {
@@ -41,26 +38,17 @@ function coloursOf(page: Page, url: string): Promise<number[][]> {
 }
 
 describe.skipIf(CHROMIUM === null)('the form', () => {
-  let browser: Browser;
-  let server: FakeServer;
-
-  beforeAll(async () => {
-    [browser, server] = await Promise.all([launch(), startFakeServer()]);
-  });
-  afterAll(async () => {
-    await browser?.close();
-    await server?.close();
-  });
+  const on = browserAndServer();
 
   it('shows and sends transparent pictures on white, and opaque ones as they are', async () => {
-    const { page, close } = await openPage(browser, `${server.url}/#/ask?q=What%3F`);
+    const { page, close } = await openPage(on.browser, `${on.server.url}/#/ask?q=What%3F`);
     const send = async (file: Awaited<ReturnType<typeof halfRed>>) => {
-      const before = server.requests.length;
+      const before = on.server.requests.length;
       await page.getByLabel('Pick a picture').setInputFiles(file);
       await page.getByAltText(file.name).waitFor();
       await page.locator('button.main').click();
-      await expect.poll(() => server.requests.length).toBe(before + 1);
-      const { url } = server.requests.at(-1).messages[0].content[0].image_url;
+      await expect.poll(() => on.server.requests.length).toBe(before + 1);
+      const { url } = on.server.requests.at(-1).messages[0].content[0].image_url;
       expect(await page.locator('.picture-box img').getAttribute('src')).toBe(url);
       return url as string;
     };
@@ -83,9 +71,9 @@ describe.skipIf(CHROMIUM === null)('the form', () => {
   });
 
   it.each(['the button', 'Ctrl+Enter'])('opens the settings on one that is out of range: %s', async (how) => {
-    const { page, close } = await openPage(browser, `${server.url}/#/ask?seed=7&latents=99`);
+    const { page, close } = await openPage(on.browser, `${on.server.url}/#/ask?seed=7&latents=99`);
     await page.locator('.picture-box img').waitFor();
-    const before = server.requests.length;
+    const before = on.server.requests.length;
     const ask = () =>
       how === 'the button'
         ? page.locator('button.main').click()
@@ -99,12 +87,12 @@ describe.skipIf(CHROMIUM === null)('the form', () => {
     await latents.fill('2');
     await ask();
     await page.locator('.downloads').waitFor();
-    expect(server.requests.slice(before).map(({ ivtlr }) => ivtlr.latents)).toEqual([2]);
+    expect(on.server.requests.slice(before).map(({ ivtlr }) => ivtlr.latents)).toEqual([2]);
     await close();
   });
 
   it("keeps the reader's own picture apart from a puzzle's on the way back", async () => {
-    const { page, close } = await openPage(browser, `${server.url}/#/ask`);
+    const { page, close } = await openPage(on.browser, `${on.server.url}/#/ask`);
     const picture = page.locator('.picture-box img');
     await page.getByLabel('Pick a picture').setInputFiles(await halfRed(page, 'mine.png', 112, true));
     await page.getByLabel('Question', { exact: true }).fill('What is red?');
@@ -128,7 +116,9 @@ describe.skipIf(CHROMIUM === null)('the form', () => {
 
   it('is never taller than the window where it stands beside the answers', async () => {
     const viewport = { width: 1000, height: 500 };
-    const { page, close } = await openPage(browser, `${server.url}/#/what-if?seed=7&vary=zero-latents`, { viewport });
+    const { page, close } = await openPage(on.browser, `${on.server.url}/#/what-if?seed=7&vary=zero-latents`, {
+      viewport,
+    });
     await page.locator('.picture-box img').waitFor();
     const form = page.locator('form.question');
     const heights = await form.evaluate((element) => [element.scrollHeight, element.clientHeight] as const);
@@ -145,7 +135,7 @@ describe.skipIf(CHROMIUM === null)('the form', () => {
   });
 
   it('leaves text that is pasted or dragged to the fields', async () => {
-    const { page, close } = await openPage(browser, `${server.url}/#/ask?seed=7`);
+    const { page, close } = await openPage(on.browser, `${on.server.url}/#/ask?seed=7`);
     await page.locator('.picture-box img').waitFor();
     /** Whether the page takes it, so that the browser does nothing with it. */
     const isTaken = (type: 'paste' | 'dragover' | 'drop', onto: string, what: string) =>
@@ -179,7 +169,7 @@ describe.skipIf(CHROMIUM === null)('the form', () => {
   });
 
   it('keeps the other picture while the reader is on another page', async () => {
-    const { page, close } = await openPage(browser, `${server.url}/#/what-if?q=What%3F&vary=patches-swapped`);
+    const { page, close } = await openPage(on.browser, `${on.server.url}/#/what-if?q=What%3F&vary=patches-swapped`);
     await page.getByLabel('Pick the other picture').setInputFiles(await halfRed(page, 'other.png', 112, true));
     const picture = page.getByAltText('Whose latent steps are taken: other.png');
     await picture.waitFor();

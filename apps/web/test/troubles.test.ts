@@ -1,10 +1,7 @@
 /** What the app says when things go wrong, how it looks after keys, and whether everybody can use it. */
-import type { Browser } from 'playwright-core';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { accessibilityProblems, CHROMIUM, launch, openPage } from './browser.ts';
+import { describe, expect, it } from 'vitest';
+import { accessibilityProblems, browserAndServer, CHROMIUM, openPage } from './browser.ts';
 import { startFakeServer } from './fake-server.mjs';
-
-type FakeServer = Awaited<ReturnType<typeof startFakeServer>>;
 
 const FAILURES = [
   [{ status: 429, message: 'the queue is full', retryAfter: 3 }, /queue is full\. Try again in 3 seconds/is],
@@ -18,25 +15,16 @@ const FAILURES = [
 ] as const;
 
 describe.skipIf(CHROMIUM === null)('the app in trouble', () => {
-  let browser: Browser;
-  let server: FakeServer;
-
-  beforeAll(async () => {
-    [browser, server] = await Promise.all([launch(), startFakeServer()]);
-  });
-  afterAll(async () => {
-    await browser?.close();
-    await server?.close();
-  });
+  const on = browserAndServer();
 
   it('says each failure in words, and tries again', async () => {
-    const { page, close } = await openPage(browser, `${server.url}/#/ask?seed=7`, {
+    const { page, close } = await openPage(on.browser, `${on.server.url}/#/ask?seed=7`, {
       allowed: /Failed to load resource/,
     });
     await page.locator('.picture-box img').waitFor();
     const alert = page.getByRole('alert');
     for (const [failure, words] of FAILURES) {
-      server.fail.next = failure;
+      on.server.fail.next = failure;
       await page.locator('button.main').click();
       await alert.waitFor();
       expect(await alert.innerText()).toMatch(words);
@@ -49,7 +37,7 @@ describe.skipIf(CHROMIUM === null)('the app in trouble', () => {
 
   it('says that there is no such run', async () => {
     const allowed = /Failed to load resource/;
-    const { page, close } = await openPage(browser, `${server.url}/#/runs?run=gone&run=dominoes`, { allowed });
+    const { page, close } = await openPage(on.browser, `${on.server.url}/#/runs?run=gone&run=dominoes`, { allowed });
     await page.getByText('There is no run “gone” on this server.').waitFor({ timeout: 10_000 });
     await page.getByRole('img', { name: /^Loss .*Latest: dominoes / }).waitFor();
     expect(await page.getByText(/There is no run/).count()).toBe(1);
@@ -57,7 +45,7 @@ describe.skipIf(CHROMIUM === null)('the app in trouble', () => {
   });
 
   it('says that the strip is too large to be downloaded', async () => {
-    const { page, close } = await openPage(browser, `${server.url}/#/ask?seed=7`);
+    const { page, close } = await openPage(on.browser, `${on.server.url}/#/ask?seed=7`);
     await page.locator('.picture-box img').waitFor();
     await page.locator('button.main').click();
     // What browsers give for a canvas beyond their limits.
@@ -74,7 +62,7 @@ describe.skipIf(CHROMIUM === null)('the app in trouble', () => {
 
   it('asks for a key, keeps it for the tab only, and goes on with it', async () => {
     const locked = await startFakeServer({ key: 'open sesame' });
-    const { page, close } = await openPage(browser, `${locked.url}/#/ask?seed=7`, {
+    const { page, close } = await openPage(on.browser, `${locked.url}/#/ask?seed=7`, {
       allowed: /Failed to load resource/,
     });
     await page.getByText('The server wants an API key').first().waitFor();
@@ -96,7 +84,7 @@ describe.skipIf(CHROMIUM === null)('the app in trouble', () => {
   });
 
   it('says that the server or this device is out of reach, and goes on afterwards', async () => {
-    const { page, close } = await openPage(browser, `${server.url}/#/ask?seed=7`, {
+    const { page, close } = await openPage(on.browser, `${on.server.url}/#/ask?seed=7`, {
       allowed: /Failed to load resource/,
     });
     await page.locator('.picture-box img').waitFor();
@@ -116,7 +104,7 @@ describe.skipIf(CHROMIUM === null)('the app in trouble', () => {
 
   it('sees that the server has gone, and loads by itself what is missing once it is back', async () => {
     let other = await startFakeServer();
-    const { page, close } = await openPage(browser, `${other.url}/#/ask`, { allowed: /Failed to load resource/ });
+    const { page, close } = await openPage(on.browser, `${other.url}/#/ask`, { allowed: /Failed to load resource/ });
     await page.locator('.served.good').waitFor();
     await other.close();
     await page.getByRole('button', { name: 'Draw a puzzle' }).click();
@@ -138,7 +126,7 @@ describe.skipIf(CHROMIUM === null)('the app in trouble', () => {
 
   it.each(['light', 'dark'] as const)('can be used by everybody in %s, at both widths', async (colorScheme) => {
     for (const width of [1240, 360]) {
-      const { page, close } = await openPage(browser, `${server.url}/#/ask`, {
+      const { page, close } = await openPage(on.browser, `${on.server.url}/#/ask`, {
         colorScheme,
         viewport: { width, height: 800 },
       });
@@ -160,22 +148,24 @@ describe.skipIf(CHROMIUM === null)('the app in trouble', () => {
       };
       await page.locator('.served.good').waitFor();
       await check('welcome');
-      await page.goto(`${server.url}/#/ask?seed=7`);
+      await page.goto(`${on.server.url}/#/ask?seed=7`);
       await page.locator('.picture-box img').waitFor();
       await page.getByText('Settings').click();
       await page.locator('button.main').click();
       await page.locator('.downloads').waitFor();
       await check('ask');
-      await page.goto(`${server.url}/#/what-if?seed=7&vary=zero-latents,patches-swapped&other=8&force=0:3&forbid=1:2`);
+      await page.goto(
+        `${on.server.url}/#/what-if?seed=7&vary=zero-latents,patches-swapped&other=8&force=0:3&forbid=1:2`,
+      );
       await page.locator('button.main').click();
       await page.getByText('Other patches picked').first().waitFor();
       await page.getByRole('button', { name: 'Stop' }).waitFor({ state: 'detached' });
       await check('what if');
-      await page.goto(`${server.url}/#/compare?seed=7`);
+      await page.goto(`${on.server.url}/#/compare?seed=7`);
       await page.locator('button.main').click();
       await page.locator('.costs').waitFor();
       await check('compare');
-      await page.goto(`${server.url}/#/runs?run=dominoes&run=seed+2`);
+      await page.goto(`${on.server.url}/#/runs?run=dominoes&run=seed+2`);
       await page.locator('.chart canvas').first().waitFor();
       await check('runs');
       await close();
@@ -184,7 +174,7 @@ describe.skipIf(CHROMIUM === null)('the app in trouble', () => {
 
   it('brings the answer into sight on a phone, where a picture can be photographed, too', async () => {
     const phone = { viewport: { width: 360, height: 740 }, hasTouch: true, isMobile: true };
-    const { page, close } = await openPage(browser, `${server.url}/#/ask?seed=7`, phone);
+    const { page, close } = await openPage(on.browser, `${on.server.url}/#/ask?seed=7`, phone);
     await page.locator('.picture-box img').waitFor();
     expect(await page.getByText('Photograph').isVisible()).toBe(true);
     expect(await page.getByLabel('Photograph').getAttribute('capture')).toBe('environment');
@@ -196,7 +186,7 @@ describe.skipIf(CHROMIUM === null)('the app in trouble', () => {
   });
 
   it('follows the system theme until another is chosen, and remembers that', async () => {
-    const { page, close } = await openPage(browser, server.url, { colorScheme: 'dark' });
+    const { page, close } = await openPage(on.browser, on.server.url, { colorScheme: 'dark' });
     const ground = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
     const dark = await ground();
     await page.getByRole('button', { name: 'Use the light theme' }).click();
@@ -211,7 +201,7 @@ describe.skipIf(CHROMIUM === null)('the app in trouble', () => {
   });
 
   it('can be used from the keyboard alone', async () => {
-    const { page, close } = await openPage(browser, server.url);
+    const { page, close } = await openPage(on.browser, on.server.url);
     await page.locator('.served.good').waitFor();
     await page.keyboard.press('Tab');
     expect(await page.evaluate(() => document.activeElement?.textContent)).toBe('Skip to the content');
@@ -227,11 +217,11 @@ describe.skipIf(CHROMIUM === null)('the app in trouble', () => {
   });
 
   it('follows an address that changes as soon as the app has been drawn', async () => {
-    const context = await browser.newContext();
+    const context = await on.browser.newContext();
     const page = await context.newPage();
     // The app's script has run before this event, and nothing has been painted yet.
     await page.addInitScript(`addEventListener('DOMContentLoaded', () => (location.hash = '#/what-if?seed=7'))`);
-    await page.goto(server.url);
+    await page.goto(on.server.url);
     await page.getByText('Force or forbid patches').waitFor({ timeout: 10_000 });
     await page.locator('.picture-box img').waitFor({ timeout: 10_000 });
     await context.close();

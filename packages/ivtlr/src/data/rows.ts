@@ -87,12 +87,9 @@ async function* inTaskWords<T>(
     yield* rows;
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
-    throw new UserError(
-      error.message.replace(/--column (.+)=NAME/, (hint, name) => {
-        const column = columnOf(name);
-        return column === undefined ? hint : `--column ${column}=NAME`;
-      }),
-    );
+    const column = columnOf(/--column (.+)=NAME/.exec(error.message)?.[1] ?? '');
+    if (column === undefined) throw error;
+    throw new UserError(error.message.replace(/--column .+=NAME/, `--column ${column}=NAME`));
   }
 }
 

@@ -29,12 +29,9 @@ export function fingerprint(files: readonly string[], copies = false): string {
   for (const file of files) {
     try {
       const { size, mtimeMs } = statSync(file);
-      const content =
-        size > READ_UP_TO
-          ? copies
-            ? sampled(file, size)
-            : String(mtimeMs)
-          : createHash('sha256').update(readFileSync(file)).digest('hex');
+      const whole = () => createHash('sha256').update(readFileSync(file)).digest('hex');
+      const part = () => (copies ? sampled(file, size) : String(mtimeMs));
+      const content = size > READ_UP_TO ? part() : whole();
       hash.update(`${basename(file)}\0${size}\0${content}\n`);
     } catch (error) {
       throw new UserError(`cannot read ${file}: ${(error as Error).message}`);

@@ -172,12 +172,12 @@ async function* partnered(groups: AsyncIterable<Placed[]>, name: string): AsyncG
   }
 }
 
-/** How many latent steps picked one of the image tokens that the task names for them. */
 /** An error about a question that says which sample it is. */
 function ofSample({ id }: Sample, { message }: UserError): UserError {
   return new UserError(`sample ${id}: ${message.replace(/^sample question: /, '')}`);
 }
 
+/** How many latent steps picked one of the image tokens that the task names for them. */
 function countPicks(allTargets: readonly number[][] | undefined, allPicked: readonly number[][]): Counted['picks'] {
   const picks = { named: 0, right: 0 };
   allPicked.forEach((picked, step) => {
